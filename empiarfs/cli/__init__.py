@@ -1,0 +1,48 @@
+"""The command line; a thin face, each family of commands in a module of its own."""
+
+import os
+import sys
+
+import click
+
+from empiarfs.cli import files, mounts
+from empiarfs.errors import ArchiveError
+from empiarfs.settings import BadSetting
+
+
+class _Program(click.Group):
+    """The group of all commands; what goes wrong in any of them is one line and a status."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(141)  # as a shell reports a program that SIGPIPE ended
+        except BadSetting as error:
+            raise click.ClickException(str(error)) from error
+        except ArchiveError as error:
+            raise click.ClickException(files.printable(str(error))) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(files.printable(f"{where}{error.strerror or error}")) from error
+
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it without a network: empiarfs ls --sample",
+)
+@click.version_option(package_name="empiarfs", message="empiarfs %(version)s")
+def main() -> None:
+    """EMPIAR, the public archive of raw cryo-EM images, as a file system.
+
+    \b
+    empiarfs mount ~/empiar 10028     then read ~/empiar/10028/data/... with any program
+    empiarfs ls 10028/data            look without mounting
+    empiarfs umount ~/empiar          when you are done
+    """
+
+
+for _command in (mounts.mount, mounts.umount, files.ls, files.stat, files.cat):
+    main.add_command(_command)

@@ -1,0 +1,41 @@
+"""`mount.fuse.empiarfs`: what mount(8) calls for a line of fstab, or for `mount -t fuse.empiarfs`."""
+
+import sys
+
+import click
+
+from empiarfs.cli import main
+from empiarfs.mount.points import KIND
+
+_ALL = {"", "none", "empiar", "empiarfs"}
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example line of /etc/fstab: 10028,10934  /mnt/empiar  fuse.empiarfs  ro,_netdev,allow_other  0 0",
+)
+@click.argument("source")
+@click.argument("mountpoint")
+@click.option("-o", "extra", multiple=True, metavar="OPT", help="The options, as in fstab.")
+@click.option("-t", "kind", metavar="TYPE", help=f"The type, {KIND}.")
+@click.option("-v", "verbose", is_flag=True, help="Log every request.")
+@click.option("-s", "sloppy", is_flag=True, help="Taken and not needed.")
+@click.option("-n", "no_table", is_flag=True, help="Taken and not needed.")
+@click.option("-f", "fake", is_flag=True, help="Do all but the mount itself.")
+def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **flags: bool) -> None:
+    """Mount the archive on MOUNTPOINT as mount(8) asks; link this program into /sbin for that.
+
+    SOURCE is empiar for the whole archive, or the entries to show, like 10028,10934.
+    """
+    del kind
+    if flags["fake"]:
+        return
+    entries = [] if source in _ALL else source.split(",")
+    words = [word for options in extra for word in ("-o", options)]
+    verbose = ["--verbose"] if flags["verbose"] else []
+    main(["mount", *words, *verbose, "--", mountpoint, *entries], prog_name="empiarfs")
+
+
+def mount_helper() -> None:
+    """Start; mount(8) puts the options behind the two names."""
+    helper(sys.argv[1:], prog_name=f"mount.{KIND}")

@@ -1,0 +1,130 @@
+"""`empiarfs mount` and `empiarfs umount`."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import platformdirs
+
+from empiarfs.archive import entry_of
+from empiarfs.cli import options
+from empiarfs.mount import daemon, points
+from empiarfs.settings import READERS, BadSetting, Settings
+
+# what mount(8), fstab and systemd hand on, and what a read-only mount has anyway
+_IDLE = {
+    "ro", "nosuid", "nodev", "noexec", "exec", "suid", "dev", "noatime", "relatime", "auto", "noauto", "user",
+    "users", "nouser", "defaults", "_netdev", "nofail", "owner", "group", "async", "sync",
+}  # fmt: skip
+
+
+@click.command(
+    epilog="Example: empiarfs mount ~/empiar 10028 10934, then: ls ~/empiar/10028/data",
+)
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("entry", nargs=-1)
+@options.archive_options
+@click.option("--allow-other", is_flag=True, help="Let other users read; needs user_allow_other in /etc/fuse.conf.")
+@click.option("--log-file", metavar="FILE", help="Where a mount in the background writes its log.")
+@click.option("--foreground", "-f", is_flag=True, help="Stay, and end with Ctrl-C.")
+@click.option("-o", "extra", multiple=True, metavar="OPT", help="Options as in fstab: cache_size=50G,allow_other.")
+def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **flags: Any) -> None:
+    """Mount the archive, or the given entries alone, on MOUNTPOINT, which is made if it is missing.
+
+    Returns when the mount answers. Name the entries where programs may search the tree: a find through all
+    of EMPIAR would ask for 20 million files.
+    """
+    flags, for_libfuse = _with_extra(flags, ",".join(extra))
+    chosen = options.load(flags)
+    only = tuple(dict.fromkeys(_entry_number(one) for one in entry))
+    try:
+        points.check_fuse()
+        path = points.prepared(mountpoint)
+    except points.CannotMount as error:
+        raise click.ClickException(str(error)) from error
+    if chosen.allow_other:
+        for_libfuse.append("allow_other")
+    _check_entries(chosen, only, sample=flags["sample"])
+
+    def start(ready: Callable[[], None]) -> None:
+        opened, close = options.opener(chosen, sample=flags["sample"])
+        try:
+            daemon.serve(lambda: opened(only), path, ready=ready, options=for_libfuse)
+        finally:
+            close()
+
+    try:
+        if flags["foreground"]:
+            options.log_to(chosen.log_file, verbose=chosen.verbose)
+            daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C ends it", err=True))
+        else:
+            file = chosen.log_file or _log_file(path)
+            chosen = dataclasses.replace(chosen, log_file=file)
+            options.log_to(file, verbose=chosen.verbose)
+            daemon.in_background(start)
+    except daemon.Failed as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command(epilog="Example: empiarfs umount ~/empiar")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("--lazy", "-z", is_flag=True, help="Take it away even from programs that use it.")
+def umount(mountpoint: Path, *, lazy: bool) -> None:
+    """Unmount MOUNTPOINT; also one whose daemon died ("Transport endpoint is not connected")."""
+    try:
+        points.taken_down(mountpoint, lazy=lazy)
+    except points.CannotMount as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _entry_number(text: str) -> str:
+    number = entry_of(text) or text
+    if not (number.isascii() and number.isdigit()):
+        raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
+    return number
+
+
+def _check_entries(chosen: Settings, only: tuple[str, ...], *, sample: bool) -> None:
+    """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount."""
+    if not only:
+        return
+    from empiarfs.errors import NotFound, Unavailable  # noqa: PLC0415 - see `options.opener`
+
+    try:
+        with options.archive(dataclasses.replace(chosen, patience=5.0), sample=sample) as archive:
+            for entry in only:
+                archive.stat(entry)
+    except NotFound as error:
+        where = "in the sample archive" if sample else f"at {chosen.base_url}"
+        raise click.ClickException(
+            f"there is no entry {error.path} {where}; empiarfs ls shows the entries there are"
+        ) from error
+    except Unavailable as error:
+        click.echo(f"empiarfs: warning: {error}; mounting all the same", err=True)
+
+
+def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list[str]]:
+    """Sort the options of `-o` into settings, idle ones, and those for libfuse; a flag goes before them."""
+    merged = dict(flags)
+    rest = []
+    for option in filter(None, (word.strip() for word in extra.split(","))):
+        name, equals, value = option.partition("=")
+        setting = name.replace("-", "_")
+        if setting == "rw":
+            raise BadSetting("-o rw: EMPIAR is read-only, and so is its mount")
+        if setting in READERS:
+            if merged.get(setting) in {None, False}:
+                merged[setting] = value if equals else "yes"
+        elif setting == "sample":
+            merged["sample"] = True
+        elif name not in _IDLE and not name.startswith(("x-", "comment=")):
+            rest.append(option)
+    return merged, rest
+
+
+def _log_file(mountpoint: str) -> Path:
+    name = mountpoint.strip("/").replace("/", "-") or "root"
+    return Path(platformdirs.user_log_dir("empiarfs")) / f"{os.fsencode(name)[-200:].decode('ascii', 'replace')}.log"

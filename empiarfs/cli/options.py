@@ -1,0 +1,108 @@
+"""What all commands take: settings from flags, the environment and the configuration file."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import platformdirs
+
+from empiarfs import settings
+
+if TYPE_CHECKING:
+    from empiarfs.archive import Archive
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOG_BYTES = 10 * settings.MIB
+
+
+def config_file() -> Path:
+    """Give where the configuration file is looked for."""
+    named = os.environ.get("EMPIARFS_CONFIG")
+    return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
+
+
+def load(flags: dict[str, Any]) -> settings.Settings:
+    """Give the settings; of `flags` those that are settings and were given.
+
+    Raises:
+        BadSetting: a value makes no sense, or the file cannot be read.
+    """
+    given = {name: str(flags[name]) for name in settings.READERS if flags.get(name) not in {None, False}}
+    file = config_file()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise settings.BadSetting(f"{file}: cannot be read: {error}") from error
+    return settings.load(given, os.environ, text, str(file))
+
+
+_ARCHIVE = (
+    click.option("--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."),
+    click.option("--base-url", metavar="URL", help="The directory that holds the numbered entries."),
+    click.option("--cache-dir", metavar="DIR", help="Where blocks and listings are kept."),
+    click.option("--cache-size", metavar="SIZE", help="The most to keep on disk, like 20G; 0 for nothing."),
+    click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),
+    click.option("--connections", metavar="N", help="The most connections at once, 1 to 12."),
+    click.option("--patience", metavar="TIME", help="How long to wait for a silent server, like 300s."),
+    click.option("--verbose", "-v", is_flag=True, help="Log every request."),
+)
+
+
+def archive_options(command: F) -> F:
+    """Give `command` the options that tell which archive, and what it may use."""
+    for option in reversed(_ARCHIVE):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
+    """Open the archive, or the embedded one, for one command."""
+    log_to(None, verbose=chosen.verbose)
+    opened, close = opener(chosen, sample=sample)
+    try:
+        with closing(opened(())) as archive:
+            yield archive
+    finally:
+        close()
+
+
+def opener(
+    chosen: settings.Settings, *, sample: bool
+) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
+    """Give what opens the archive, and what is to be called when it is closed.
+
+    The sample's server starts when the archive is opened: a daemon forks before.
+    """
+    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    if not sample:
+        return (lambda only: wire.archive(chosen, only)), lambda: None
+    from empiarfs.sample import embedded  # noqa: PLC0415 - the same
+
+    return embedded.opener(chosen)
+
+
+def log_to(file: Path | None, *, verbose: bool) -> None:
+    """Send the log of empiarfs to `file`, or to standard error: warnings, or everything."""
+    handler: logging.Handler
+    if file is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("empiarfs: %(message)s"))
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8", errors="replace")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("empiarfs")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO if file else logging.WARNING)

@@ -1,0 +1,1 @@
+"""EMPIAR as its servers show it: pages, bytes."""

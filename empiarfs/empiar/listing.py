@@ -1,0 +1,25 @@
+"""What is there, from the server's HTML pages."""
+
+from collections.abc import Sequence
+
+from empiarfs.empiar import pages
+from empiarfs.empiar.http import HttpClient
+from empiarfs.errors import Unavailable
+from empiarfs.model import Entry
+
+
+class HtmlListing:
+    """Directories as the server's index pages show them: names, kinds, rounded sizes; one request each."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    def scan(self, directory: str) -> Sequence[Entry]:
+        """See `Listing.scan`."""
+        with self._client.asked("GET", directory, slash=True) as response:
+            url = self._client.url(directory) + "/"
+            try:
+                rows = pages.rows(self._client.body(response, directory), url)
+            except pages.NotAListing as error:
+                raise Unavailable(directory, f"the server sends no listing: {error}") from error
+        return pages.entries(rows, directory)

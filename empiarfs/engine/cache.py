@@ -1,0 +1,125 @@
+"""Memory in front of a store; the only module that knows cachetools."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from cachetools import LRUCache
+
+from empiarfs.model import Block
+from empiarfs.ports import BlockStore
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The values used last, up to a total weight; safe for threads.
+
+    Args:
+        most: the total weight it holds.
+        weight: what one value weighs; one that weighs more than `most` is not kept.
+    """
+
+    def __init__(self, most: int, weight: Callable[[V], int]) -> None:
+        self._lock = threading.Lock()
+        self._values: LRUCache[K, V] = LRUCache(maxsize=most, getsizeof=weight)
+        self._weight = weight
+
+    def get(self, key: K) -> V | None:
+        """Give the value of `key`, now the one used last; None if it is not here."""
+        with self._lock:
+            return self._values.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        """Keep `value`, and drop what was not used for longest."""
+        if self._weight(value) > self._values.maxsize:
+            return
+        with self._lock:
+            self._values[key] = value
+
+    def drop(self, key: K) -> None:
+        """Forget `key`."""
+        with self._lock:
+            self._values.pop(key, None)
+
+    @property
+    def held(self) -> int:
+        """The weight of what is kept."""
+        with self._lock:
+            return int(self._values.currsize)
+
+
+class Cache:
+    """Blocks in memory, in front of a store that is written behind the reader's back.
+
+    Args:
+        memory: the most bytes in memory; a quarter of it is for blocks on their way to the store.
+        store: where blocks are kept for longer.
+    """
+
+    def __init__(self, memory: int, store: BlockStore) -> None:
+        self._recent: Recent[Block, bytes] = Recent(memory - memory // 4, len)
+        self._store = store
+        self._most_waiting = memory // 4
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._writes: queue.SimpleQueue[tuple[Block, bytes] | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self.memory_hits = self.store_hits = self.misses = self.dropped_writes = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Cache held={self._recent.held} waiting={self._waiting} memory_hits={self.memory_hits} "
+            f"store_hits={self.store_hits} misses={self.misses} dropped_writes={self.dropped_writes}>"
+        )
+
+    def in_memory(self, block: Block) -> bytes | None:
+        """Give `block` if it is in memory; never waits."""
+        data = self._recent.get(block)
+        if data is not None:
+            self.memory_hits += 1
+        return data
+
+    def get(self, block: Block) -> bytes | None:
+        """Give `block` from memory, or from the store, whence it comes to memory."""
+        data = self.in_memory(block)
+        if data is not None:
+            return data
+        data = self._store.get(block)
+        if data is None:
+            self.misses += 1
+            return None
+        self.store_hits += 1
+        self._recent.put(block, data)
+        return data
+
+    def put(self, block: Block, data: bytes) -> None:
+        """Keep `block` now in memory, soon in the store; a store that cannot keep up loses it."""
+        self._recent.put(block, data)
+        with self._lock:
+            if self._waiting + len(data) > self._most_waiting:
+                self.dropped_writes += 1
+                return
+            self._waiting += len(data)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="block writer", daemon=True)
+                self._writer.start()
+        self._writes.put((block, data))
+
+    def close(self, patience: float) -> None:
+        """Write what waits, for at most `patience` seconds."""
+        if self._writer is not None:
+            self._writes.put(None)
+            self._writer.join(patience)
+
+    def _write(self) -> None:
+        while (item := self._writes.get()) is not None:
+            block, data = item
+            self._store.put(block, data)
+            with self._lock:
+                self._waiting -= len(data)

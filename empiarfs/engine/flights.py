@@ -1,0 +1,121 @@
+"""Single flight: who fetches what, and who waits for it; the only place where readers meet.
+
+Whoever claims a block lands it or fails it. A thread finishes its own claims before it waits for another's, so
+no ring of waiting can form.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from empiarfs.errors import ArchiveError
+from empiarfs.model import Block
+
+T = TypeVar("T")
+
+
+class Flight:
+    """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
+
+    __slots__ = ("_done", "_error", "_data")
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._data: bytes | None = None
+        self._error: ArchiveError | None = None
+
+    def finish(self, data: bytes | None, error: ArchiveError | None) -> None:
+        """Wake everyone who waits."""
+        self._data, self._error = data, error
+        self._done.set()
+
+    def wait(self) -> bytes | None:
+        """Wait for the block; None where the flight was given up, and the caller may claim it itself.
+
+        Raises:
+            ArchiveError: the reader who fetched it met this; asking again would only meet it later.
+        """
+        self._done.wait()
+        if self._error is not None:
+            raise again(self._error)
+        return self._data
+
+
+def again(error: ArchiveError) -> ArchiveError:
+    """Give the error for another thread: one exception raised twice would mix their tracebacks."""
+    copy = type(error)(error.path, error.reason)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+class Flights:
+    """The blocks under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[Block, Flight] = {}
+
+    def __repr__(self) -> str:
+        return f"<Flights under_way={len(self._under_way)}>"
+
+    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, Flight]]:
+        """Give the blocks that are now the caller's to fetch, in order, and those that others fetch."""
+        mine: list[Block] = []
+        theirs: dict[Block, Flight] = {}
+        with self._lock:
+            for block in wanted:
+                flight = self._under_way.get(block)
+                if flight is None:
+                    self._under_way[block] = Flight()
+                    mine.append(block)
+                else:
+                    theirs[block] = flight
+        return mine, theirs
+
+    def land(self, block: Block, data: bytes) -> None:
+        """Give the bytes of a claimed block to all who wait; the caller has put them into the cache before."""
+        self._take(block).finish(data, None)
+
+    def fail(self, blocks: Iterable[Block], error: ArchiveError | None) -> None:
+        """Give claimed blocks up: with an error that is everyone's, or None and the next one may try."""
+        for block in blocks:
+            self._take(block).finish(None, error)
+
+    def _take(self, block: Block) -> Flight:
+        with self._lock:
+            return self._under_way.pop(block)
+
+
+class Together:
+    """Many callers that want the same thing at the same time, and one call that gets it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[Hashable, Future[Any]] = {}
+
+    def call(self, key: Hashable, ask: Callable[[], T]) -> T:
+        """Give what `ask` gives, or what another thread's call for the same `key` is about to give."""
+        with self._lock:
+            future: Future[T] | None = self._under_way.get(key)
+            mine = future is None
+            if future is None:
+                future = self._under_way[key] = Future()
+        if not mine:
+            try:
+                return future.result()
+            except ArchiveError as error:
+                raise again(error) from error.__cause__
+        try:
+            result = ask()
+        except BaseException as error:
+            self._leave(key)
+            future.set_exception(error)
+            raise
+        self._leave(key)
+        future.set_result(result)
+        return result
+
+    def _leave(self, key: Hashable) -> None:
+        with self._lock:
+            del self._under_way[key]

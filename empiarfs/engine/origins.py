@@ -1,0 +1,193 @@
+"""Limited and retried: wrappers that are themselves an origin or a listing. Their order is written in `wire.py`."""
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TypeVar, cast
+
+from empiarfs.errors import Closed, Unavailable
+from empiarfs.model import Entry, File, Span
+from empiarfs.ports import Listing, Origin
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.5  # seconds before the second try
+LONGEST_PAUSE = 20.0
+NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
+
+
+class Gate:
+    """The connections that may be open at once; a reader who waits goes before any prefetch.
+
+    Args:
+        most: how many at once.
+        kept: how many of them are never lent to prefetch.
+    """
+
+    def __init__(self, most: int, kept: int) -> None:
+        self._most = most
+        self._most_ahead = max(1, most - kept)
+        self._changed = threading.Condition()
+        self._demand = self._ahead = self._demand_waiting = 0
+        self.highest = 0
+
+    def __repr__(self) -> str:
+        return f"<Gate demand={self._demand} ahead={self._ahead} highest={self.highest} of {self._most}>"
+
+    @contextmanager
+    def demand(self) -> Iterator[None]:
+        """Hold a connection for someone who waits."""
+        with self._changed:
+            self._demand_waiting += 1
+            self._changed.wait_for(lambda: self._demand + self._ahead < self._most)
+            self._demand_waiting -= 1
+            self._demand += 1
+            self.highest = max(self.highest, self._demand + self._ahead)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._demand -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Hold a connection for something nobody waits for yet."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._ahead < self._most_ahead
+                    and self._demand + self._ahead < self._most
+                    and not self._demand_waiting
+                )
+            )
+            self._ahead += 1
+            self.highest = max(self.highest, self._demand + self._ahead)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._ahead -= 1
+                self._changed.notify_all()
+
+
+Enter = Callable[[], AbstractContextManager[None]]
+
+
+class Limited:
+    """An origin that asks only while it holds a place at the gate."""
+
+    def __init__(self, origin: Origin, enter: Enter) -> None:
+        self._origin = origin
+        self._enter = enter
+
+    def measure(self, path: str) -> File:
+        """See `Origin.measure`."""
+        with self._enter():
+            return self._origin.measure(path)
+
+    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        with self._enter():
+            yield from self._origin.fetch(file, span)
+
+
+class Patience:
+    """How long to ask again.
+
+    Args:
+        seconds: how long in all, from the first asking.
+        clock: seconds that only grow.
+        chance: a number from 0 to 1; spreads the pauses of many readers.
+        stopping: set when the archive closes; ends every pause.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        stopping: threading.Event,
+    ) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._chance = chance
+        self._stopping = stopping
+
+    def asked(self, path: str, ask: Callable[[], T]) -> T:
+        """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
+
+        Raises:
+            Unavailable: the last one, when patience is at its end.
+            Closed: the archive closes.
+        """
+        begun = self._clock()
+        pause = FIRST_PAUSE
+        for tries in itertools.count(1):
+            if self._stopping.is_set():
+                break
+            try:
+                return ask()
+            except Unavailable as error:
+                left = begun + self._seconds - self._clock()
+                if left <= 0:
+                    raise
+                if tries == NEWS:
+                    log.warning("%s; asking again for up to %.0f s", error, left)
+                if self._stopping.wait(min(left, pause * (0.5 + self._chance()))):
+                    raise Closed(path, "the archive was closed") from error
+                pause = min(2 * pause, LONGEST_PAUSE)
+        raise Closed(path, "the archive was closed")
+
+
+class Retrying:
+    """An origin that asks again; a fetch that broke off goes on at the byte where it stopped."""
+
+    def __init__(self, origin: Origin, patience: Patience) -> None:
+        self._origin = origin
+        self._patience = patience
+
+    def measure(self, path: str) -> File:
+        """See `Origin.measure`."""
+        return self._patience.asked(path, lambda: self._origin.measure(path))
+
+    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        start = span.start
+        while start < span.stop:
+            left = Span(start, span.stop)
+            first, pieces = self._patience.asked(file.path, lambda left=left: self._begun(file, left))  # type: ignore[misc]
+            with closing(pieces):
+                start += len(first)
+                yield first
+                try:
+                    for piece in pieces:
+                        start += len(piece)
+                        yield piece
+                except Unavailable as error:
+                    log.debug("%s; going on at byte %d", error, start)
+
+    def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
+        pieces = cast("Generator[bytes]", self._origin.fetch(file, span))
+        return next(pieces), pieces
+
+
+class WaitedFor:
+    """A listing that asks only while it holds a place at the gate, and asks again."""
+
+    def __init__(self, listing: Listing, enter: Enter, patience: Patience) -> None:
+        self._listing = listing
+        self._enter = enter
+        self._patience = patience
+
+    def scan(self, directory: str) -> Sequence[Entry]:
+        """See `Listing.scan`."""
+        return self._patience.asked(directory, lambda: self._scanned(directory))
+
+    def _scanned(self, directory: str) -> Sequence[Entry]:
+        with self._enter():
+            return self._listing.scan(directory)

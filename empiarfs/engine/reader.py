@@ -1,0 +1,124 @@
+"""A read: which blocks cover it, which of them are here, and one ranged request for each run that is not."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import cast
+
+from empiarfs.engine import blocks
+from empiarfs.engine.cache import Cache
+from empiarfs.engine.flights import Flights
+from empiarfs.errors import ArchiveError, Unavailable
+from empiarfs.model import Block, File, Span
+from empiarfs.ports import Origin
+
+
+class Reader:
+    """Reads files by blocks.
+
+    Args:
+        origin: where the bytes come from when a reader waits for them.
+        ahead: the same for bytes that nobody waits for yet.
+        cache: where blocks are looked for and kept.
+        block_bytes: the length of a block.
+        longest_run: the most bytes of one request.
+    """
+
+    def __init__(
+        self, origin: Origin, ahead: Origin, cache: Cache, *, block_bytes: int, longest_run: int
+    ) -> None:
+        self._origin = origin
+        self._ahead = ahead
+        self._cache = cache
+        self._block_bytes = block_bytes
+        self._longest = max(1, longest_run // block_bytes)
+        self._flights = Flights()
+        self.bytes_fetched = 0
+
+    def __repr__(self) -> str:
+        return f"<Reader bytes_fetched={self.bytes_fetched} {self._flights!r} {self._cache!r}>"
+
+    def read(self, file: File, span: Span) -> bytes:
+        """Give the bytes of `span`, which lies in `file`; all of them, or an error.
+
+        Raises:
+            ArchiveError: NotFound, Refused, Changed, Unavailable or Closed, as `empiarfs.errors` tells.
+        """
+        numbers = blocks.covering(span, self._block_bytes)
+        got: dict[int, bytes] = {}
+        for number in numbers:
+            data = self._cache.in_memory(Block(file, number))
+            if data is not None:
+                got[number] = data
+        while len(got) < len(numbers):
+            mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
+            got.update(self._fetched(file, mine, self._origin))
+            for block, flight in theirs.items():
+                data = flight.wait()
+                if data is not None:  # else it was given up, and is claimed in the next turn
+                    got[block.number] = data
+        first = numbers.start * self._block_bytes
+        if len(numbers) == 1:
+            return got[numbers.start][span.start - first : span.stop - first]
+        whole = b"".join(got[number] for number in numbers)
+        return whole[span.start - first : span.stop - first]
+
+    def fetch_ahead(self, file: File, span: Span) -> None:
+        """Bring what is missing of `span` into the cache; trouble is left to the reader who will need it."""
+        wanted = (Block(file, n) for n in blocks.covering(span, self._block_bytes))
+        mine, _ = self._flights.claim(block for block in wanted if self._cache.in_memory(block) is None)
+        try:
+            for _ in self._fetched(file, mine, self._ahead):
+                pass
+        except ArchiveError:
+            return
+
+    def _fetched(self, file: File, mine: list[Block], origin: Origin) -> Iterator[tuple[int, bytes]]:
+        """Land each block of `mine`, and give it; what cannot be landed is failed."""
+        left = {block.number: block for block in mine}
+        try:
+            missing = []
+            for block in mine:  # another thread may have stored it between the look and the claim
+                data = self._cache.get(block)
+                if data is None:
+                    missing.append(block.number)
+                    continue
+                self._flights.land(left.pop(block.number), data)
+                yield block.number, data
+            for run in blocks.runs(missing, self._longest):
+                for number, data in self._streamed(file, run, origin):
+                    self._cache.put(left[number], data)
+                    self._flights.land(left.pop(number), data)
+                    yield number, data
+        except ArchiveError as error:
+            # what prefetch met is no verdict: a reader who waits asks again, with more patience
+            self._flights.fail(left.values(), None if origin is self._ahead else error)
+            left.clear()
+            raise
+        finally:
+            self._flights.fail(left.values(), None)
+
+    def _streamed(self, file: File, run: range, origin: Origin) -> Iterator[tuple[int, bytes]]:
+        """Fetch `run` with one request, and give each block as soon as its last byte is here."""
+        span = blocks.span_of(run, self._block_bytes, file.size)
+        number = run.start
+        pieces: list[bytes] = []
+        held = 0
+        wanted = min(self._block_bytes, span.size)
+        with closing(cast("Generator[bytes]", origin.fetch(file, span))) as stream:
+            for piece in stream:
+                self.bytes_fetched += len(piece)
+                rest = piece
+                while held + len(rest) >= wanted:
+                    cut = wanted - held
+                    yield number, b"".join((*pieces, rest[:cut]))
+                    rest = rest[cut:]
+                    pieces, held = [], 0
+                    number += 1
+                    wanted = min(self._block_bytes, span.stop - number * self._block_bytes)
+                    if wanted <= 0:
+                        break
+                if rest:
+                    pieces.append(rest)
+                    held += len(rest)
+        if number != run.stop or held:
+            raise Unavailable(file.path, f"{span.size} bytes were asked for and another number came")

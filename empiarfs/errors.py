@@ -1,0 +1,75 @@
+"""Everything that can go wrong, each an OSError with its errno, so that any face can hand it on as it is."""
+
+import errno
+import os
+from typing import ClassVar
+
+
+class ArchiveError(OSError):
+    """Something about `path` went wrong, for `reason`; never raised itself, only its kinds are.
+
+    Args:
+        path: what was asked for, relative to the archive's root.
+        reason: one line for a person: what happened and, where it helps, what to do.
+    """
+
+    number: ClassVar[int] = errno.EIO
+
+    def __init__(self, path: str, reason: str = "") -> None:
+        super().__init__(self.number, reason or os.strerror(self.number), path)
+        self.path = path
+        self.reason = reason or os.strerror(self.number)
+
+    def __str__(self) -> str:
+        return f"{self.path or '/'}: {self.reason}"
+
+    def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class NotFound(ArchiveError, FileNotFoundError):
+    """The server says, of this very URL, that it is not there (404, 410)."""
+
+    number = errno.ENOENT
+
+
+class NotADirectory(ArchiveError, NotADirectoryError):
+    """A file was used as a directory."""
+
+    number = errno.ENOTDIR
+
+
+class IsADirectory(ArchiveError, IsADirectoryError):
+    """A directory was used as a file."""
+
+    number = errno.EISDIR
+
+
+class Refused(ArchiveError, PermissionError):
+    """The server refuses it (401, 403, 451): a directory without listing, or a file that is not public."""
+
+    number = errno.EACCES
+
+
+class Changed(ArchiveError):
+    """The file at the origin is no longer the version that was opened (416, another total or date)."""
+
+    number = errno.ESTALE
+
+
+class Unavailable(ArchiveError):
+    """The server did not give it now (429, 5xx, lost or silent lines, short bodies): the only one retried."""
+
+    number = errno.EIO
+
+
+class Offline(ArchiveError):
+    """Not in the cache, and the network is not to be asked."""
+
+    number = errno.EHOSTUNREACH
+
+
+class Closed(ArchiveError):
+    """The archive was closed while someone waited."""
+
+    number = errno.EIO

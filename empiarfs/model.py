@@ -1,0 +1,89 @@
+"""The values everything speaks of; they cannot fail, wait or change.
+
+A path is a `str` relative to the root of the archive, without a slash at either end: `""` is the root,
+`"10028/data/Micrographs"` a directory. Bytes of a name that are not UTF-8 are surrogate escapes (PEP 383).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One version of a file: the same three values mean the same bytes.
+
+    Attributes:
+        path: where it is.
+        size: its exact length in bytes, never a rounded one.
+        modified: the server's Last-Modified in seconds since 1970 UTC; None where the server says none.
+    """
+
+    path: str
+    size: int
+    modified: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory.
+
+    Attributes:
+        path: where it is.
+        modified: the listed date in seconds since 1970, good to a minute and a time zone; None if not known.
+    """
+
+    path: str
+    modified: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """A file that is listed and not yet measured.
+
+    Attributes:
+        path: where it is.
+        listed_size: the size as the listing rounds it (`"543M"`); for display and checks, never a length.
+        listed_date: the date as the listing writes it; with the size a hint that a file has changed.
+    """
+
+    path: str
+    listed_size: str = ""
+    listed_date: str = ""
+
+
+Entry = File | Directory | Stub
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes from `start` up to, and without, `stop`."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The name of one cached block: number `number` of `file`, counted from 0."""
+
+    file: File
+    number: int
+
+
+def parent_of(path: str) -> str:
+    """Give the directory that holds `path`; that of the root is the root."""
+    return path.rpartition("/")[0]
+
+
+def name_of(path: str) -> str:
+    """Give the last part of `path`."""
+    return path.rpartition("/")[2]
+
+
+def join(directory: str, name: str) -> str:
+    """Give the path of `name` in `directory`."""
+    return f"{directory}/{name}" if directory else name

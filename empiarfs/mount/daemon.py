@@ -1,0 +1,167 @@
+"""The life of a mount: fork, ready, signals, exit."""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from empiarfs.archive import Archive
+from empiarfs.mount import points, view
+
+log = logging.getLogger(__name__)
+
+_STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_READY = b"ready"
+LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to be done with us
+
+
+class Failed(Exception):  # noqa: N818 - it is what the user reads
+    """The daemon could not mount; the text is what it said."""
+
+
+def in_background(start: Callable[[Callable[[], None]], None]) -> None:
+    """Run `start` in a process of its own, and come back when it has called what it was given.
+
+    Args:
+        start: mounts, calls its argument when the mount answers, and returns when it is gone.
+
+    Raises:
+        Failed: it ended before; with its last words.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        _detached(start, write_end)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        said = pipe.read()
+    if said.endswith(_READY):
+        return
+    os.waitpid(child, 0)
+    raise Failed(_last_words(said))
+
+
+def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
+    """Be the daemon. What goes wrong before the mount answers goes through the pipe, libfuse's own words too."""
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 0)
+        os.dup2(nowhere, 1)
+        os.dup2(pipe, 2)
+        os.set_inheritable(pipe, False)
+
+        def ready() -> None:
+            os.write(pipe, _READY)
+            os.dup2(nowhere, 2)
+            os.close(pipe)
+
+        start(ready)
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the last frame of this process
+        log.debug("the daemon ends", exc_info=error)
+        with suppress(OSError):
+            os.write(2, f"\n{error}\n".encode(errors="replace"))
+    finally:
+        os._exit(status)
+
+
+def _last_words(said: bytes) -> str:
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    text = " / ".join(lines)
+    if "user_allow_other" in text:
+        return (
+            "--allow-other is not open to you; ask an administrator to write the line user_allow_other "
+            "into /etc/fuse.conf"
+        )
+    if "Operation not permitted" in text or "Permission denied" in text:
+        return (
+            f"mounting is not permitted to you here ({lines[0]}); in a container, start it with "
+            "--device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    # libfuse has said why; the binding then raises its exit status alone
+    words = [line for line in lines if not line.isdigit()]
+    return words[-1] if words else "the daemon ended without a word; try --foreground --verbose"
+
+
+def serve(
+    archive: Callable[[], Archive],
+    mountpoint: str,
+    *,
+    ready: Callable[[], None],
+    options: Sequence[str] = (),
+) -> None:
+    """Mount, answer the kernel, and return when the mount is gone: by umount, or by a signal.
+
+    Args:
+        archive: opens the archive; called in this process once the kernel asks.
+        mountpoint: an empty directory.
+        ready: called when the mount answers.
+        options: further options for libfuse.
+
+    Raises:
+        RuntimeError, OSError: it could not mount.
+    """
+    opened: list[Archive] = []
+
+    def begun(archive: Archive) -> None:
+        opened.append(archive)
+        threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # by all threads made from here on, libfuse's too
+    threading.Thread(
+        target=_end_on_signal, args=(mountpoint, opened), name="signals", daemon=True
+    ).start()
+    faulthandler.enable()
+    from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
+
+    owner = view.Owner(os.getuid(), os.getgid())
+    try:
+        operations.serve(archive, mountpoint, owner, int(time.time()), begun, options)
+    finally:
+        for one in opened:
+            one.close()
+
+
+def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
+    os.stat(mountpoint)
+    ready()
+
+
+def _end_on_signal(mountpoint: str, opened: Sequence[Archive]) -> None:
+    """Wait for a signal; then let every reader go, unmount, and be gone in bounded time whatever hangs."""
+    received = signal.sigwait(_STOP)
+    log.info("signal %d: unmounting %s", received, mountpoint)
+    threading.Timer(LAST_SECONDS, os._exit, (0,)).start()
+    try:
+        if points.is_ours(Path(mountpoint)):
+            points.detach(mountpoint)
+    except (points.CannotMount, OSError) as error:
+        log.error("%s", error)
+    for archive in opened:
+        archive.close()
+    if not opened:
+        os._exit(1)
+
+
+def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:
+    """Run `start` in this process; `say` is called when the mount answers.
+
+    Raises:
+        Failed: it could not mount; libfuse has said why on standard error.
+    """
+    try:
+        start(say)
+    except RuntimeError as error:
+        raise Failed("could not mount; the line above says why") from error
+    finally:
+        sys.stdout.flush()

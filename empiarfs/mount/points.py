@@ -1,0 +1,168 @@
+"""Mount points: which there are, whether one may be used, and how to take one down."""
+
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+KIND = "fuse.empiarfs"
+_TABLE = Path("/proc/self/mounts")
+_DEVICE = Path("/dev/fuse")
+
+
+class CannotMount(Exception):  # noqa: N818 - it is what the user reads
+    """Why a mount cannot be made or taken down; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the kernel's table of mounts."""
+
+    point: str
+    kind: str
+
+
+def table() -> list[Mounted]:
+    """Give what is mounted now, as this process sees it."""
+    lines = _TABLE.read_bytes().splitlines()
+    fields = [line.split(b" ") for line in lines]
+    return [Mounted(_unescaped(field[1]), field[2].decode()) for field in fields]
+
+
+def is_ours(point: Path) -> bool:
+    """Tell whether empiarfs is what is mounted on `point`; asks the table alone, so a dead mount cannot hang it."""
+    path = absolute(point)
+    on_top = [mounted for mounted in table() if mounted.point == path]
+    return bool(on_top) and on_top[-1].kind == KIND
+
+
+def holder(path: Path) -> str | None:
+    """Give the mount of empiarfs that `path` lies in; None where it lies in none."""
+    text = absolute(path)
+    inside = [m for m in table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
+    deepest = max(inside, key=lambda m: len(m.point), default=None)
+    return deepest.point if deepest and deepest.kind == KIND else None
+
+
+def absolute(path: Path) -> str:
+    """Give `path` without links, `.` and `..`; never looks at the last part, which may be a dead mount."""
+    whole = Path(os.path.normpath(path.expanduser().absolute()))
+    try:
+        return os.fspath(whole.parent.resolve() / whole.name)
+    except OSError:
+        return os.fspath(whole)
+
+
+def prepared(point: Path) -> str:
+    """Make `point` fit to be mounted on, and give its full path: made if missing, a dead mount taken away.
+
+    Raises:
+        CannotMount: it is a file, not empty, mounted already, or may not be used.
+    """
+    path = absolute(point)
+    if is_ours(point):
+        try:
+            os.stat(path)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise CannotMount(f"{path}: {error.strerror}") from error
+            detach(path)
+        else:
+            raise CannotMount(f"{path} is mounted already; use it, or first: empiarfs umount {point}")
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        occupied = next(os.scandir(path), None) is not None
+    except FileExistsError as error:
+        raise CannotMount(f"{path} is not a directory; name a directory, or one to be made") from error
+    except NotADirectoryError as error:
+        raise CannotMount(f"{path} lies below a file; name a directory, or one to be made") from error
+    except OSError as error:
+        raise CannotMount(f"{path}: {error.strerror}; choose a directory of your own") from error
+    if occupied:
+        raise CannotMount(f"{path} is not empty; name an empty directory, or one to be made")
+    if os.geteuid() and not os.access(path, os.W_OK):
+        raise CannotMount(f"{path} may not be written by you; choose a directory of your own")
+    return path
+
+
+def check_fuse() -> None:
+    """See that this machine can mount at all.
+
+    Raises:
+        CannotMount: it has no FUSE device, or an ordinary user has no fusermount3.
+    """
+    try:
+        is_device = stat.S_ISCHR(_DEVICE.stat().st_mode)
+    except OSError:
+        is_device = False
+    if not is_device:
+        raise CannotMount(
+            "there is no /dev/fuse; load the module (modprobe fuse), or start the container with "
+            "--device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        raise CannotMount("/dev/fuse may not be opened by you; ask your administrator to let users mount with FUSE")
+    if os.geteuid() and _fusermount() is None:
+        raise CannotMount("there is no fusermount3; install it: apt install fuse3, or dnf install fuse3")
+
+
+def taken_down(point: Path, *, lazy: bool) -> None:
+    """Unmount what empiarfs has mounted on `point`; a dead mount goes too.
+
+    Raises:
+        CannotMount: nothing of ours is there, or programs still use it.
+    """
+    path = absolute(point)
+    if not is_ours(point):
+        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
+    try:
+        os.stat(path)
+    except OSError:  # dead: nobody can be using it
+        lazy = True
+    if lazy:
+        detach(path)
+        return
+    trouble = _unmount(path, lazy=False)
+    if "busy" in trouble:
+        raise CannotMount(
+            f"{path} is in use (fuser -vm {path} shows by whom); close those programs, "
+            f"or take it from them: empiarfs umount --lazy {path}"
+        )
+    if trouble:
+        raise CannotMount(trouble)
+
+
+def detach(path: str) -> None:
+    """Take the mount on `path` away at once, whoever uses it.
+
+    Raises:
+        CannotMount: it may not be done.
+    """
+    trouble = _unmount(path, lazy=True)
+    if trouble:
+        raise CannotMount(trouble)
+
+
+def _unmount(path: str, *, lazy: bool) -> str:
+    """Unmount; give what went wrong, empty when nothing did."""
+    program = _fusermount()
+    if os.geteuid() == 0:
+        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), path]
+    elif program:
+        command = [program, "-u", *(["-z"] if lazy else []), path]
+    else:
+        return "there is no fusermount3; install it: apt install fuse3, or dnf install fuse3"
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
+
+
+def _fusermount() -> str | None:
+    return shutil.which("fusermount3") or shutil.which("fusermount")
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

@@ -1,0 +1,98 @@
+"""What the kernel is told: attributes, names, links; pure, and free of any FUSE binding."""
+
+import hashlib
+import stat
+from dataclasses import dataclass
+
+from empiarfs.archive import entry_of
+from empiarfs.model import Directory, Entry, File, Stub
+
+BLOCK_SIZE = 4096  # st_blksize; larger makes Python's open().read(1024) fetch a whole megabyte
+SECTOR = 512  # the unit of st_blocks
+NAME_MAX = 255
+ARCHIVE_BYTES = 10 << 50  # EMPIAR holds about 9 PiB
+ROOT_INODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose the files are: the user who mounted."""
+
+    uid: int
+    gid: int
+
+
+def inode(path: str) -> int:
+    """Give the number of `path`: the same at every mount, since it is made of the path alone."""
+    if not path:
+        return ROOT_INODE
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1 | 2  # positive as a signed number, and never the root's
+
+
+def attributes(entry: File | Directory, owner: Owner, mounted: int) -> dict[str, int]:
+    """Give the `stat` of `entry`; times in nanoseconds.
+
+    Args:
+        entry: a measured file or a directory.
+        owner: whose it is.
+        mounted: seconds since 1970; the time of what the server gives no time for.
+    """
+    match entry:
+        case File():
+            kind, links, size = stat.S_IFREG | 0o444, 1, entry.size
+        case Directory():
+            kind, links, size = stat.S_IFDIR | 0o555, 2, BLOCK_SIZE
+    return _attributes(entry.path, kind, links, size, owner, mounted if entry.modified is None else entry.modified)
+
+
+def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:
+    """Give the `stat` of the symbolic link `path` to `target`."""
+    return _attributes(path, stat.S_IFLNK | 0o777, 1, len(target), owner, mounted)
+
+
+def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, seconds: int) -> dict[str, int]:
+    time = seconds * 10**9
+    return {
+        "st_mode": mode,
+        "st_ino": inode(path),
+        "st_nlink": links,
+        "st_size": size,
+        "st_blocks": -(-size // SECTOR),
+        "st_blksize": BLOCK_SIZE,
+        "st_uid": owner.uid,
+        "st_gid": owner.gid,
+        "st_mtime": time,
+        "st_ctime": time,
+        "st_atime": time,
+    }
+
+
+def kind(entry: Entry) -> int:
+    """Give the file type bits of `entry`, all that a listing needs to know."""
+    return stat.S_IFDIR if isinstance(entry, Directory) else stat.S_IFREG
+
+
+def is_measured(entry: Entry) -> bool:
+    """Tell whether the attributes of `entry` are known without a request."""
+    return not isinstance(entry, Stub)
+
+
+def link_target(path: str) -> str | None:
+    """Give where the link `path` leads: `EMPIAR-10028` to `10028`; None where it is no link."""
+    return None if "/" in path else entry_of(path)
+
+
+def statfs() -> dict[str, int]:
+    """Give the size of the file system: that of EMPIAR, and no room, as on any read-only medium."""
+    return {
+        "f_bsize": BLOCK_SIZE,
+        "f_frsize": BLOCK_SIZE,
+        "f_blocks": ARCHIVE_BYTES // BLOCK_SIZE,
+        "f_bfree": 0,
+        "f_bavail": 0,
+        "f_files": 0,
+        "f_ffree": 0,
+        "f_favail": 0,
+        "f_namemax": NAME_MAX,
+    }

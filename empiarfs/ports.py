@@ -1,0 +1,101 @@
+"""What the engine needs of the world: what is there, the bytes, kept bytes, a kept tree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from empiarfs.model import Block, Directory, Entry, File, Span, Stub
+
+
+class Listing(Protocol):
+    """What is there."""
+
+    def scan(self, directory: str) -> Sequence[Entry]:
+        """Give the direct children of `directory`, in the server's order, each name once.
+
+        Raises:
+            NotFound, Refused, Unavailable: as `empiarfs.errors` tells.
+        """
+        ...
+
+
+class Origin(Protocol):
+    """The bytes."""
+
+    def measure(self, path: str) -> File:
+        """Ask for the exact length and date of the file at `path`.
+
+        Raises:
+            NotFound, Refused, Unavailable; IsADirectory where the server says that it is one.
+        """
+        ...
+
+    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+        """Give the bytes of `span`, a part of `file`, in order, in pieces: exactly `span.size` in all.
+
+        Raises:
+            NotFound, Refused, Changed, Unavailable; at the call or at any piece. Closing the iterator early
+            gives its connection up.
+        """
+        ...
+
+
+class BlockStore(Protocol):
+    """Kept bytes. A store that is broken is a store that holds nothing: neither method raises."""
+
+    def get(self, block: Block) -> bytes | None:
+        """Give the bytes of `block`; None if they are not here, or not whole."""
+        ...
+
+    def put(self, block: Block, data: bytes) -> None:
+        """Keep `data` as `block`, or drop it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the index holds of a directory.
+
+    Attributes:
+        entries: its children, by name, in the server's order.
+        scanned: when it was last listed, in seconds since 1970.
+    """
+
+    entries: dict[str, Entry]
+    scanned: float
+
+
+class Index(Protocol):
+    """A tree kept between runs. Like a store, a broken index knows nothing and never raises."""
+
+    def directory(self, path: str) -> Known | None:
+        """Give what is known of the directory `path`; None if it was never listed."""
+        ...
+
+    def entry(self, path: str) -> Entry | None:
+        """Give what is known of the one name `path`; None if nothing is."""
+        ...
+
+    def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
+        """Take a new listing of `path` in, and give what is now known of it.
+
+        A measured file whose listed size and date are as before stays measured. A name that the new listing
+        lacks is kept until a second listing lacks it too; one that was only ever found by asking is kept.
+        """
+        ...
+
+    def add(self, entry: File | Directory) -> None:
+        """Keep `entry`: a file that was measured, or a directory that was found by asking."""
+        ...
+
+    def remove(self, path: str, asked: float) -> None:
+        """Forget `path`, and keep that it was not there at `asked`."""
+        ...
+
+    def absent_since(self, path: str) -> float | None:
+        """Tell when `path` was last asked for and not there; None if it was not."""
+        ...
+
+    def unmeasure(self, file: File) -> Stub:
+        """Forget the length and date of `file`, which has changed; give it as not measured."""
+        ...

@@ -1,0 +1,191 @@
+"""Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+
+
+class BadSetting(ValueError):
+    """A setting that cannot be understood; its text says where it stands and what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may choose.
+
+    Attributes:
+        base_url: the directory that holds the numbered entries.
+        cache_dir: where blocks and the index are kept; 0700, shared by all mounts of the user.
+        cache_size: the most bytes of blocks on disk; 0 keeps none.
+        memory: the most bytes of blocks in memory, those on their way to the disk included.
+        connections: the most connections to the server at once.
+        patience: seconds a read waits for a server that does not answer before it fails with EIO.
+        fresh: seconds for which a listing is not asked for again.
+        block: bytes of one block.
+        allow_other: whether users other than the one who mounts may read.
+        log_file: where a mount in the background writes its log.
+        verbose: whether every request is logged.
+    """
+
+    base_url: str = "https://ftp.ebi.ac.uk/empiar/world_availability"
+    cache_dir: Path = Path(platformdirs.user_cache_dir("empiarfs"))
+    cache_size: int = 20 * GIB  # a day's work with one entry; a home quota still holds it
+    memory: int = 256 * MIB  # two movies of 128 MiB
+    connections: int = 10  # EBI refuses above about 16 and bans above 25
+    patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
+    fresh: float = 86400.0  # entries hardly change once they are public
+    block: int = 256 * KIB  # one particle of 256 px float32; see scripts/bench --blocks
+    allow_other: bool = False
+    log_file: Path | None = None
+    verbose: bool = False
+
+
+def byte_count(text: str) -> int:
+    """Read `"20G"`, `"512 MiB"` or `"4096"` as bytes; K, M, G and T are powers of 1024.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write it like 512M or 20G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def seconds(text: str) -> float:
+    """Read `"300"`, `"5m"`, `"24h"` or `"1d"` as seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time; write it like 300s, 5m, 24h or 1d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def web_address(text: str) -> str:
+    """Read the URL of a directory, without its last slash.
+
+    Raises:
+        ValueError: it is not http or https, or has no host, a query or a fragment.
+    """
+    url = urlsplit(text.strip())
+    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+        raise ValueError(f"{text!r} is not a web address; write it like {Settings.base_url}")
+    return text.strip().rstrip("/")
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word in {"1", "true", "yes", "on", ""}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(f"{text!r} is neither yes nor no")
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\s*\d+\s*", text) or not low <= int(text) <= high:
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return number
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def size(text: str) -> int:
+        count = byte_count(text)
+        if count < low:
+            raise ValueError(f"{text!r} is too small; at least {low // MIB}M")
+        return count
+
+    return size
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise ValueError("an empty path")
+    return Path(text).expanduser().absolute()
+
+
+def _block(text: str) -> int:
+    size = byte_count(text)
+    if not 64 * KIB <= size <= 4 * MIB or size % (4 * KIB):
+        raise ValueError(f"{text!r} is not a block size; a multiple of 4K from 64K to 4M")
+    return size
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "base_url": web_address,
+    "cache_dir": _folder,
+    "cache_size": byte_count,
+    "memory": _at_least(16 * MIB),
+    "connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
+    "patience": seconds,
+    "fresh": seconds,
+    "block": _block,
+    "allow_other": _flag,
+    "log_file": _folder,
+    "verbose": _flag,
+}
+
+
+def _read(name: str, value: object, where: str) -> Any:
+    if not isinstance(value, str | int | float | bool):
+        raise BadSetting(f"{where}: {name}: one value is wanted here")
+    try:
+        return READERS[name](str(value))
+    except ValueError as error:
+        raise BadSetting(f"{where}: {error}") from error
+
+
+def _from_file(text: str, where: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSetting(f"{where}: {error}") from error
+    for name in table:
+        if name not in READERS:
+            raise BadSetting(f"{where}: there is no setting {name!r}; there are {', '.join(READERS)}")
+    return {name: _read(name, value, f"{where}: {name}") for name, value in table.items()}
+
+
+def load(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], file_text: str = "", file_name: str = ""
+) -> Settings:
+    """Give the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
+
+    Args:
+        flags: by the names of `Settings`; None where a flag was not given.
+        environ: the environment.
+        file_text: the content of the configuration file, TOML; empty where there is none.
+        file_name: its name, for messages.
+
+    Raises:
+        BadSetting: a value makes no sense; the text names the flag, the variable, or the line of the file.
+    """
+    chosen = _from_file(file_text, file_name)
+    for name in READERS:
+        variable = f"EMPIARFS_{name.upper()}"
+        if variable in environ:
+            chosen[name] = _read(name, environ[variable], variable)
+        given = flags.get(name)
+        if given is not None:
+            chosen[name] = _read(name, given, f"--{name.replace('_', '-')}")
+    return dataclasses.replace(Settings(), **chosen)

@@ -1,0 +1,1 @@
+"""What is kept between runs: blocks and the tree."""

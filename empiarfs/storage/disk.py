@@ -1,0 +1,229 @@
+"""Blocks on disk; the only module that knows diskcache.
+
+Each block is stored with the digest of its name and a checksum, and is verified whenever it is read: a block that
+was cut, swapped or flipped is a block that is not here. Nothing is ever unpickled, whatever the database says
+(CVE-2025-69872).
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sqlite3
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import diskcache
+from diskcache.core import MODE_BINARY
+
+from empiarfs.model import Block
+from empiarfs.settings import GIB
+
+log = logging.getLogger(__name__)
+
+_HEAD = struct.Struct("<4s16sII")  # magic, digest of the name, length, checksum of digest and data
+_MAGIC = b"EFB1"
+
+FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
+FLOOR_BYTES = 2 * GIB
+LOOK_SECONDS = 1.0  # how old a look at the free space may be
+TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
+
+
+class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
+    """A disk of diskcache that stores bytes under text, and refuses everything else."""
+
+    def put(self, key: str) -> tuple[str, bool]:
+        return key, True
+
+    def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001 - diskcache's signature
+        if not raw or not isinstance(key, str):
+            raise ValueError("a key that this program did not write")
+        return key
+
+    def store(self, value: bytes, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
+        if read or not isinstance(value, bytes):
+            raise ValueError("only bytes are stored")
+        name, path = self.filename(key, value)
+        self._write(path, iter((value,)), "xb")  # diskcache's own way writes a block line by line
+        return len(value), MODE_BINARY, name, None
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: FBT001
+        if mode != MODE_BINARY or filename is None or read:
+            raise ValueError("a value that this program did not write")
+        root = Path(self._directory)
+        file = root / filename
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise ValueError("a value outside the cache")
+        return file.read_bytes()
+
+
+class _ByThread:
+    """Values by thread, in place of `threading.local`.
+
+    The threads of libfuse are not Python's: their `threading.local` is gone after each call, and diskcache would
+    open its database anew for every block.
+    """
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_values", {})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[threading.get_ident(), name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._values[threading.get_ident(), name] = value
+
+    def __delattr__(self, name: str) -> None:
+        self._values.pop((threading.get_ident(), name), None)
+
+
+class DiskStore:
+    """Blocks below `folder`, at most `most` bytes of them, the ones used last.
+
+    Args:
+        folder: made if it is missing, with mode 0700.
+        most: the most bytes to keep.
+        archive: which archive the paths belong to; two that hold the same path are two.
+        block_bytes: the length of a block, a part of its name.
+
+    Raises:
+        OSError: the folder is someone else's, others may write to it, or it cannot be made.
+    """
+
+    def __init__(self, folder: Path, most: int, *, archive: str, block_bytes: int) -> None:
+        secure(folder)
+        self._folder = folder
+        self._most = most
+        self._prefix = f"{archive} {block_bytes}"
+        self._cache = diskcache.Cache(
+            os.fspath(folder),
+            disk=_OnlyBytes,
+            size_limit=most,
+            eviction_policy="least-recently-used",
+            cull_limit=10,
+            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
+            sqlite_mmap_size=0,
+            timeout=10,
+            tag_index=False,
+            statistics=0,
+        )
+        self._cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
+        self._looked = float("-inf")
+        self._lock = threading.Lock()
+        self._full = False
+        self._troubled = False
+        self.broken = 0
+
+    def __repr__(self) -> str:
+        return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
+
+    def get(self, block: Block) -> bytes | None:
+        """See `BlockStore.get`."""
+        name = self._name(block)
+        try:
+            stored = self._cache.get(name)
+        except TROUBLES as error:
+            self._tell(error)
+            return None
+        if stored is None:
+            return None
+        data = unwrapped(name, stored)
+        if data is None:
+            self.broken += 1
+            log.warning("a cached block of %s was damaged; it is fetched again", block.file.path)
+            try:
+                self._cache.delete(name)
+            except TROUBLES as error:
+                self._tell(error)
+        return data
+
+    def put(self, block: Block, data: bytes) -> None:
+        """See `BlockStore.put`."""
+        name = self._name(block)
+        try:
+            if self._has_room():
+                self._cache.set(name, wrapped(name, data))
+        except TROUBLES as error:
+            self._tell(error)
+
+    def volume(self) -> int:
+        """Give the bytes now kept."""
+        return int(self._cache.volume())
+
+    def close(self) -> None:
+        """Close the database."""
+        self._cache.close()
+
+    def _name(self, block: Block) -> str:
+        file = block.file
+        # SQLite's text holds no surrogate escapes
+        path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
+        return f"{self._prefix} {file.size} {file.modified} {block.number} {path}"
+
+    def _has_room(self) -> bool:
+        """Look at the free space now and then; shrink, or stop storing, where it falls below the floor."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked < LOOK_SECONDS:
+                return not self._full
+            self._looked = now
+            disk = shutil.disk_usage(self._folder)
+            floor = max(int(disk.total * FLOOR_SHARE), FLOOR_BYTES)
+            kept = self.volume()
+            limit = min(self._most, max(0, kept + disk.free - floor))
+            self._cache.reset("size_limit", limit, update=False)
+            full = disk.free < floor
+            if full and not self._full:
+                log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
+            self._full = full
+        if full:
+            self._cache.cull()
+        return not full
+
+    def _tell(self, error: Exception) -> None:
+        if not self._troubled:
+            log.warning("the cache in %s cannot be used (%s); reads go on without it", self._folder, error)
+        self._troubled = True
+
+
+def wrapped(name: str, data: bytes) -> bytes:
+    """Give `data` behind a head that tells whose it is and how to verify it."""
+    digest = _digest(name)
+    return _HEAD.pack(_MAGIC, digest, len(data), zlib.crc32(data, zlib.crc32(digest))) + data
+
+
+def unwrapped(name: str, stored: bytes) -> bytes | None:
+    """Give the data of a stored block; None where it is not that of `name`, or not whole."""
+    if len(stored) < _HEAD.size:
+        return None
+    magic, digest, length, checksum = _HEAD.unpack_from(stored)
+    data = stored[_HEAD.size :]
+    if magic != _MAGIC or digest != _digest(name) or length != len(data):
+        return None
+    return data if zlib.crc32(data, zlib.crc32(digest)) == checksum else None
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def secure(folder: Path) -> None:
+    """Make `folder`, for its owner alone.
+
+    Raises:
+        OSError: it is someone else's, or cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user; choose another with --cache-dir")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)

@@ -1,0 +1,247 @@
+"""The tree, kept between runs in SQLite: listings, exact sizes, names that were not there."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
+from empiarfs.ports import Known
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the tables; a file of another version is set aside
+MISSES = 2  # listings in a row that lack a name before it is believed gone
+MOST_ABSENT = 100_000
+
+_TABLES = (
+    """
+CREATE TABLE directories (path BLOB PRIMARY KEY, scanned REAL NOT NULL) WITHOUT ROWID
+""",
+    """
+CREATE TABLE entries (
+    directory BLOB NOT NULL,
+    name BLOB NOT NULL,
+    position INTEGER NOT NULL,    -- where the listing shows it
+    is_directory INTEGER NOT NULL,
+    listed INTEGER NOT NULL,      -- 0: found by asking, in no listing yet
+    missed INTEGER NOT NULL,      -- listings in a row that lacked it
+    listed_size TEXT NOT NULL,
+    listed_date TEXT NOT NULL,
+    size INTEGER,                 -- exact; NULL until it is measured
+    modified INTEGER,
+    PRIMARY KEY (directory, name)
+) WITHOUT ROWID
+""",
+    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
+)
+_COLUMNS = "name, is_directory, listed_size, listed_date, size, modified"
+_Row = tuple[bytes, int, str, str, int | None, int | None]
+
+
+def _key(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _entry(directory: str, row: _Row) -> Entry:
+    name, is_directory, listed_size, listed_date, size, modified = row
+    path = join(directory, name.decode("utf-8", "surrogateescape"))
+    if is_directory:
+        return Directory(path, modified)
+    if size is None:
+        return Stub(path, listed_size, listed_date)
+    return File(path, size, modified)
+
+
+class SqliteIndex:
+    """An index in one SQLite file, shared by all processes that use the cache.
+
+    Where the file cannot be used, the index lives in memory and is gone with the process.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._lock = threading.Lock()
+        self._troubled = False
+        try:
+            self._database = _opened(file)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("%s: %s; listings are not kept after this run", file, error)
+            self._database = _opened(None)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def directory(self, path: str) -> Known | None:
+        """See `Index.directory`."""
+        with self._used() as database:
+            key = _key(path)
+            scanned = database.execute("SELECT scanned FROM directories WHERE path = ?", (key,)).fetchone()
+            if scanned is not None:
+                return Known(_children(database, path), scanned[0])
+        return None
+
+    def entry(self, path: str) -> Entry | None:
+        """See `Index.entry`."""
+        with self._used() as database:
+            row = database.execute(
+                f"SELECT {_COLUMNS} FROM entries WHERE directory = ? AND name = ?",  # noqa: S608 - a constant
+                (_key(parent_of(path)), _key(name_of(path))),
+            ).fetchone()
+            if row is not None:
+                return _entry(parent_of(path), row)
+        return None
+
+    def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
+        """See `Index.replace`."""
+        key = _key(path)
+        with self._used() as database:
+            database.execute("UPDATE entries SET missed = missed + 1 WHERE directory = ? AND listed", (key,))
+            database.executemany(
+                """
+                INSERT INTO entries VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET
+                    position = excluded.position, listed = 1, missed = 0,
+                    size = CASE WHEN is_directory = excluded.is_directory
+                        AND (excluded.size IS NOT NULL OR NOT listed
+                             OR listed_size = excluded.listed_size AND listed_date = excluded.listed_date)
+                        THEN coalesce(excluded.size, size) END,
+                    modified = CASE WHEN excluded.is_directory OR excluded.size IS NOT NULL
+                        THEN excluded.modified ELSE modified END,
+                    is_directory = excluded.is_directory,
+                    listed_size = excluded.listed_size, listed_date = excluded.listed_date
+                """,
+                (_values(key, position, entry) for position, entry in enumerate(entries)),
+            )
+            database.execute("DELETE FROM entries WHERE directory = ? AND missed >= ?", (key, MISSES))
+            database.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (key, scanned))
+            return Known(_children(database, path), scanned)
+        return Known({name_of(entry.path): entry for entry in entries}, scanned)
+
+    def add(self, entry: File | Directory) -> None:
+        """See `Index.add`."""
+        size = entry.size if isinstance(entry, File) else None
+        with self._used() as database:
+            database.execute(
+                """
+                INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?)
+                ON CONFLICT DO UPDATE SET
+                    is_directory = excluded.is_directory, size = excluded.size, modified = excluded.modified
+                """,
+                (
+                    _key(parent_of(entry.path)),
+                    _key(name_of(entry.path)),
+                    isinstance(entry, Directory),
+                    size,
+                    entry.modified,
+                ),
+            )
+            database.execute("DELETE FROM absent WHERE path = ?", (_key(entry.path),))
+
+    def remove(self, path: str, asked: float) -> None:
+        """See `Index.remove`."""
+        with self._used() as database:
+            where = (_key(parent_of(path)), _key(name_of(path)))
+            database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
+            database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (_key(path), asked))
+            if database.execute("SELECT count(*) FROM absent").fetchone()[0] > MOST_ABSENT:
+                database.execute(
+                    "DELETE FROM absent WHERE path IN (SELECT path FROM absent ORDER BY asked LIMIT ?)",
+                    (MOST_ABSENT // 2,),
+                )
+
+    def absent_since(self, path: str) -> float | None:
+        """See `Index.absent_since`."""
+        with self._used() as database:
+            row = database.execute("SELECT asked FROM absent WHERE path = ?", (_key(path),)).fetchone()
+            return None if row is None else float(row[0])
+        return None
+
+    def unmeasure(self, file: File) -> Stub:
+        """See `Index.unmeasure`."""
+        with self._used() as database:
+            where = (_key(parent_of(file.path)), _key(name_of(file.path)))
+            database.execute(
+                """
+                UPDATE entries SET size = NULL, modified = NULL
+                WHERE directory = ? AND name = ? AND size = ? AND modified IS ?
+                """,
+                (*where, file.size, file.modified),
+            )
+            row = database.execute(
+                "SELECT listed_size, listed_date FROM entries WHERE directory = ? AND name = ?", where
+            ).fetchone()
+            if row is not None:
+                return Stub(file.path, *row)
+        return Stub(file.path)
+
+    @contextmanager
+    def _used(self) -> Iterator[sqlite3.Connection]:
+        """Give the database for one transaction; its trouble is told once, and then it knows nothing."""
+        with self._lock:
+            try:
+                with self._database:
+                    yield self._database
+            except (OSError, sqlite3.Error) as error:
+                if not self._troubled:
+                    log.warning("the index cannot be used: %s", error)
+                self._troubled = True
+
+
+def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
+    rows = database.execute(
+        f"SELECT {_COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
+        (_key(path),),
+    )
+    entries = (_entry(path, row) for row in rows)
+    return {name_of(entry.path): entry for entry in entries}
+
+
+def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]:
+    name = _key(name_of(entry.path))
+    match entry:
+        case Directory():
+            return directory, name, position, 1, "", "", None, entry.modified
+        case Stub():
+            return directory, name, position, 0, entry.listed_size, entry.listed_date, None, None
+        case File():
+            return directory, name, position, 0, "", "", entry.size, entry.modified
+
+
+def _opened(file: Path | None) -> sqlite3.Connection:
+    """Open the database; one that is broken or of another version is set aside."""
+    database = _connected(file)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == VERSION:
+            database.execute("SELECT count(*) FROM directories").fetchone()
+            return database
+        fresh = version == 0 and not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError:
+        fresh = False
+    if not fresh and file is not None:
+        database.close()
+        log.warning("%s is broken or of another version; it is set aside and listings start anew", file)
+        for suffix in ("-wal", "-shm"):
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        file.replace(file.with_name(file.name + ".broken"))
+        database = _connected(file)
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:  # another process may have been first
+            for statement in _TABLES:
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {VERSION}")
+    return database
+
+
+def _connected(file: Path | None) -> sqlite3.Connection:
+    # one connection under one lock: FUSE calls from threads that Python did not start
+    database = sqlite3.connect(file or ":memory:", timeout=10.0, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
+    return database

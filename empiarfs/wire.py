@@ -1,0 +1,128 @@
+"""Puts the parts together; the only module that knows which is which.
+
+Threads are made here, or by the parts made here, so an archive is opened after any fork.
+"""
+
+import hashlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from empiarfs.archive import Archive
+from empiarfs.empiar.http import HttpClient, HttpOrigin
+from empiarfs.empiar.listing import HtmlListing
+from empiarfs.engine import blocks
+from empiarfs.engine.cache import Cache
+from empiarfs.engine.origins import Gate, Limited, Patience, Retrying, WaitedFor
+from empiarfs.engine.reader import Reader
+from empiarfs.engine.tree import Tree
+from empiarfs.model import Block, File, Span
+from empiarfs.ports import BlockStore
+from empiarfs.settings import MIB, Settings
+from empiarfs.storage.disk import DiskStore, secure
+from empiarfs.storage.index import SqliteIndex
+
+log = logging.getLogger(__name__)
+
+KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
+RUN = 2 * MIB  # bytes of one request: short enough that many connections share a window
+CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
+
+
+class _NoStore:
+    """A store that keeps nothing, for a cache of size 0 or a folder that cannot be used."""
+
+    def get(self, block: Block) -> bytes | None:  # noqa: ARG002
+        """Give nothing."""
+        return None
+
+    def put(self, block: Block, data: bytes) -> None:
+        """Keep nothing."""
+
+
+class Prefetcher:
+    """Threads that fetch ahead, run by run; as many as there are connections for them."""
+
+    def __init__(self, reader: Reader, threads: int, block_bytes: int) -> None:
+        self._reader = reader
+        self._block_bytes = block_bytes
+        self._tasks: queue.SimpleQueue[tuple[File, Span]] = queue.SimpleQueue()
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"prefetch {number}", daemon=True).start()
+
+    def __call__(self, file: File, span: Span) -> None:
+        """Fetch `span` of `file` soon."""
+        numbers = blocks.covering(span, self._block_bytes)
+        for run in blocks.runs(numbers, max(1, RUN // self._block_bytes)):
+            self._tasks.put((file, blocks.span_of(run, self._block_bytes, file.size)))
+
+    def _work(self) -> None:
+        while True:
+            file, span = self._tasks.get()
+            try:
+                self._reader.fetch_ahead(file, span)
+            except Exception:
+                log.exception("prefetch of %s", file.path)
+
+
+def _store(settings: Settings, archive: str) -> BlockStore:
+    if not settings.cache_size:
+        return _NoStore()
+    return DiskStore(
+        settings.cache_dir / "v1" / "blocks", settings.cache_size, archive=archive, block_bytes=settings.block
+    )
+
+
+def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Archive:
+    """Open the archive that `settings` tell of.
+
+    Args:
+        settings: where it is and what it may use.
+        only: the entries to show; all where it is empty.
+        name: what the cache knows it by; from the base URL where it is empty.
+
+    Raises:
+        OSError: the cache folder cannot be used.
+    """
+    identity = name or hashlib.blake2b(settings.base_url.encode(), digest_size=8).hexdigest()
+    settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secure(settings.cache_dir / "v1")
+    stopping = threading.Event()
+    client = HttpClient(settings.base_url)
+    gate = Gate(settings.connections, KEPT_FOR_DEMAND)
+    patience = Patience(settings.patience, time.monotonic, random.random, stopping)
+    origin = Retrying(Limited(HttpOrigin(client), gate.demand), patience)
+    cache = Cache(settings.memory, _store(settings, identity))
+    reader = Reader(
+        origin,
+        Limited(HttpOrigin(client), gate.ahead),
+        cache,
+        block_bytes=settings.block,
+        longest_run=RUN,
+    )
+    index = SqliteIndex(settings.cache_dir / "v1" / f"tree-{identity}.sqlite")
+    tree = Tree(
+        WaitedFor(HtmlListing(client), gate.demand, patience),
+        origin,
+        index,
+        fresh=settings.fresh,
+        clock=time.time,
+        background=_behind,
+        only=only,
+    )
+    prefetch = Prefetcher(reader, max(1, settings.connections - KEPT_FOR_DEMAND), settings.block)
+
+    def close() -> None:
+        stopping.set()
+        cache.close(CLOSE_SECONDS)
+        client.close()
+        index.close()
+
+    return Archive(tree, reader, prefetch, settings.memory // 4, close)
+
+
+def _behind(task: Callable[[], None]) -> None:
+    threading.Thread(target=task, name="refresh", daemon=True).start()
