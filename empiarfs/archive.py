@@ -104,9 +104,7 @@ class Archive:
         if not span.size:
             return b""
         # two readers of one file may each overwrite what the other noted: a prefetch more or less, no wrong byte
-        streams, ahead = readahead.advanced(
-            self._streams.get(file) or (), span, file.size, self._most_ahead
-        )
+        streams, ahead = readahead.advanced(self._streams.get(file) or (), span, file.size, self._most_ahead)
         self._streams.put(file, streams)
         if ahead.size:
             self._prefetch(file, ahead)

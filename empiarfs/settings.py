@@ -15,6 +15,8 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
+
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
@@ -41,7 +43,7 @@ class Settings:
         verbose: whether every request is logged.
     """
 
-    base_url: str = "https://ftp.ebi.ac.uk/empiar/world_availability"
+    base_url: str = BASE_URL
     cache_dir: Path = Path(platformdirs.user_cache_dir("empiarfs"))
     cache_size: int = 20 * GIB  # a day's work with one entry; a home quota still holds it
     memory: int = 256 * MIB  # two movies of 128 MiB
@@ -86,7 +88,7 @@ def web_address(text: str) -> str:
     """
     url = urlsplit(text.strip())
     if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-        raise ValueError(f"{text!r} is not a web address; write it like {Settings.base_url}")
+        raise ValueError(f"{text!r} is not a web address; write it like {BASE_URL}")
     return text.strip().rstrip("/")
 
 

@@ -35,7 +35,7 @@ class _Program(click.Group):
 )
 @click.version_option(package_name="empiarfs", message="empiarfs %(version)s")
 def main() -> None:
-    """EMPIAR, the public archive of raw cryo-EM images, as a file system.
+    r"""EMPIAR, the public archive of raw cryo-EM images, as a file system.
 
     \b
     empiarfs mount ~/empiar 10028     then read ~/empiar/10028/data/... with any program

@@ -115,7 +115,10 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
 
         root = points.holder(Path(text)) if text else None
         if root is not None:
-            yield _Mount(root), Path(points.absolute(Path(text))).relative_to(root).as_posix().removeprefix(".")
+            yield (
+                _Mount(root),
+                Path(points.absolute(Path(text))).relative_to(root).as_posix().removeprefix("."),
+            )
             return
         if text.startswith("/"):
             raise click.ClickException(f"{printable(text)} is in no mount of empiarfs; write it like 10028/data")
@@ -155,7 +158,10 @@ def stat(path: str, **flags: Any) -> None:
     """Tell the kind, exact size, date and address of PATH; a file is measured by one request, once."""
     with _place(path, flags) as (place, where):
         found = place.stat(where)
-    lines = {"path": printable(found.path) or "/", "kind": "directory" if isinstance(found, Directory) else "file"}
+    lines = {
+        "path": printable(found.path) or "/",
+        "kind": "directory" if isinstance(found, Directory) else "file",
+    }
     if isinstance(found, File):
         lines["size"] = f"{found.size} bytes"
     if found.modified is not None:

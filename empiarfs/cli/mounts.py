@@ -127,4 +127,6 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
 
 def _log_file(mountpoint: str) -> Path:
     name = mountpoint.strip("/").replace("/", "-") or "root"
-    return Path(platformdirs.user_log_dir("empiarfs")) / f"{os.fsencode(name)[-200:].decode('ascii', 'replace')}.log"
+    return (
+        Path(platformdirs.user_log_dir("empiarfs")) / f"{os.fsencode(name)[-200:].decode('ascii', 'replace')}.log"
+    )

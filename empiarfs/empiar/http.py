@@ -261,5 +261,3 @@ def _why(error: BaseException) -> str:
         if sign in text:
             return words
     return f"no reply: {type(error).__name__}: {str(error)[:200]}"
-
-

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from posixpath import normpath
+from types import SimpleNamespace
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -16,13 +18,10 @@ from lxml import etree
 from empiarfs.model import Directory, Entry, Stub, join
 
 KIB: Final = 1 << 10
-MIB: Final = 1 << 20
 MOST_ROWS: Final = 1_000_000  # ten times the largest directory designed for
-MOST_BYTES: Final = 512 * MIB  # what that many rows take, and half as much again
-MOST_NESTED: Final = (
-    1_000  # an index nests 8 deep; the time lxml takes for a stray end tag grows with the depth
-)
-LONGEST_SILENCE_BYTES: Final = MIB  # without a tag; whatever is unfinished is held in memory
+MOST_BYTES: Final = 512 * KIB * KIB  # what that many rows take, and half as much again
+MOST_NESTED: Final = 1_000  # an index nests 8 deep; the time lxml takes for a stray end tag grows with the depth
+LONGEST_SILENCE_BYTES: Final = KIB * KIB  # without a tag; whatever is unfinished is held in memory
 LONGEST_HREF: Final = 16 * KIB  # a host, and a path of 4 KiB with every byte escaped
 LONGEST_NAME_BYTES: Final = 255  # Linux's NAME_MAX
 LONGEST_TEXT: Final = 4 * KIB  # of a heading or a cell; what stands further on is a description
@@ -31,7 +30,6 @@ STRIDE_BYTES: Final = 64 * KIB  # how often the limits are looked at
 TAIL_BYTES: Final = KIB  # where the end of a whole page is looked for
 
 _CONTAINERS: Final = frozenset({"table", "pre", "ul"})
-_HEADINGS: Final = frozenset({"title", "h1"})
 _MARK: Final = "empiarfs-end"  # no element's name
 _PAGE_END: Final = re.compile(rb"</(?:body|html)\s*>", re.IGNORECASE)
 _PLAIN: Final = re.compile(r"[\w$+!*'(),;=~&@-][\w$+!*'(),;=~&@.-]{0,254}/?", re.ASCII)
@@ -43,7 +41,6 @@ _DEFAULT_PORT: Final = re.compile(r":(?:80|443)?\Z")
 _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d|\d\d?-[A-Za-z]{3}-\d{4})\s+(\d\d:\d\d(?::\d\d)?)", re.ASCII)
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _SIZE: Final = re.compile(r"(\d{1,20})(?:\.(\d))?([KMGTPE]?)", re.ASCII)
-_UNITS: Final = "KMGTPE"
 
 
 class NotAListing(ValueError):
@@ -83,9 +80,10 @@ def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
     page = _Page(_Place(url))
     # whatever charset the reply or the page claims: only read as Latin-1 do the bytes of an href come through
     parser = etree.HTMLParser(target=page, encoding="iso-8859-1", huge_tree=False, no_network=True)
+    parts = _checked(pieces, page)
     try:
-        # not feed(), for which libxml2 keeps the whole page
-        etree.parse(_Source(_checked(pieces, page)), parser=parser)
+        # read as a file, not fed: a parser that is fed keeps the whole page
+        etree.parse(SimpleNamespace(read=lambda _most: next(parts, b"")), parser=parser)
     except etree.LxmlError as problem:
         raise NotAListing(f"not HTML: {problem}") from problem
     if not page.is_index:
@@ -116,8 +114,8 @@ def size_range(listed: str) -> range | None:
     """Give the sizes in bytes that Apache writes as `listed`; None for a text that it never writes.
 
     Turns `apr_strfsize` (apr/strings/apr_strings.c) around: that divides by 1024, dropping the remainder,
-    until fewer than 973 are left, then rounds by the last remainder alone, to tenths below 9 + 973/1024 and to
-    a whole number above. A number without a unit is exact: Apache writes one below 973, nginx always.
+    until fewer than 973 are left, then rounds by the last remainder alone, to tenths below 9 + 973/1024, else
+    to a whole number. A number without a unit is exact: Apache writes one below 973, nginx always.
     """
     match = _SIZE.fullmatch(listed.strip())
     if not match:
@@ -131,7 +129,7 @@ def size_range(listed: str) -> range | None:
         first, last = max(-((256 - 512 * tenths) // 5), 973), min((512 * tenths + 255) // 5, 9 * KIB + 972)
     else:
         first, last = max(KIB * whole - 512, 9 * KIB + 973), min(KIB * whole + 511, 973 * KIB - 1)
-    scale = KIB ** _UNITS.index(unit)
+    scale = KIB ** "KMGTPE".index(unit)
     return range(first * scale, (last + 1) * scale) if first <= last else None
 
 
@@ -161,7 +159,7 @@ class _Place:
         split = urlsplit(url)
         self._host = _host(split.netloc)
         self._path = split.path.rpartition("/")[0] + "/"
-        self._parts = _parts(self._path)[:-1]
+        self._parts = _parts(self._path)
 
     def child(self, href: str) -> tuple[str, bool] | None:
         """Give the name that `href` has here and whether it is a directory; None if it is no direct child."""
@@ -170,23 +168,19 @@ class _Place:
         # not urljoin, which takes the end off `a%20b;`
         reference = _REFERENCE.fullmatch(href.strip(" \t\r\n\f"))
         # U+FFFD was a NUL in the page: that of a name comes escaped, or as three characters of Latin-1
-        if not reference or any(mark in href for mark in "?#\ufffd"):
+        if not reference or {*href} & {"?", "#", "\ufffd"}:
             return None
         scheme, host, path = reference.groups()
-        if host is None:
-            if scheme is not None:
-                return None
-            path = path if path.startswith("/") else self._path + path
-        elif _host(host) != self._host or (scheme or "http").lower() not in {"http", "https"}:
+        is_elsewhere = _host(host) != self._host if host is not None else scheme is not None
+        if is_elsewhere or (scheme or "http").lower() not in {"http", "https"}:
             return None
-        *home, name = _parts(path.removesuffix("/"))
-        if home != self._parts or not _is_name(name):
+        if host is None and not path.startswith("/"):
+            path = self._path + path
+        *home, name = _parts(path) or [b""]
+        is_deeper = home != self._parts or b"/" in name
+        if is_deeper or name in {b"", b".", b".."} or b"\0" in name or len(name) > LONGEST_NAME_BYTES:
             return None
-        return name.decode("utf-8", errors="surrogateescape"), path.endswith("/")
-
-
-def _is_name(part: bytes) -> bool:
-    return part not in {b"", b".", b".."} and len(part) <= LONGEST_NAME_BYTES and not {0, ord("/")} & {*part}
+        return name.decode("utf-8", errors="surrogateescape"), path.endswith(("/", "/."))
 
 
 def _host(netloc: str) -> str:
@@ -194,19 +188,11 @@ def _host(netloc: str) -> str:
 
 
 def _parts(path: str) -> list[bytes]:
-    """Give the parts of an absolute path, each decoded once; all dots but the last part's are resolved."""
-    try:
-        raw = path.encode("latin-1")
-    except UnicodeEncodeError:  # the page spelt a character as an entity
-        raw = path.encode("utf-8", errors="surrogatepass")
-    _, *parts = [unquote_to_bytes(part) for part in raw.split(b"/")]
-    kept: list[bytes] = []
-    for part in parts[:-1]:
-        if part == b"..":
-            del kept[-1:]
-        elif part != b".":
-            kept.append(part)
-    return kept + parts[-1:]
+    """Give the parts of an absolute path, dots resolved, then each decoded once."""
+    path = normpath(path)
+    # beyond Latin-1 is only what the page spelt as an entity
+    raw = path.encode("latin-1" if max(path) < "\u0100" else "utf-8")
+    return [unquote_to_bytes(part) for part in raw.split(b"/") if part]
 
 
 def _checked(pieces: Iterable[bytes], page: "_Page") -> Iterator[bytes]:
@@ -223,22 +209,10 @@ def _checked(pieces: Iterable[bytes], page: "_Page") -> Iterator[bytes]:
             tail = (tail + part)[-TAIL_BYTES:]
             if size > MOST_BYTES or len(page.rows) > MOST_ROWS:
                 raise NotAListing(f"too large for an index page: {size} bytes, {len(page.rows)} rows")
-            if page.nested > MOST_NESTED or page.longest_href > LONGEST_HREF:
-                raise NotAListing("not an index page: its links are too long, or its elements too deep")
-            if silence > LONGEST_SILENCE_BYTES or (size > LONGEST_SILENCE_BYTES and not page.is_index):
+            if page.nested > MOST_NESTED or max(silence, 0 if page.is_index else size) > LONGEST_SILENCE_BYTES:
                 raise NotAListing(f"not an index page, by its first {size} bytes")
     # an open tag or comment swallows the mark, so that a cut there is seen as well
     yield f"<{_MARK}>".encode() if _PAGE_END.search(tail) else b""
-
-
-class _Source:
-    """The face of a file, for lxml."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-
-    def read(self, _most: int = -1) -> bytes:
-        return next(self._parts, b"")
 
 
 class _Page:
@@ -250,7 +224,6 @@ class _Page:
         self.is_whole = False
         self.opened = 0  # elements, ever
         self.nested = 0  # elements, now
-        self.longest_href = 0
         self._containers_open = 0
         self._containers_closed = 0
         self._place = place
@@ -267,12 +240,13 @@ class _Page:
         elif tag == "a":
             self._finish_row()
             href = attributes.get("href", "")
-            self.longest_href = max(self.longest_href, len(href))
+            if len(href) > LONGEST_HREF:
+                raise NotAListing(f"not an index page: a link of {len(href)} characters")
             if self._containers_open:  # else it is a link of the text above or below
                 self._child = self._place.child(href)
         elif tag in _CONTAINERS:
             self._containers_open += 1
-        elif tag in _HEADINGS:
+        elif tag in {"title", "h1"}:
             self._heading = ""
         elif tag == _MARK:
             self.is_whole = self._containers_closed > 0 and self._containers_open == 0
@@ -289,7 +263,7 @@ class _Page:
             self._finish_row()
             self._containers_open -= 1
             self._containers_closed += 1
-        elif tag in _HEADINGS:
+        elif tag in {"title", "h1"}:
             self.is_index = self.is_index or (self._heading or "").strip().lower().startswith("index of")
             self._heading = None
 
@@ -316,13 +290,8 @@ class _Page:
 
 
 def _columns(cells: list[str]) -> tuple[str, str]:
-    """Give the listed size and date among the texts behind a link: the rest of its own cell, further cells."""
-    columns = cells[1:] or re.split(r"\s{2,}|\n", cells[0].strip())  # preformatted text knows no cells
-    date = ""
-    for column in columns[:2]:
-        text = column.strip()
-        if not date and _DATE.fullmatch(text):
-            date = text
-        elif _SIZE.fullmatch(text):
-            return text, date
-    return "", date
+    """Give the listed size and date out of the texts behind a link, the first of which ends its own cell."""
+    # preformatted text knows no cells
+    texts = [*filter(None, map(str.strip, cells[1:] or re.split(r"\s{2,}|\n", cells[0].strip()))), ""]
+    date = texts.pop(0) if _DATE.fullmatch(texts[0]) else ""
+    return texts[0] if _SIZE.fullmatch(texts[0]) else "", date

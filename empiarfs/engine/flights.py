@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Flight:
     """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
 
-    __slots__ = ("_done", "_error", "_data")
+    __slots__ = ("_data", "_done", "_error")
 
     def __init__(self) -> None:
         self._done = threading.Event()

@@ -23,9 +23,7 @@ class Reader:
         longest_run: the most bytes of one request.
     """
 
-    def __init__(
-        self, origin: Origin, ahead: Origin, cache: Cache, *, block_bytes: int, longest_run: int
-    ) -> None:
+    def __init__(self, origin: Origin, ahead: Origin, cache: Cache, *, block_bytes: int, longest_run: int) -> None:
         self._origin = origin
         self._ahead = ahead
         self._cache = cache

@@ -21,7 +21,7 @@ _READY = b"ready"
 LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to be done with us
 
 
-class Failed(Exception):  # noqa: N818 - it is what the user reads
+class Failed(Exception):
     """The daemon could not mount; the text is what it said."""
 
 
@@ -67,7 +67,7 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
 
         start(ready)
         status = 0
-    except BaseException as error:  # noqa: BLE001 - the last frame of this process
+    except BaseException as error:
         log.debug("the daemon ends", exc_info=error)
         with suppress(OSError):
             os.write(2, f"\n{error}\n".encode(errors="replace"))
@@ -118,9 +118,7 @@ def serve(
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # by all threads made from here on, libfuse's too
-    threading.Thread(
-        target=_end_on_signal, args=(mountpoint, opened), name="signals", daemon=True
-    ).start()
+    threading.Thread(target=_end_on_signal, args=(mountpoint, opened), name="signals", daemon=True).start()
     faulthandler.enable()
     from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
@@ -133,7 +131,7 @@ def serve(
 
 
 def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
-    os.stat(mountpoint)
+    Path(mountpoint).stat()
     ready()
 
 
@@ -146,7 +144,7 @@ def _end_on_signal(mountpoint: str, opened: Sequence[Archive]) -> None:
         if points.is_ours(Path(mountpoint)):
             points.detach(mountpoint)
     except (points.CannotMount, OSError) as error:
-        log.error("%s", error)
+        log.warning("%s", error)
     for archive in opened:
         archive.close()
     if not opened:

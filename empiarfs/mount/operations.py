@@ -195,7 +195,7 @@ class _errors:  # noqa: N801 - reads like a verb where it is used
             case ArchiveError():
                 log.warning("%s %s", self._verb, error)
             case _:
-                log.exception("%s %s", self._verb, self._path)
+                log.error("%s %s", self._verb, self._path, exc_info=error)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
 
@@ -208,9 +208,7 @@ class _Fuse(binding.FUSE):  # type: ignore[misc]
 
     operations: Operations
 
-    def readdir_fuse_3(
-        self, _path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int
-    ) -> int:
+    def readdir_fuse_3(self, _path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
         return self._list(offset, info, lambda *entry: filler(buffer, *entry), plus=bool(flags & READDIR_PLUS))
 
     def readdir_fuse_2(self, _path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
@@ -254,8 +252,11 @@ def serve(
     """Mount, and answer the kernel until it is unmounted.
 
     Args:
-        archive, owner, mounted, ready: see `Operations`.
+        archive: see `Operations`.
         mountpoint: an empty directory.
+        owner: see `Operations`.
+        mounted: see `Operations`.
+        ready: see `Operations`.
         options: further options for libfuse, `"name"` or `"name=value"`.
 
     Raises:
@@ -290,4 +291,3 @@ def serve(
 def binding_major() -> int:
     """Give the major version of the libfuse that was loaded."""
     return 2 if ON_FUSEPY else int(binding.fuse_version_major)
-

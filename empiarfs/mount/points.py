@@ -14,7 +14,7 @@ _TABLE = Path("/proc/self/mounts")
 _DEVICE = Path("/dev/fuse")
 
 
-class CannotMount(Exception):  # noqa: N818 - it is what the user reads
+class CannotMount(Exception):
     """Why a mount cannot be made or taken down; the text says what to do."""
 
 
@@ -66,7 +66,7 @@ def prepared(point: Path) -> str:
     path = absolute(point)
     if is_ours(point):
         try:
-            os.stat(path)
+            Path(path).stat()
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise CannotMount(f"{path}: {error.strerror}") from error
@@ -120,7 +120,7 @@ def taken_down(point: Path, *, lazy: bool) -> None:
     if not is_ours(point):
         raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
     try:
-        os.stat(path)
+        Path(path).stat()
     except OSError:  # dead: nobody can be using it
         lazy = True
     if lazy:

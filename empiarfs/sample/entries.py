@@ -75,8 +75,7 @@ def _particle_tables(data: Path, particles: list[pictures.Particle], micrographs
     defocus = {name: 12000.0 + 1000 * number for number, name in enumerate(dict.fromkeys(micrographs))}
     depths = np.array([defocus[name] for name in micrographs])  # Angstrom, one for each micrograph
     optics = pd.DataFrame(
-        _OPTICS
-        | {"rlnImagePixelSize": [PIXEL], "rlnImageSize": [pictures.BOX], "rlnImageDimensionality": [2]}
+        _OPTICS | {"rlnImagePixelSize": [PIXEL], "rlnImageSize": [pictures.BOX], "rlnImageDimensionality": [2]}
     )
     table = {
         **_coordinates(particles),

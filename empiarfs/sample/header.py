@@ -55,9 +55,7 @@ class ImageSet:
     particles_directory: str = ""
 
 
-def xml(
-    number: int, *, title: str, experiment: str, size_bytes: int, image_sets: tuple[ImageSet, ...]
-) -> bytes:
+def xml(number: int, *, title: str, experiment: str, size_bytes: int, image_sets: tuple[ImageSet, ...]) -> bytes:
     """Give the header of entry `number` as UTF-8."""
     entry = ET.Element(
         "entry",

@@ -248,9 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
             sent = self.connection.sendfile(file, offset=span.start, count=span.size)
             self.close_connection |= sent < span.size  # the file shrank: only a hang-up tells the client
 
-    def _say(
-        self, code: HTTPStatus, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> None:
+    def _say(self, code: HTTPStatus, body: bytes | None = None, headers: dict[str, str] | None = None) -> None:
         """Answer with a short `body` that is at hand; without one, with a page that names the status."""
         if body is None:
             title = f"{code.value} {code.phrase}"

@@ -52,7 +52,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         self._write(path, iter((value,)), "xb")  # diskcache's own way writes a block line by line
         return len(value), MODE_BINARY, name, None
 
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: FBT001
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: ARG002, FBT001
         if mode != MODE_BINARY or filename is None or read:
             raise ValueError("a value that this program did not write")
         root = Path(self._directory)
