@@ -1,0 +1,177 @@
+# shellcheck shell=bash
+# What scripts/demo, test and check share: apt packages, a Python, a virtual environment, steps that speak one line.
+# Sourced, never run. Nothing here asks anything; apt's and pip's own configuration is left as it is.
+
+checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=${EMPIARFS_VENV:-$checkout/.venv}
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # Debian leaves these out for ordinary users; apache2 is there
+missing=()                                          # apt packages to install
+tell_failure=true
+lists_are_new=false
+
+say() { printf '%s\n' "$@"; } # a line each
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# step LABEL COMMAND...: run it silently; say how long it took, or show what it printed and end.
+step() {
+  local label=$1 log status=0 began=$SECONDS
+  shift
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if ((status == 0)); then
+    rm -f -- "$log"
+    say "$label: done, $((SECONDS - began)) s"
+    return
+  fi
+  if $tell_failure; then
+    cat -- "$log" >&2
+    rm -f -- "$log"
+    die "$label: failed with status $status after $((SECONDS - began)) s; its output stands above"
+  fi
+  rm -f -- "$log"
+  return "$status"
+}
+
+# want PACKAGE PROBE...: the package is to be installed unless the probe succeeds.
+want() {
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+has_library() { [[ $(ldconfig -p) == *"$1"* ]]; }
+
+has_fuse() { command -v fusermount3 && has_library libfuse3.so.; }
+
+# as_root COMMAND...: through sudo where we are not root; the proxies that apt may need come along.
+as_root() {
+  local settings=(DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a) name
+  for name in http_proxy https_proxy no_proxy; do
+    [[ -z ${!name:-} ]] || settings+=("$name=${!name}")
+  done
+  if ((EUID == 0)); then
+    env "${settings[@]}" "$@"
+  else
+    sudo env "${settings[@]}" "$@"
+  fi
+}
+
+may_install() {
+  command -v apt-get >/dev/null ||
+    die "this machine has no apt; install with its own package manager, then run again: ${missing[*]:-Python 3.11 or newer}"
+  ((EUID != 0)) || return 0
+  if command -v sudo >/dev/null; then
+    sudo -n true 2>/dev/null && return
+    # a person at a terminal may give sudo the password; everybody else gets the line below
+    [[ -t 0 ]] && sudo -v && return
+  fi
+  die "packages are missing and sudo is not open to you; have an administrator run: apt-get install ${missing[*]:-python3 python3-venv}"
+}
+
+new_lists() {
+  $lists_are_new && return
+  may_install
+  # a broken third-party source fails the update and is no reason to stop: the install will tell
+  tell_failure=false
+  step "apt: package lists" as_root apt-get -o DPkg::Lock::Timeout=300 update ||
+    say "apt: some package lists could not be fetched; going on with what is there"
+  tell_failure=true
+  lists_are_new=true
+}
+
+candidate() {
+  local version
+  version=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p')
+  [[ -n $version && $version != "(none)" ]] && printf '%s\n' "$version"
+}
+
+# install_missing: install what `want` and `choose_python` found wanting, all at once; without services, without extras.
+install_missing() {
+  ((${#missing[@]})) || return 0
+  new_lists
+  local package found=()
+  for package in "${missing[@]}"; do
+    if candidate "$package" >/dev/null; then
+      found+=("$package")
+    elif candidate "${package}t64" >/dev/null; then # libfuse2 since Ubuntu 24.04 and Debian 13
+      found+=("${package}t64")
+    else
+      say "apt: this machine's sources have no package $package; what needs it will FAIL: install $package by hand"
+    fi
+  done
+  missing=()
+  ((${#found[@]})) || return 0
+  step "apt: ${found[*]}" as_root apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${found[@]}"
+}
+
+is_fit() {
+  "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+fit_python() {
+  local name
+  for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.14; do
+    if command -v "$name" >/dev/null && is_fit "$name"; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+# choose_python: add to `missing` what brings a Python >= 3.11 with venv, where the machine has none.
+choose_python() {
+  fit_python >/dev/null && return
+  new_lists
+  local version name
+  version=$(candidate python3 || true)
+  if [[ $version =~ ^3\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 11)); then
+    missing+=(python3 python3-venv)
+    return
+  fi
+  for name in python3.13 python3.12 python3.11 python3.14; do
+    if candidate "$name-venv" >/dev/null; then
+      missing+=("$name" "$name-venv")
+      return
+    fi
+  done
+  die "there is no Python 3.11 or newer here, nor in apt; install one (uv python install 3.13, pyenv, conda, or Ubuntu's deadsnakes archive) and name it: PYTHON=/path/to/python3.13 $0"
+}
+
+# make_venv run|dev: a virtual environment with the package in it, editable; the one that is there if it is up to date.
+make_venv() {
+  local kind=$1 stamp="$venv/.empiarfs-installed" python expected
+  expected=$(
+    sha256sum <"$checkout/pyproject.toml"
+    printf '%s\n%s\n' "$checkout" "$venv"
+  )
+  if [[ -x $venv/bin/python && -f $stamp-$kind && $(<"$stamp-$kind") == "$expected" ]] &&
+    "$venv/bin/python" -c 'import empiarfs' 2>/dev/null; then
+    PATH="$venv/bin:$PATH"
+    return
+  fi
+  python=$(fit_python) || die "there is no Python 3.11 or newer with venv; install python3-venv, or name one: PYTHON=... $0"
+  if ! mkdir -p -- "$venv" 2>/dev/null || [[ ! -w $venv ]]; then
+    die "$venv may not be written by you; name a directory of your own: EMPIARFS_VENV=~/empiarfs-venv $0"
+  fi
+  # one that was moved, or whose Python is gone, is made anew
+  if ! is_fit "$venv/bin/python" || [[ ! -f $stamp-path || $(<"$stamp-path") != "$venv" ]]; then
+    step "virtual environment $venv" "$python" -m venv --clear "$venv"
+    printf '%s\n' "$venv" >"$stamp-path"
+  fi
+  PATH="$venv/bin:$PATH"
+  rm -f -- "$stamp-run" "$stamp-dev"
+  if [[ $kind == dev ]]; then
+    step "pip: itself" python -m pip install --quiet --no-input --upgrade "pip>=25.1" # the first that knows --group
+    step "pip: empiarfs and what its tests need" \
+      python -m pip install --quiet --no-input --group "$checkout/pyproject.toml:dev" --editable "$checkout"
+    printf '%s\n' "$expected" >"$stamp-dev"
+  else
+    step "pip: empiarfs" python -m pip install --quiet --no-input --editable "$checkout"
+  fi
+  printf '%s\n' "$expected" >"$stamp-run"
+}
