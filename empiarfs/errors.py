@@ -63,6 +63,14 @@ class Unavailable(ArchiveError):
     number = errno.EIO
 
 
+class Overloaded(Unavailable):
+    """The server wants to be asked less (429, 503, refused connections), and again after `pause` seconds."""
+
+    def __init__(self, path: str, reason: str = "", pause: float = 0.0) -> None:
+        super().__init__(path, reason)
+        self.pause = pause
+
+
 class Offline(ArchiveError):
     """Not in the cache, and the network is not to be asked."""
 

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
+
+LARGEST = 2**63 - 1  # what SQLite and the kernel can count
 
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
@@ -65,7 +68,10 @@ def byte_count(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size; write it like 512M or 20G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    count = int(Decimal(match[1]) * _UNITS[match[2].upper()])
+    if count > LARGEST:
+        raise ValueError(f"{text!r} is too large")
+    return count
 
 
 def seconds(text: str) -> float:
@@ -86,7 +92,11 @@ def web_address(text: str) -> str:
     Raises:
         ValueError: it is not http or https, or has no host, a query or a fragment.
     """
-    url = urlsplit(text.strip())
+    try:
+        url = urlsplit(text.strip())
+        _ = url.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a web address: {error}") from error
     if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
         raise ValueError(f"{text!r} is not a web address; write it like {BASE_URL}")
     return text.strip().rstrip("/")
@@ -126,6 +136,12 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _cache_folder(text: str) -> Path:
+    if "$" in text:  # diskcache would put a variable of the environment in its place
+        raise ValueError(f"{text!r} has a $ in it; choose a folder without one")
+    return _folder(text)
+
+
 def _block(text: str) -> int:
     size = byte_count(text)
     if not 64 * KIB <= size <= 4 * MIB or size % (4 * KIB):
@@ -135,7 +151,7 @@ def _block(text: str) -> int:
 
 READERS: dict[str, Callable[[str], Any]] = {
     "base_url": web_address,
-    "cache_dir": _folder,
+    "cache_dir": _cache_folder,
     "cache_size": byte_count,
     "memory": _at_least(16 * MIB),
     "connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban

@@ -10,13 +10,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
 from empiarfs.empiar.http import HttpClient, HttpOrigin
+from empiarfs.empiar.lines import IDLE_SECONDS, Lines
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.origins import Gate, Limited, Patience, Retrying, WaitedFor
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.origins import Limited, Patience, Retrying, WaitedFor
+from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block, File, Span
@@ -24,11 +29,14 @@ from empiarfs.ports import BlockStore
 from empiarfs.settings import MIB, Settings
 from empiarfs.storage.disk import DiskStore, secure
 from empiarfs.storage.index import SqliteIndex
+from empiarfs.storage.slots import Slots, runtime_folder
 
 log = logging.getLogger(__name__)
 
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 2 * MIB  # bytes of one request: short enough that many connections share a window
+SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
+TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
 
@@ -91,10 +99,13 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     secure(settings.cache_dir / "v1")
     stopping = threading.Event()
-    client = HttpClient(settings.base_url)
-    gate = Gate(settings.connections, KEPT_FOR_DEMAND)
+    slots = Slots(runtime_folder(), urlsplit(settings.base_url).netloc, settings.connections)
+    lines = Lines(settings.base_url, lambda: slots.take(SLOT_SECONDS))
+    pace = Pace()
+    client = HttpClient(settings.base_url, lines, pace)
+    gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
     patience = Patience(settings.patience, time.monotonic, random.random, stopping)
-    origin = Retrying(Limited(HttpOrigin(client), gate.demand), patience)
+    origin = Retrying(Hedged(HttpOrigin(client), gate, pace), patience)
     cache = Cache(settings.memory, _store(settings, identity))
     reader = Reader(
         origin,
@@ -113,15 +124,22 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         background=_behind,
         only=only,
     )
+    threading.Thread(target=_tidy, args=(lines, slots, stopping), name="tidy", daemon=True).start()
     prefetch = Prefetcher(reader, max(1, settings.connections - KEPT_FOR_DEMAND), settings.block)
 
     def close() -> None:
         stopping.set()
         cache.close(CLOSE_SECONDS)
-        client.close()
+        lines.shed(0.0)
         index.close()
 
     return Archive(tree, reader, prefetch, settings.memory // 4, close)
+
+
+def _tidy(lines: Lines, slots: Slots, stopping: threading.Event) -> None:
+    """Close connections that are idle for long, or that another process waits for."""
+    while not stopping.wait(TIDY_SECONDS):
+        lines.shed(0.0 if slots.wanted() else IDLE_SECONDS)
 
 
 def _behind(task: Callable[[], None]) -> None:

@@ -31,7 +31,9 @@ def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **fl
     if flags["fake"]:
         return
     entries = [] if source in _ALL else source.split(",")
-    words = [word for options in extra for word in ("-o", options)]
+    given = ",".join(extra).split(",")
+    # mount(8) says rw wherever a line does not say ro, and nobody has asked for it
+    words = ["-o", ",".join(option for option in given if option not in {"", "rw"})]
     verbose = ["--verbose"] if flags["verbose"] else []
     main(["mount", *words, *verbose, "--", mountpoint, *entries], prog_name="empiarfs")
 

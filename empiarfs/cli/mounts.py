@@ -1,10 +1,13 @@
 """`empiarfs mount` and `empiarfs umount`."""
 
 import dataclasses
+import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import platformdirs
@@ -12,7 +15,14 @@ import platformdirs
 from empiarfs.archive import entry_of
 from empiarfs.cli import options
 from empiarfs.mount import daemon, points
-from empiarfs.settings import READERS, BadSetting, Settings
+from empiarfs.settings import READERS, BadSetting
+
+if TYPE_CHECKING:
+    from empiarfs.archive import Archive
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 5.0  # how long the shell waits for the server to know the entries it named
 
 # what mount(8), fstab and systemd hand on, and what a read-only mount has anyway
 _IDLE = {
@@ -47,12 +57,17 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
         raise click.ClickException(str(error)) from error
     if chosen.allow_other:
         for_libfuse.append("allow_other")
-    _check_entries(chosen, only, sample=flags["sample"])
 
     def start(ready: Callable[[], None]) -> None:
         opened, close = options.opener(chosen, sample=flags["sample"])
+
+        def checked() -> "Archive":
+            archive = opened(only)
+            _check(archive, only)
+            return archive
+
         try:
-            daemon.serve(lambda: opened(only), path, ready=ready, options=for_libfuse)
+            daemon.serve(checked, path, ready=ready, options=for_libfuse)
         finally:
             close()
 
@@ -87,23 +102,33 @@ def _entry_number(text: str) -> str:
     return number
 
 
-def _check_entries(chosen: Settings, only: tuple[str, ...], *, sample: bool) -> None:
-    """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount."""
-    if not only:
-        return
-    from empiarfs.errors import NotFound, Unavailable  # noqa: PLC0415 - see `options.opener`
+def _check(archive: "Archive", only: tuple[str, ...]) -> None:
+    """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount.
 
-    try:
-        with options.archive(dataclasses.replace(chosen, patience=5.0), sample=sample) as archive:
-            for entry in only:
-                archive.stat(entry)
-    except NotFound as error:
-        where = "in the sample archive" if sample else f"at {chosen.base_url}"
-        raise click.ClickException(
-            f"there is no entry {error.path} {where}; empiarfs ls shows the entries there are"
-        ) from error
-    except Unavailable as error:
-        click.echo(f"empiarfs: warning: {error}; mounting all the same", err=True)
+    Raises:
+        daemon.Failed: an entry is not there.
+    """
+    missing: list[str] = []
+
+    def ask(entry: str) -> None:
+        try:
+            archive.stat(entry)
+        except FileNotFoundError:
+            missing.append(entry)
+        except OSError as error:
+            log.warning("%s", error)
+
+    asking = [threading.Thread(target=ask, args=(entry,), daemon=True) for entry in only]
+    for one in asking:
+        one.start()
+    deadline = time.monotonic() + CHECK_SECONDS
+    for one in asking:
+        one.join(max(0.0, deadline - time.monotonic()))
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise daemon.Failed(f"there is no entry {names} here; empiarfs ls shows those there are")
+    if any(one.is_alive() for one in asking):
+        click.echo("empiarfs: warning: the server does not answer; mounted all the same", err=True)
 
 
 def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list[str]]:
@@ -120,7 +145,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
                 merged[setting] = value if equals else "yes"
         elif setting == "sample":
             merged["sample"] = True
-        elif name not in _IDLE and not name.startswith(("x-", "comment=")):
+        elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
             rest.append(option)
     return merged, rest
 

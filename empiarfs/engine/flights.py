@@ -6,7 +6,7 @@ no ring of waiting can form.
 
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from empiarfs.errors import ArchiveError
@@ -96,24 +96,30 @@ class Together:
 
     def call(self, key: Hashable, ask: Callable[[], T]) -> T:
         """Give what `ask` gives, or what another thread's call for the same `key` is about to give."""
-        with self._lock:
-            future: Future[T] | None = self._under_way.get(key)
-            mine = future is None
-            if future is None:
-                future = self._under_way[key] = Future()
-        if not mine:
+        while True:
+            with self._lock:
+                future: Future[T] | None = self._under_way.get(key)
+                if future is None:
+                    mine: Future[T] = Future()
+                    self._under_way[key] = mine
+                    break
             try:
                 return future.result()
             except ArchiveError as error:
                 raise again(error) from error.__cause__
+            except CancelledError:  # the thread that asked was ended; ask ourselves
+                continue
         try:
             result = ask()
         except BaseException as error:
             self._leave(key)
-            future.set_exception(error)
+            if isinstance(error, ArchiveError):
+                mine.set_exception(error)
+            else:
+                mine.cancel()
             raise
         self._leave(key)
-        future.set_result(result)
+        mine.set_result(result)
         return result
 
     def _leave(self, key: Hashable) -> None:

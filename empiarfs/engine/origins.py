@@ -3,76 +3,22 @@
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import TypeVar
 
-from empiarfs.errors import Closed, Unavailable
+from empiarfs.engine.hedge import begun
+from empiarfs.errors import Closed, Overloaded, Unavailable
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE = 0.5  # seconds before the second try
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.1  # seconds before the second try
 LONGEST_PAUSE = 20.0
 NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
-
-
-class Gate:
-    """The connections that may be open at once; a reader who waits goes before any prefetch.
-
-    Args:
-        most: how many at once.
-        kept: how many of them are never lent to prefetch.
-    """
-
-    def __init__(self, most: int, kept: int) -> None:
-        self._most = most
-        self._most_ahead = max(1, most - kept)
-        self._changed = threading.Condition()
-        self._demand = self._ahead = self._demand_waiting = 0
-        self.highest = 0
-
-    def __repr__(self) -> str:
-        return f"<Gate demand={self._demand} ahead={self._ahead} highest={self.highest} of {self._most}>"
-
-    @contextmanager
-    def demand(self) -> Iterator[None]:
-        """Hold a connection for someone who waits."""
-        with self._changed:
-            self._demand_waiting += 1
-            self._changed.wait_for(lambda: self._demand + self._ahead < self._most)
-            self._demand_waiting -= 1
-            self._demand += 1
-            self.highest = max(self.highest, self._demand + self._ahead)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._demand -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def ahead(self) -> Iterator[None]:
-        """Hold a connection for something nobody waits for yet."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._ahead < self._most_ahead
-                    and self._demand + self._ahead < self._most
-                    and not self._demand_waiting
-                )
-            )
-            self._ahead += 1
-            self.highest = max(self.highest, self._demand + self._ahead)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._ahead -= 1
-                self._changed.notify_all()
 
 
 Enter = Callable[[], AbstractContextManager[None]]
@@ -125,7 +71,7 @@ class Patience:
             Unavailable: the last one, when patience is at its end.
             Closed: the archive closes.
         """
-        begun = self._clock()
+        since = self._clock()
         pause = FIRST_PAUSE
         for tries in itertools.count(1):
             if self._stopping.is_set():
@@ -133,12 +79,13 @@ class Patience:
             try:
                 return ask()
             except Unavailable as error:
-                left = begun + self._seconds - self._clock()
+                left = since + self._seconds - self._clock()
                 if left <= 0:
                     raise
                 if tries == NEWS:
                     log.warning("%s; asking again for up to %.0f s", error, left)
-                if self._stopping.wait(min(left, pause * (0.5 + self._chance()))):
+                asked_for = error.pause if isinstance(error, Overloaded) else 0.0
+                if self._stopping.wait(min(left, max(asked_for, pause * (0.5 + self._chance())))):
                     raise Closed(path, "the archive was closed") from error
                 pause = min(2 * pause, LONGEST_PAUSE)
         raise Closed(path, "the archive was closed")
@@ -160,7 +107,10 @@ class Retrying:
         start = span.start
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._patience.asked(file.path, lambda left=left: self._begun(file, left))  # type: ignore[misc]
+            first, pieces = self._patience.asked(
+                file.path,
+                lambda left=left: begun(self._origin.fetch(file, left)),  # type: ignore[misc]
+            )
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -170,10 +120,6 @@ class Retrying:
                         yield piece
                 except Unavailable as error:
                     log.debug("%s; going on at byte %d", error, start)
-
-    def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
-        pieces = cast("Generator[bytes]", self._origin.fetch(file, span))
-        return next(pieces), pieces
 
 
 class WaitedFor:

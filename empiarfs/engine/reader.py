@@ -106,15 +106,13 @@ class Reader:
             for piece in stream:
                 self.bytes_fetched += len(piece)
                 rest = piece
-                while held + len(rest) >= wanted:
+                while wanted > 0 and held + len(rest) >= wanted:
                     cut = wanted - held
                     yield number, b"".join((*pieces, rest[:cut]))
                     rest = rest[cut:]
                     pieces, held = [], 0
                     number += 1
                     wanted = min(self._block_bytes, span.stop - number * self._block_bytes)
-                    if wanted <= 0:
-                        break
                 if rest:
                     pieces.append(rest)
                     held += len(rest)

@@ -94,14 +94,14 @@ class Tree:
     def _check_entry(self, path: str) -> None:
         """Raise NotFound for what no archive holds, without asking: all that stands at the root is numbers."""
         entry = path.partition("/")[0]
-        if not (entry.isascii() and entry.isdigit()) or (self._only and entry not in self._only):
+        if not _is_number(entry) or (self._only and entry not in self._only):
             raise NotFound(path, "no such entry here")
 
     def _roots(self) -> list[Entry]:
         if self._only:
             return [Directory(entry) for entry in self._only]
         listed = self._known("").entries.values()
-        return [entry for entry in list(listed) if isinstance(entry, Directory) and entry.path.isdigit()]
+        return [entry for entry in list(listed) if isinstance(entry, Directory) and _is_number(entry.path)]
 
     def _listed(self, path: str) -> Entry | None:
         """Give what the listing of the parent says of `path`; None where it does not know."""
@@ -183,3 +183,7 @@ class Tree:
         known = self._recent.get(parent_of(path))
         if known is not None:
             known.entries.pop(name_of(path), None)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()

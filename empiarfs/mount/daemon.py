@@ -43,6 +43,9 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
     with os.fdopen(read_end, "rb") as pipe:
         said = pipe.read()
     if said.endswith(_READY):
+        lines = said.removesuffix(_READY).decode(errors="replace").splitlines()
+        ours = [line for line in lines if line.startswith("empiarfs:")]  # libfuse has words of its own
+        sys.stderr.write("".join(f"{line}\n" for line in ours))
         return
     os.waitpid(child, 0)
     raise Failed(_last_words(said))
@@ -94,7 +97,7 @@ def _last_words(said: bytes) -> str:
 
 
 def serve(
-    archive: Callable[[], Archive],
+    opened: Callable[[], Archive],
     mountpoint: str,
     *,
     ready: Callable[[], None],
@@ -103,7 +106,7 @@ def serve(
     """Mount, answer the kernel, and return when the mount is gone: by umount, or by a signal.
 
     Args:
-        archive: opens the archive; called in this process once the kernel asks.
+        opened: opens what is mounted; called in this process, since threads do not survive a fork.
         mountpoint: an empty directory.
         ready: called when the mount answers.
         options: further options for libfuse.
@@ -111,14 +114,13 @@ def serve(
     Raises:
         RuntimeError, OSError: it could not mount.
     """
-    opened: list[Archive] = []
 
-    def begun(archive: Archive) -> None:
-        opened.append(archive)
+    def begun() -> None:
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # by all threads made from here on, libfuse's too
-    threading.Thread(target=_end_on_signal, args=(mountpoint, opened), name="signals", daemon=True).start()
+    archive = opened()
+    threading.Thread(target=_end_on_signal, args=(mountpoint, archive), name="signals", daemon=True).start()
     faulthandler.enable()
     from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
@@ -126,8 +128,7 @@ def serve(
     try:
         operations.serve(archive, mountpoint, owner, int(time.time()), begun, options)
     finally:
-        for one in opened:
-            one.close()
+        archive.close()
 
 
 def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
@@ -135,7 +136,7 @@ def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     ready()
 
 
-def _end_on_signal(mountpoint: str, opened: Sequence[Archive]) -> None:
+def _end_on_signal(mountpoint: str, archive: Archive) -> None:
     """Wait for a signal; then let every reader go, unmount, and be gone in bounded time whatever hangs."""
     received = signal.sigwait(_STOP)
     log.info("signal %d: unmounting %s", received, mountpoint)
@@ -145,10 +146,7 @@ def _end_on_signal(mountpoint: str, opened: Sequence[Archive]) -> None:
             points.detach(mountpoint)
     except (points.CannotMount, OSError) as error:
         log.warning("%s", error)
-    for archive in opened:
-        archive.close()
-    if not opened:
-        os._exit(1)
+    archive.close()
 
 
 def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:

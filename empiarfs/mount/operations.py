@@ -57,7 +57,7 @@ class Operations:
     answers itself, once, and the kernel asks no more. Writing never comes here: the mount is read-only.
 
     Args:
-        archive: opens the archive; called when the daemon is the process that stays.
+        archive: what is mounted.
         owner: whose the files are.
         mounted: the time of the mount, in seconds since 1970.
         ready: called when the kernel has been answered for the first time.
@@ -67,16 +67,15 @@ class Operations:
 
     def __init__(
         self,
-        archive: Callable[[], Archive],
+        archive: Archive,
         owner: view.Owner,
         mounted: int,
-        ready: Callable[[Archive], None],
+        ready: Callable[[], None],
     ) -> None:
-        self._open_archive = archive
+        self._archive = archive
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
-        self._archive: Archive
         self._handles: dict[int, OpenFile | list[Entry]] = {}
         self._numbers = itertools.count(1)
 
@@ -88,15 +87,11 @@ class Operations:
         if config is not None:
             config.use_ino = 1
             config.nullpath_ok = 0
-        self._begin()
+        self._ready()
 
     def init(self, _path: str) -> None:
         """Begin, under fusepy."""
-        self._begin()
-
-    def _begin(self) -> None:
-        self._archive = self._open_archive()
-        self._ready(self._archive)
+        self._ready()
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
         """Answer `stat`."""
@@ -242,11 +237,11 @@ if ON_FUSEPY:
 
 
 def serve(
-    archive: Callable[[], Archive],
+    archive: Archive,
     mountpoint: str,
     owner: view.Owner,
     mounted: int,
-    ready: Callable[[Archive], None],
+    ready: Callable[[], None],
     options: Sequence[str],
 ) -> None:
     """Mount, and answer the kernel until it is unmounted.

@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 VERSION = 1  # raise it when any byte below changes: a newer program then builds its own, beside the old one
-MODIFIED = 1715947200  # 2024-05-17 12:00 UTC; the n-th path of an entry is n seconds younger
+# 2024-05-17 12:00 UTC and a day for each version, since caches know a file's version by its size and date;
+# the n-th path of an entry is n seconds younger
+MODIFIED = 1715947200 + 86400 * (VERSION - 1)
 WORLD = "world_availability"
 
 

@@ -114,7 +114,8 @@ def _movies(data: Path) -> None:
     reference = pictures.gain(MOVIE_SIDE, seed=300)
     formats.mrc(data / "gain.mrc", reference, PIXEL)
     (data / "gain_note.txt").write_text(
-        "Multiply each raw frame by gain.mrc; no flip, no rotation. The movies are counts without gain.\n"
+        "The movies are counts without gain: multiply each frame by gain.mrc, row by row as in the files.\n"
+        "RELION reads TIFF upside down and MRC not: there it takes --gain_flip 1.\n"
     )
     (data / "Movies").mkdir()
     for number in (1, 2):

@@ -8,6 +8,7 @@ was cut, swapped or flipped is a block that is not here. Nothing is ever unpickl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import struct
@@ -15,7 +16,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import diskcache
 from diskcache.core import MODE_BINARY
@@ -31,7 +32,14 @@ _MAGIC = b"EFB1"
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
-TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError)
+TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError)
+
+
+_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")  # as diskcache names them
+
+
+def _is_ours(filename: object) -> TypeGuard[str]:
+    return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
 
 
 class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
@@ -53,13 +61,13 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         return len(value), MODE_BINARY, name, None
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: ARG002, FBT001
-        if mode != MODE_BINARY or filename is None or read:
+        if mode != MODE_BINARY or read or not _is_ours(filename):
             raise ValueError("a value that this program did not write")
-        root = Path(self._directory)
-        file = root / filename
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise ValueError("a value outside the cache")
-        return file.read_bytes()
+        return (Path(self._directory) / filename).read_bytes()
+
+    def remove(self, file_path: str) -> None:
+        if _is_ours(file_path):  # else it is a row that someone else wrote, and a file that is not ours
+            super().remove(file_path)
 
 
 class _ByThread:
@@ -103,19 +111,7 @@ class DiskStore:
         self._folder = folder
         self._most = most
         self._prefix = f"{archive} {block_bytes}"
-        self._cache = diskcache.Cache(
-            os.fspath(folder),
-            disk=_OnlyBytes,
-            size_limit=most,
-            eviction_policy="least-recently-used",
-            cull_limit=10,
-            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
-            sqlite_mmap_size=0,
-            timeout=10,
-            tag_index=False,
-            statistics=0,
-        )
-        self._cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
+        self._cache = self._opened()
         self._looked = float("-inf")
         self._lock = threading.Lock()
         self._full = False
@@ -124,6 +120,32 @@ class DiskStore:
 
     def __repr__(self) -> str:
         return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
+
+    def _opened(self) -> diskcache.Cache:
+        """Open the database; one that is broken is begun anew."""
+        try:
+            cache = self._database()
+        except sqlite3.DatabaseError as error:
+            log.warning("%s: %s; the cache begins anew", self._folder, error)
+            for file in self._folder.glob("cache.db*"):
+                file.unlink()
+            cache = self._database()
+        cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
+        return cache
+
+    def _database(self) -> diskcache.Cache:
+        return diskcache.Cache(
+            os.fspath(self._folder),
+            disk=_OnlyBytes,
+            size_limit=self._most,
+            eviction_policy="least-recently-used",
+            cull_limit=10,
+            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
+            sqlite_mmap_size=0,
+            timeout=10,
+            tag_index=False,
+            statistics=0,
+        )
 
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
@@ -64,6 +64,7 @@ class SqliteIndex:
     def __init__(self, file: Path) -> None:
         self._lock = threading.Lock()
         self._troubled = False
+        self._database: sqlite3.Connection | None
         try:
             self._database = _opened(file)
         except (OSError, sqlite3.Error) as error:
@@ -73,7 +74,9 @@ class SqliteIndex:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._database.close()
+            database, self._database = self._database, None
+        if database is not None:
+            database.close()
 
     def directory(self, path: str) -> Known | None:
         """See `Index.directory`."""
@@ -182,13 +185,16 @@ class SqliteIndex:
     def _used(self) -> Iterator[sqlite3.Connection]:
         """Give the database for one transaction; its trouble is told once, and then it knows nothing."""
         with self._lock:
+            database = self._database or _opened(None)  # closed: someone in the background came late
             try:
-                with self._database:
-                    yield self._database
-            except (OSError, sqlite3.Error) as error:
+                yield database
+                database.commit()
+            except (OSError, sqlite3.Error, OverflowError) as error:
                 if not self._troubled:
                     log.warning("the index cannot be used: %s", error)
                 self._troubled = True
+                with suppress(sqlite3.Error):
+                    database.rollback()
 
 
 def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
@@ -213,35 +219,55 @@ def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]
 
 def _opened(file: Path | None) -> sqlite3.Connection:
     """Open the database; one that is broken or of another version is set aside."""
-    database = _connected(file)
     try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == VERSION:
+        return _with_tables(_connected(file))
+    except sqlite3.OperationalError:  # locked, full, not to be written: it may be whole
+        raise
+    except sqlite3.DatabaseError as error:
+        if file is None:
+            raise
+        log.warning("%s: %s; it is set aside, and listings begin anew", file, error)
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    file.replace(file.with_name(file.name + ".broken"))
+    return _with_tables(_connected(file))
+
+
+def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
+    """See that the tables are there, made if the database is new.
+
+    Raises:
+        sqlite3.DatabaseError: they are another program's, or another version's.
+    """
+    try:
+        with database:
+            database.execute("BEGIN IMMEDIATE")  # another process may be making them now
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if not version and not tables:
+                for statement in _TABLES:
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+            _check_version(version if version or tables else VERSION)
             database.execute("SELECT count(*) FROM directories").fetchone()
-            return database
-        fresh = version == 0 and not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.DatabaseError:
-        fresh = False
-    if not fresh and file is not None:
+    except BaseException:
         database.close()
-        log.warning("%s is broken or of another version; it is set aside and listings start anew", file)
-        for suffix in ("-wal", "-shm"):
-            file.with_name(file.name + suffix).unlink(missing_ok=True)
-        file.replace(file.with_name(file.name + ".broken"))
-        database = _connected(file)
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:  # another process may have been first
-            for statement in _TABLES:
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version = {VERSION}")
+        raise
     return database
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise sqlite3.DatabaseError(f"version {version} of the tables, and this program writes {VERSION}")
 
 
 def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=10.0, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
+    except BaseException:
+        database.close()
+        raise
     return database

@@ -1,0 +1,243 @@
+"""Connections to one server, and replies over them; the only module that knows requests.
+
+A line is lent to one thread at a time, the one used last first. Each holds a slot of the machine's budget from its
+first request until it is closed.
+"""
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import requests
+import requests.adapters
+import requests.utils
+import urllib3
+
+PIECE = 256 * 1024  # the most bytes handed on at once
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
+SHORT_REST = 16 * 1024  # bytes; reading the text of a 404 is cheaper than a new connection
+SLOWEST = 1024  # bytes a second; slower than this for as long as silence is borne counts as silence
+# what the libraries below raise for a line that was lost, silent, or never there
+_TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_SIGNS = (
+    ("ConnectTimeout", "the server does not answer"),
+    ("Timeout", "the server went silent"),
+    ("timed out", "the server went silent"),
+    ("NameResolution", "the server's name cannot be found; is there a network?"),
+    ("Connection refused", "the server refuses connections"),
+    ("CERTIFICATE", "the server's certificate cannot be verified"),
+    ("ProxyError", "the proxy does not answer"),
+    ("reset", "the line was lost"),
+    ("IncompleteRead", "the line was lost"),
+)
+
+
+class Lost(Exception):
+    """The line was lost, silent, refused, or never there; the text says which in a few words."""
+
+
+class Reply:
+    """The reply to one request: its head now, its body in pieces."""
+
+    def __init__(self, response: requests.Response, silence: float) -> None:
+        self._response = response
+        self._silence = silence
+        self.status = response.status_code
+        self.reason = response.reason or ""
+        self.headers: Mapping[str, str] = response.headers
+
+    def pieces(self) -> Iterator[bytes]:
+        """Give the body as it arrives, nothing decoded.
+
+        Raises:
+            Lost: the line broke, fell silent, or became a drip.
+        """
+        since, fresh = time.monotonic(), 0
+        try:
+            while piece := self._response.raw.read1(PIECE, decode_content=False):
+                yield piece
+                fresh += len(piece)
+                now = time.monotonic()
+                if now - since > self._silence:
+                    if fresh < SLOWEST * (now - since):
+                        raise Lost("the server only drips")
+                    since, fresh = now, 0
+        except _TROUBLE as error:
+            raise Lost(_why(error)) from error
+
+    def close(self) -> None:
+        """Be done. A short rest is read, so that the line can be used again; else it is closed."""
+        length = self.headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit() and int(length) <= SHORT_REST:
+            self._response.raw.drain_conn()
+        self._response.close()
+
+
+class Line:
+    """One connection to the server."""
+
+    def __init__(self, session: requests.Session, release: Callable[[], None]) -> None:
+        self._session = session
+        self._release = release
+        self._watched = _Watched()
+        session.mount("http://", self._watched)
+        session.mount("https://", self._watched)
+        self.used = time.monotonic()
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
+        """Ask, and wait for the head of the reply for at most `silence` seconds.
+
+        Raises:
+            Lost: no reply came.
+        """
+        try:
+            response = self._session.request(
+                method,
+                url,
+                headers=headers,
+                stream=True,
+                allow_redirects=False,
+                timeout=(min(CONNECT_SECONDS, 2 * silence), silence),
+            )
+        except _TROUBLE as error:
+            raise Lost(_why(error)) from error
+        return Reply(response, silence)
+
+    def cut(self) -> None:
+        """Break the connection under the thread that waits on it; for another thread to call."""
+        self._watched.cut()
+
+    def close(self) -> None:
+        """Close the connection, and give its slot back."""
+        self._session.close()
+        self._release()
+
+
+class _Watched(requests.adapters.HTTPAdapter):
+    """An adapter with one connection, which another thread can cut."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        self._connections: list[Any] = []
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        """Give the pool of the one connection, which is noted when it is made."""
+        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
+        if not isinstance(pool.ConnectionCls, _Noted):
+            pool.ConnectionCls = _Noted(pool.ConnectionCls, self._connections)
+        return pool
+
+    def cut(self) -> None:
+        """Shut the socket; who reads from it is told that the line is lost."""
+        for connection in self._connections:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(2)
+
+
+class _Noted:
+    """Makes connections of `kind`, and notes the newest."""
+
+    def __init__(self, kind: Callable[..., Any], noted: list[Any]) -> None:
+        self._kind = kind
+        self._noted = noted
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        connection = self._kind(*arguments, **options)
+        self._noted[:] = [connection]
+        return connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
+
+
+class Lines:
+    """All lines to one server.
+
+    Args:
+        url: an address there; decides which proxy is used.
+        slot: takes a slot of the machine's budget, and gives what gives it back.
+    """
+
+    def __init__(self, url: str, slot: Callable[[], Callable[[], None]]) -> None:
+        self._slot = slot
+        self._idle: list[Line] = []
+        self._lock = threading.Lock()
+        self._proxies = dict(requests.utils.get_environ_proxies(url))
+        self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._open = 0
+
+    def __repr__(self) -> str:
+        return f"<Lines open={self._open} idle={len(self._idle)}>"
+
+    @contextmanager
+    def lent(self) -> Iterator[Line]:
+        """Lend a line to one thread. One that was lost in its hands, or left with a reply unread, is closed."""
+        with self._lock:
+            line = self._idle.pop() if self._idle else None
+        if line is None:
+            line = self._new()
+        sound = False
+        try:
+            yield line
+            sound = True
+        finally:
+            if sound:
+                line.used = time.monotonic()
+                with self._lock:
+                    self._idle.append(line)
+            else:
+                self._close(line)
+
+    def shed(self, idle: float = IDLE_SECONDS) -> None:
+        """Close the lines that were not used for `idle` seconds."""
+        with self._lock:
+            oldest = time.monotonic() - idle
+            shed = list(itertools.takewhile(lambda line: line.used <= oldest, self._idle))
+            del self._idle[: len(shed)]
+        for line in shed:
+            self._close(line)
+
+    def _new(self) -> Line:
+        try:
+            release = self._slot()
+        except TimeoutError as error:
+            raise Lost(str(error)) from error
+        session = requests.Session()
+        session.trust_env = False  # it would read the environment and ~/.netrc at every request
+        session.proxies = self._proxies
+        session.verify = self._verify
+        session.headers.update(
+            {
+                "User-Agent": f"empiarfs/{version('empiarfs')} (read-only mount of EMPIAR)",
+                "Accept-Encoding": "identity",
+                "Accept": "*/*",
+            }
+        )
+        with self._lock:
+            self._open += 1
+        return Line(session, release)
+
+    def _close(self, line: Line) -> None:
+        with self._lock:
+            self._open -= 1
+        line.close()
+
+
+def _why(error: BaseException) -> str:
+    """Say in a few words what was wrong with the line; the libraries say it in many."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    text = " ".join(f"{type(cause).__name__} {cause}" for cause in causes)
+    for sign, words in _SIGNS:
+        if sign in text:
+            return words
+    return f"no reply: {type(error).__name__}: {str(error)[:200]}"

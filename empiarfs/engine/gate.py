@@ -1,0 +1,124 @@
+"""How many connections may be in use, and who goes first."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from empiarfs.errors import Overloaded
+
+log = logging.getLogger(__name__)
+
+CALM_SECONDS = 30.0  # how long a gate that shrank stays as it is
+GROW_SECONDS = 5.0  # from one connection more to the next
+
+
+class Gate:
+    """The connections that may be in use at once; a reader who waits goes before any prefetch.
+
+    A server that wants to be asked less halves them for a while.
+
+    Args:
+        most: how many at once.
+        kept: how many of them are never lent to prefetch.
+        clock: seconds that only grow.
+        shrunk: called when the server wanted to be asked less.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        kept: int,
+        clock: Callable[[], float] = time.monotonic,
+        shrunk: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._most = self._allowed = most
+        self._kept = kept
+        self._clock = clock
+        self._shrunk = shrunk
+        self._grow_at = 0.0
+        self._changed = threading.Condition()
+        self._demand = self._ahead = self._demand_waiting = 0
+        self.highest = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Gate demand={self._demand} ahead={self._ahead} highest={self.highest} "
+            f"allowed={self._allowed} of {self._most}>"
+        )
+
+    @contextmanager
+    def demand(self) -> Iterator[None]:
+        """Hold a connection for someone who waits."""
+        with self._changed:
+            self._demand_waiting += 1
+            self._wait_for(lambda: self._free() > 0)
+            self._demand_waiting -= 1
+            self._demand += 1
+        with self._held("_demand"):
+            yield
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Hold a connection for something nobody waits for yet."""
+        with self._changed:
+            self._wait_for(
+                lambda: (
+                    self._free() > 0
+                    and not self._demand_waiting
+                    and self._ahead < max(1, self._allowed - self._kept)
+                )
+            )
+            self._ahead += 1
+        with self._held("_ahead"):
+            yield
+
+    def one_more(self) -> bool:
+        """Take a second connection for someone who waits, if one is free now; `one_less` gives it back."""
+        with self._changed:
+            if self._free() <= 0 or self._demand_waiting:
+                return False
+            self._demand += 1
+            self.highest = max(self.highest, self._demand + self._ahead)
+            return True
+
+    def one_less(self) -> None:
+        """Give back what `one_more` took."""
+        with self._changed:
+            self._demand -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def _held(self, kind: str) -> Iterator[None]:
+        self.highest = max(self.highest, self._demand + self._ahead)
+        try:
+            yield
+        except Overloaded as error:
+            self._shrink(error)
+            raise
+        finally:
+            with self._changed:
+                setattr(self, kind, getattr(self, kind) - 1)
+                self._changed.notify_all()
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            # a gate that shrank grows again with time alone
+            self._changed.wait(None if self._allowed == self._most else GROW_SECONDS)
+
+    def _free(self) -> int:
+        if self._allowed < self._most and self._clock() >= self._grow_at:
+            self._allowed += 1
+            self._grow_at = self._clock() + GROW_SECONDS
+        return self._allowed - self._demand - self._ahead
+
+    def _shrink(self, error: Overloaded) -> None:
+        with self._changed:
+            if self._allowed == self._most:
+                log.warning("%s; using fewer connections for a while", error)
+            recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS
+            if not recent:  # the connections that were refused together count once
+                self._allowed = max(1, self._allowed // 2)
+            self._grow_at = self._clock() + max(CALM_SECONDS, error.pause)
+        self._shrunk()

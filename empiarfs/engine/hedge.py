@@ -1,0 +1,178 @@
+"""A second asking where the first is silent for too long; the first answer wins, the other asking is broken."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Generic, Protocol, TypeVar, cast
+
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.pace import Pace
+from empiarfs.errors import ArchiveError, Unavailable
+from empiarfs.model import File, Span
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SECONDS_SHARE = 0.05  # of all requests that may be sent a second time
+SECONDS_AT_ONCE = 4.0
+
+
+class Cut:
+    """Lets one thread break what another one waits for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._act: Callable[[], None] | None = None
+        self._is_cut = False
+
+    def means(self, act: Callable[[], None] | None) -> None:
+        """Say what breaks it: `act`, or nothing any more."""
+        with self._lock:
+            self._act = act
+            if self._is_cut and act is not None:
+                act()
+
+    def cut(self) -> None:
+        """Break it, now or as soon as there is something to break."""
+        with self._lock:
+            self._is_cut = True
+            if self._act is not None:
+                self._act()
+
+
+class Cuttable(Protocol):
+    """An origin whose requests another thread can break."""
+
+    def measure(self, path: str, cut: Cut | None = None) -> File:
+        """See `Origin.measure`."""
+        ...
+
+    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        ...
+
+
+class _Race(Generic[T]):
+    """The same question, asked once or twice: the first answer wins, the other asking is broken."""
+
+    def __init__(self, ask: Callable[[Cut], T], spoil: Callable[[T], None]) -> None:
+        self._ask = ask
+        self._spoil = spoil
+        self._lock = threading.Lock()
+        self._answers: queue.SimpleQueue[tuple[T | None, ArchiveError | None]] = queue.SimpleQueue()
+        self._over = False
+        self._cuts: list[Cut] = []
+
+    def start(self) -> None:
+        """Ask in a thread of its own."""
+        cut = Cut()
+        self._cuts.append(cut)
+        threading.Thread(target=self._run, args=(cut,), name="request", daemon=True).start()
+
+    def answer(self, seconds: float | None) -> tuple[T | None, ArchiveError | None] | None:
+        """Give the next answer, or the error of one asking; None when `seconds` have passed."""
+        try:
+            return self._answers.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def end(self) -> None:
+        """Break every asking that has not answered."""
+        with self._lock:
+            self._over = True
+        for cut in self._cuts:
+            cut.cut()
+
+    def _run(self, cut: Cut) -> None:
+        try:
+            answer = self._ask(cut)
+        except ArchiveError as error:
+            self._answers.put((None, error))
+            return
+        except BaseException as error:
+            log.exception("a request ended")
+            self._answers.put((None, Unavailable("", f"{type(error).__name__}: {error}")))
+            raise
+        with self._lock:
+            lost = self._over
+            if not lost:
+                self._over = True
+                cut.means(None)
+                self._answers.put((answer, None))
+        if lost:
+            self._spoil(answer)
+
+
+class Hedged:
+    """An origin for those who wait: it asks a second time when the first asking is silent for unusually long.
+
+    Args:
+        origin: who is asked.
+        gate: where both askings take their places.
+        pace: what is usual.
+    """
+
+    def __init__(self, origin: Cuttable, gate: Gate, pace: Pace) -> None:
+        self._origin = origin
+        self._gate = gate
+        self._pace = pace
+        self._credit = SECONDS_AT_ONCE
+        self.seconds = 0
+
+    def __repr__(self) -> str:
+        return f"<Hedged seconds={self.seconds}>"
+
+    def measure(self, path: str) -> File:
+        """See `Origin.measure`."""
+        with (
+            self._gate.demand(),
+            self._answered(lambda cut: self._origin.measure(path, cut), lambda _: None) as file,
+        ):
+            return file
+
+    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+
+        def ask(cut: Cut) -> tuple[bytes, Generator[bytes]]:
+            return begun(self._origin.fetch(file, span, cut))
+
+        with (
+            self._gate.demand(),
+            self._answered(ask, lambda answer: answer[1].close()) as (first, pieces),
+            closing(pieces),
+        ):
+            yield first
+            yield from pieces
+
+    @contextmanager
+    def _answered(self, ask: Callable[[Cut], T], spoil: Callable[[T], None]) -> Iterator[T]:
+        race = _Race(ask, spoil)
+        race.start()
+        self._credit = min(SECONDS_AT_ONCE, self._credit + SECONDS_SHARE)  # a lost update is a hedge more or less
+        askings, second_place = 1, False
+        outcome = race.answer(self._pace.second())
+        if outcome is None and self._credit >= 1 and self._gate.one_more():
+            self._credit -= 1
+            self.seconds += 1
+            askings, second_place = 2, True
+            race.start()
+        try:
+            answer, error = outcome or race.answer(None) or (None, None)
+            if isinstance(error, Unavailable) and askings == 2:  # noqa: PLR2004 - the other may yet answer
+                answer, error = race.answer(None) or (None, None)
+            race.end()
+            if error is not None:
+                raise error
+            yield cast("T", answer)
+        finally:
+            race.end()
+            if second_place:
+                self._gate.one_less()
+
+
+def begun(pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:
+    """Begin a fetch; give its first piece and the rest."""
+    return next(pieces), cast("Generator[bytes]", pieces)
