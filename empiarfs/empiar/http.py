@@ -158,11 +158,22 @@ class HttpOrigin:
     def measure(self, path: str, cut: Cut | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.asked("HEAD", path, cut=cut) as reply:
-            length = reply.headers.get("Content-Length", "")
             _check_identity(reply, path)
-            if not _LENGTH.fullmatch(length):
-                raise Unavailable(path, f"the server tells no length (HTTP {reply.status})")
-            return File(path, int(length), _modified(reply))
+            length = reply.headers.get("Content-Length")
+            if length is not None:
+                return File(path, _length(length, path), _modified(reply))
+        return self._measured_by_its_first_byte(path, cut)  # Apache tells no length of an empty file
+
+    def _measured_by_its_first_byte(self, path: str, cut: Cut | None) -> File:
+        try:
+            with self._client.asked("GET", path, part=Span(0, 1), cut=cut) as reply:
+                _check_identity(reply, path)
+                length = reply.headers.get("Content-Length", "")
+                if reply.status == HTTPStatus.PARTIAL_CONTENT:
+                    length = reply.headers.get("Content-Range", "").rpartition("/")[2]
+                return File(path, _length(length, path), _modified(reply))
+        except Changed:  # 416: not even its first byte is there
+            return File(path, 0, None)
 
     def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
@@ -191,6 +202,12 @@ def _check_status(reply: Reply, path: str) -> None:
     if reply.status in _OVERLOADED:
         raise Overloaded(path, says, _retry_after(reply))
     raise Unavailable(path, says)
+
+
+def _length(text: str, path: str) -> int:
+    if not _LENGTH.fullmatch(text.strip()):
+        raise Unavailable(path, "the server tells no length")
+    return int(text)
 
 
 def _check_identity(reply: Reply, path: str) -> None:

@@ -96,6 +96,8 @@ class Operations:
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
         """Answer `stat`."""
         path = path[1:]
+        if view.is_too_long(name_of(path)):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         target = view.link_target(path)
         with _errors("stat", path):
             if target is not None:

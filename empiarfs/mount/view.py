@@ -83,6 +83,11 @@ def link_target(path: str) -> str | None:
     return None if "/" in path else entry_of(path)
 
 
+def is_too_long(name: str) -> bool:
+    """Tell whether `name` is longer than any name of a file may be."""
+    return len(name.encode("utf-8", "surrogateescape")) > NAME_MAX
+
+
 def statfs() -> dict[str, int]:
     """Give the size of the file system: that of EMPIAR, and no room, as on any read-only medium."""
     return {
