@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, field
 
 PIECE = 64 * 1024
+WINDOW = 4 * 1024 * 1024  # bytes of one connection on their way at once
 END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -125,26 +126,36 @@ class Relay:
         """Hand replies on, half a round trip late and no faster than the line."""
         line = self._line
         loop = asyncio.get_running_loop()
+        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=WINDOW // PIECE)
+
+        async def arrive() -> None:
+            while True:
+                data = await reader.read(PIECE)
+                if data and silent.is_set():
+                    await asyncio.sleep(line.silent_seconds)
+                    silent.clear()
+                await on_the_way.put((loop.time() + line.round_trip / 2, data))
+                if not data:
+                    return
+
+        arriving = asyncio.create_task(arrive())
         free = 0.0
-        first = True
-        while True:
-            data = await reader.read(PIECE)
-            if not data:
-                return
-            if silent.is_set():
-                await asyncio.sleep(line.silent_seconds)
-                silent.clear()
-            now = loop.time()
-            due = now + line.round_trip / 2 if first or now > free else free
-            first = False
-            if line.connection_rate:
-                free = max(free, due) + len(data) / line.connection_rate
-                due = free
-            if line.total_rate:
-                self._total_free = max(self._total_free, now) + len(data) / line.total_rate
-                due = max(due, self._total_free)
-            if due > now:
-                await asyncio.sleep(due - now)
-            self.counts.bytes += len(data)
-            writer.write(data)
-            await writer.drain()
+        try:
+            while True:
+                due, data = await on_the_way.get()
+                if not data:
+                    return
+                if line.connection_rate:
+                    free = max(free, due) + len(data) / line.connection_rate
+                    due = free
+                if line.total_rate:
+                    self._total_free = max(self._total_free, loop.time()) + len(data) / line.total_rate
+                    due = max(due, self._total_free)
+                delay = due - loop.time()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+                self.counts.bytes += len(data)
+                writer.write(data)
+                await writer.drain()
+        finally:
+            arriving.cancel()
