@@ -25,7 +25,6 @@ from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block, File, Span
-from empiarfs.ports import BlockStore
 from empiarfs.settings import MIB, Settings
 from empiarfs.storage.disk import DiskStore, secure
 from empiarfs.storage.index import SqliteIndex
@@ -49,6 +48,9 @@ class _NoStore:
 
     def put(self, block: Block, data: bytes) -> None:
         """Keep nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Prefetcher:
@@ -76,7 +78,7 @@ class Prefetcher:
                 log.exception("prefetch of %s", file.path)
 
 
-def _store(settings: Settings, archive: str) -> BlockStore:
+def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
     if not settings.cache_size:
         return _NoStore()
     return DiskStore(
@@ -106,7 +108,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
     patience = Patience(settings.patience, time.monotonic, random.random, stopping)
     origin = Retrying(Hedged(HttpOrigin(client), gate, pace), patience)
-    cache = Cache(settings.memory, _store(settings, identity))
+    store = _store(settings, identity)
+    cache = Cache(settings.memory, store)
     reader = Reader(
         origin,
         Limited(HttpOrigin(client), gate.ahead),
@@ -130,6 +133,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     def close() -> None:
         stopping.set()
         cache.close(CLOSE_SECONDS)
+        store.close()
         lines.shed(0.0)
         index.close()
 

@@ -61,15 +61,17 @@ as_root() {
 }
 
 may_install() {
+  local wanted=("${missing[@]}")
+  fit_python >/dev/null || wanted+=(python3 python3-venv)
   command -v apt-get >/dev/null ||
-    die "this machine has no apt; install with its own package manager, then run again: ${missing[*]:-Python 3.11 or newer}"
+    die "this machine has no apt; install what these are called here, then run again: ${wanted[*]}"
   ((EUID != 0)) || return 0
   if command -v sudo >/dev/null; then
     sudo -n true 2>/dev/null && return
     # a person at a terminal may give sudo the password; everybody else gets the line below
     [[ -t 0 ]] && sudo -v && return
   fi
-  die "packages are missing and sudo is not open to you; have an administrator run: apt-get install ${missing[*]:-python3 python3-venv}"
+  die "packages are missing and sudo is not open to you; have an administrator run: apt-get install ${wanted[*]}"
 }
 
 new_lists() {
@@ -89,10 +91,16 @@ candidate() {
   [[ -n $version && $version != "(none)" ]] && printf '%s\n' "$version"
 }
 
+# mend_mtab: where nobody made /etc/mtab (a bare debootstrap), fusermount3 cannot unmount for an ordinary user.
+mend_mtab() {
+  [[ -e /etc/mtab ]] || as_root ln -s ../proc/self/mounts /etc/mtab
+}
+
 # install_missing: install what `want` and `choose_python` found wanting, all at once; without services, without extras.
 install_missing() {
   ((${#missing[@]})) || return 0
   new_lists
+  mend_mtab
   local package found=()
   for package in "${missing[@]}"; do
     if candidate "$package" >/dev/null; then
@@ -158,13 +166,17 @@ make_venv() {
   if ! mkdir -p -- "$venv" 2>/dev/null || [[ ! -w $venv ]]; then
     die "$venv may not be written by you; name a directory of your own: EMPIARFS_VENV=~/empiarfs-venv $0"
   fi
-  # one that was moved, or whose Python is gone, is made anew
-  if ! is_fit "$venv/bin/python" || [[ ! -f $stamp-path || $(<"$stamp-path") != "$venv" ]]; then
+  # one that was moved, or whose Python is gone, is made anew; what is no virtual environment is never cleared
+  if ! is_fit "$venv/bin/python" || [[ -f $stamp-path && $(<"$stamp-path") != "$venv" ]]; then
+    if [[ ! -f $venv/pyvenv.cfg && -n $(ls -A -- "$venv") ]]; then
+      die "$venv holds something else; name another directory: EMPIARFS_VENV=~/empiarfs-venv $0"
+    fi
     step "virtual environment $venv" "$python" -m venv --clear "$venv"
-    printf '%s\n' "$venv" >"$stamp-path"
   fi
+  printf '%s\n' "$venv" >"$stamp-path"
   PATH="$venv/bin:$PATH"
   rm -f -- "$stamp-run" "$stamp-dev"
+  python -m pip --version >/dev/null 2>&1 || step "pip: into $venv" python -m ensurepip
   if [[ $kind == dev ]]; then
     step "pip: itself" python -m pip install --quiet --no-input --upgrade "pip>=25.1" # the first that knows --group
     step "pip: empiarfs and what its tests need" \
