@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from empiarfs.engine import blocks, readahead
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Changed, IsADirectory
-from empiarfs.model import Directory, Entry, File, Span
+from empiarfs.model import Directory, Entry, File, Span, parent_of
+from empiarfs.settings import MIB
 
 _ACCESSION = re.compile(r"EMPIAR-(\d+)", re.IGNORECASE)
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
+LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
 
 
 def entry_of(name: str) -> str | None:
@@ -48,25 +51,30 @@ class Archive:
     Args:
         tree: what is there.
         reader: the bytes.
-        prefetch: fetches a span later, behind the reader's back.
-        most_ahead: the most bytes to be ahead of one stream of reading.
+        later: runs a task behind the reader's back.
         close: called once at the end.
+        most_ahead: the most bytes to be ahead of one stream of reading.
+        run_bytes: the most bytes of one request ahead of the reader.
     """
 
     def __init__(
         self,
         tree: Tree,
         reader: Reader,
-        prefetch: Callable[[File, Span], None],
-        most_ahead: int,
+        later: Callable[[Callable[[], object]], None],
         close: Callable[[], None],
+        *,
+        most_ahead: int,
+        run_bytes: int,
     ) -> None:
         self._tree = tree
         self._reader = reader
-        self._prefetch = prefetch
-        self._most_ahead = most_ahead
+        self._later = later
         self._close = close
-        self._streams: Recent[File, readahead.Streams] = Recent(MOST_FOLLOWED, lambda _: 1)
+        self._most_ahead = most_ahead
+        self._run_bytes = run_bytes
+        self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
+        self._newest: Recent[str, File] = Recent(MOST_FOLLOWED, lambda _: 1)  # the file begun last, by directory
 
     def __repr__(self) -> str:
         return f"<Archive {self._reader!r}>"
@@ -104,15 +112,47 @@ class Archive:
         if not span.size:
             return b""
         # two readers of one file may each overwrite what the other noted: a prefetch more or less, no wrong byte
-        streams, ahead = readahead.advanced(self._streams.get(file) or (), span, file.size, self._most_ahead)
-        self._streams.put(file, streams)
+        reading, ahead = readahead.advanced(
+            self._readings.get(file) or readahead.Reading(), span, file.size, self._most_ahead
+        )
+        self._readings.put(file, reading)
         if ahead.size:
-            self._prefetch(file, ahead)
+            self._fetch_ahead(file, ahead)
+        if span.start == 0:
+            self._begun(file)
         try:
             return self._reader.read(file, span)
         except Changed:
             self._tree.changed(file)
             raise
+
+    def _fetch_ahead(self, file: File, span: Span) -> None:
+        """Fetch `span` soon, over as many connections as it fills."""
+        for run in blocks.shares(span, self._run_bytes):
+            self._later(partial(self._reader.fetch_ahead, file, run))
+
+    def _begun(self, file: File) -> None:
+        """Take in that `file` is read from its start; where its reader walks from file to file, go before him.
+
+        He gets the part of the next files that he took of the last one, if it is a short part: the headers of ten
+        thousand micrographs. Whole movies have windows of their own.
+        """
+        directory = parent_of(file.path)
+        before = self._newest.get(directory)
+        if before == file:
+            return
+        self._newest.put(directory, file)
+        following = self._tree.next_after(file.path, use="read")
+        reading = self._readings.get(before) if before is not None else None
+        part = reading.streams[-1].position if reading is not None and reading.streams else 0
+        if 0 < part <= LONGEST_HEAD:
+            for path in following:
+                self._later(partial(self._make_ready, path, part))
+
+    def _make_ready(self, path: str, part: int) -> None:
+        found = self._tree.measured_ahead(path)
+        if isinstance(found, File) and found.size:
+            self._reader.fetch_ahead(found, Span(0, min(part, found.size)))
 
     def close(self) -> None:
         """Stop all waiting, write what waits to be kept, close the connections."""

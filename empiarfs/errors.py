@@ -2,7 +2,7 @@
 
 import errno
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ArchiveError(OSError):
@@ -23,7 +23,7 @@ class ArchiveError(OSError):
     def __str__(self) -> str:
         return f"{self.path or '/'}: {self.reason}"
 
-    def __reduce__(self) -> tuple[type["ArchiveError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["ArchiveError"], tuple[Any, ...]]:
         return type(self), (self.path, self.reason)
 
 
@@ -69,6 +69,9 @@ class Overloaded(Unavailable):
     def __init__(self, path: str, reason: str = "", pause: float = 0.0) -> None:
         super().__init__(path, reason)
         self.pause = pause
+
+    def __reduce__(self) -> tuple[type[ArchiveError], tuple[Any, ...]]:
+        return type(self), (self.path, self.reason, self.pause)
 
 
 class Offline(ArchiveError):

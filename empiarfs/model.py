@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One version of a file: the same three values mean the same bytes.
+    """One version of a file: the same values mean the same bytes.
 
     Attributes:
         path: where it is.
         size: its exact length in bytes, never a rounded one.
         modified: the server's Last-Modified in seconds since 1970 UTC; None where the server says none.
+        listed: whether `modified` is the date of a listing: whole minutes, in a time zone that is not known.
     """
 
     path: str
     size: int
     modified: int | None
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

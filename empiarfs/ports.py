@@ -40,6 +40,18 @@ class Origin(Protocol):
         ...
 
 
+class Sizes(Protocol):
+    """Exact sizes of a whole directory at once."""
+
+    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+        """Give the files among `stubs`, all in `directory`, whose exact size is now known; none when in doubt.
+
+        Raises:
+            Unavailable: there is no such source, or not now.
+        """
+        ...
+
+
 class BlockStore(Protocol):
     """Kept bytes. A store that is broken is a store that holds nothing: neither method raises."""
 
@@ -86,6 +98,10 @@ class Index(Protocol):
 
     def add(self, entry: File | Directory) -> None:
         """Keep `entry`: a file that was measured, or a directory that was found by asking."""
+        ...
+
+    def add_all(self, files: Sequence[File]) -> None:
+        """Keep many files that were measured together."""
         ...
 
     def remove(self, path: str, asked: float) -> None:

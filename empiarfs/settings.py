@@ -34,6 +34,8 @@ class Settings:
 
     Attributes:
         base_url: the directory that holds the numbered entries.
+        ftp_url: the same directory on FTP, whose lists tell exact sizes; derived from `base_url` where it is empty.
+        no_ftp: whether FTP is left alone.
         cache_dir: where blocks and the index are kept; 0700, shared by all mounts of the user.
         cache_size: the most bytes of blocks on disk; 0 keeps none.
         memory: the most bytes of blocks in memory, those on their way to the disk included.
@@ -47,6 +49,8 @@ class Settings:
     """
 
     base_url: str = BASE_URL
+    ftp_url: str = ""
+    no_ftp: bool = False
     cache_dir: Path = Path(platformdirs.user_cache_dir("empiarfs"))
     cache_size: int = 20 * GIB  # a day's work with one entry; a home quota still holds it
     memory: int = 256 * MIB  # two movies of 128 MiB
@@ -102,6 +106,20 @@ def web_address(text: str) -> str:
     return text.strip().rstrip("/")
 
 
+def ftp_address(text: str) -> str:
+    """Read the URL of a directory on FTP, without its last slash; or nothing.
+
+    Raises:
+        ValueError: it is not ftp, or has no host.
+    """
+    url = urlsplit(text.strip())
+    if text.strip() and (url.scheme != "ftp" or not url.hostname):
+        raise ValueError(
+            f"{text!r} is not an FTP address; write it like ftp://ftp.ebi.ac.uk/empiar/world_availability"
+        )
+    return text.strip().rstrip("/")
+
+
 def _flag(text: str) -> bool:
     word = text.strip().lower()
     if word in {"1", "true", "yes", "on", ""}:
@@ -151,6 +169,8 @@ def _block(text: str) -> int:
 
 READERS: dict[str, Callable[[str], Any]] = {
     "base_url": web_address,
+    "ftp_url": ftp_address,
+    "no_ftp": _flag,
     "cache_dir": _cache_folder,
     "cache_size": byte_count,
     "memory": _at_least(16 * MIB),

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
+from empiarfs.empiar.ftp import FtpSizes
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.lines import IDLE_SECONDS, Lines
 from empiarfs.empiar.listing import HtmlListing
-from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
@@ -24,7 +24,7 @@ from empiarfs.engine.origins import Limited, Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.model import Block, File, Span
+from empiarfs.model import Block
 from empiarfs.settings import MIB, Settings
 from empiarfs.storage.disk import DiskStore, secure
 from empiarfs.storage.index import SqliteIndex
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 2 * MIB  # bytes of one request: short enough that many connections share a window
 SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
+MOST_TASKS = 2000  # waiting ahead of the readers; those beyond are dropped
 TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
@@ -53,29 +54,26 @@ class _NoStore:
         """Do nothing."""
 
 
-class Prefetcher:
-    """Threads that fetch ahead, run by run; as many as there are connections for them."""
+class Later:
+    """Threads for what nobody waits for yet, as many as there are connections for it. Too many tasks: dropped."""
 
-    def __init__(self, reader: Reader, threads: int, block_bytes: int) -> None:
-        self._reader = reader
-        self._block_bytes = block_bytes
-        self._tasks: queue.SimpleQueue[tuple[File, Span]] = queue.SimpleQueue()
+    def __init__(self, threads: int) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         for number in range(threads):
-            threading.Thread(target=self._work, name=f"prefetch {number}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"later {number}", daemon=True).start()
 
-    def __call__(self, file: File, span: Span) -> None:
-        """Fetch `span` of `file` soon."""
-        numbers = blocks.covering(span, self._block_bytes)
-        for run in blocks.runs(numbers, max(1, RUN // self._block_bytes)):
-            self._tasks.put((file, blocks.span_of(run, self._block_bytes, file.size)))
+    def __call__(self, task: Callable[[], object]) -> None:
+        """Run `task` soon, or never."""
+        if self._tasks.qsize() < MOST_TASKS:
+            self._tasks.put(task)
 
     def _work(self) -> None:
         while True:
-            file, span = self._tasks.get()
+            task = self._tasks.get()
             try:
-                self._reader.fetch_ahead(file, span)
+                task()
             except Exception:
-                log.exception("prefetch of %s", file.path)
+                log.exception("a task ahead of the reader")
 
 
 def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
@@ -110,9 +108,11 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     origin = Retrying(Hedged(HttpOrigin(client), gate, pace), patience)
     store = _store(settings, identity)
     cache = Cache(settings.memory, store)
+    ahead = Limited(HttpOrigin(client), gate.ahead)
+    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND))
     reader = Reader(
         origin,
-        Limited(HttpOrigin(client), gate.ahead),
+        ahead,
         cache,
         block_bytes=settings.block,
         longest_run=RUN,
@@ -121,14 +121,16 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     tree = Tree(
         WaitedFor(HtmlListing(client), gate.demand, patience),
         origin,
+        ahead,
+        _sizes(settings, lambda: slots.take(SLOT_SECONDS)),
         index,
         fresh=settings.fresh,
         clock=time.time,
         background=_behind,
+        later=later,
         only=only,
     )
     threading.Thread(target=_tidy, args=(lines, slots, stopping), name="tidy", daemon=True).start()
-    prefetch = Prefetcher(reader, max(1, settings.connections - KEPT_FOR_DEMAND), settings.block)
 
     def close() -> None:
         stopping.set()
@@ -137,7 +139,19 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         lines.shed(0.0)
         index.close()
 
-    return Archive(tree, reader, prefetch, settings.memory // 4, close)
+    return Archive(tree, reader, later, close, most_ahead=settings.memory // 4, run_bytes=RUN)
+
+
+def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:
+    """Give the FTP server beside the base URL: the one named, or the same host where it is named for it."""
+    base = urlsplit(settings.base_url)
+    url = settings.ftp_url
+    if not url and (base.hostname or "").startswith("ftp."):
+        url = f"ftp://{base.hostname}{base.path}"
+    if settings.no_ftp or not url:
+        return None
+    digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+    return FtpSizes(url, settings.cache_dir / "v1" / f"ftp-silent-{digest}", slot)
 
 
 def _tidy(lines: Lines, slots: Slots, stopping: threading.Event) -> None:

@@ -3,7 +3,7 @@
 # Sourced, never run. Nothing here asks anything; apt's and pip's own configuration is left as it is.
 
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-venv=${EMPIARFS_VENV:-$checkout/.venv}
+venv=$(realpath --canonicalize-missing --no-symlinks -- "${EMPIARFS_VENV:-$checkout/.venv}")
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # Debian leaves these out for ordinary users; apache2 is there
 missing=()                                          # apt packages to install
 tell_failure=true

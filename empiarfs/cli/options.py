@@ -48,6 +48,8 @@ def load(flags: dict[str, Any]) -> settings.Settings:
 _ARCHIVE = (
     click.option("--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."),
     click.option("--base-url", metavar="URL", help="The directory that holds the numbered entries."),
+    click.option("--ftp-url", metavar="URL", help="The same directory on FTP, for exact sizes in bulk."),
+    click.option("--no-ftp", is_flag=True, help="Do not ask FTP for sizes."),
     click.option("--cache-dir", metavar="DIR", help="Where blocks and listings are kept."),
     click.option("--cache-size", metavar="SIZE", help="The most to keep on disk, like 20G; 0 for nothing."),
     click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),

@@ -20,6 +20,8 @@ from empiarfs.model import File, Span
 
 MOST_REDIRECTS = 5
 LONGEST_RETRY_AFTER = 3600.0
+FARTHEST_ZONE = 15 * 3600  # seconds
+QUARTER = 900
 
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
@@ -226,8 +228,17 @@ def _check_range(reply: Reply, file: File, span: Span) -> None:
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
         raise Unavailable(file.path, "the server sends another part than was asked for")
     modified = _modified(reply)
-    if modified is not None and file.modified is not None and modified != file.modified:
+    if modified is not None and file.modified is not None and not _same_date(modified, file):
         raise Changed(file.path, "the file at the server was replaced")
+
+
+def _same_date(modified: int, file: File) -> bool:
+    assert file.modified is not None  # noqa: S101 - the caller has looked
+    if not file.listed:
+        return modified == file.modified
+    # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
+    apart = modified - file.modified
+    return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < 60  # noqa: PLR2004 - seconds of a minute
 
 
 def _modified(reply: Reply) -> int | None:

@@ -22,7 +22,7 @@ import urllib3
 PIECE = 256 * 1024  # the most bytes handed on at once
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
-SHORT_REST = 16 * 1024  # bytes; reading the text of a 404 is cheaper than a new connection
+SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
 SLOWEST = 1024  # bytes a second; slower than this for as long as silence is borne counts as silence
 # what the libraries below raise for a line that was lost, silent, or never there
 _TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -75,7 +75,7 @@ class Reply:
     def close(self) -> None:
         """Be done. A short rest is read, so that the line can be used again; else it is closed."""
         length = self.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and int(length) <= SHORT_REST:
+        if length.isascii() and length.isdigit() and len(length) < len(str(SHORT_REST)):
             self._response.raw.drain_conn()
         self._response.close()
 

@@ -44,7 +44,8 @@ class Flight:
 
 def again(error: ArchiveError) -> ArchiveError:
     """Give the error for another thread: one exception raised twice would mix their tracebacks."""
-    copy = type(error)(error.path, error.reason)
+    kind, values = error.__reduce__()
+    copy = kind(*values)
     copy.__cause__ = error.__cause__
     return copy
 

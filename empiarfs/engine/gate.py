@@ -53,8 +53,11 @@ class Gate:
         """Hold a connection for someone who waits."""
         with self._changed:
             self._demand_waiting += 1
-            self._wait_for(lambda: self._free() > 0)
-            self._demand_waiting -= 1
+            try:
+                self._wait_for(lambda: self._free() > 0)
+            finally:
+                self._demand_waiting -= 1
+                self._changed.notify_all()  # who waited for us to go first may find a place too
             self._demand += 1
         with self._held("_demand"):
             yield

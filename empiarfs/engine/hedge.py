@@ -137,7 +137,7 @@ class Hedged:
         """See `Origin.fetch`."""
 
         def ask(cut: Cut) -> tuple[bytes, Generator[bytes]]:
-            return begun(self._origin.fetch(file, span, cut))
+            return begun(file.path, self._origin.fetch(file, span, cut))
 
         with (
             self._gate.demand(),
@@ -173,6 +173,9 @@ class Hedged:
                 self._gate.one_less()
 
 
-def begun(pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:
+def begun(path: str, pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:
     """Begin a fetch; give its first piece and the rest."""
-    return next(pieces), cast("Generator[bytes]", pieces)
+    first = next(pieces, b"")
+    if not first:
+        raise Unavailable(path, "the reply is empty")
+    return first, cast("Generator[bytes]", pieces)

@@ -109,7 +109,7 @@ class Retrying:
             left = Span(start, span.stop)
             first, pieces = self._patience.asked(
                 file.path,
-                lambda left=left: begun(self._origin.fetch(file, left)),  # type: ignore[misc]
+                lambda left=left: begun(file.path, self._origin.fetch(file, left)),  # type: ignore[misc]
             )
             with closing(pieces):
                 start += len(first)

@@ -1,19 +1,29 @@
 """The tree: what is listed, what was measured, what was asked for; remembered, and refreshed behind the user."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from empiarfs.engine import siblings
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
-from empiarfs.errors import ArchiveError, IsADirectory, NotADirectory, NotFound, Refused
+from empiarfs.errors import ArchiveError, IsADirectory, NotADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
-from empiarfs.ports import Index, Known, Listing, Origin
+from empiarfs.ports import Index, Known, Listing, Origin, Sizes
 
 log = logging.getLogger(__name__)
 
+BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
+BULK_SECONDS = 5.0  # how long a reader waits for sizes that are on their way
 ABSENT_SECONDS = 3600.0  # how long a name that was not there is not asked for again; the kernel keeps it as long
+REFUSED_SECONDS = 60.0  # how long a directory that the server does not list is not tried again
 REFRESH_PAUSE = 60.0  # between two tries to refresh a listing, when the first fails
 MOST_ENTRIES = 300_000  # entries of directories kept in memory, about 100 MB; the rest is read from the index
+
+
+class NoVerdict(Exception):
+    """A request that nobody waited for failed; whoever does wait asks anew."""
 
 
 class Tree:
@@ -21,34 +31,46 @@ class Tree:
 
     Args:
         listing: where listings come from.
-        origin: who measures files.
-        index: where both are kept.
+        origin: who measures files that someone waits for.
+        ahead: who measures files that nobody waits for yet.
+        sizes: who knows the sizes of a whole directory; None where nobody does.
+        index: where all is kept.
         fresh: seconds for which a listing is not asked for again.
         clock: seconds since 1970.
-        background: runs a task later, behind the caller's back.
+        background: runs a task soon, behind the caller's back.
+        later: runs a task that asks the server for something that nobody waits for yet.
         only: the entries shown at the root; all that the server lists where it is empty.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
         self,
         listing: Listing,
         origin: Origin,
+        ahead: Origin,
+        sizes: Sizes | None,
         index: Index,
         *,
         fresh: float,
         clock: Callable[[], float],
         background: Callable[[Callable[[], None]], None],
+        later: Callable[[Callable[[], object]], None] = lambda _: None,
         only: Sequence[str] = (),
     ) -> None:
         self._listing = listing
         self._origin = origin
+        self._ahead = ahead
+        self._sizes = sizes
         self._index = index
         self._fresh = fresh
         self._clock = clock
         self._background = background
+        self._later = later
         self._only = tuple(only)
         self._together = Together()
         self._next_refresh: dict[str, float] = {}
+        self._refused_until: dict[str, float] = {}
+        self._orders: Recent[str, siblings.Order] = Recent(MOST_ENTRIES, lambda order: len(order.places) + 1)
+        self._bulk: dict[str, threading.Event] = {}  # directories whose sizes were asked for, and whether they came
         self._recent: Recent[str, Known] = Recent(
             MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
         )
@@ -76,13 +98,48 @@ class Tree:
         if not path:
             return Directory("")
         self._check_entry(path)
+        sizes = self._bulk.get(parent_of(path))
+        if sizes is None or sizes.is_set():  # else they will be here sooner than one by one
+            for sibling in self.next_after(path, use="stat"):
+                self._later(partial(self.measured_ahead, sibling))
         match self._listed(path):
             case Stub():
-                return self._together.call(("stat", path), lambda: self._found(path))
+                return self._first_look(path)
             case None:
                 return self._together.call(("stat", path), lambda: self._asked(path))
             case known:
                 return known
+
+    def next_after(self, path: str, *, use: str) -> list[str]:
+        """Take in that `path` is used, and give the siblings that its user will want next; none unless he walks.
+
+        Args:
+            path: a file.
+            use: what it is used for; each use is followed by itself.
+        """
+        directory = parent_of(path)
+        known = self._recent.get(directory)
+        if known is None:
+            return []
+        key = f"{use} {directory}"
+        order = self._orders.get(key)
+        if order is None or order.scanned != known.scanned:
+            order = siblings.Order(known)
+            self._orders.put(key, order)
+        return order.after(name_of(path))
+
+    def measured_ahead(self, path: str) -> File | Directory | None:
+        """Give what is at `path`, measured behind everyone's back; None if that does not work out now.
+
+        What goes wrong here is no verdict: who joins in the asking asks again himself.
+        """
+        try:
+            entry = self._listed(path)
+            if isinstance(entry, Stub):
+                return self._together.call(("stat", path), lambda: self._found(path, self._ahead))
+        except (ArchiveError, NoVerdict):
+            return None
+        return entry
 
     def changed(self, file: File) -> None:
         """Take in that `file` is no longer what it was: it will be measured anew."""
@@ -111,7 +168,7 @@ class Tree:
         try:
             return self._known(parent).entries.get(name_of(path))
         except Refused:  # a directory may be closed to listings and its files open
-            return None
+            return self._index.entry(path)
         except NotADirectory as error:
             raise NotADirectory(path, error.reason) from error
         except NotFound as error:
@@ -128,6 +185,8 @@ class Tree:
     def _known(self, directory: str) -> Known:
         known = self._remembered(directory)
         if known is None:
+            if self._clock() < self._refused_until.get(directory, 0.0):
+                raise Refused(directory, "the server does not list it")
             return self._together.call(("scan", directory), lambda: self._scanned(directory))
         now = self._clock()
         if now - known.scanned > self._fresh and now > self._next_refresh.get(directory, 0.0):
@@ -146,13 +205,57 @@ class Tree:
     def _scanned(self, directory: str) -> Known:
         try:
             found = self._listing.scan(directory)
+        except Refused:
+            self._refused_until[directory] = self._clock() + REFUSED_SECONDS
+            raise
         except NotFound as error:
             if directory and isinstance(self._listed(directory), File | Stub):
                 raise NotADirectory(directory) from error
             raise
         known = self._index.replace(directory, found, self._clock())
+        self._bulk.pop(directory, None)
         self._recent.put(directory, known)
         return known
+
+    def _first_look(self, path: str) -> File | Directory:
+        """Measure a file, and see to it that its siblings are measured when they are wanted."""
+        known = self._known_sizes(parent_of(path))
+        entry = known.entries.get(name_of(path))
+        if isinstance(entry, File | Directory):
+            return entry
+        return self._together.call(("stat", path), lambda: self._found(path))
+
+    def _known_sizes(self, directory: str) -> Known:
+        """Give the directory, with all its sizes where they can be had at once.
+
+        The first to look asks for them and does not wait; who comes while they are on their way does.
+        """
+        known = self._known(directory)
+        if self._sizes is None:
+            return known
+        arrived = threading.Event()
+        first = self._bulk.setdefault(directory, arrived) is arrived
+        if not first:
+            self._bulk[directory].wait(BULK_SECONDS)
+            return known
+        if sum(isinstance(entry, Stub) for entry in list(known.entries.values())) < BULK_STUBS:
+            arrived.set()
+        else:
+            self._background(lambda: self._take_sizes(directory, known, arrived))
+        return known
+
+    def _take_sizes(self, directory: str, known: Known, arrived: threading.Event) -> None:
+        try:
+            assert self._sizes is not None  # noqa: S101 - the caller has looked
+            stubs = [entry for entry in list(known.entries.values()) if isinstance(entry, Stub)]
+            files = self._sizes.measured(directory, stubs)
+            for file in files:
+                known.entries[name_of(file.path)] = file
+            self._index.add_all(files)
+        except ArchiveError as error:
+            log.info("%s; files are measured one by one", error)
+        finally:
+            arrived.set()
 
     def _asked(self, path: str) -> File | Directory:
         since = self._index.absent_since(path)
@@ -160,12 +263,16 @@ class Tree:
             raise NotFound(path)
         return self._found(path)
 
-    def _found(self, path: str) -> File | Directory:
+    def _found(self, path: str, origin: Origin | None = None) -> File | Directory:
         found: File | Directory
         try:
-            found = self._origin.measure(path)
+            found = (origin or self._origin).measure(path)
         except IsADirectory:
             found = Directory(path)
+        except (Unavailable, Refused) as error:
+            if origin is not None:
+                raise NoVerdict(str(error)) from error
+            raise
         except NotFound:
             self._gone(path)
             raise

@@ -64,10 +64,14 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
             file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
-        with file:
-            head = _head(key, value)
-            if os.writev(file.fileno(), (head, value)) != len(head) + len(value):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        head = _head(key, value)
+        try:
+            with file:
+                if os.writev(file.fileno(), (head, value)) != len(head) + len(value):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
+        except OSError:
+            os.unlink(path)  # noqa: PTH108 - see above
+            raise
         return len(head) + len(value), MODE_BINARY, name, None
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: ARG002, FBT001
@@ -117,6 +121,10 @@ class DiskStore:
     """
 
     def __init__(self, folder: Path, most: int, *, archive: str, block_bytes: int) -> None:
+        if os.path.expandvars(folder) != os.fspath(folder):  # diskcache would
+            raise OSError(
+                errno.EINVAL, "a cache folder may not have a variable like $HOME in its name", os.fspath(folder)
+            )
         secure(folder)
         self._folder = folder
         self._most = most
@@ -136,6 +144,8 @@ class DiskStore:
         """Open the database; one that is broken is begun anew."""
         try:
             cache = self._database()
+        except sqlite3.OperationalError as error:  # locked, full, not to be written: it may be whole
+            raise OSError(errno.EIO, f"the cache cannot be used now: {error}", os.fspath(self._folder)) from error
         except sqlite3.DatabaseError as error:
             log.warning("%s: %s; the cache begins anew", self._folder, error)
             for file in self._folder.glob("cache.db*"):
@@ -206,7 +216,7 @@ class DiskStore:
 
     def _touch(self) -> None:
         """Tell the database which blocks were used, in one go."""
-        used = [self._used.popitem()[0] for _ in range(len(self._used))]
+        used, self._used = self._used, {}
         with self._cache.transact():
             now = time.time()
             for name in used:

@@ -12,7 +12,7 @@ from empiarfs.ports import Known
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the tables; a file of another version is set aside
+VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
 
@@ -32,13 +32,20 @@ CREATE TABLE entries (
     listed_date TEXT NOT NULL,
     size INTEGER,                 -- exact; NULL until it is measured
     modified INTEGER,
+    dated_by_list INTEGER NOT NULL DEFAULT 0,  -- modified is the listing's, to the minute
     PRIMARY KEY (directory, name)
 ) WITHOUT ROWID
 """,
     "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
 )
-_COLUMNS = "name, is_directory, listed_size, listed_date, size, modified"
-_Row = tuple[bytes, int, str, str, int | None, int | None]
+_COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"
+_ADD = """
+INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    is_directory = excluded.is_directory, size = excluded.size, modified = excluded.modified,
+    dated_by_list = excluded.dated_by_list
+"""
+_Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
 
 def _key(path: str) -> bytes:
@@ -46,13 +53,13 @@ def _key(path: str) -> bytes:
 
 
 def _entry(directory: str, row: _Row) -> Entry:
-    name, is_directory, listed_size, listed_date, size, modified = row
+    name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
     path = join(directory, name.decode("utf-8", "surrogateescape"))
     if is_directory:
         return Directory(path, modified)
     if size is None:
         return Stub(path, listed_size, listed_date)
-    return File(path, size, modified)
+    return File(path, size, modified, bool(dated_by_list))
 
 
 class SqliteIndex:
@@ -105,7 +112,7 @@ class SqliteIndex:
             database.execute("UPDATE entries SET missed = missed + 1 WHERE directory = ? AND listed", (key,))
             database.executemany(
                 """
-                INSERT INTO entries VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?, ?)
+                INSERT INTO entries VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?, ?, 0)
                 ON CONFLICT DO UPDATE SET
                     position = excluded.position, listed = 1, missed = 0,
                     size = CASE WHEN is_directory = excluded.is_directory
@@ -126,23 +133,14 @@ class SqliteIndex:
 
     def add(self, entry: File | Directory) -> None:
         """See `Index.add`."""
-        size = entry.size if isinstance(entry, File) else None
         with self._used() as database:
-            database.execute(
-                """
-                INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?)
-                ON CONFLICT DO UPDATE SET
-                    is_directory = excluded.is_directory, size = excluded.size, modified = excluded.modified
-                """,
-                (
-                    _key(parent_of(entry.path)),
-                    _key(name_of(entry.path)),
-                    isinstance(entry, Directory),
-                    size,
-                    entry.modified,
-                ),
-            )
+            database.execute(_ADD, _found(entry))
             database.execute("DELETE FROM absent WHERE path = ?", (_key(entry.path),))
+
+    def add_all(self, files: Sequence[File]) -> None:
+        """See `Index.add_all`."""
+        with self._used() as database:
+            database.executemany(_ADD, map(_found, files))
 
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
@@ -204,6 +202,15 @@ def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
     )
     entries = (_entry(path, row) for row in rows)
     return {name_of(entry.path): entry for entry in entries}
+
+
+def _found(entry: File | Directory) -> tuple[object, ...]:
+    directory, name = _key(parent_of(entry.path)), _key(name_of(entry.path))
+    match entry:
+        case Directory():
+            return directory, name, 1, None, entry.modified, 0
+        case File():
+            return directory, name, 0, entry.size, entry.modified, entry.listed
 
 
 def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]:

@@ -1,0 +1,119 @@
+"""A world, an Apache that serves it, and mounts of it."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import machine
+import pytest
+from apache import Apache
+from gate import Gate
+from mounting import BINDINGS, Mount, Mounts
+from world import World
+
+
+@pytest.fixture(scope="session")
+def own_machine() -> None:
+    """Mounts of our own; see `machine`."""
+    machine.make_private()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """An empty directory that every user can reach, unlike pytest's."""
+    yield from _open_folder()
+
+
+def _open_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="empiarfs-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The tree that `apache` serves; nothing changes it."""
+    for folder in _open_folder():
+        yield World(folder)
+
+
+@pytest.fixture(scope="session")
+def apache(world: World) -> Iterator[Apache]:
+    """An Apache that serves `world`; each test finds its list of requests empty."""
+    server = Apache(world.root, closed=["10400/closed"])
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def small_tree(open_folder: Path) -> Path:
+    """A tree of one's own to change: 10028/data with a.txt, b.txt and c.txt."""
+    for name in ("a.txt", "b.txt", "c.txt"):
+        file = open_folder / "10028" / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    return open_folder
+
+
+@pytest.fixture
+def own_apache(small_tree: Path) -> Iterator[Apache]:
+    """An Apache of one's own, that serves `small_tree`."""
+    server = Apache(small_tree)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def gate(apache: Apache) -> Iterator[Gate]:
+    """A server before `apache` that misbehaves as it is told."""
+    server = Gate(apache.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mount(own_machine: None, apache: Apache) -> Iterator[Mounts]:
+    """Makes mounts of `apache`; takes them down, and fails the test if anything is left or was logged."""
+    for folder in _open_folder():
+        mounts = Mounts(folder, apache.url)
+        apache.clear()
+        with mounts.watched(90):
+            yield mounts
+        mounts.finish()
+
+
+@pytest.fixture(scope="session")
+def shared_mounts(own_machine: None, apache: Apache) -> Iterator[Callable[[str, str], Mount]]:
+    """Gives the one mount of a binding and a user that all tests share which only read."""
+    for folder in _open_folder():
+        mounts = Mounts(folder, apache.url)
+        made: dict[tuple[str, str], Mount] = {}
+
+        def shared(binding: str, user: str) -> Mount:
+            if (binding, user) not in made:
+                made[binding, user] = mounts(binding=binding, user=user)
+            return made[binding, user]
+
+        yield shared
+        mounts.finish()
+
+
+@pytest.fixture(params=[f"{binding}-{user}" for binding in BINDINGS for user in machine.users()])
+def mounted(request: pytest.FixtureRequest, shared_mounts: Callable[[str, str], Mount]) -> Mount:
+    """The world, mounted; by both bindings, as root and as an ordinary user. Shared: only to be read."""
+    binding, user = request.param.split("-")
+    return shared_mounts(binding, user)
+
+
+@pytest.fixture(params=BINDINGS)
+def binding(request: pytest.FixtureRequest) -> str:
+    """Both FUSE bindings, one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture(params=machine.users())
+def user(request: pytest.FixtureRequest) -> str:
+    """Root and an ordinary user, one after the other; an ordinary user alone where root does not run the tests."""
+    return str(request.param)

@@ -1,0 +1,635 @@
+"""The archive over HTTP: a reply is exactly what was asked for, or an error of ours."""
+
+import gzip
+import os
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import pytest
+from fakes import at_once, noise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website
+
+from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.model import File, Span
+
+PATH = "10028/data/a.mrc"
+CONTENT = noise(1000)
+FILE = File(PATH, 1000, MODIFIED)
+DATE = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1 700 000 000
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A good server, until a test makes it another."""
+    with ScriptedServer(Website({PATH.encode(): CONTENT, b"10028/large": bytes(300_000)})) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ScriptedServer) -> Iterator[Client]:
+    """A client of that server."""
+    with Client(server.base_url, Hasty()) as client:
+        yield client
+    assert client.slots == 0, "a slot was not given back"
+
+
+def fetched(client: Client, start: int = 100, stop: int = 300, file: File = FILE) -> bytes:
+    """Fetch a span whole."""
+    return b"".join(client.origin.fetch(file, Span(start, stop)))
+
+
+def part(**changes: object) -> Reply:
+    """Give the right reply to a fetch of 100 to 300, with some things changed; a header that is None is left out."""
+    headers: dict[str, object] = {
+        "Content-Range": "bytes 100-299/1000",
+        "Content-Length": "200",
+        "Last-Modified": DATE,
+    }
+    status = str(changes.pop("status", "206 Partial Content"))
+    body = cast("bytes", changes.pop("body", CONTENT[100:300]))
+    then = str(changes.pop("then", "keep"))
+    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
+    return Reply(status, {name: str(value) for name, value in headers.items() if value is not None}, body, then)
+
+
+def always(reply: Reply | None) -> Callable[[Request], Reply | None]:
+    """Answer everything alike."""
+    return lambda _: reply
+
+
+def test_measuring_gives_length_and_date(client: Client) -> None:
+    """From Content-Length and Last-Modified of one HEAD."""
+    assert client.origin.measure(PATH) == FILE
+
+
+def test_fetching_gives_the_bytes_of_the_span(client: Client, server: ScriptedServer) -> None:
+    """By one GET with exactly that range."""
+    assert fetched(client) == CONTENT[100:300]
+    assert [(one.method, one.headers["range"]) for one in server.requests] == [("GET", "bytes=100-299")]
+
+
+def test_the_whole_file_is_a_span_like_any_other(client: Client) -> None:
+    """Also its first and its last byte."""
+    assert fetched(client, 0, 1000) == CONTENT
+    assert fetched(client, 0, 1) == CONTENT[:1]
+    assert fetched(client, 999, 1000) == CONTENT[999:]
+
+
+def test_the_right_reply_in_this_test_is_right(client: Client, server: ScriptedServer) -> None:
+    """What the tests below change is taken when nothing is changed."""
+    server.answer = always(part())
+    assert fetched(client) == CONTENT[100:300]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Last_Modified": None},
+        {"Content_Encoding": "identity"},
+        {"ETag": '"other"'},
+        {"Content_Length": None, "then": "close"},
+        {"Content_Range": " bytes 100-299/1000 "},
+    ],
+)
+def test_what_does_not_matter_is_taken(
+    client: Client, server: ScriptedServer, changes: dict[str, object]
+) -> None:
+    """No date, any ETag, no length before a close: the bytes are checked all the same, and right."""
+    server.answer = always(part(**changes))
+    assert fetched(client) == CONTENT[100:300]
+
+
+WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
+    "200 with the whole file": (
+        {"status": "200 OK", "Content_Range": None, "Content_Length": "1000", "body": CONTENT},
+        Unavailable,
+    ),
+    "200 with the range": ({"status": "200 OK"}, Unavailable),
+    "204": ({"status": "204 No Content", "Content_Length": None, "body": b""}, Unavailable),
+    "a later start": ({"Content_Range": "bytes 101-299/1000"}, Unavailable),
+    "an earlier start": ({"Content_Range": "bytes 0-299/1000"}, Unavailable),
+    "a later stop": ({"Content_Range": "bytes 100-300/1000"}, Unavailable),
+    "an earlier stop": ({"Content_Range": "bytes 100-298/1000"}, Unavailable),
+    "no Content-Range": ({"Content_Range": None}, Unavailable),
+    "a garbled Content-Range": ({"Content_Range": "bytes 100-299"}, Unavailable),
+    "another unit": ({"Content_Range": "lines 100-299/1000"}, Unavailable),
+    "several ranges": (
+        {"Content_Range": None, "Content_Type": "multipart/byteranges; boundary=x"},
+        Unavailable,
+    ),
+    "a huge Content-Range": ({"Content_Range": f"bytes 100-299/{'9' * 5000}"}, ArchiveError),
+    "a huge start": ({"Content_Range": f"bytes {'9' * 5000}-299/1000"}, Unavailable),
+    "a longer file": ({"Content_Range": "bytes 100-299/1001"}, Changed),
+    "a shorter file": ({"Content_Range": "bytes 100-299/999"}, Changed),
+    "a file that ends in the span": (
+        {"Content_Range": "bytes 100-149/150", "Content_Length": "50", "body": CONTENT[100:150]},
+        Changed,
+    ),
+    "another date": ({"Last_Modified": "Wed, 15 Nov 2023 22:13:20 GMT"}, Changed),
+    "a date one second later": ({"Last_Modified": "Tue, 14 Nov 2023 22:13:21 GMT"}, Changed),
+    "416": ({"status": "416 Range Not Satisfiable", "Content_Range": "bytes */50"}, Changed),
+    "a short body": ({"body": CONTENT[100:299], "then": "close"}, Unavailable),
+    "no body": ({"body": b"", "then": "close"}, Unavailable),
+    "a short body that says so": ({"Content_Length": "199", "body": CONTENT[100:299]}, Unavailable),
+    "a short body without a length": (
+        {"Content_Length": None, "body": CONTENT[100:299], "then": "close"},
+        Unavailable,
+    ),
+    "a long body that says so": ({"Content_Length": "201", "body": CONTENT[100:301]}, Unavailable),
+    "a long body without a length": (
+        {"Content_Length": None, "body": CONTENT[100:301], "then": "close"},
+        Unavailable,
+    ),
+    "a reset in the middle": ({"body": CONTENT[100:150], "then": "reset"}, Unavailable),
+    "gzip": ({"Content_Encoding": "gzip", "body": gzip.compress(CONTENT)[:200]}, Unavailable),
+    "deflate": ({"Content_Encoding": "deflate"}, Unavailable),
+    "404": ({"status": "404 Not Found"}, NotFound),
+    "410": ({"status": "410 Gone"}, NotFound),
+    "401": ({"status": "401 Unauthorized"}, Refused),
+    "403": ({"status": "403 Forbidden"}, Refused),
+    "451": ({"status": "451 Unavailable For Legal Reasons"}, Refused),
+    "400": ({"status": "400 Bad Request"}, Unavailable),
+    "407": ({"status": "407 Proxy Authentication Required"}, Unavailable),
+    "429": ({"status": "429 Too Many Requests"}, Unavailable),
+    "500": ({"status": "500 Internal Server Error"}, Unavailable),
+    "502": ({"status": "502 Bad Gateway"}, Unavailable),
+    "503": ({"status": "503 Service Unavailable"}, Unavailable),
+    "504": ({"status": "504 Gateway Timeout"}, Unavailable),
+    "304": ({"status": "304 Not Modified", "body": b""}, Unavailable),
+    "300": ({"status": "300 Multiple Choices"}, Unavailable),
+    "an unknown status": ({"status": "799 Whatever"}, Unavailable),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_reply_that_is_not_what_was_asked_for_is_refused(
+    client: Client, server: ScriptedServer, wrong: str
+) -> None:
+    """Each wrong reply is the error that its kind is, and no byte of it passes for the file's."""
+    changes, error = WRONG[wrong]
+    server.answer = always(part(**changes))
+    got = b""
+    with pytest.raises(error) as caught:
+        for piece in client.origin.fetch(FILE, Span(100, 300)):
+            got += piece
+    assert CONTENT[100:300].startswith(got[:200])
+    assert caught.value.path == PATH
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["a short body", "a short body that says so", "a reset in the middle"])
+def test_what_came_of_a_reply_that_was_cut_is_right(client: Client, server: ScriptedServer, wrong: str) -> None:
+    """The pieces before the cut are the file's bytes, so that a reader can go on behind them."""
+    server.answer = always(part(**WRONG[wrong][0]))
+    got = b""
+    with pytest.raises(Unavailable):
+        for piece in client.origin.fetch(FILE, Span(100, 300)):
+            got += piece
+    assert CONTENT[100:300].startswith(got)
+
+
+def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> None:
+    """Not one byte behind the span comes out."""
+    server.answer = always(part(Content_Length=None, body=CONTENT[100:999], then="close"))
+    got = b""
+    with pytest.raises(Unavailable):
+        for piece in client.origin.fetch(FILE, Span(100, 300)):
+            got += piece
+    assert len(got) <= 200
+
+
+def test_a_file_without_a_date_fits_any_date(client: Client) -> None:
+    """Where the date was not known when it was measured, the length alone tells the version."""
+    assert fetched(client, file=File(PATH, 1000, None)) == CONTENT[100:300]
+
+
+@pytest.mark.parametrize(
+    "length",
+    [None, "", "-1", "-1000", "+5", "1e3", "0x10", "1,5", "5, 6", "12 34", "zero", "٣", "1" * 5000],
+)
+def test_a_length_that_is_none_is_refused(client: Client, server: ScriptedServer, length: str | None) -> None:
+    """Missing, negative, garbled or absurd: there is no size to show, so it is Unavailable."""
+    headers = {} if length is None else {"Content-Length": length.encode().decode("latin-1")}
+    server.answer = always(Reply("200 OK", {**headers, "Last-Modified": DATE}, then="close"))
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**31, 66 * 2**30, 2**50])
+def test_a_length_is_exact(client: Client, server: ScriptedServer, length: int) -> None:
+    """Empty files and very large ones too."""
+    server.answer = always(Reply("200 OK", {"Content-Length": str(length)}))
+    assert client.origin.measure(PATH) == File(PATH, length, None)
+
+
+def test_measuring_refuses_a_compressed_form(client: Client, server: ScriptedServer) -> None:
+    """Its length is not the file's."""
+    server.answer = always(Reply("200 OK", {"Content-Length": "5", "Content-Encoding": "gzip"}))
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+
+
+DATES = ["", " ", "yesterday", "Thu", "Mon, 32 Foo 2020 25:61:61 GMT", "0", "Mon, 01 Jan 99999 00:00:00 GMT", "\xff"]
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_a_date_that_is_none_is_no_date(client: Client, server: ScriptedServer, date: str) -> None:
+    """A file may be read whatever its date looks like."""
+    server.answer = always(Reply("200 OK", {"Content-Length": "5", "Last-Modified": date}))
+    assert client.origin.measure(PATH) == File(PATH, 5, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("404 Not Found", NotFound),
+        ("410 Gone", NotFound),
+        ("401 Unauthorized", Refused),
+        ("403 Forbidden", Refused),
+        ("451 Unavailable For Legal Reasons", Refused),
+        ("400 Bad Request", Unavailable),
+        ("405 Method Not Allowed", Unavailable),
+        ("429 Too Many Requests", Unavailable),
+        ("500 Internal Server Error", Unavailable),
+        ("503 Service Unavailable", Unavailable),
+    ],
+)
+def test_measuring_and_listing_tell_the_same_kinds_of_errors(
+    client: Client, server: ScriptedServer, status: str, error: type[ArchiveError]
+) -> None:
+    """Only 404 and 410 say that a file is not there."""
+    server.answer = always(Reply(status, {"Content-Length": "3"}, b"no\n"))
+    with pytest.raises(error):
+        client.origin.measure(PATH)
+    with pytest.raises(error):
+        client.listing.scan("10028")
+
+
+LOCATIONS: dict[str, str] = {
+    "absolute": "http://127.0.0.1:{port}" + ROOT + "/10028/data/",
+    "a path": ROOT + "/10028/data/",
+    "relative": "data/",
+    "escaped otherwise": ROOT + "/%310028/d%61ta/",
+}
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent"])
+def test_a_redirect_to_itself_with_a_slash_is_a_directory(
+    client: Client, server: ScriptedServer, location: str, status: str
+) -> None:
+    """However the server writes the place, and to measuring and fetching alike."""
+    target = LOCATIONS[location].format(port=server.port)
+    server.answer = always(Reply(status, {"Location": target, "Content-Length": "0"}))
+    with pytest.raises(IsADirectory):
+        client.origin.measure("10028/data")
+    with pytest.raises(IsADirectory):
+        fetched(client, file=File("10028/data", 1000, None))
+    assert len(server.requests) == 2
+
+
+def test_a_directory_with_an_odd_name_is_one(server: ScriptedServer) -> None:
+    """Spaces, percents and bytes that are not UTF-8 do not hide the slash."""
+    name = b"10028/a b%20\xff"
+    server.answer = Website({name + b"/file": b"1"})
+    with Client(server.base_url) as client, pytest.raises(IsADirectory):
+        client.origin.measure(os.fsdecode(name))
+
+
+def test_a_redirect_on_the_same_server_is_followed(client: Client, server: ScriptedServer) -> None:
+    """The answer at the other place is the answer; the path stays the one that was asked for."""
+    site = Website({b"moved/a.mrc": CONTENT})
+
+    def answer(request: Request) -> Reply:
+        if request.target.endswith(PATH):
+            return Reply("302 Found", {"Location": f"{ROOT}/moved/a.mrc", "Content-Length": "0"})
+        return site(request)
+
+    server.answer = answer
+    assert client.origin.measure(PATH) == FILE
+    assert fetched(client) == CONTENT[100:300]
+
+
+def test_redirects_in_a_circle_end(client: Client, server: ScriptedServer) -> None:
+    """After a few turns it is Unavailable."""
+    server.answer = lambda request: Reply(
+        "302 Found", {"Location": request.target + "x", "Content-Length": "0"}
+    )
+    with pytest.raises(Unavailable, match="circle"):
+        client.origin.measure(PATH)
+    assert len(server.requests) <= 10
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://localhost:{port}/x",
+        "http://example.invalid/x",
+        "//example.invalid/x",
+        "https://evil.invalid:{port}/",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "gopher://127.0.0.1:{port}/",
+        "javascript:alert(1)",
+        "",
+        "http://[",
+        "http://[::1",
+        "http://127.0.0.1:notaport/",
+        "http://127.0.0.1:99999999/",
+    ],
+)
+def test_a_redirect_to_another_place_is_not_followed(
+    client: Client, server: ScriptedServer, location: str
+) -> None:
+    """Another host, another scheme, or what is no address at all: Unavailable after one request."""
+    server.answer = always(
+        Reply("302 Found", {"Location": location.format(port=server.port), "Content-Length": "0"})
+    )
+    with pytest.raises(Unavailable) as caught:
+        client.origin.measure(PATH)
+    assert len(server.requests) == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["http:///", "\x00", "#", "?", "."])
+def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServer, location: str) -> None:
+    """A place that is the same place again, or nonsense, is Unavailable after a few turns."""
+    server.answer = always(Reply("302 Found", {"Location": location, "Content-Length": "0"}))
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+    assert len(server.requests) <= 10
+
+
+def test_a_refused_connection_is_unavailable() -> None:
+    """A server that is not there is away, and nothing else."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        port = listening.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}{ROOT}") as client:
+        for ask in (lambda: client.origin.measure(PATH), lambda: fetched(client), lambda: client.listing.scan("")):
+            with pytest.raises(Unavailable, match="refuses connections"):
+                ask()
+
+
+def test_a_name_that_resolves_to_nothing_is_unavailable() -> None:
+    """No network is no proof of absence."""
+    with Client("http://no-such-host.invalid/x") as client, pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+
+
+def test_a_silent_server_is_given_up(client: Client, server: ScriptedServer) -> None:
+    """After the silence that is borne it is Unavailable."""
+    over = threading.Event()
+
+    def silent(_: Request) -> None:
+        over.wait(20)
+
+    server.answer = silent
+    with pytest.raises(Unavailable, match="silent"):
+        client.origin.measure(PATH)
+    over.set()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\r\n\r\n", b"hello\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n", b"\x16\x03\x01"]
+)
+def test_what_is_no_http_is_unavailable(raw: bytes) -> None:
+    """Whatever speaks there, no surprise comes out."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def speak() -> None:
+            for _ in range(2):
+                line, _ = listening.accept()
+                with line:
+                    line.recv(65536)
+                    line.sendall(raw)
+
+        def ask() -> None:
+            with Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+                with pytest.raises(Unavailable):
+                    client.origin.measure(PATH)
+                with pytest.raises(Unavailable):
+                    fetched(client)
+
+        results = at_once([speak, ask])
+        assert results == [None, None]
+
+
+NAMES = (
+    st.binary(min_size=1, max_size=40)
+    .map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_"))
+    .filter(lambda name: name not in {b".", b".."})
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(names=st.lists(NAMES, min_size=1, max_size=3))
+def test_every_name_reaches_the_server_as_its_own_bytes(
+    client: Client, server: ScriptedServer, names: list[bytes]
+) -> None:
+    """Whatever bytes a name has, the server that undoes the escapes has the same ones; the target is plain ASCII."""
+    path = b"/".join([b"10028", *names])
+    server.requests.clear()
+    server.answer = always(Reply("200 OK", {"Content-Length": "5"}))
+    client.origin.measure(os.fsdecode(path))
+    (request,) = server.requests
+    assert unquote_to_bytes(request.target) == ROOT.encode() + b"/" + path
+    assert request.target.isascii()
+    assert not set(request.target) & set(" #?\"<>\\^`{|}\x7f[]")
+
+
+@pytest.mark.parametrize("name", [b".hidden", b"...", b"a..b", b"%2e%2e", b"%2F", b"a%00b", b"~user", b"-rf", b"..."])
+def test_names_that_look_like_something_else_are_names(server: ScriptedServer, name: bytes) -> None:
+    """Dots, percents and dashes mean nothing; the file of that very name is found."""
+    server.answer = Website({b"10028/" + name: b"12345"})
+    with Client(server.base_url) as client:
+        assert client.origin.measure(f"10028/{os.fsdecode(name)}").size == 5
+
+
+def test_sequential_requests_use_one_connection(client: Client, server: ScriptedServer) -> None:
+    """Twenty requests of every kind that a good server answers go over one line."""
+    for _ in range(5):
+        client.origin.measure(PATH)
+        fetched(client)
+        client.listing.scan("10028")
+        client.origin.measure("10028/large")
+    assert len(server.requests) == 20
+    assert server.connections == 1
+
+
+def test_clear_answers_keep_the_connection(client: Client, server: ScriptedServer) -> None:
+    """404, 403, 416, and the redirect of a directory are answers like any other: the line is used again."""
+    site = Website({PATH.encode(): CONTENT}, closed=(b"10028/data",))
+    server.answer = site
+    for _ in range(5):
+        for path in ("10028/none", "10028/data"):
+            with pytest.raises((NotFound, IsADirectory)):
+                client.origin.measure(path)
+        with pytest.raises(Refused):
+            client.listing.scan("10028/data")
+        with pytest.raises(NotFound):
+            client.listing.scan("10029")
+        with pytest.raises(Changed):
+            fetched(client, 5000, 5100, File(PATH, 6000, MODIFIED))
+        with pytest.raises(Changed):
+            fetched(client, 0, 10, File(PATH, 6000, MODIFIED))
+    assert len(server.requests) == 30
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("wrong", ["200 with the whole file", "a reset in the middle", "503", "a short body"])
+def test_a_line_on_which_something_was_wrong_is_not_used_again(
+    client: Client, server: ScriptedServer, wrong: str
+) -> None:
+    """What hung or broke does not serve the next one."""
+    changes, _ = WRONG[wrong]
+    server.answer = always(part(**changes))
+    with pytest.raises(Unavailable):
+        fetched(client)
+    server.answer = Website({PATH.encode(): CONTENT})
+    assert fetched(client) == CONTENT[100:300]
+    assert [one.connection for one in server.requests] == [0, 1]
+
+
+def test_a_fetch_that_is_closed_early_gives_its_line_up(client: Client, server: ScriptedServer) -> None:
+    """The rest of its body is not read, and the next request has a line of its own."""
+    large = File("10028/large", 300_000, MODIFIED)
+    pieces = cast("Generator[bytes]", client.origin.fetch(large, Span(0, 300_000)))
+    next(pieces)
+    pieces.close()
+    assert client.origin.measure(PATH) == FILE
+    assert server.connections == 2
+
+
+def test_an_idle_line_that_the_server_closed_is_no_error(client: Client, server: ScriptedServer) -> None:
+    """Servers close what is idle; the next request, or its second try, has a new line."""
+    site = Website({PATH.encode(): CONTENT})
+
+    def answer(request: Request) -> Reply:
+        reply = site(request)
+        reply.then = "close"
+        return reply
+
+    server.answer = answer
+    answers = []
+    for _ in range(6):
+        try:
+            answers.append(client.origin.measure(PATH))
+        except Unavailable:
+            continue
+    assert answers
+    assert set(answers) == {FILE}
+
+
+def test_threads_have_lines_of_their_own_and_share_them_afterwards(
+    client: Client, server: ScriptedServer
+) -> None:
+    """No more connections than threads that ask at once; all get the right bytes."""
+    results = at_once([lambda: [fetched(client) for _ in range(5)]] * 6)
+    assert results == [[CONTENT[100:300]] * 5] * 6
+    assert server.connections <= 6
+
+
+def test_closing_gives_every_line_back(server: ScriptedServer) -> None:
+    """After `shed` no connection and no slot is held."""
+    with Client(server.base_url) as client:
+        at_once([lambda: client.origin.measure(PATH)] * 4)
+        assert client.slots >= 1
+        client.close()
+        assert client.slots == 0
+        assert "open=0 idle=0" in repr(client.lines)
+
+
+def test_every_request_says_who_asks_and_takes_no_compressed_form(
+    client: Client, server: ScriptedServer
+) -> None:
+    """The User-Agent names the project and its version; Accept-Encoding is identity."""
+    client.origin.measure(PATH)
+    fetched(client)
+    client.listing.scan("10028")
+    for request in server.requests:
+        assert request.headers["user-agent"].startswith(f"empiarfs/{version('empiarfs')} ")
+        assert request.headers["accept-encoding"] == "identity"
+
+
+def test_credentials_are_never_sent(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ~/.netrc nor a redirect makes a request carry a password."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\ndefault login me password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    site = Website({PATH.encode(): CONTENT, b"10028/b": CONTENT})
+
+    def answer(request: Request) -> Reply:
+        if request.target.endswith("a.mrc"):
+            return Reply("302 Found", {"Location": f"{ROOT}/10028/b", "Content-Length": "0"})
+        return site(request)
+
+    server.answer = answer
+    with Client(server.base_url) as client:
+        client.origin.measure(PATH)
+        fetched(client)
+        client.listing.scan("10028")
+    assert len(server.requests) == 5
+    for request in server.requests:
+        assert not {"authorization", "cookie", "proxy-authorization"} & set(request.headers)
+
+
+def test_cookies_are_not_given_back(client: Client, server: ScriptedServer) -> None:
+    """Who reads a public archive need not be recognised."""
+    site = Website({PATH.encode(): CONTENT})
+
+    def answer(request: Request) -> Reply:
+        reply = site(request)
+        reply.headers["Set-Cookie"] = "tracked=1; Path=/"
+        return reply
+
+    server.answer = answer
+    client.origin.measure(PATH)
+    client.origin.measure(PATH)
+    assert all("cookie" not in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_used(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request goes to the proxy, with the whole URL."""
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ScriptedServer(always(Reply("200 OK", {"Content-Length": "5"}))) as proxy:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+        with Client("http://archive.invalid/root") as client:
+            assert client.origin.measure(PATH).size == 5
+        assert [one.target for one in proxy.requests] == [f"http://archive.invalid/root/{PATH}"]
+
+
+def test_a_host_that_needs_no_proxy_is_asked_directly(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`no_proxy` is honoured."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Client(server.base_url) as client:
+        assert client.origin.measure(PATH) == FILE
+
+
+def test_the_root_is_the_base_url(client: Client, server: ScriptedServer) -> None:
+    """An empty path asks for the base URL itself."""
+    client.listing.scan("")
+    assert [urlsplit(one.target).path for one in server.requests] == [f"{ROOT}/"]
+
+
+def test_the_client_counts_its_requests(client: Client) -> None:
+    """For the status and the bench."""
+    client.origin.measure(PATH)
+    fetched(client)
+    assert client.http.requests == 2
+    assert "requests=2" in repr(client.http)

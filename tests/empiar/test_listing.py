@@ -1,0 +1,128 @@
+"""Directories as the server's pages show them, one request each."""
+
+import gzip
+from collections.abc import Iterator
+
+import pytest
+from scripted import ROOT, Client, Reply, ScriptedServer, Website
+
+from empiarfs.errors import IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.model import Directory, Stub
+
+FILES = {
+    b"10028/10028.xml": b"1",
+    b"10028/data/a b.mrc": b"1",
+    b"10028/data/#%+=&[x].mrc": b"1",
+    b"10028/data/\xff.mrc": b"1",
+    b"10028/data/sub/deep.tif": b"1",
+    b"10028/closed/x": b"1",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A good server."""
+    with ScriptedServer(Website(FILES, closed=(b"10028/closed",))) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ScriptedServer) -> Iterator[Client]:
+    """A client of that server."""
+    with Client(server.base_url) as client:
+        yield client
+
+
+def test_a_directory_is_one_request(client: Client, server: ScriptedServer) -> None:
+    """A GET of its URL with a slash at the end, and no other."""
+    client.listing.scan("10028/data")
+    assert [(one.method, one.target) for one in server.requests] == [("GET", f"{ROOT}/10028/data/")]
+
+
+def test_children_come_with_kind_rounded_size_and_date(client: Client) -> None:
+    """In the server's order; a directory is what ends in a slash."""
+    xml, *directories = client.listing.scan("10028")
+    assert xml == Stub("10028/10028.xml", "1.2K", "2025-02-07 19:49")
+    assert [(type(one), one.path) for one in directories] == [
+        (Directory, "10028/data"),
+        (Directory, "10028/closed"),
+    ]
+
+
+def test_names_of_any_bytes_come_back_as_they_are(client: Client) -> None:
+    """Unescaped once, with surrogate escapes where they are not UTF-8."""
+    assert [entry.path for entry in client.listing.scan("10028/data")] == [
+        "10028/data/a b.mrc",
+        "10028/data/#%+=&[x].mrc",
+        "10028/data/\udcff.mrc",
+        "10028/data/sub",
+    ]
+
+
+def test_the_root_is_listed(client: Client) -> None:
+    """An empty path is the root, whose children have no slash in front."""
+    assert [entry.path for entry in client.listing.scan("")] == ["10028"]
+
+
+def test_a_file_is_no_directory_to_list(client: Client) -> None:
+    """Its URL with a slash is not there."""
+    with pytest.raises(NotFound):
+        client.listing.scan("10028/10028.xml")
+
+
+def test_what_is_not_there_is_not_found(client: Client) -> None:
+    """404 of the directory's own URL."""
+    with pytest.raises(NotFound):
+        client.listing.scan("10029")
+
+
+def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
+    """403 is Refused, and no empty listing."""
+    with pytest.raises(Refused):
+        client.listing.scan("10028/closed")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html><body>Welcome</body></html>", b"\xff\xd8\xff", b"{}", b"<title>Index of /</title><table>"],
+)
+def test_a_page_that_is_no_listing_is_unavailable(
+    client: Client, server: ScriptedServer, body: bytes
+) -> None:
+    """A captive portal, an error page with status 200, or a page cut off is not an empty directory."""
+    server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(body))}, body)
+    with pytest.raises(Unavailable):
+        client.listing.scan("10028")
+
+
+def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedServer) -> None:
+    """Half a listing is none, wherever the line broke."""
+    page = Website(FILES)._listing(b"10028/data")
+    for cut in (0, 10, len(page) // 2, len(page) - 1):
+        server.answer = lambda _, cut=cut: Reply(  # type: ignore[misc]
+            "200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"
+        )
+        with pytest.raises(Unavailable):
+            client.listing.scan("10028/data")
+
+
+def test_a_listing_in_an_encoding_nobody_asked_for_is_unavailable(
+    client: Client, server: ScriptedServer
+) -> None:
+    """Bytes that are compressed are no page."""
+    page = gzip.compress(Website(FILES)._listing(b"10028/data"))
+    server.answer = lambda _: Reply(
+        "200 OK", {"Content-Length": str(len(page)), "Content-Encoding": "gzip"}, page
+    )
+    with pytest.raises(Unavailable):
+        client.listing.scan("10028/data")
+
+
+def test_a_redirect_to_another_slash_is_no_listing(client: Client, server: ScriptedServer) -> None:
+    """A server that adds slashes for ever is not followed."""
+    server.answer = lambda request: Reply(
+        "301 Moved", {"Location": request.target + "/", "Content-Length": "0"}
+    )
+    with pytest.raises((Unavailable, IsADirectory)):
+        client.listing.scan("10028")
+    assert len(server.requests) <= 10

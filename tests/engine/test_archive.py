@@ -1,0 +1,142 @@
+"""The archive as every face speaks to it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import (
+    SOON,
+    BrokenStore,
+    FakeClock,
+    FakeListing,
+    FakeOrigin,
+    directory,
+    noise,
+    stub,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.archive import Archive, entry_of
+from empiarfs.engine.cache import Cache
+from empiarfs.engine.reader import Reader
+from empiarfs.engine.tree import Tree
+from empiarfs.errors import Changed, IsADirectory, NotFound
+from empiarfs.model import File, Span
+from empiarfs.storage.index import SqliteIndex
+
+PATH = "10028/a.mrc"
+
+
+class Rig:
+    """An archive over fakes, with all of them in reach."""
+
+    def __init__(self, folder: Path, content: bytes) -> None:
+        self.origin = FakeOrigin({PATH: content}, piece=1 << 16)
+        self.origin.directories = {"10028"}
+        self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
+        self.index = SqliteIndex(folder / "tree.sqlite")
+        self.cache = Cache(1 << 24, BrokenStore())
+        self.ahead: list[tuple[File, Span]] = []
+        self.closed = 0
+        tree = Tree(
+            self.listing, self.origin, self.index, fresh=1e9, clock=FakeClock(), background=lambda task: task()
+        )
+        reader = Reader(self.origin, self.origin, self.cache, block_bytes=1 << 16, longest_run=1 << 21)
+        self.archive = Archive(
+            tree, reader, lambda file, span: self.ahead.append((file, span)), 1 << 22, self._close
+        )
+
+    def _close(self) -> None:
+        self.closed += 1
+        self.cache.close(SOON)
+        self.index.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """An archive of one file of 3 MiB and a bit."""
+    rig = Rig(tmp_path, noise(3 * 2**20 + 17))
+    yield rig
+    rig.archive.close()
+
+
+def test_a_file_is_opened_and_read(rig: Rig) -> None:
+    """`open` measures, `read` gives the bytes at an offset."""
+    file = rig.archive.open(PATH)
+    assert file.file == rig.origin.file(PATH)
+    assert file.read(1_000_000, 100) == noise(3 * 2**20 + 17)[1_000_000:1_000_100]
+
+
+@given(offset=st.integers(-5, 250), size=st.integers(-5, 250))
+def test_a_read_is_short_only_at_the_end(tmp_path_factory: pytest.TempPathFactory, offset: int, size: int) -> None:
+    """Offsets and sizes of every kind give what `pread` of a file would."""
+    rig = Rig(tmp_path_factory.mktemp("rig"), noise(100))
+    wanted = noise(100)[max(0, offset) : max(0, offset + size)]
+    assert rig.archive.open(PATH).read(offset, size) == wanted
+    rig.archive.close()
+
+
+def test_a_directory_does_not_open(rig: Rig) -> None:
+    """It says what it is."""
+    with pytest.raises(IsADirectory):
+        rig.archive.open("10028")
+
+
+def test_what_is_not_there_does_not_open(rig: Rig) -> None:
+    """`open` raises as `stat` does."""
+    with pytest.raises(NotFound):
+        rig.archive.open("10028/none")
+
+
+def test_reading_in_line_is_fetched_ahead(rig: Rig) -> None:
+    """After some reads in line the prefetcher is told of the file and a span further on."""
+    file = rig.archive.open(PATH)
+    for offset in range(0, 2**20, 2**17):
+        file.read(offset, 2**17)
+    assert rig.ahead
+    assert all(file == rig.origin.file(PATH) for file, _ in rig.ahead)
+    assert all(2**17 <= span.start < span.stop <= 3 * 2**20 + 17 for _, span in rig.ahead)
+
+
+def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_next(rig: Rig) -> None:
+    """The open file raises Changed; opened again it is the new version."""
+    opened = rig.archive.open(PATH)
+    rig.origin.refusals[PATH] = Changed(PATH)
+    with pytest.raises(Changed):
+        opened.read(0, 10)
+    rig.origin.refusals.clear()
+    rig.origin.files[PATH] = b"new"
+    assert rig.archive.open(PATH).read(0, 10) == b"new"
+
+
+def test_what_it_shows_it_lists(rig: Rig) -> None:
+    """Entries come from the tree."""
+    assert rig.archive.entries("10028") == [stub(PATH)]
+
+
+def test_closing_closes(tmp_path: Path) -> None:
+    """`close` calls what the wire gave."""
+    rig = Rig(tmp_path, b"")
+    rig.archive.close()
+    assert rig.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("EMPIAR-10028", "10028"),
+        ("empiar-10028", "10028"),
+        ("EmPiAr-1", "1"),
+        ("10028", None),
+        ("EMPIAR-", None),
+        ("EMPIAR-10028x", None),
+        ("EMPIAR-１０", None),
+        ("xEMPIAR-10028", None),
+        ("EMPIAR10028", None),
+        ("EMPIAR-10028\n", None),
+    ],
+)
+def test_an_accession_stands_for_its_number(name: str, entry: str | None) -> None:
+    """In any case of letters, and nothing else does."""
+    assert entry_of(name) == entry

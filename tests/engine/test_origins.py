@@ -1,0 +1,522 @@
+"""The wrappers of an origin: so many at once and readers first; and asking again, as long as patience lasts."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import cast
+
+import pytest
+from fakes import SOON, Break, FakeClock, FakeListing, FakeOrigin, FakeStopping, at_once, directory, noise
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.origins import Limited, Patience, Retrying, WaitedFor
+from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.model import Entry, File, Span
+
+PATH = "10028/data/a.mrc"
+Enter = Callable[[], AbstractContextManager[None]]
+
+
+class Killed(BaseException):
+    """What ends a thread from outside, as KeyboardInterrupt does."""
+
+
+class Telling(threading.Condition):
+    """A condition that tells when someone begins to wait on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waits = threading.Semaphore(0)
+        self.kill_next = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait, as any condition."""
+        if self.kill_next:
+            self.kill_next = False
+            raise Killed
+        self._waits.release()
+        return super().wait(timeout)
+
+    def someone_waits(self) -> None:
+        """Return when one more thread has begun to wait."""
+        assert self._waits.acquire(timeout=SOON), "nobody waits"
+
+
+def gate_of(most: int, kept: int = 2) -> tuple[Gate, Telling]:
+    """Give a gate, and what tells who waits at it."""
+    gate, telling = Gate(most, kept), Telling()
+    gate._changed = telling
+    return gate, telling
+
+
+class Visitor:
+    """A thread that goes through the gate, and stays inside until it is let go."""
+
+    def __init__(self, enter: Enter) -> None:
+        self._leave = threading.Event()
+        self.inside = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._visit: Future[None] = self._pool.submit(self._stay, enter)
+
+    def _stay(self, enter: Enter) -> None:
+        with enter():
+            self.inside.set()
+            assert self._leave.wait(SOON)
+
+    def is_let_in(self) -> None:
+        """Wait until it is inside."""
+        assert self.inside.wait(SOON), "it was not let in"
+
+    def leaves(self) -> None:
+        """Send it away, and wait until it is gone."""
+        self._leave.set()
+        self._visit.result(SOON)
+        self._pool.shutdown()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 10])
+def test_never_more_are_inside_than_may_be(most: int) -> None:
+    """Whoever comes, reader or prefetch, the connections at once stay within the number set."""
+    gate = Gate(most, 2)
+    inside: list[int] = []
+    lock = threading.Lock()
+    seen = []
+
+    def visit(enter: Enter) -> None:
+        for _ in range(50):
+            with enter():
+                with lock:
+                    inside.append(1)
+                    seen.append(len(inside))
+                with lock:
+                    inside.pop()
+
+    results = at_once([lambda enter=enter: visit(enter) for enter in (gate.demand, gate.ahead) * 6])  # type: ignore[misc]
+    assert results == [None] * 12
+    assert max(seen) <= most
+    assert gate.highest <= most
+    assert repr(gate).startswith("<Gate demand=0 ahead=0 ")
+
+
+def test_all_places_may_be_taken_by_readers() -> None:
+    """Ten readers are inside at once; the eleventh waits for one to leave."""
+    gate, telling = gate_of(10)
+    with ExitStack() as readers:
+        for _ in range(9):
+            readers.enter_context(gate.demand())
+        tenth = Visitor(gate.demand)
+        tenth.is_let_in()
+        eleventh = Visitor(gate.demand)
+        telling.someone_waits()
+        assert not eleventh.inside.is_set()
+        tenth.leaves()
+        eleventh.is_let_in()
+        eleventh.leaves()
+    assert gate.highest == 10
+
+
+def test_two_places_are_never_lent_to_prefetch() -> None:
+    """Of ten connections prefetch gets eight, and a reader who comes then is let in at once."""
+    gate, telling = gate_of(10)
+    with ExitStack() as prefetches:
+        for _ in range(8):
+            prefetches.enter_context(gate.ahead())
+        ninth = Visitor(gate.ahead)
+        telling.someone_waits()
+        with gate.demand(), gate.demand():
+            assert not ninth.inside.is_set()
+    ninth.is_let_in()
+    ninth.leaves()
+
+
+def test_prefetch_gets_one_place_where_there_are_few() -> None:
+    """With one or two connections prefetch still gets along, when no reader waits."""
+    for most in (1, 2):
+        with Gate(most, 2).ahead():
+            pass
+
+
+def test_a_reader_who_waits_goes_before_any_prefetch() -> None:
+    """Prefetch that has waited for longer stays behind a reader who came later."""
+    gate, telling = gate_of(3)
+    held = [Visitor(gate.demand) for _ in range(3)]
+    for visitor in held:
+        visitor.is_let_in()
+    prefetch = Visitor(gate.ahead)
+    telling.someone_waits()
+    reader = Visitor(gate.demand)
+    telling.someone_waits()
+    held[0].leaves()
+    reader.is_let_in()
+    assert not prefetch.inside.is_set()
+    held[1].leaves()
+    prefetch.is_let_in()
+    for visitor in (held[2], reader, prefetch):
+        visitor.leaves()
+
+
+def test_no_place_stays_empty_while_prefetch_waits() -> None:
+    """Two places that become free together go to the reader and to the prefetch, whoever wakes first."""
+    for _ in range(10):
+        gate, telling = gate_of(3)
+        held = [gate.demand() for _ in range(3)]
+        for one in held:
+            one.__enter__()
+        prefetch = Visitor(gate.ahead)
+        telling.someone_waits()
+        reader = Visitor(gate.demand)
+        telling.someone_waits()
+        with telling:  # nobody wakes before both are free
+            held[0].__exit__(None, None, None)
+            held[1].__exit__(None, None, None)
+        reader.is_let_in()
+        assert prefetch.inside.wait(2.0), "a place is free, and nobody tells the prefetch"
+        reader.leaves()
+        prefetch.leaves()
+        held[2].__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("error", [ValueError, Killed])
+def test_who_fails_inside_leaves_his_place(error: type[BaseException]) -> None:
+    """An error inside gives the connection back."""
+    gate = Gate(1, 0)
+    for enter in (gate.demand, gate.ahead) * 2:
+        with pytest.raises(error), enter():
+            raise error
+
+
+def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
+    """A reader interrupted at the gate no longer stands before the prefetch."""
+    gate, telling = gate_of(1, 0)
+    with gate.demand():
+        telling.kill_next = True
+        with pytest.raises(Killed), gate.demand():
+            pass
+    prefetch = Visitor(gate.ahead)
+    assert prefetch.inside.wait(2.0), "prefetch waits for a reader who is gone"
+    prefetch.leaves()
+
+
+def test_a_limited_origin_asks_only_from_inside() -> None:
+    """With one place two fetches run one after the other, and measuring waits too."""
+    origin = FakeOrigin({PATH: noise(40)})
+    limited = Limited(origin, Gate(1, 0).demand)
+    file = origin.file(PATH)
+
+    def fetched() -> bytes:
+        return b"".join(limited.fetch(file, Span(0, 40)))
+
+    results = at_once([fetched, fetched, lambda: limited.measure(PATH)])
+    assert results == [noise(40), noise(40), file]
+    assert origin.highest == 1
+
+
+def test_a_limited_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
+    """The place is taken while pieces come, and free when the fetch is closed early or is over."""
+    origin = FakeOrigin({PATH: noise(40)})
+    gate = Gate(1, 0)
+    limited = Limited(origin, gate.demand)
+    pieces = cast("Generator[bytes]", limited.fetch(origin.file(PATH), Span(0, 40)))
+    next(pieces)
+    assert repr(gate).startswith("<Gate demand=1 ")
+    pieces.close()
+    assert repr(gate).startswith("<Gate demand=0 ")
+    assert len(list(limited.fetch(origin.file(PATH), Span(0, 40)))) == 6
+    assert repr(gate).startswith("<Gate demand=0 ")
+
+
+@pytest.mark.parametrize("after", [0, 14])
+def test_a_limited_fetch_that_breaks_leaves_its_place(after: int) -> None:
+    """An error frees the connection."""
+    origin = FakeOrigin({PATH: noise(40)})
+    gate = Gate(1, 0)
+    origin.break_next(Break(after=after, error=Unavailable(PATH)))
+    with pytest.raises(Unavailable):
+        list(Limited(origin, gate.demand).fetch(origin.file(PATH), Span(0, 40)))
+    assert repr(gate).startswith("<Gate demand=0 ")
+
+
+class Patiently:
+    """A patience of `seconds` with all its parts in reach; no pause takes time."""
+
+    def __init__(self, seconds: float = 300.0, *, chance: float = 0.5, stop_at: int | None = None) -> None:
+        self.clock = FakeClock()
+        self.begun = self.clock.now
+        self.stopping = FakeStopping(self.clock, stop_at)
+        self.patience = Patience(seconds, self.clock, lambda: chance, self.stopping)
+
+    @property
+    def passed(self) -> float:
+        """Seconds gone by."""
+        return self.clock.now - self.begun
+
+
+class Answers:
+    """What gives or raises one answer after the other; the last for ever."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    def __call__(self) -> object:
+        """Give or raise the next."""
+        answer = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+AWAY = Unavailable(PATH, "away")
+
+
+def test_what_is_answered_at_once_takes_no_pause() -> None:
+    """One asking, no waiting."""
+    with_patience = Patiently()
+    assert with_patience.patience.asked(PATH, Answers("yes")) == "yes"
+    assert with_patience.stopping.pauses == []
+
+
+def test_unavailable_is_asked_again() -> None:
+    """After a pause each, until there is an answer."""
+    with_patience, ask = Patiently(), Answers(AWAY, AWAY, "yes")
+    assert with_patience.patience.asked(PATH, ask) == "yes"
+    assert ask.asked == 3
+    assert len(with_patience.stopping.pauses) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [NotFound(PATH), Refused(PATH), Changed(PATH), IsADirectory(PATH), ValueError("ours"), Killed()]
+)
+def test_nothing_but_unavailable_is_asked_again(error: BaseException) -> None:
+    """Every other answer is final."""
+    with_patience, ask = Patiently(), Answers(error)
+    with pytest.raises(type(error)):
+        with_patience.patience.asked(PATH, ask)
+    assert ask.asked == 1
+    assert with_patience.stopping.pauses == []
+
+
+@given(seconds=st.floats(0, 1000), chance=st.floats(0, 1))
+def test_patience_ends_when_it_was_said_to(seconds: float, chance: float) -> None:
+    """The last Unavailable is raised after exactly the seconds set, and it was asked then once more."""
+    with_patience, ask = Patiently(seconds, chance=chance), Answers(AWAY)
+    with pytest.raises(Unavailable, match="away"):
+        with_patience.patience.asked(PATH, ask)
+    assert with_patience.passed == pytest.approx(seconds)
+    assert ask.asked == len(with_patience.stopping.pauses) + 1
+
+
+def test_no_patience_asks_once() -> None:
+    """With 0 seconds the first failure is the answer."""
+    with_patience, ask = Patiently(0.0), Answers(AWAY)
+    with pytest.raises(Unavailable):
+        with_patience.patience.asked(PATH, ask)
+    assert ask.asked == 1
+
+
+def test_pauses_grow_and_stay_bounded() -> None:
+    """A server in trouble is asked less and less often, but at least every 30 seconds."""
+    with_patience = Patiently(1000.0)
+    with pytest.raises(Unavailable):
+        with_patience.patience.asked(PATH, Answers(AWAY))
+    pauses = with_patience.stopping.pauses[:-1]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 2
+    assert 8 * pauses[0] < pauses[-1] <= 30
+
+
+def test_chance_spreads_the_pauses_of_many_readers() -> None:
+    """Two readers with other chances do not come back at the same moment."""
+    firsts = []
+    for chance in (0.0, 0.9):
+        with_patience = Patiently(chance=chance)
+        with_patience.patience.asked(PATH, Answers(AWAY, "yes"))
+        firsts += with_patience.stopping.pauses
+    assert firsts[0] * 1.5 < firsts[1]
+
+
+def test_closing_ends_the_waiting() -> None:
+    """A pause during which the archive closes is the last, and the reader learns why."""
+    with_patience, ask = Patiently(stop_at=2), Answers(AWAY)
+    with pytest.raises(Closed):
+        with_patience.patience.asked(PATH, ask)
+    assert ask.asked == 3
+
+
+def test_a_closed_archive_asks_nothing() -> None:
+    """Once it is closed there is not one request more."""
+    with_patience, ask = Patiently(), Answers("yes")
+    with_patience.stopping.set()
+    with pytest.raises(Closed):
+        with_patience.patience.asked(PATH, ask)
+    assert ask.asked == 0
+
+
+def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptureFixture) -> None:
+    """About 3 % of requests hang: only what fails twice is logged, and once."""
+    with_patience = Patiently()
+    with_patience.patience.asked(PATH, Answers(AWAY, "yes"))
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    with_patience.patience.asked(PATH, Answers(AWAY, AWAY, AWAY, AWAY, "yes"))
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert warned[0].startswith(str(AWAY))
+    caplog.clear()
+
+
+@pytest.fixture
+def origin() -> FakeOrigin:
+    """An origin of one file of 100 bytes."""
+    return FakeOrigin({PATH: noise(100)})
+
+
+def fetched(origin: Retrying | FakeOrigin, file: File, start: int, stop: int) -> bytes:
+    """Fetch a span whole."""
+    return b"".join(origin.fetch(file, Span(start, stop)))
+
+
+def test_a_fetch_that_broke_goes_on_at_the_byte_where_it_stopped(origin: FakeOrigin) -> None:
+    """What has come is not fetched again, and none is missing or doubled."""
+    with_patience = Patiently()
+    origin.break_next(Break(after=33, error=AWAY), Break(after=20, error=AWAY), Break(after=0, error=AWAY))
+    retrying = Retrying(origin, with_patience.patience)
+    assert fetched(retrying, origin.file(PATH), 10, 90) == noise(100)[10:90]
+    assert origin.fetches == [Span(10, 90), Span(43, 90), Span(63, 90), Span(63, 90)]
+
+
+@given(st.lists(st.integers(0, 60), max_size=6), st.integers(1, 50))
+def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: int) -> None:
+    """Any breaks, any pieces: the span, each byte once."""
+    origin = FakeOrigin({PATH: noise(100)}, piece=piece)
+    origin.break_next(*(Break(after=after, error=AWAY) for after in breaks))
+    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 5, 95) == noise(100)[5:95]
+
+
+@pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Killed()])
+@pytest.mark.parametrize("after", [0, 40])
+def test_a_fetch_that_is_refused_is_not_asked_again(
+    origin: FakeOrigin, error: BaseException, after: int
+) -> None:
+    """Only Unavailable is worth another try, also in the middle."""
+    origin.break_next(Break(after=after, error=error))
+    with pytest.raises(type(error)):
+        fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 100)
+    assert len(origin.fetches) == 1
+
+
+def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) -> None:
+    """A server that is away in the middle of a fetch is waited for as long as one at its start."""
+    origin.break_next(Break(after=33, error=AWAY), *[Break(error=AWAY)] * 500)
+    with_patience = Patiently(60.0)
+    with pytest.raises(Unavailable):
+        fetched(Retrying(origin, with_patience.patience), origin.file(PATH), 0, 100)
+    assert with_patience.passed == pytest.approx(60.0)
+
+
+def test_an_empty_span_asks_nothing(origin: FakeOrigin) -> None:
+    """No bytes, no request."""
+    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 7, 7) == b""
+    assert origin.diary == []
+
+
+def test_an_origin_that_ends_early_without_a_word_is_asked_for_the_rest(origin: FakeOrigin) -> None:
+    """A short answer never passes for a whole one, however short it is."""
+    origin.break_next(Break(after=12), Break(after=0))
+    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 50) == noise(100)[:50]
+
+
+def test_pieces_are_handed_on_as_they_come(origin: FakeOrigin) -> None:
+    """The first piece is there before the rest has been sent."""
+    pieces = cast("Generator[bytes]", Retrying(origin, Patiently().patience).fetch(origin.file(PATH), Span(0, 100)))
+    assert next(pieces) == noise(100)[:7]
+    assert origin._inside == 1
+    pieces.close()
+    assert origin._inside == 0
+
+
+def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
+    """Measuring has the same patience."""
+
+    class Shy(FakeOrigin):
+        def measure(self, path: str) -> File:
+            found = super().measure(path)
+            if len(self.measured) < 3:
+                raise AWAY
+            return found
+
+    shy = Shy({PATH: noise(100)})
+    assert Retrying(shy, Patiently().patience).measure(PATH) == shy.file(PATH)
+    assert len(shy.measured) == 3
+
+
+class ShyListing(FakeListing):
+    """A listing that is away at first."""
+
+    def scan(self, directory: str) -> Sequence[Entry]:
+        """See `Listing.scan`."""
+        entries = super().scan(directory)
+        if len(self.diary) < 4:
+            raise Unavailable(directory, "away")
+        return entries
+
+
+def test_no_connection_is_held_during_a_pause() -> None:
+    """Who waits before he asks again lets others ask meanwhile: fetch, measure and listing alike."""
+    origin = FakeOrigin({PATH: noise(100)})
+    for _ in range(3):
+        gate, with_patience = Gate(1, 0), Patiently()
+        texts: list[str] = []
+        with_patience.stopping.while_pausing = lambda gate=gate, texts=texts: texts.append(repr(gate))  # type: ignore[misc]
+        origin.break_next(Break(after=0, error=AWAY), Break(after=9, error=AWAY), Break(after=0, error=AWAY))
+        retrying = Retrying(Limited(origin, gate.demand), with_patience.patience)
+        fetched(retrying, origin.file(PATH), 0, 100)
+        listing = ShyListing({"": [directory("10028")]})
+        assert WaitedFor(listing, gate.demand, with_patience.patience).scan("") == [directory("10028")]
+        assert len(texts) == 5
+        assert all(text.startswith("<Gate demand=0 ") for text in texts)
+
+
+def test_a_listing_is_asked_from_inside_the_gate() -> None:
+    """A scan takes one of the connections."""
+    gate = Gate(1, 0)
+    texts = []
+
+    class Looking(FakeListing):
+        def scan(self, directory: str) -> Sequence[Entry]:
+            texts.append(repr(gate))
+            return super().scan(directory)
+
+    WaitedFor(Looking({"": []}), gate.demand, Patiently().patience).scan("")
+    assert texts[0].startswith("<Gate demand=1 ")
+    assert repr(gate).startswith("<Gate demand=0 ")
+
+
+@pytest.mark.parametrize("error", [NotFound("10028"), Refused("10028")])
+def test_a_listing_that_is_refused_is_not_asked_again(error: ArchiveError) -> None:
+    """A clear answer is final."""
+    listing = FakeListing({})
+    listing.refusals["10028"] = error
+    with pytest.raises(type(error)):
+        WaitedFor(listing, Gate(1, 0).demand, Patiently().patience).scan("10028")
+    assert len(listing.diary) == 1
+
+
+def test_the_order_in_the_wire_joins_all_three() -> None:
+    """Many threads through Retrying(Limited(...)) with faults get their bytes, within the connections set."""
+    origin = FakeOrigin({PATH: noise(100)})
+    origin.break_next(*(Break(after=number % 50, error=AWAY) for number in range(40)))
+    gate = Gate(3, 2)
+    retrying = Retrying(Limited(origin, gate.demand), Patiently().patience)
+    file = origin.file(PATH)
+
+    def task() -> Iterator[bytes]:
+        return iter([fetched(retrying, file, 0, 100) for _ in range(5)])
+
+    for result in at_once([task] * 8):
+        assert not isinstance(result, BaseException)
+        assert list(result) == [noise(100)] * 5
+    assert origin.highest <= 3

@@ -1,0 +1,535 @@
+"""A read gives the file's bytes, whatever is cached, forgotten, joined, broken or asked at the same time."""
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fakes import SOON, Break, BrokenStore, FakeOrigin, Made, MemoryStore, at_once, noise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from empiarfs.engine.cache import Cache
+from empiarfs.engine.flights import Flight
+from empiarfs.engine.reader import Reader
+from empiarfs.errors import ArchiveError, Changed, Closed, NotFound, Refused, Unavailable
+from empiarfs.model import Block, File, Span
+from empiarfs.ports import BlockStore, Origin
+
+PATH = "10028/data/a.mrc"
+BLOCK = 10
+
+
+class Claims(dict[Block, Flight]):
+    """The flights under way; tells, under the lock, of every block that someone claims or is told to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claimed = threading.Semaphore(0)
+
+    def get(self, block: Block, default: Any = None) -> Any:
+        """Look up `block`, as every claim does."""
+        self.claimed.release()
+        return super().get(block, default)
+
+
+class Rig:
+    """A reader with all its parts in reach.
+
+    Args:
+        content: the bytes of the one file.
+        ahead: who fetches ahead; the origin itself where it is None.
+        longest_run: in bytes.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        ahead: Origin | None = None,
+        store: BlockStore | None = None,
+        memory: int = 10_000,
+        block_bytes: int = BLOCK,
+        longest_run: int = 50,
+    ) -> None:
+        self.origin = FakeOrigin({PATH: content})
+        self.ahead = FakeOrigin({PATH: content})
+        self.cache = Cache(memory, store or BrokenStore())
+        self.reader = Reader(
+            self.origin, ahead or self.ahead, self.cache, block_bytes=block_bytes, longest_run=longest_run
+        )
+        self.claims = Claims()
+        self.reader._flights._under_way = self.claims
+        self.file = self.origin.file(PATH)
+        self.content = content
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Read one span."""
+        return self.reader.read(self.file, Span(start, stop))
+
+    def under_way(self) -> int:
+        """Give how many claims are open."""
+        return len(self.claims)
+
+    def wait_claimed(self, blocks: int) -> None:
+        """Wait until so many blocks in all have been claimed, or found claimed by another."""
+        for _ in range(blocks):
+            assert self.claims.claimed.acquire(timeout=SOON), "nobody claims"
+
+    def close(self) -> None:
+        """Stop the writer of the cache."""
+        self.cache.close(SOON)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """A reader of one file of 95 bytes, in blocks of 10, at most 5 a request."""
+    rig = Rig(noise(95))
+    yield rig
+    assert rig.under_way() == 0, "a claim was left behind"
+    rig.close()
+
+
+READS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 150)), min_size=1, max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    reads=READS,
+    size=st.integers(0, 300),
+    block_bytes=st.integers(1, 40),
+    longest=st.integers(1, 120),
+    memory=st.integers(0, 600),
+    forgetful=st.randoms(use_true_random=False),
+    piece=st.integers(1, 64),
+)
+def test_whatever_is_read_the_bytes_are_the_files(
+    reads: list[tuple[int, int]],
+    size: int,
+    block_bytes: int,
+    longest: int,
+    memory: int,
+    forgetful: random.Random,
+    piece: int,
+) -> None:
+    """Any reads, block sizes, runs, cache sizes, and a store that forgets at random: always the right bytes."""
+    chance = forgetful.random
+    content = noise(size, seed=7)
+    store = MemoryStore(forgets=lambda _: chance() < 0.5)
+    rig = Rig(content, store=store, memory=memory, block_bytes=block_bytes, longest_run=longest)
+    rig.origin.piece = rig.ahead.piece = piece
+    for start, length in reads:
+        span = Span(min(start, size), min(start + length, size))
+        if chance() < 0.3:
+            rig.reader.fetch_ahead(rig.file, span)
+        assert rig.reader.read(rig.file, span) == content[span.start : span.stop]
+        assert rig.under_way() == 0
+    rig.close()
+    for span in rig.origin.fetches + rig.ahead.fetches:
+        assert 0 <= span.start < span.stop <= size
+        assert span.size <= max(longest, block_bytes)
+        assert span.start % block_bytes == 0
+
+
+def test_an_empty_span_costs_nothing(rig: Rig) -> None:
+    """No bytes, no request."""
+    assert rig.read(5, 5) == b""
+    assert rig.origin.fetches == []
+
+
+def test_what_was_read_is_not_fetched_again(rig: Rig) -> None:
+    """The second read is served from memory."""
+    assert rig.read(3, 28) == rig.content[3:28]
+    assert rig.read(3, 28) == rig.content[3:28]
+    assert rig.origin.fetches == [Span(0, 30)]
+
+
+def test_missing_neighbours_are_joined_into_one_request(rig: Rig) -> None:
+    """Blocks that follow each other are one ranged request."""
+    rig.read(0, 50)
+    assert rig.origin.fetches == [Span(0, 50)]
+
+
+def test_no_request_is_longer_than_the_longest_run(rig: Rig) -> None:
+    """More neighbours than fit one run are several requests."""
+    rig.read(0, 95)
+    assert rig.origin.fetches == [Span(0, 50), Span(50, 95)]
+
+
+def test_only_what_is_missing_is_fetched(rig: Rig) -> None:
+    """A block in the middle that is here splits the request in two."""
+    rig.read(20, 25)
+    rig.read(0, 50)
+    assert rig.origin.fetches == [Span(20, 30), Span(0, 20), Span(30, 50)]
+
+
+def test_nothing_behind_the_end_of_the_file_is_fetched(rig: Rig) -> None:
+    """The last block ends where the file does."""
+    assert rig.read(91, 95) == rig.content[91:95]
+    assert rig.origin.fetches == [Span(90, 95)]
+
+
+def test_a_block_of_the_store_is_not_fetched() -> None:
+    """What the disk has costs no request."""
+    store = MemoryStore()
+    rig = Rig(noise(95), store=store)
+    store.blocks[Block(rig.file, 1)] = rig.content[10:20]
+    assert rig.read(0, 30) == rig.content[:30]
+    assert rig.origin.fetches == [Span(0, 10), Span(20, 30)]
+    rig.close()
+
+
+def test_fetched_blocks_reach_the_store_whole_and_under_their_own_names() -> None:
+    """Every block of a request is kept, each with its own bytes."""
+    store = MemoryStore()
+    rig = Rig(noise(95), store=store)
+    rig.read(80, 95)
+    rig.close()
+    assert store.blocks == {
+        Block(rig.file, 8): rig.content[80:90],
+        Block(rig.file, 9): rig.content[90:95],
+    }
+
+
+def test_another_version_of_a_file_shares_no_block(rig: Rig) -> None:
+    """Bytes kept of one version are never given for another."""
+    rig.read(0, 10)
+    newer = noise(95, seed=1)
+    rig.origin.files[PATH] = newer
+    assert rig.reader.read(File(PATH, 95, 77), Span(0, 10)) == newer[:10]
+    assert rig.read(0, 10) == rig.content[:10]
+
+
+def test_sixty_four_threads_on_one_cold_block_make_one_request(rig: Rig) -> None:
+    """A storm of readers costs the server one request, and all get the bytes."""
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(64) as pool:
+        reads = [pool.submit(rig.read, 0, 10) for _ in range(64)]
+        rig.wait_claimed(64)
+        barrier.lift()
+        assert {read.result(SOON) for read in reads} == {rig.content[:10]}
+    assert rig.origin.fetches == [Span(0, 10)]
+
+
+def test_readers_of_overlapping_spans_share_what_is_under_way(rig: Rig) -> None:
+    """A second reader fetches only what the first does not, and waits for the rest."""
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(rig.read, 0, 30)
+        barrier.wait_reached()
+        second = pool.submit(rig.read, 20, 50)
+        rig.wait_claimed(6)
+        barrier.lift()
+        assert first.result(SOON) == rig.content[:30]
+        assert second.result(SOON) == rig.content[20:50]
+    assert sorted(rig.origin.fetches, key=lambda span: span.start) == [Span(0, 30), Span(30, 50)]
+
+
+def test_a_block_is_served_before_the_last_of_its_request_has_come(rig: Rig) -> None:
+    """Who waits for the first block of a long run gets it while the run still comes in."""
+    barrier = rig.origin.held(after=23)
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(rig.read, 0, 50)
+        barrier.wait_reached()
+        assert pool.submit(rig.read, 3, 17).result(SOON) == rig.content[3:17]
+        assert not whole.done()
+        barrier.lift()
+        assert whole.result(SOON) == rig.content[:50]
+    assert rig.origin.fetches == [Span(0, 50)]
+
+
+def test_a_block_lands_with_its_last_byte(rig: Rig) -> None:
+    """The byte that completes a block is enough; none of the next need have come."""
+    barrier = rig.origin.held(after=10)
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(rig.read, 0, 50)
+        barrier.wait_reached()
+        assert pool.submit(rig.read, 0, 10).result(SOON) == rig.content[:10]
+        barrier.lift()
+        whole.result(SOON)
+
+
+def test_two_readers_that_cross_do_not_wait_in_a_ring() -> None:
+    """Each claims a part of what the other wants; both finish their own before they wait."""
+    for _ in range(30):
+        rig = Rig(noise(100), longest_run=10)
+        spans = [(0, 100), (0, 55), (45, 100), (20, 80)] * 3
+        tasks = [lambda a=a, b=b, rig=rig: rig.read(a, b) for a, b in spans]  # type: ignore[misc]
+        assert at_once(tasks) == [rig.content[a:b] for a, b in spans]
+        assert rig.under_way() == 0
+        assert sorted(span.start for span in rig.origin.fetches) == list(range(0, 100, 10))
+        rig.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound(PATH, "gone"),
+        Refused(PATH, "secret"),
+        Changed(PATH, "new"),
+        Unavailable(PATH, "away"),
+        Closed(PATH, "closing"),
+    ],
+)
+def test_an_error_of_the_origin_reaches_the_reader_as_it_is(rig: Rig, error: ArchiveError) -> None:
+    """Kind and reason come through, and nothing is left under way."""
+    rig.origin.break_next(Break(after=12, error=error))
+    with pytest.raises(type(error), match=error.reason):
+        rig.read(0, 30)
+
+
+def test_what_came_before_an_error_is_kept(rig: Rig) -> None:
+    """A run that breaks in its second block has given its first."""
+    rig.origin.break_next(Break(after=15, error=Unavailable(PATH)))
+    with pytest.raises(Unavailable):
+        rig.read(0, 30)
+    assert rig.read(0, 30) == rig.content[:30]
+    assert rig.origin.fetches == [Span(0, 30), Span(10, 30)]
+
+
+def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) -> None:
+    """Who waited for a block that had landed is served; who waited for one that broke gets the error."""
+    barrier = rig.origin.held(after=15)
+    rig.origin.break_next(Break(after=15, error=Changed(PATH, "new")))
+    with ThreadPoolExecutor(3) as pool:
+        breaking = pool.submit(rig.read, 0, 30)
+        barrier.wait_reached()
+        landed = pool.submit(rig.read, 0, 10)
+        assert landed.result(SOON) == rig.content[:10]
+        rig.origin.barrier = None  # for those who come now
+        assert pool.submit(rig.read, 60, 70).result(SOON) == rig.content[60:70]
+        broken = pool.submit(rig.read, 20, 30)
+        rig.wait_claimed(5)
+        barrier.lift()
+        errors = [breaking.exception(SOON), broken.exception(SOON)]
+    assert [type(error) for error in errors] == [Changed, Changed]
+    assert errors[0] is not errors[1]
+
+
+def test_a_request_that_ends_short_is_an_error_and_never_bytes(rig: Rig) -> None:
+    """An origin that breaks its word and ends early is found out."""
+    rig.origin.break_next(Break(after=29))
+    with pytest.raises(Unavailable):
+        rig.read(0, 30)
+    assert rig.read(0, 30) == rig.content[:30]
+
+
+@pytest.mark.parametrize("extra", [b"x", b"x" * 10, b"x" * 35])
+@pytest.mark.parametrize("span", [(0, 30), (80, 95)])
+def test_a_request_that_sends_too_much_never_gives_wrong_bytes(
+    rig: Rig, extra: bytes, span: tuple[int, int]
+) -> None:
+    """Bytes behind the span are refused as Unavailable, and are in no block."""
+    rig.origin.break_next(Break(extra=extra))
+    with pytest.raises(Unavailable):
+        rig.read(*span)
+    assert rig.read(*span) == rig.content[slice(*span)]
+    assert rig.read(0, 95) == rig.content
+
+
+def test_empty_pieces_are_no_harm(rig: Rig) -> None:
+    """An origin may hand on a piece of no bytes, also at the end."""
+
+    class Pausing(FakeOrigin):
+        def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+            for piece in super().fetch(file, span):
+                yield from (b"", piece, b"")
+
+    origin = Pausing({PATH: rig.content})
+    reader = Reader(origin, origin, rig.cache, block_bytes=BLOCK, longest_run=50)
+    assert reader.read(rig.file, Span(0, 95)) == rig.content
+
+
+class Killed(BaseException):
+    """What ends a thread from outside, as KeyboardInterrupt does."""
+
+
+@pytest.mark.parametrize("after", [0, 5, 10, 15])
+def test_a_killed_reader_leaves_no_claim_behind(rig: Rig, after: int) -> None:
+    """Whoever comes next fetches the block himself; `rig` sees that nothing stays under way."""
+    rig.origin.break_next(Break(after=after, error=Killed()))
+    with pytest.raises(Killed):
+        rig.read(0, 30)
+    assert rig.under_way() == 0
+    assert rig.read(0, 30) == rig.content[:30]
+
+
+def test_who_waited_for_a_killed_reader_fetches_the_block_himself(rig: Rig) -> None:
+    """The death of one reader is nobody else's error."""
+    barrier = rig.origin.held(after=5)
+    rig.origin.break_next(Break(after=5, error=Killed()))
+    with ThreadPoolExecutor(5) as pool:
+        killed = pool.submit(rig.read, 0, 10)
+        barrier.wait_reached()
+        others = [pool.submit(rig.read, 0, 10) for _ in range(4)]
+        rig.wait_claimed(5)
+        barrier.lift()
+        assert isinstance(killed.exception(SOON), Killed)
+        assert [other.result(SOON) for other in others] == [rig.content[:10]] * 4
+    assert rig.origin.fetches == [Span(0, 10)] * 2
+
+
+def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> None:
+    """A surprise from below comes through as it is, and the next reader is not kept waiting."""
+
+    class Raising(MemoryStore):
+        def get(self, block: Block) -> bytes | None:
+            raise ZeroDivisionError
+
+    rig = Rig(noise(95), store=Raising())
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            rig.read(0, 30)
+    assert rig.under_way() == 0
+    rig.close()
+
+
+def test_what_was_fetched_ahead_is_read_without_a_request(rig: Rig) -> None:
+    """Prefetched blocks come from the other origin, and then from memory."""
+    rig.reader.fetch_ahead(rig.file, Span(0, 40))
+    assert rig.ahead.fetches == [Span(0, 40)]
+    assert rig.read(0, 40) == rig.content[:40]
+    assert rig.origin.fetches == []
+
+
+def test_fetching_ahead_leaves_out_what_is_here_and_what_is_under_way(rig: Rig) -> None:
+    """Prefetch asks for nothing twice, and waits for nobody."""
+    rig.read(0, 10)
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(rig.read, 20, 30)
+        barrier.wait_reached()
+        rig.reader.fetch_ahead(rig.file, Span(0, 40))
+        assert rig.ahead.fetches == [Span(10, 20), Span(30, 40)]
+        barrier.lift()
+        reading.result(SOON)
+
+
+def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
+    """What is on its way already is not asked for again."""
+    barrier = rig.ahead.held(after=3)
+    with ThreadPoolExecutor(2) as pool:
+        prefetch = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 10))
+        barrier.wait_reached()
+        reading = pool.submit(rig.read, 0, 10)
+        rig.wait_claimed(2)
+        barrier.lift()
+        assert reading.result(SOON) == rig.content[:10]
+        prefetch.result(SOON)
+    assert rig.origin.fetches == []
+
+
+@pytest.mark.parametrize("error", [Unavailable(PATH), NotFound(PATH), Changed(PATH), Refused(PATH)])
+def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> None:
+    """It ends without a word, and who waited for it asks himself, with the patience that readers have."""
+    barrier = rig.ahead.held(after=3)
+    rig.ahead.break_next(Break(after=3, error=error))
+    with ThreadPoolExecutor(2) as pool:
+        prefetch = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+        barrier.wait_reached()
+        reading = pool.submit(rig.read, 0, 30)
+        rig.wait_claimed(6)
+        barrier.lift()
+        assert reading.result(SOON) == rig.content[:30]
+        assert prefetch.exception(SOON) is None
+
+
+def test_a_killed_prefetch_leaves_no_claim_behind(rig: Rig) -> None:
+    """A prefetch that is ended from outside gives its blocks up."""
+    rig.ahead.break_next(Break(after=13, error=Killed()))
+    with pytest.raises(Killed):
+        rig.reader.fetch_ahead(rig.file, Span(0, 30))
+    assert rig.under_way() == 0
+
+
+def test_a_short_prefetch_is_no_error_and_gives_no_wrong_bytes(rig: Rig) -> None:
+    """An origin that breaks its word to prefetch costs the reader a request, not his bytes."""
+    rig.ahead.break_next(Break(after=13))
+    rig.reader.fetch_ahead(rig.file, Span(0, 30))
+    assert rig.read(0, 30) == rig.content[:30]
+
+
+PLANS = st.lists(
+    st.tuples(
+        st.booleans(),
+        st.integers(0, 90),
+        st.integers(1, 90),
+        st.sampled_from(["none", "unavailable", "changed", "killed", "short", "extra"]),
+        st.integers(0, 60),
+    ),
+    max_size=10,
+)
+
+
+@given(PLANS)
+def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_right(
+    plan: list[tuple[bool, int, int, str, int]],
+) -> None:
+    """Whatever broke, no claim is left, no wrong byte was kept, and the file reads whole."""
+    rig = Rig(noise(95))
+    breaks = {
+        "none": (),
+        "unavailable": (Unavailable(PATH),),
+        "changed": (Changed(PATH),),
+        "killed": (Killed(),),
+    }
+    for ahead, start, size, fault, after in plan:
+        origin = rig.ahead if ahead else rig.origin
+        origin.plan.clear()
+        if fault in breaks:
+            origin.break_next(*(Break(after=after, error=error) for error in breaks[fault]))
+        else:
+            origin.break_next(Break(after=after) if fault == "short" else Break(extra=b"xyz"))
+        span = Span(start, min(start + size, 95))
+        try:
+            if ahead:
+                rig.reader.fetch_ahead(rig.file, span)
+            else:
+                assert rig.reader.read(rig.file, span) == rig.content[span.start : span.stop]
+        except (Unavailable, Changed, Killed):
+            pass
+        assert rig.under_way() == 0
+    rig.origin.plan.clear()
+    assert rig.read(0, 95) == rig.content
+    rig.close()
+
+
+def test_many_threads_on_a_small_cache_get_their_bytes() -> None:
+    """Threads at random places of a file much larger than memory all read right, and leave nothing under way."""
+    content = noise(5_000)
+    rig = Rig(content, memory=200, store=MemoryStore())
+
+    def work(seed: int) -> bool:
+        for turn in range(60):
+            start = (seed * 7919 + turn * 104_729) % 4_900
+            stop = start + 1 + (seed + turn * 31) % 100
+            if rig.read(start, stop) != content[start:stop]:
+                return False
+            rig.reader.fetch_ahead(rig.file, Span(stop, min(stop + 60, 5_000)))
+        return True
+
+    assert at_once([lambda seed=seed: work(seed) for seed in range(12)]) == [True] * 12  # type: ignore[misc]
+    assert rig.under_way() == 0
+    rig.close()
+
+
+def test_offsets_beyond_four_gigabytes_are_exact() -> None:
+    """A span far into a large file is that span."""
+    content = Made(66 * 2**30)
+    origin = FakeOrigin({PATH: content}, piece=1 << 16)
+    cache = Cache(2**22, BrokenStore())
+    reader = Reader(origin, origin, cache, block_bytes=2**18, longest_run=2**21)
+    for start in (2**32 - 5, 2**32, 5 * 2**30 + 123, content.size - 100):
+        span = Span(start, min(start + 300_000, content.size))
+        assert reader.read(origin.file(PATH), span) == content.part(span.start, span.stop)
+    cache.close(SOON)
+
+
+def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
+    """The text of a reader tells the bytes that came over the line."""
+    rig.read(0, 30)
+    rig.read(0, 30)
+    assert rig.reader.bytes_fetched == 30
+    assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <Flights under_way=0> <Cache held=30")

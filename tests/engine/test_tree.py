@@ -1,0 +1,481 @@
+"""What is where: asked for once, remembered, refreshed behind the user, and never lost to a server that is away."""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes import SOON, Barrier, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
+
+from empiarfs.engine.tree import Tree
+from empiarfs.errors import ArchiveError, Changed, NotADirectory, NotFound, Refused, Unavailable
+from empiarfs.model import Directory, Entry, File, Stub
+from empiarfs.storage.index import SqliteIndex
+
+FRESH = 86_400.0
+HOUR = 3600.0
+DATA = "10028/data"
+A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
+
+
+class World:
+    """A tree over fakes, with all of them in reach."""
+
+    def __init__(self, index: SqliteIndex) -> None:
+        self.listing = FakeListing(
+            {
+                "": [directory("10028"), directory("10934")],
+                "10028": [directory(DATA), stub("10028/10028.xml")],
+                DATA: [stub(A), stub(B)],
+                "10934": [],
+            }
+        )
+        self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
+        self.origin.directories = {"10028", "10934", DATA}
+        self.clock = FakeClock()
+        self.later: list[Callable[[], None]] = []
+        self.index = index
+        self.tree = self.opened()
+
+    def opened(self, *only: str) -> Tree:
+        """Open the tree anew, as the next run of the program does; the index stays."""
+        return Tree(
+            self.listing,
+            self.origin,
+            self.index,
+            fresh=FRESH,
+            clock=self.clock,
+            background=self.later.append,
+            only=only,
+        )
+
+    def names(self, path: str) -> list[str]:
+        """Give the names that `path` shows."""
+        return [entry.path.rpartition("/")[2] for entry in self.tree.entries(path)]
+
+    def run_later(self) -> int:
+        """Run what was put off; give how many tasks there were."""
+        tasks, self.later[:] = list(self.later), []
+        for task in tasks:
+            task()
+        return len(tasks)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world that nobody has asked for anything."""
+    index = SqliteIndex(tmp_path / "tree.sqlite")
+    yield World(index)
+    index.close()
+
+
+def test_a_directory_is_listed_once(world: World) -> None:
+    """The second look costs no request, also in the next run."""
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    world.tree = world.opened()
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    assert world.listing.diary == [DATA]
+
+
+def test_listing_a_directory_measures_nothing(world: World) -> None:
+    """Names and kinds cost no request a file."""
+    assert all(isinstance(entry, Stub) for entry in world.tree.entries(DATA))
+    assert world.origin.diary == []
+
+
+def test_many_threads_make_one_scan(world: World) -> None:
+    """Threads that look into the same directory at once share one listing."""
+    world.listing.barrier = Barrier(0)
+    with ThreadPoolExecutor(9) as pool:
+        looks = [pool.submit(world.names, DATA) for _ in range(8)]
+        world.listing.barrier.wait_reached()
+        world.listing.barrier.lift()
+        assert [look.result(SOON) for look in looks] == [["a.mrc", "b.mrc"]] * 8
+    assert world.listing.diary == [DATA]
+
+
+def test_a_listed_file_is_measured_once_when_it_is_asked_for(world: World) -> None:
+    """Its exact size comes from one asking, and is kept for the next run too."""
+    file = File(A, 1000, world.origin.modified)
+    assert world.tree.stat(A) == file
+    assert world.tree.stat(A) == file
+    world.tree = world.opened()
+    assert world.tree.stat(A) == file
+    assert world.origin.measured == [A]
+
+
+def test_many_threads_measure_a_file_once(world: World) -> None:
+    """A storm of stats is one asking."""
+    world.tree.entries(DATA)
+    barrier = world.origin.held()
+    with ThreadPoolExecutor(17) as pool:
+        stats = [pool.submit(world.tree.stat, A) for _ in range(16)]
+        barrier.wait_reached()
+        barrier.lift()
+        assert {stat.result(SOON) for stat in stats} == {world.origin.file(A)}
+    assert world.origin.measured == [A]
+
+
+def test_a_measured_file_is_shown_measured(world: World) -> None:
+    """The next listing has the exact size in its place, and the others as they were."""
+    world.tree.entries(DATA)
+    world.tree.stat(B)
+    assert world.tree.entries(DATA) == [stub(A), world.origin.file(B)]
+
+
+def test_a_directory_is_known_from_the_listing(world: World) -> None:
+    """No request is made for what the listing of its parent shows."""
+    world.tree.entries("10028")
+    assert world.tree.stat(DATA) == directory(DATA)
+    assert world.origin.diary == []
+
+
+def test_the_root_is_a_directory(world: World) -> None:
+    """And asking for it asks nobody."""
+    assert world.tree.stat("") == Directory("")
+    assert world.listing.diary == world.origin.diary == []
+
+
+def test_an_unlisted_name_is_asked_for_once_and_kept(world: World) -> None:
+    """The servers sometimes leave a file out: one measuring finds it, and the listing shows it from then on."""
+    path = f"{DATA}/left-out.mrc"
+    world.origin.files[path] = noise(5)
+    for _ in range(2):
+        assert world.tree.stat(path) == File(path, 5, world.origin.modified)
+    assert "left-out.mrc" in world.names(DATA)
+    world.tree = world.opened()
+    assert world.tree.stat(path).path == path
+    assert world.origin.measured == [path]
+
+
+def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
+    """Where the server says that a name is a directory, it is one from then on."""
+    world.origin.directories.add(f"{DATA}/hidden")
+    for _ in range(2):
+        assert world.tree.stat(f"{DATA}/hidden") == Directory(f"{DATA}/hidden")
+    assert world.origin.measured == [f"{DATA}/hidden"]
+
+
+def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
+    """A name that was not there is NotFound without asking for an hour, then asked for anew."""
+    path = f"{DATA}/nothing"
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            world.tree.stat(path)
+    world.tree = world.opened()
+    world.clock.go_on(HOUR - 1)
+    with pytest.raises(NotFound):
+        world.tree.stat(path)
+    assert world.origin.measured == [path]
+    world.clock.go_on(2)
+    world.origin.files[path] = b"now"
+    assert world.tree.stat(path) == File(path, 3, world.origin.modified)
+
+
+def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
+    """The server says of the very URL that it is not there: it disappears."""
+    world.tree.entries(DATA)
+    del world.origin.files[A]
+    with pytest.raises(NotFound):
+        world.tree.stat(A)
+    assert world.names(DATA) == ["b.mrc"]
+
+
+@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
+    """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
+    world.origin.refusals[A] = error
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            world.tree.stat(A)
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    world.origin.refusals.clear()
+    assert world.tree.stat(A) == world.origin.file(A)
+
+
+def test_an_unlisted_name_is_not_absent_while_the_server_is_away(world: World) -> None:
+    """Unavailable is never NotFound, and is not remembered as such."""
+    path = f"{DATA}/left-out.mrc"
+    world.origin.refusals[path] = Unavailable(path)
+    with pytest.raises(Unavailable):
+        world.tree.stat(path)
+    world.origin.refusals.clear()
+    world.origin.files[path] = b"12"
+    assert world.tree.stat(path).path == path
+
+
+@pytest.mark.parametrize("path", [DATA, f"{DATA}/a.mrc", f"{DATA}/other/deep"])
+def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path: str) -> None:
+    """Where nothing is known and the server is away, the answer is Unavailable."""
+    for place in ("10028", DATA, f"{DATA}/other"):
+        world.listing.refusals[place] = Unavailable(place)
+    with pytest.raises(Unavailable):
+        world.tree.stat(path)
+
+
+@pytest.mark.parametrize("name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "１００２８", "-5", "10 028"])
+def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
+    """Any other name is NotFound without asking, below it too; the alias is the business of the faces."""
+    for path in (name, f"{name}/data"):
+        with pytest.raises(NotFound):
+            world.tree.stat(path)
+        with pytest.raises(NotFound):
+            world.tree.entries(path)
+    assert world.listing.diary == world.origin.diary == []
+
+
+def test_the_root_shows_entries_alone(world: World) -> None:
+    """Files, and directories with other names, are not shown at the root."""
+    world.listing.children[""] += [stub("10029"), directory("about"), directory("²"), directory("EMPIAR-1")]
+    assert world.names("") == ["10028", "10934"]
+
+
+def test_an_entry_is_asked_for_without_listing_all(world: World) -> None:
+    """One measuring tells that an entry is there; the long listing of the root is not needed."""
+    assert world.tree.stat("10028") == Directory("10028")
+    assert world.tree.stat("10028") == Directory("10028")
+    assert world.listing.diary == []
+    assert world.origin.measured == ["10028"]
+
+
+def test_an_entry_that_the_root_lacks_is_found(world: World) -> None:
+    """An entry the server has and does not list is found by its number, and shown from then on."""
+    world.names("")
+    world.origin.directories.add("11111")
+    assert world.tree.stat("11111") == Directory("11111")
+    assert "11111" in world.names("")
+
+
+def test_an_entry_that_is_nowhere_is_not_found(world: World) -> None:
+    """A number the server does not know is NotFound."""
+    with pytest.raises(NotFound):
+        world.tree.stat("99999")
+    with pytest.raises(NotFound):
+        world.tree.entries("99999")
+
+
+def test_only_the_chosen_entries_are_there(world: World) -> None:
+    """A tree of chosen entries shows them alone, in the order given, and denies the others without asking."""
+    world.tree = world.opened("10934", "10028")
+    assert world.names("") == ["10934", "10028"]
+    assert world.names("10028") == ["data", "10028.xml"]
+    diary = list(world.listing.diary)
+    for ask in (world.tree.stat, world.tree.entries):
+        with pytest.raises(NotFound):
+            ask("10029")
+    assert world.listing.diary == diary == ["10028"]
+
+
+def test_a_listing_that_is_fresh_is_not_refreshed(world: World) -> None:
+    """Within the time set nothing is put off for the background."""
+    world.names(DATA)
+    world.clock.go_on(FRESH - 1)
+    world.names(DATA)
+    world.tree.stat(A)
+    assert world.later == []
+
+
+def test_an_old_listing_is_shown_at_once_and_refreshed_behind(world: World) -> None:
+    """The user sees the old one without waiting, and the new one after the refresh."""
+    world.names(DATA)
+    world.clock.go_on(FRESH + 1)
+    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    assert world.listing.diary == [DATA]
+    assert world.run_later() == 1
+    assert world.names(DATA) == ["a.mrc", "b.mrc", "c.mrc"]
+    assert world.later == []
+
+
+def test_an_old_listing_of_the_last_run_is_refreshed_too(world: World) -> None:
+    """What was kept on disk ages as well."""
+    world.names(DATA)
+    world.clock.go_on(FRESH + 1)
+    world.tree = world.opened()
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    assert len(world.later) == 1
+
+
+def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> None:
+    """Looking a hundred times at an old listing is one try, and one more when a minute has passed."""
+    world.names(DATA)
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = Unavailable(DATA)
+    for _ in range(100):
+        world.names(DATA)
+    assert world.run_later() == 1
+    world.clock.go_on(59)
+    world.names(DATA)
+    assert world.run_later() == 0
+    world.clock.go_on(2)
+    world.names(DATA)
+    assert world.run_later() == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Refused(DATA)])
+def test_a_failing_refresh_leaves_the_old_listing(
+    world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unreachable is not deleted: what was listed stays listed, measured files stay measured, one line is logged."""
+    world.names(DATA)
+    world.tree.stat(A)
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = error
+    world.names(DATA)
+    with caplog.at_level(logging.WARNING):
+        world.run_later()
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert len(caplog.records) == 1
+    caplog.clear()
+
+
+def test_a_listing_heals_by_itself(world: World) -> None:
+    """Once the server is back, the next try shows what is new."""
+    world.names(DATA)
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = Unavailable(DATA)
+    world.names(DATA)
+    world.run_later()
+    world.listing.refusals.clear()
+    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
+    world.clock.go_on(61)
+    world.names(DATA)
+    world.run_later()
+    assert "c.mrc" in world.names(DATA)
+
+
+def refreshed(world: World, *entries: Entry) -> list[str]:
+    """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
+    world.listing.children[DATA] = list(entries)
+    world.clock.go_on(FRESH + 1)
+    world.names(DATA)
+    assert world.run_later() == 1
+    return world.names(DATA)
+
+
+def test_a_listing_that_shrinks_is_believed_at_the_second_time(world: World) -> None:
+    """One listing that lacks a name is no proof; two in a row are."""
+    world.names(DATA)
+    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
+    assert refreshed(world, stub(A)) == ["a.mrc"]
+
+
+def test_a_name_that_comes_back_is_as_if_it_had_never_been_gone(world: World) -> None:
+    """Only listings in a row count."""
+    world.names(DATA)
+    refreshed(world, stub(A))
+    refreshed(world, stub(A), stub(B))
+    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
+
+
+def test_a_refresh_keeps_what_was_measured(world: World) -> None:
+    """A file that the new listing shows as before is not measured again."""
+    world.names(DATA)
+    world.tree.stat(A)
+    refreshed(world, stub(A), stub(B))
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert world.origin.measured == [A]
+
+
+def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
+    """Another size or date in the listing is another file."""
+    world.names(DATA)
+    world.tree.stat(A)
+    world.origin.files[A] = noise(5000)
+    refreshed(world, stub(A, "4.9K", "2025-05-05 05:05"), stub(B))
+    assert world.tree.stat(A) == File(A, 5000, world.origin.modified)
+
+
+def test_a_file_is_not_a_directory(world: World) -> None:
+    """Looking into a file, or below one, says what it is."""
+    for path in (A, f"{A}/x", f"{A}/x/y"):
+        with pytest.raises(NotADirectory):
+            world.tree.entries(path)
+    for path in (f"{A}/x", f"{A}/x/y"):
+        with pytest.raises(NotADirectory):
+            world.tree.stat(path)
+
+
+def test_a_directory_that_is_not_there_is_not_found(world: World) -> None:
+    """At any depth, by listing and by asking."""
+    for path in (f"{DATA}/none", f"{DATA}/none/deeper"):
+        with pytest.raises(NotFound):
+            world.tree.entries(path)
+        with pytest.raises(NotFound):
+            world.tree.stat(f"{path}/file")
+
+
+def test_an_error_names_what_was_asked_for(world: World) -> None:
+    """The path in the error is the caller's, not that of a parent."""
+    path = f"{DATA}/none/deeper/file"
+    with pytest.raises(NotFound) as caught:
+        world.tree.stat(path)
+    assert caught.value.path == path
+
+
+def test_a_directory_closed_to_listings_says_so(world: World) -> None:
+    """403 for a listing is Refused."""
+    world.listing.refusals[DATA] = Refused(DATA)
+    with pytest.raises(Refused):
+        world.tree.entries(DATA)
+
+
+def test_files_of_a_directory_closed_to_listings_are_found_by_asking(world: World) -> None:
+    """A path that the user knows opens although nothing lists it."""
+    world.listing.refusals[DATA] = Refused(DATA)
+    assert world.tree.stat(A) == world.origin.file(A)
+    with pytest.raises(NotFound):
+        world.tree.stat(f"{DATA}/none")
+
+
+def test_files_of_a_closed_directory_are_measured_once(world: World) -> None:
+    """What was found by asking is kept there too."""
+    world.listing.refusals[DATA] = Refused(DATA)
+    world.tree.stat(A)
+    world.tree.stat(A)
+    assert world.origin.measured == [A]
+
+
+def test_a_changed_file_is_measured_anew(world: World) -> None:
+    """After `changed` the next stat asks the server, in this run and the next."""
+    old = world.tree.stat(A)
+    assert isinstance(old, File)
+    world.origin.files[A] = noise(1234)
+    world.tree.changed(old)
+    assert world.tree.stat(A) == File(A, 1234, world.origin.modified)
+    world.tree = world.opened()
+    assert world.tree.stat(A) == File(A, 1234, world.origin.modified)
+    assert world.origin.measured == [A, A]
+
+
+def test_news_of_an_older_version_change_nothing(world: World) -> None:
+    """A reader who still held an old version does not unmeasure the new one."""
+    world.tree.stat(A)
+    world.tree.changed(File(A, 1, 1))
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert world.origin.measured == [A]
+
+
+def test_a_changed_file_is_shown_as_not_measured(world: World) -> None:
+    """The listing keeps its rounded size and date."""
+    world.tree.entries(DATA)
+    old = world.tree.stat(A)
+    assert isinstance(old, File)
+    world.tree.changed(old)
+    assert world.tree.entries(DATA)[0] == stub(A)
+
+
+def test_the_tree_raises_nothing_of_another_file(world: World) -> None:
+    """`Changed` of measuring is passed on as it is."""
+    world.origin.refusals[A] = Changed(A, "in between")
+    with pytest.raises(Changed):
+        world.tree.stat(A)
+
+
+def test_entries_may_be_changed_by_the_caller(world: World) -> None:
+    """The list given is the caller's own."""
+    world.tree.entries(DATA).clear()
+    assert world.names(DATA) == ["a.mrc", "b.mrc"]

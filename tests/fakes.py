@@ -1,0 +1,346 @@
+"""Stand-ins for the world that behave: an origin, listings, stores, clocks; no test is told what to expect of them."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from empiarfs.errors import ArchiveError, IsADirectory, NotFound
+from empiarfs.model import Block, Directory, Entry, File, Span, Stub
+
+T = TypeVar("T")
+
+SOON = 20.0  # seconds after which something that must happen counts as not happening
+MODIFIED = 1_700_000_000  # when the files of a `FakeOrigin` were changed, unless it is told otherwise
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Give `size` bytes of which no two stretches are alike, so that a misplaced byte shows."""
+    words = (size + 7) // 8
+    return b"".join((index * 0x9E3779B97F4A7C15 + seed & (1 << 64) - 1).to_bytes(8) for index in range(words))[
+        :size
+    ]
+
+
+class Content(Protocol):
+    """The bytes of a file that is too large to be made whole."""
+
+    size: int
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Give the bytes from `start` to `stop`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file of `size` bytes in which the byte at `offset` is `offset % 251`."""
+
+    size: int
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Give the bytes from `start` to `stop`."""
+        stop = min(stop, self.size)
+        turns = (stop - start) // 251 + 2
+        return (bytes(range(251)) * turns)[start % 251 :][: max(0, stop - start)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One line of the diary: what was asked of an origin. `span` is None where it was a measuring."""
+
+    path: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """What goes wrong in one fetch.
+
+    Attributes:
+        after: how many bytes come before it.
+        error: what is raised then; None to end there without a word, as no origin may.
+        extra: bytes that follow a whole span, as no origin may send them.
+    """
+
+    after: int = 0
+    error: BaseException | None = None
+    extra: bytes = b""
+
+
+class Barrier:
+    """A place where a fetch stops until the test lets it go on."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self._reached = threading.Semaphore(0)
+        self._open = threading.Event()
+
+    def wait_reached(self, times: int = 1) -> None:
+        """Wait until `times` more fetches stand here."""
+        for _ in range(times):
+            assert self._reached.acquire(timeout=SOON), "no fetch came to the barrier"
+
+    def lift(self) -> None:
+        """Let everyone pass, now and later."""
+        self._open.set()
+
+    def passed(self) -> None:
+        """Stand here until the test lifts it."""
+        self._reached.release()
+        assert self._open.wait(SOON), "nobody lifted the barrier"
+
+
+class FakeOrigin:
+    """An origin in memory, with a diary.
+
+    Args:
+        files: the content of each path, as bytes or made when asked.
+        modified: the date of every file.
+        piece: how many bytes come at once.
+    """
+
+    def __init__(
+        self, files: Mapping[str, bytes | Content], *, modified: int | None = MODIFIED, piece: int = 7
+    ) -> None:
+        self.files = dict(files)
+        self.directories: set[str] = set()
+        self.modified = modified
+        self.piece = piece
+        self.diary: list[Asked] = []
+        self.plan: dict[int, Break] = {}
+        self.refusals: dict[str, ArchiveError] = {}
+        self.barrier: Barrier | None = None
+        self.highest = self._inside = self.left_open = 0
+        self._lock = threading.Lock()
+
+    @property
+    def fetches(self) -> list[Span]:
+        """The spans fetched, in order."""
+        return [asked.span for asked in self.diary if asked.span is not None]
+
+    @property
+    def measured(self) -> list[str]:
+        """The paths measured, in order."""
+        return [asked.path for asked in self.diary if asked.span is None]
+
+    def file(self, path: str) -> File:
+        """Give `path` as it is now, without a line in the diary."""
+        content = self.files[path]
+        size = len(content) if isinstance(content, bytes) else content.size
+        return File(path, size, self.modified)
+
+    def held(self, after: int = 0) -> Barrier:
+        """Stop every fetch from now on once `after` bytes of it have come."""
+        self.barrier = Barrier(after)
+        return self.barrier
+
+    def break_next(self, *breaks: Break) -> None:
+        """Let the next fetches go wrong so, one after the other."""
+        begun = len(self.fetches)
+        self.plan.update({begun + number: one for number, one in enumerate(breaks)})
+
+    def measure(self, path: str) -> File:
+        """See `Origin.measure`."""
+        with self._noted(Asked(path)):
+            if self.barrier is not None:
+                self.barrier.passed()
+            self._check(path)
+            return self.file(path)
+
+    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        number = len(self.fetches)
+        with self._noted(Asked(file.path, span)):
+            self._check(file.path)
+            wrong = self.plan.get(number)
+            barrier = self.barrier
+            sent = 0
+            while True:
+                if barrier is not None and sent >= barrier.after:
+                    barrier.passed()
+                    barrier = None
+                if wrong is not None and not wrong.extra and sent >= wrong.after:
+                    if wrong.error is not None:
+                        raise wrong.error
+                    return
+                if sent == span.size:
+                    break
+                stops = [sent + self.piece, span.size]
+                stops += [barrier.after] if barrier is not None else []
+                stops += [wrong.after] if wrong is not None and not wrong.extra else []
+                stop = min(stops)
+                yield self._part(file.path, span.start + sent, span.start + stop)
+                sent = stop
+            if wrong is not None and wrong.extra:
+                yield wrong.extra
+
+    def _part(self, path: str, start: int, stop: int) -> bytes:
+        content = self.files[path]
+        return content[start:stop] if isinstance(content, bytes) else content.part(start, stop)
+
+    def _check(self, path: str) -> None:
+        if path in self.refusals:
+            error = self.refusals[path]
+            raise type(error)(error.path, error.reason)
+        if path in self.directories:
+            raise IsADirectory(path)
+        if path not in self.files:
+            raise NotFound(path)
+
+    def _noted(self, asked: Asked) -> "_Inside":
+        with self._lock:
+            self.diary.append(asked)
+        return _Inside(self)
+
+    def _entered(self, change: int) -> None:
+        with self._lock:
+            self._inside += change
+            self.highest = max(self.highest, self._inside)
+
+
+class _Inside:
+    """Counts who is being served at this moment."""
+
+    def __init__(self, origin: FakeOrigin) -> None:
+        self._origin = origin
+
+    def __enter__(self) -> None:
+        self._origin._entered(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._origin._entered(-1)
+
+
+class FakeListing:
+    """Listings in memory: children by directory. A directory it does not hold is not there."""
+
+    def __init__(self, children: Mapping[str, Sequence[Entry]]) -> None:
+        self.children = {directory: list(entries) for directory, entries in children.items()}
+        self.diary: list[str] = []
+        self.refusals: dict[str, ArchiveError] = {}
+        self.barrier: Barrier | None = None
+
+    def scan(self, directory: str) -> Sequence[Entry]:
+        """See `Listing.scan`."""
+        self.diary.append(directory)
+        if self.barrier is not None:
+            self.barrier.passed()
+        if directory in self.refusals:
+            error = self.refusals[directory]
+            raise type(error)(error.path, error.reason)
+        if directory not in self.children:
+            raise NotFound(directory)
+        return list(self.children[directory])
+
+
+def stub(path: str, size: str = "1.0K", date: str = "2024-01-02 03:04") -> Stub:
+    """Give `path` as a listing shows a file."""
+    return Stub(path, size, date)
+
+
+def directory(path: str, modified: int | None = MODIFIED) -> Directory:
+    """Give `path` as a listing shows a directory."""
+    return Directory(path, modified)
+
+
+class MemoryStore:
+    """Blocks in a dict; may forget any of them at will."""
+
+    def __init__(self, forgets: Callable[[Block], bool] = lambda _: False) -> None:
+        self.blocks: dict[Block, bytes] = {}
+        self.asked: list[Block] = []
+        self._forgets = forgets
+
+    def get(self, block: Block) -> bytes | None:
+        """See `BlockStore.get`."""
+        self.asked.append(block)
+        return None if self._forgets(block) else self.blocks.get(block)
+
+    def put(self, block: Block, data: bytes) -> None:
+        """See `BlockStore.put`."""
+        self.blocks[block] = data
+
+
+class SlowStore(MemoryStore):
+    """A store whose writing stands still until the test lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = Barrier(0)
+
+    def put(self, block: Block, data: bytes) -> None:
+        """See `BlockStore.put`."""
+        self.barrier.passed()
+        super().put(block, data)
+
+
+class BrokenStore:
+    """A store that is broken, which is a store that holds nothing."""
+
+    def __init__(self) -> None:
+        self.puts = 0
+
+    def get(self, block: Block) -> bytes | None:
+        """Give nothing."""
+        return None
+
+    def put(self, block: Block, data: bytes) -> None:
+        """Lose `data`."""
+        self.puts += 1
+
+
+class FakeClock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Give the time."""
+        return self.now
+
+    def go_on(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.now += seconds
+
+
+class FakeStopping(threading.Event):
+    """An event whose waiting takes no time: it moves a clock instead, and keeps how long each pause was.
+
+    Args:
+        clock: what a pause moves.
+        stop_at: the number of the pause in which it gets set; None for never.
+    """
+
+    def __init__(self, clock: FakeClock, stop_at: int | None = None) -> None:
+        super().__init__()
+        self._clock = clock
+        self._stop_at = stop_at
+        self.pauses: list[float] = []
+        self.while_pausing: Callable[[], object] = bool
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let `timeout` seconds pass at once."""
+        assert timeout is not None, "nothing may wait for ever"
+        if self._stop_at is not None and len(self.pauses) >= self._stop_at:
+            self.set()
+        if not self.is_set():
+            self.pauses.append(timeout)
+            self.while_pausing()
+            self._clock.go_on(timeout)
+        return self.is_set()
+
+
+def at_once(tasks: Sequence[Callable[[], T]]) -> list[T | BaseException]:
+    """Run `tasks`, each in a thread of its own, begun together; give what each gave or raised."""
+    start = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], T]) -> T:
+        start.wait(SOON)
+        return task()
+
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        futures = [pool.submit(run, task) for task in tasks]
+        return [future.exception(SOON) or future.result() for future in futures]

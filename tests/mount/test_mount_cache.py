@@ -1,0 +1,179 @@
+"""What a mount keeps: on disk between runs and between mounts, in bounds, and never wrong."""
+
+# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from apache import Apache
+from mounting import Account, Mount, Mounts, eventually
+from world import BLOCK, World
+
+RANDOM = "10100/data/random.bin"
+BLOCKS = (8 * 2**20 + 4_321) // BLOCK + 1
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def block_files(account: Account) -> list[Path]:
+    """Give the files of the cache that hold blocks."""
+    folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
+    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("cache.db")]
+
+
+def filled(mount: Mounts, account: Account) -> None:
+    """Read a file of 33 blocks through a mount, and unmount when all of them are on disk."""
+    made = mount("10100", account=account)
+    made.call(digest, made / RANDOM)
+    eventually(lambda: len(block_files(account)) >= BLOCKS, "all blocks are on disk")
+    made.umount()
+
+
+@pytest.fixture
+def truth(world: World) -> str:
+    """What the file's bytes come to."""
+    return hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+
+
+def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: str, truth: str) -> None:
+    """What was read is read again, after a new mount, without a request."""
+    account = mount.account(binding=binding)
+    filled(mount, account)
+    apache.clear()
+    again = mount("10100", account=account)
+    assert again.call(digest, again / RANDOM) == truth
+    assert apache.requests("GET", RANDOM) == []
+
+
+def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -> None:
+    """Two mounts at once share what either has read, and both read right while both read."""
+    account = mount.account()
+    first = mount("10100", account=account)
+    second = mount("10100", account=account)
+    assert first.call(digest, first / RANDOM) == truth
+    eventually(lambda: len(block_files(account)) >= BLOCKS, "all blocks are on disk")
+    apache.clear()
+    assert second.call(digest, second / RANDOM) == truth
+    assert apache.requests("GET", RANDOM) == []
+    pairs = [one.calling(digest, one / f"10100/data/{2 * BLOCK}.bin") for one in (first, second)]
+    assert len({answer(60) for _, answer in pairs}) == 1
+
+
+def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
+    """The cache directory, and all that is in it, is closed to others."""
+    account = mount.account(user)
+    os.umask(os.umask(0o022))
+    filled(mount, account)
+    for folder in (account.home / "cache" / "empiarfs", account.home / "cache" / "empiarfs" / "v1"):
+        status = folder.stat()
+        assert status.st_uid == account.user.uid
+        assert stat.S_IMODE(status.st_mode) == 0o700, folder
+
+
+def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
+    """A cache directory that others could look into is closed to them when it is used."""
+    account = mount.account()
+    folder = account.home / "shown"
+    folder.mkdir(mode=0o755)
+    mount("10100", account=account, flags=[f"--cache-dir={folder}"])
+    assert stat.S_IMODE((folder / "v1").stat().st_mode) == 0o700
+
+
+def test_the_cache_keeps_its_bounds(mount: Mounts, truth: str) -> None:
+    """With --cache-size 4M no more than about 4 MiB stay on disk, and what was given up is fetched again."""
+    account = mount.account()
+    made = mount("10100", account=account, flags=["--cache-size=4M"])
+    assert made.call(digest, made / RANDOM) == truth
+    made.umount()
+    kept = sum(file.stat().st_size for file in block_files(account))
+    assert 2 * 2**20 < kept < 5 * 2**20
+    again = mount("10100", account=account, flags=["--cache-size=4M"])
+    assert again.call(digest, again / RANDOM) == truth
+
+
+def test_a_cache_of_nothing_keeps_nothing(mount: Mounts, truth: str) -> None:
+    """With --cache-size 0 no block is kept on disk."""
+    account = mount.account()
+    made = mount("10100", account=account, flags=["--cache-size=0"])
+    assert made.call(digest, made / RANDOM) == truth
+    made.umount()
+    assert block_files(account) == []
+
+
+def flipped(file: Path) -> None:
+    """Change one byte in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def halved(file: Path) -> None:
+    """Cut the second half off."""
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def emptied(file: Path) -> None:
+    """Leave nothing."""
+    os.truncate(file, 0)
+
+
+@pytest.mark.parametrize("harm", [flipped, halved, emptied, Path.unlink])
+def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: object, truth: str) -> None:
+    """Blocks that were changed, cut or lost on disk are noticed, told of in the log, and fetched again."""
+    assert callable(harm)
+    account = mount.account()
+    filled(mount, account)
+    for file in block_files(account):
+        harm(file)
+    apache.clear()
+    again = mount("10100", account=account)
+    again.expect("block|cache")
+    assert again.call(digest, again / RANDOM) == truth
+    assert apache.requests("GET", RANDOM)
+    if harm is not Path.unlink:
+        assert "WARNING" in again.log(), "nobody is told that the disk is failing"
+
+
+def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str) -> None:
+    """A block that lies, whole and unharmed, where another belongs is not taken for it."""
+    account = mount.account()
+    filled(mount, account)
+    files = [file for file in block_files(account) if file.stat().st_size > BLOCK]
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, contents[1:] + contents[:1], strict=True):
+        file.write_bytes(content)
+    again = mount("10100", account=account)
+    again.expect("block|cache")
+    assert again.call(digest, again / RANDOM) == truth
+
+
+def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> None:
+    """When both databases of the cache are overwritten the mount works on, and says so."""
+    account = mount.account()
+    filled(mount, account)
+    folder = account.home / "cache" / "empiarfs" / "v1"
+    databases = [*folder.glob("*.sqlite"), folder / "blocks" / "cache.db"]
+    assert len(databases) > 1
+    for file in databases:
+        file.write_bytes(b"rubbish " * 4096)
+        for more in ("-wal", "-shm"):
+            Path(f"{file}{more}").unlink(missing_ok=True)
+    again = mount("10100", account=account)
+    again.expect("WARNING")
+    assert again.call(digest, again / RANDOM) == truth
+    assert "Traceback" not in again.log()
+
+
+def test_memory_stays_in_bounds(mount: Mounts) -> None:
+    """With --memory 64M the daemon takes no more than that and what Python needs, while 1 GiB goes through it."""
+    made: Mount = mount("10200", flags=["--memory=64M", "--cache-size=128M"])
+    done = made.run("dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100)
+    assert done.returncode == 0, done.stderr
+    status = Path(f"/proc/{made.daemon()}/status").read_text()
+    (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    assert int(peak) < (64 + 200) * 1024

@@ -1,0 +1,299 @@
+"""What a mount is to the kernel: type, options, refusals, and how often it is asked."""
+
+# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from apache import Apache
+from gate import Gate
+from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from world import BLOCK, SMALL_FILES
+
+RANDOM = "10100/data/random.bin"
+
+
+def names(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+@contextmanager
+def upcalls(mount: Mounts, account: Account, *entries: str) -> Iterator[tuple[Mount, "Counter[str]"]]:
+    """Mount in the foreground, and count what the kernel asks; libfuse itself tells, in its debug mode."""
+    made = mount.prepare(account)
+    counted: Counter[str] = Counter()
+    process = account.start(
+        sys.executable, "-m", "empiarfs", "mount", "--foreground", f"--base-url={mount.base_url}",
+        f"--log-file={made.log_file}", "-o", "debug", made.path, *entries,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+    def count() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            match = re.search(rb"opcode: (\w+)", line)
+            if match:
+                counted[match[1].decode()] += 1
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        eventually(made.is_mounted, "the mount")
+        made.call(names, made.path)
+        yield made, counted
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(DEADLINE)
+        counter.join()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def test_findmnt_shows_what_it_is(mounted: Mount) -> None:
+    """The kernel's table shows type fuse.empiarfs, source empiarfs, and ro, nosuid, nodev."""
+    words = ("--noheadings", "--output", "FSTYPE,SOURCE,OPTIONS", "--mountpoint", mounted.path)
+    kind, source, options = mounted.run("findmnt", *words).stdout.decode().split()
+    assert (kind, source) == ("fuse.empiarfs", "empiarfs")
+    assert {"ro", "nosuid", "nodev", "default_permissions"} <= set(options.split(","))
+
+
+def test_there_are_no_extended_attributes(mounted: Mount) -> None:
+    """Extended attributes are not supported, and `ls` and `cp` do not mind."""
+
+    def attributes(path: str) -> list[int]:
+        found = []
+        for call in (lambda: os.getxattr(path, "user.x"), lambda: os.listxattr(path)):
+            try:
+                call()
+                found.append(0)
+            except OSError as error:
+                found.append(error.errno or 0)
+        return found
+
+    got, listing = mounted.call(attributes, mounted / RANDOM)
+    assert got == errno.ENOTSUP
+    assert listing in {0, errno.ENOTSUP}
+
+
+def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
+    """getxattr is answered with ENOSYS, after which the kernel asks no more."""
+
+    def many(path: str) -> None:
+        for _ in range(50):
+            try:
+                os.getxattr(path, "security.capability")
+            except OSError:
+                continue
+
+    with upcalls(mount, mount.account(), "10100") as (made, counted):
+        made.call(many, made / RANDOM)
+    assert counted["GETXATTR"] <= 1
+
+
+def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
+    """`ls -l` of 3,000 measured files is a few pages of names with attributes, and no question for each file."""
+    account = mount.account()
+    before = mount("10300", account=account)
+    assert before.run("ls", "-l", before / "10300/data").returncode == 0
+    before.umount()
+    with upcalls(mount, account, "10300") as (made, counted):
+        done = made.run("ls", "-l", made / "10300/data")
+        assert done.stdout.count(b"\n") == SMALL_FILES + 1
+    assert counted["READDIRPLUS"] > 5
+    assert counted["LOOKUP"] + counted["GETATTR"] < 100
+
+
+def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> None:
+    """The kernel keeps what was read: a program that opens the file again asks us for nothing."""
+    with upcalls(mount, mount.account(binding=binding), "10100") as (made, counted):
+        assert made.run("md5sum", made / RANDOM).returncode == 0
+        first = counted["READ"]
+        assert made.run("md5sum", made / RANDOM).returncode == 0
+    assert counted["READ"] == first > 30
+
+
+def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
+    """The kernel keeps that a name is missing: a program that looks for it a thousand times asks us once."""
+
+    def thousand(path: str) -> int:
+        return sum(os.path.exists(path) for _ in range(1000))
+
+    with upcalls(mount, mount.account(binding=binding), "10100") as (made, counted):
+        assert made.call(thousand, made / "10100/data/missing.mrc") == 0
+    assert counted["LOOKUP"] + counted["GETATTR"] < 20
+
+
+def test_whatever_writes_is_refused(mounted: Mount) -> None:
+    """Every attempt to change anything fails with EROFS, as root too."""
+
+    def attempts(file: str, folder: str) -> dict[str, int]:
+        new = f"{folder}/new"
+        calls = {
+            "open w": lambda: open(file, "w"),
+            "open r+": lambda: open(file, "r+"),
+            "open a": lambda: open(file, "a"),
+            "create": lambda: os.open(new, os.O_CREAT | os.O_WRONLY),
+            "truncate": lambda: os.truncate(file, 0),
+            "unlink": lambda: os.unlink(file),
+            "rmdir": lambda: os.rmdir(folder),
+            "mkdir": lambda: os.mkdir(new),
+            "rename": lambda: os.rename(file, new),
+            "link": lambda: os.link(file, new),
+            "symlink": lambda: os.symlink("x", new),
+            "mkfifo": lambda: os.mkfifo(new),
+            "chmod": lambda: os.chmod(file, 0o644),
+            "chown": lambda: os.chown(file, os.getuid(), os.getgid()),
+            "utime": lambda: os.utime(file),
+            "setxattr": lambda: os.setxattr(file, "user.x", b"x"),
+            "removexattr": lambda: os.removexattr(file, "user.x"),
+        }
+        found = {}
+        for name, call in calls.items():
+            try:
+                call()
+                found[name] = 0
+            except OSError as error:
+                found[name] = error.errno or -1
+        found["access"] = errno.EROFS if not os.access(file, os.W_OK) else 0
+        return found
+
+    found = mounted.call(attempts, mounted / RANDOM, mounted / "10100/data")
+    assert found == dict.fromkeys(found, errno.EROFS)
+
+
+def test_locks_for_reading_work(mounted: Mount) -> None:
+    """Programs that lock what they read (HDF5) get their shared locks."""
+
+    def locks(path: str) -> None:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            fcntl.lockf(file, fcntl.LOCK_SH)
+
+    assert mounted.call(locks, mounted / RANDOM) is None
+
+
+def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> None:
+    """A directory of 3,000 names that is listed in pieces, left and gone on with, shows each name once."""
+
+    def walks(path: str) -> list[list[int]]:
+        found = []
+        for stop in (1, 700, 2999):
+            with os.scandir(path) as first, os.scandir(path) as second:
+                seen = [next(first).name for _ in range(stop)]
+                others = [entry.name for entry in second]
+                seen += [entry.name for entry in first]
+            found.append([len(seen), len(set(seen)), len(others), len(set(others))])
+        return found
+
+    assert mounted.call(walks, mounted / "10300/data") == [[SMALL_FILES] * 4] * 3
+
+
+def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, gate: Gate, binding: str) -> None:
+    """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
+
+    def read(path: str) -> int:
+        return len(Path(path).read_bytes())
+
+    made = mount("10100", "10300", base_url=gate.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    assert made.run("ls", "-l", made / "10300/data/", timeout=60).returncode == 0
+    made.call(names, made / "10100/data")
+    made.run("ls", "-l", made / "10100/data")
+    made.expect("went silent|asking again")
+    with gate.hold("10100/data/.*", method="GET") as rule, ThreadPoolExecutor(32) as pool:
+        places = ["random.bin"] * 24 + [f"{size}.bin" for size in (BLOCK, BLOCK + 1, BLOCK - 1, 2 * BLOCK)] * 2
+        readers = [made.calling(read, made / f"10100/data/{place}") for place in places]
+        eventually(lambda: rule.waiting, "the readers are stuck")
+        eventually(lambda: all(in_read(process.pid) for process, _ in readers), "all readers read")
+        done = made.run("ls", made / "10300/data", timeout=10)
+        assert done.stdout.count(b"\n") == SMALL_FILES
+        done = made.run("ls", "-l", made / "10300/data", timeout=10)
+        assert done.stdout.count(b"\n") == SMALL_FILES + 1
+        assert all(process.poll() is None for process, _ in readers)
+        rule.release()
+        sizes = list(pool.map(lambda reader: reader[1](60), readers))
+    assert sizes[0] == 8 * 2**20 + 4_321
+    assert all(sizes)
+
+
+def in_read(process: int) -> bool:
+    """Tell whether a process waits in the kernel for a reply of FUSE."""
+    waits = Path(f"/proc/{process}/stack")
+    text = waits.read_text() if os.geteuid() == 0 else "fuse"
+    return "fuse" in text or "folio" in text or "filemap" in text
+
+
+def test_readers_of_one_block_share_one_request(mount: Mounts, gate: Gate, binding: str) -> None:
+    """64 readers that want one block at the same time cost one request."""
+
+    def together(path: str, count: int, size: int) -> set[bytes]:
+        start = threading.Barrier(count)
+
+        def read(_: int) -> bytes:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECT)  # past the kernel's cache, which would share it too
+            buffer = bytearray(size)
+            start.wait()
+            got = os.preadv(fd, [buffer], 1_000_001)
+            os.close(fd)
+            return hashlib.sha256(bytes(buffer[:got])).digest()
+
+        import hashlib  # noqa: PLC0415 - in the child
+
+        with ThreadPoolExecutor(count) as pool:
+            return set(pool.map(read, range(count)))
+
+    made = mount("10100", base_url=gate.url, binding=binding)
+    assert len(made.call(together, made / RANDOM, 64, 4000)) == 1
+    assert gate.count("GET", RANDOM) == 1
+
+
+def test_a_stuck_reader_can_be_killed(mount: Mounts, gate: Gate, binding: str) -> None:
+    """A program that waits for a silent server ends when it is killed."""
+    made = mount("10100", base_url=gate.url, binding=binding)
+    with gate.hold(RANDOM, method="GET") as rule:
+        reader = made.start("cat", made / RANDOM, stdout=subprocess.DEVNULL)
+        eventually(lambda: rule.waiting, "the reader is stuck")
+        reader.kill()
+        assert reader.wait(DEADLINE) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("library", ["libfuse 3", "libfuse 2"])
+def test_each_binding_loads_its_own_library(mount: Mounts, library: str) -> None:
+    """mfusepy runs on libfuse 3 though libfuse 2 is installed beside it; fusepy on libfuse 2."""
+    made = mount("10100", binding="mfusepy" if library == "libfuse 3" else "fusepy")
+    loaded = set(re.findall(r"libfuse3?\.so\.\d", Path(f"/proc/{made.daemon()}/maps").read_text()))
+    assert loaded == {"libfuse3.so.3" if library == "libfuse 3" else "libfuse.so.2"}
+
+
+def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, gate: Gate) -> None:
+    """The first block of a long request is served before the last has arrived."""
+
+    def walk(path: str) -> None:
+        fd = os.open(path, os.O_RDONLY)
+        position = 0
+        while piece := os.read(fd, 65_536):
+            position += len(piece)
+            os.write(1, b"%d\n" % position)
+
+    made = mount("10100", base_url=gate.url)
+    positions = made.account.home / "positions"
+    with gate.hold(RANDOM, method="GET", after=BLOCK + 1) as cut, positions.open("wb") as out:
+        made.calling(walk, made / RANDOM, stdout=out)
+        eventually(lambda: cut.ranges, "a request of several blocks is cut after the first")
+        with gate.hold(RANDOM, method="GET"):  # nothing else comes from now on
+            first = min(int(one.removeprefix("bytes=").split("-")[0]) for one in cut.ranges)
+            eventually(
+                lambda: int(positions.read_bytes().split()[-1]) >= first + BLOCK,
+                "the reader has the first block of the request",
+            )

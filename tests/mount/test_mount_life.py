@@ -1,0 +1,382 @@
+"""The life of a mount: how it begins, how it ends, and what it says when it cannot be."""
+
+# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import machine
+import pytest
+from apache import Apache
+from gate import Gate
+from mounting import DEADLINE, Mount, Mounts, eventually
+
+RANDOM = "10100/data/random.bin"
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes what only root may change; run as root too")
+
+
+def names(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def outcome(path: str) -> int:
+    """Read a file; give its length, or the errno with a minus."""
+    try:
+        return len(Path(path).read_bytes())
+    except OSError as error:
+        return -(error.errno or 1)
+
+
+def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
+    """Give the one line that a command refuses with."""
+    text = done.stderr.decode()
+    assert done.returncode != 0, text
+    assert "Traceback" not in text
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("Error: "), text
+    return lines[0]
+
+
+# --- begin
+
+
+def test_mount_returns_when_the_mount_answers(mount: Mounts, binding: str, user: str) -> None:
+    """`empiarfs mount` makes the directory, goes to the background, says nothing, and the mount answers at once."""
+    account = mount.account(user, binding)
+    made = mount(account=account, path=account.home / "made" / "on the way" / "Grüße")
+    assert made.started is not None
+    assert (made.started.stdout, made.started.stderr) == (b"", b"")
+    assert "10028" in made.call(names, made.path)
+    made.umount()
+    assert made.path.is_dir()
+
+
+def test_a_mount_point_may_be_relative(mount: Mounts) -> None:
+    """A mount point is understood as the shell understands it, from where one stands."""
+    account = mount.account()
+    made = mount.prepare(account, account.home / "here")
+    words = ("mount", f"--base-url={mount.base_url}", f"--log-file={made.log_file}", "here", "10028")
+    assert account.empiarfs(*words, cwd=account.home).returncode == 0
+    assert made.call(names, made.path) == ["10028"]
+    assert account.empiarfs("umount", "./here", cwd=account.home).returncode == 0
+    made.see_gone()
+
+
+def test_what_goes_wrong_in_the_daemon_reaches_the_shell(mount: Mounts, binding: str) -> None:
+    """When libfuse refuses an option, `empiarfs mount` fails with libfuse's own words."""
+    made = mount.prepare(mount.account(binding=binding))
+    assert "nonsense" in refusal(mount.command(made, flags=["-o", "nonsense"]))
+    made.see_gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_stays_until_a_signal(mount: Mounts, binding: str, number: signal.Signals) -> None:
+    """With --foreground the program stays, and ends well on Ctrl-C or SIGTERM."""
+    made = mount.prepare(mount.account(binding=binding))
+    process = made.start(
+        sys.executable, "-m", "empiarfs", "mount", "--foreground", f"--base-url={mount.base_url}", made.path,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    eventually(made.is_mounted, "the mount")
+    assert "10028" in made.call(names, made.path)
+    assert made.daemon() == process.pid
+    process.send_signal(number)
+    _, words = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, words
+    assert b"Traceback" not in words
+    made.see_gone()
+
+
+def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) -> None:
+    """A mount without --allow-other is closed to others."""
+    made = mount(user=user)
+    if os.geteuid() == 0:
+        other = mount.account("root" if user == "user" else "user")
+        assert other.call(outcome, made / "10028/data/stack.mrcs") == -errno.EACCES
+
+
+@only_root
+def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> None:
+    """With --allow-other another user reads too, where /etc/fuse.conf lets one say so."""
+    account = mount.account(user, binding)
+    account.home.chmod(0o755)
+    made = mount(account=account, flags=["--allow-other"])
+    other = mount.account("root" if user == "user" else "user")
+    assert other.call(outcome, made / "10100/data/1.bin") == 1
+
+
+@only_root
+def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
+    """Where /etc/fuse.conf does not allow it, --allow-other fails and says whom to ask for what."""
+    made = mount.prepare(mount.account("user"))
+    before = machine.FUSE_CONFIG.read_text()
+    machine.FUSE_CONFIG.write_text("")
+    try:
+        line = refusal(mount.command(made, flags=["--allow-other"]))
+    finally:
+        machine.FUSE_CONFIG.write_text(before)
+    assert "user_allow_other" in line
+    assert "/etc/fuse.conf" in line
+
+
+# --- end
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signal.Signals) -> None:
+    """On SIGINT or SIGTERM the daemon unmounts and is gone; nothing is left in /proc/mounts."""
+    made = mount(user=user, binding=binding)
+    made.call(names, made.path)
+    os.kill(made.daemon(), number)
+    made.see_gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unmounts_in_the_middle_of_a_read(
+    mount: Mounts, gate: Gate, binding: str, user: str, number: signal.Signals
+) -> None:
+    """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
+    made = mount(base_url=gate.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made.expect("went silent|asking again|was closed|no reply|line was lost")
+    with gate.hold(RANDOM, method="GET") as rule:
+        _, answer = made.calling(outcome, made / RANDOM)
+        eventually(lambda: rule.waiting, "the read is stuck")
+        os.kill(made.daemon(), number)
+        made.see_gone()
+        assert answer(DEADLINE) < 0
+
+
+@pytest.mark.parametrize("program", ["empiarfs", "fusermount3"])
+def test_umount_ends_the_daemon(mount: Mounts, binding: str, user: str, program: str) -> None:
+    """`empiarfs umount`, and the system's own programs, unmount, and the daemon ends."""
+    made = mount(user=user, binding=binding)
+    if program == "empiarfs":
+        made.umount()
+    else:
+        assert made.run("fusermount3", "-u", made.path).returncode == 0
+    made.see_gone()
+
+
+@pytest.mark.parametrize("then", ["mount", "umount"])
+def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: str) -> None:
+    """A mount whose daemon was killed is taken away by the next `mount` on its place, and by `umount`."""
+    account = mount.account(user, binding)
+    made = mount("10100", account=account)
+    os.kill(made.daemon(), signal.SIGKILL)
+    eventually(lambda: not made.daemons(), "the daemon is dead")
+    assert made.call(outcome, made / RANDOM) == -errno.ENOTCONN
+    if then == "umount":
+        made.umount()
+        return
+    again = mount("10100", account=account, path=made.path)
+    assert len(machine.mounted(again.path)) == 1
+    assert again.call(outcome, again / "10100/data/1.bin") == 1
+
+
+def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
+    """A mount that a program stands in is not taken away, and the message tells how to find it, or to insist."""
+    made = mount(user=user)
+    process = made.start("sleep", "60", cwd="/", preexec_fn=None)
+    holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && sleep 60", stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"in\n"
+    line = refusal(made.account.empiarfs("umount", made.path))
+    assert "in use" in line
+    assert "--lazy" in line
+    assert made.is_mounted()
+    made.umount("--lazy")
+    holder.kill()
+    process.kill()
+
+
+def test_umount_of_what_is_none_says_so(mount: Mounts) -> None:
+    """`empiarfs umount` touches no mount but our own."""
+    account = mount.account()
+    for place in (account.home, Path("/proc"), account.home / "nothing"):
+        assert "is not a mount of empiarfs" in refusal(account.empiarfs("umount", place))
+
+
+# --- refusals
+
+
+def test_a_directory_that_is_not_empty_is_refused(mount: Mounts, user: str) -> None:
+    """Mounting does not hide files that are there."""
+    made = mount.prepare(mount.account(user))
+    made.path.mkdir()
+    (made.path / "file").write_text("mine")
+    assert "not empty" in refusal(mount.command(made))
+
+
+def test_a_file_is_refused(mount: Mounts) -> None:
+    """A file, or a place below one, is no mount point."""
+    made = mount.prepare(mount.account())
+    made.path.write_text("")
+    assert "not a directory" in refusal(mount.command(made))
+    made.path = made.path / "below"
+    assert "below a file" in refusal(mount.command(made))
+
+
+def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -> None:
+    """A place that is mounted already stays as it is."""
+    made = mount("10028", user=user)
+    line = refusal(mount.command(made, "10100"))
+    assert "mounted already" in line
+    assert "empiarfs umount" in line
+    assert made.call(names, made.path) == ["10028"]
+    assert len(machine.mounted(made.path)) == 1
+
+
+@only_root
+def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) -> None:
+    """Without /dev/fuse the message names the module, and the flags of a container."""
+    made = mount.prepare(mount.account(user))
+    nothing = made.account.home / "nothing"
+    nothing.write_text("")
+    machine.bind(nothing, machine.FUSE_DEVICE)
+    try:
+        line = refusal(mount.command(made))
+    finally:
+        machine.unbind(machine.FUSE_DEVICE)
+    assert "modprobe fuse" in line
+    assert "--device /dev/fuse" in line
+
+
+@only_root
+def test_a_fuse_device_that_is_closed_to_users_is_named(mount: Mounts) -> None:
+    """Where users may not open /dev/fuse, the message says so."""
+    made = mount.prepare(mount.account("user"))
+    before = machine.FUSE_DEVICE.stat().st_mode
+    machine.FUSE_DEVICE.chmod(0o600)  # the node of our own namespace
+    try:
+        assert "/dev/fuse" in refusal(mount.command(made))
+    finally:
+        machine.FUSE_DEVICE.chmod(before)
+
+
+def test_without_fusermount_a_user_is_told_what_to_install(mount: Mounts, binding: str) -> None:
+    """An ordinary user without fusermount3 is told which package brings it."""
+    made = mount.prepare(mount.account("user", binding))
+    line = refusal(mount.command(made, env={"PATH": "/nonexistent"}))
+    assert "fusermount3" in line
+    assert "apt install fuse3" in line
+
+
+@pytest.mark.parametrize("place", ["/etc", "/empiarfs-test", "/proc/1/x", "/usr/lib/empiarfs-test/x"])
+def test_a_place_that_is_not_the_users_is_refused(mount: Mounts, place: str) -> None:
+    """A user who may not use a directory is told to choose another."""
+    made = mount.prepare(mount.account("user"), Path(place))
+    assert place.split("/")[1] in refusal(mount.command(made))
+
+
+def test_a_directory_of_someone_else_is_refused(mount: Mounts) -> None:
+    """An empty directory that a user may read and not write cannot be mounted on."""
+    made = mount.prepare(mount.account("user"))
+    made.path.mkdir()
+    made.path.chmod(0o555)
+    assert "may not be written by you" in refusal(mount.command(made))
+
+
+def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
+    """A mistyped entry is found while someone reads."""
+    made = mount.prepare(mount.account())
+    assert "99999" in refusal(mount.command(made, "10028", "99999"))
+    done = mount.command(made, "data")
+    assert done.returncode != 0
+    assert b"'data' is not an entry" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "named"),
+    [
+        (["--memory=lots"], {}, "--memory"),
+        ([], {"EMPIARFS_CONNECTIONS": "99"}, "EMPIARFS_CONNECTIONS"),
+        (["-o", "rw"], {}, "read-only"),
+        (["--base-url=ftp://somewhere"], {}, "web address"),
+        (["--cache-dir=/proc/nowhere"], {}, "/proc/nowhere"),
+    ],
+)
+def test_a_wrong_setting_says_where_it_stands(
+    mount: Mounts, flags: list[str], env: dict[str, str], named: str
+) -> None:
+    """A setting that makes no sense is named, with the flag or variable it came from."""
+    made = mount.prepare(mount.account())
+    assert named in refusal(mount.command(made, flags=flags, env=env))
+
+
+def test_a_server_that_is_away_is_no_reason_not_to_mount(mount: Mounts, own_apache: Apache) -> None:
+    """When the entries cannot be looked at, it mounts all the same, and warns."""
+    own_apache.stop()
+    made = mount("10028", base_url=own_apache.url)
+    made.expect("refuses connections")
+    assert made.started is not None
+    assert b"mounting all the same" in made.started.stderr
+    own_apache.start()
+    assert made.call(names, made / "10028/data") == ["a.txt", "b.txt", "c.txt"]
+
+
+# --- mount(8)
+
+
+@pytest.fixture
+def helper() -> Iterator[None]:
+    """/sbin/mount.fuse.empiarfs, for as long as the test runs."""
+    file = Path("/sbin/mount.fuse.empiarfs")
+    assert not file.exists(), f"{file} is there already; take it away for the tests"
+    program = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
+    file.write_text(
+        f'#!/bin/sh\nPYTHONPATH={machine.PROJECT}; export PYTHONPATH\nexec {sys.executable} -c "{program}" "$@"\n'
+    )
+    file.chmod(0o755)
+    yield
+    file.unlink()
+
+
+def options(made: Mount, url: str) -> str:
+    return f"base_url={url},log_file={made.log_file},cache_dir={made.account.home}/cache"
+
+
+@only_root
+def test_mount_8_mounts(mount: Mounts, helper: None) -> None:
+    """`mount -t fuse.empiarfs` mounts the entries it names, with the options of -o."""
+    made = mount.prepare(mount.account())
+    made.path.mkdir()
+    words = ("-o", f"ro,noexec,allow_other,{options(made, mount.base_url)}", "10028,EMPIAR-10100", made.path)
+    done = made.run("mount", "-t", "fuse.empiarfs", *words)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert made.call(names, made.path) == ["10028", "10100"]
+    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == -errno.EACCES  # of the home above it
+    made.account.home.chmod(0o755)
+    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == 1
+    assert made.run("umount", made.path).returncode == 0
+    made.see_gone()
+
+
+@only_root
+def test_fstab_mounts(mount: Mounts, helper: None) -> None:
+    """A line of fstab, as the manual shows it, mounts the whole archive."""
+    made = mount.prepare(mount.account())
+    made.path.mkdir()
+    table = made.account.home / "fstab"
+    line = f"empiar {made.path} fuse.empiarfs ro,_netdev,nofail,x-systemd.automount,{options(made, mount.base_url)} 0 0"
+    table.write_text(line + "\n")
+    done = made.run("mount", "--fstab", table, made.path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "10028" in made.call(names, made.path)
+    assert made.run("umount", made.path).returncode == 0
+    made.see_gone()
+
+
+@only_root
+def test_mount_8_says_what_goes_wrong(mount: Mounts, helper: None) -> None:
+    """What goes wrong below mount(8) reaches its user with a status that is not 0."""
+    made = mount.prepare(mount.account())
+    made.path.mkdir()
+    done = made.run("mount", "-t", "fuse.empiarfs", "-o", options(made, mount.base_url), "99999", made.path)
+    assert done.returncode != 0
+    assert b"no entry 99999" in done.stderr

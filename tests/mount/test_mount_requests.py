@@ -1,0 +1,193 @@
+"""What a mount asks the server for, counted by the server."""
+
+# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+
+import errno
+import os
+import time
+
+from apache import Apache
+from gate import Gate
+from mounting import Mount, Mounts, eventually
+from pathlib import Path
+from world import SMALL_FILES, World
+
+FOLDER = "10300/data/"
+
+
+def names(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def error_of_stat(path: str) -> int:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def test_a_listing_costs_one_request(mount: Mounts, apache: Apache, binding: str) -> None:
+    """Listing 3,000 files asks for one page; no file is asked for, though each one's kind is known."""
+
+    def kinds(path: str) -> tuple[int, int]:
+        entries = list(os.scandir(path))
+        return len(entries), sum(entry.is_file(follow_symlinks=False) for entry in entries)
+
+    made = mount("10300", binding=binding)
+    made.call(names, made / "10300")
+    apache.clear()
+    assert made.call(kinds, made / "10300/data") == (SMALL_FILES, SMALL_FILES)
+    assert [(one.method, one.path) for one in apache.requests()] == [("GET", FOLDER)]
+
+
+def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:
+    """`ls -l` measures each file by one HEAD; again, and after a new mount, it asks for nothing."""
+    account = mount.account(binding=binding)
+    made = mount("10001", account=account)
+    assert made.run("ls", "-l", made / "10001/data").returncode == 0
+    heads = [one.path for one in apache.requests("HEAD", "10001/data/.*")]
+    assert len(heads) == len(set(heads)) > 30
+    apache.clear()
+    assert made.run("ls", "-l", made / "10001/data").returncode == 0
+    assert apache.requests() == []
+    made.umount()
+    again = mount(account=account)
+    apache.clear()
+    done = again.run("ls", "-l", again / "10001/data")
+    assert done.returncode == 0
+    assert apache.requests(path="10001/.*") == []
+
+
+def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> None:
+    """README.md, which Apache leaves out of its listings, is there for whoever asks for it."""
+    made = mount("10001")
+    assert "README.md" not in made.call(names, made / "10001/data")
+    assert made.call(read, made / "10001/data/README.md").startswith(b"# hidden")
+    assert len(apache.requests("HEAD", "10001/data/README.md")) == 1
+
+
+def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
+    """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, at the next mount too."""
+
+    def thrice(path: str) -> list[bool]:
+        return [os.path.exists(path) for _ in range(3)]
+
+    account = mount.account(binding=binding)
+    made = mount("10001", account=account)
+    assert made.call(thrice, made / "10001/data/nothing.mrc") == [False] * 3
+    assert made.call(thrice, made / "10001/data/nothing.mrc") == [False] * 3
+    assert len(apache.requests(path="10001/data/nothing.mrc")) == 1
+    made.umount()
+    again = mount("10001", account=account)
+    assert again.call(thrice, again / "10001/data/nothing.mrc") == [False] * 3
+    assert len(apache.requests(path="10001/data/nothing.mrc")) == 1
+
+
+def test_a_file_that_one_listing_omits_is_there(mount: Mounts, gate: Gate) -> None:
+    """A file that one server of many leaves out of its listing is found by asking for it, and listed from then on."""
+
+    def without(page: bytes) -> bytes:
+        return b"\n".join(line for line in page.split(b"\n") if b"plain.mrc" not in line)
+
+    with gate.edit("10001/data/", without, times=1):
+        made = mount("10001", base_url=gate.url)
+        assert "plain.mrc" not in made.call(names, made / "10001/data")
+        assert made.call(read, made / "10001/data/plain.mrc") == b"plain.mrc" * 3
+        assert "plain.mrc" in made.call(names, made / "10001/data")
+
+
+def test_a_listing_that_shrinks_is_not_believed_at_once(
+    mount: Mounts, own_apache: Apache, small_tree: Path
+) -> None:
+    """A name that a newer listing lacks stays until a second listing lacks it too."""
+    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_FRESH": "0.3"})
+    folder = made / "10028/data"
+    assert made.call(names, folder) == ["a.txt", "b.txt", "c.txt"]
+    (small_tree / "10028/data/c.txt").unlink()
+    own_apache.clear()
+    seen = []  # how many new listings had been asked for when the name was still there
+    end = time.monotonic() + 30
+
+    while time.monotonic() < end:
+        before = len(own_apache.requests("GET", "10028/data/"))
+        if "c.txt" not in made.call(names, folder):
+            break
+        seen.append(before)
+    assert time.monotonic() < end, "the name never went"
+    assert max(seen) >= 1, "one listing without it was enough"
+    assert made.call(names, folder) == ["a.txt", "b.txt"]
+
+
+def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, small_tree: Path) -> None:
+    """A listing that is no longer fresh is shown at once, and asked for anew behind the user."""
+    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_FRESH": "0.3"})
+    folder = made / "10028/data"
+    made.call(names, folder)
+    (small_tree / "10028/data/d.txt").write_text("d")
+    eventually(lambda: "d.txt" in made.call(names, folder), "the new name")
+    assert made.call(read, folder / "d.txt") == b"d"
+
+
+def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Apache) -> None:
+    """When the server cannot be reached, old listings, sizes and cached bytes are served, at a new mount too."""
+    account = mount.account()
+    settings = {"EMPIARFS_FRESH": "0", "EMPIARFS_PATIENCE": "1"}
+    made = mount("10028", base_url=own_apache.url, account=account, env=settings)
+    made.expect("refuses connections")
+    assert made.run("cp", "-r", made / "10028/data", account.home / "copy").returncode == 0
+    own_apache.stop()
+    assert made.call(names, made / "10028/data") == ["a.txt", "b.txt", "c.txt"]
+    assert made.call(read, made / "10028/data/a.txt") == b"a.txt"
+    made.umount()
+    again = mount("10028", base_url=own_apache.url, account=account, env=settings)
+    again.expect("refuses connections")
+    assert again.call(names, again / "10028/data") == ["a.txt", "b.txt", "c.txt"]
+    assert again.call(read, again / "10028/data/b.txt") == b"b.txt"
+
+
+def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_apache: Apache) -> None:
+    """A server that is away is no reason not to mount; what is unknown then fails with EIO after the patience."""
+    own_apache.stop()
+    made = mount(base_url=own_apache.url, env={"EMPIARFS_PATIENCE": "0.5"})
+    made.expect("refuses connections")
+    assert made.call(error_of_stat, made / "10028/data") == errno.EIO
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, gate: Gate) -> None:
+    """A reader notices nothing of a few replies of 503."""
+    made = mount("10100", base_url=gate.url)
+    made.expect("HTTP 503")
+    with gate.answer("10100/data/random.bin", 503, times=2):
+        assert len(made.call(read, made / "10100/data/random.bin")) == 8 * 2**20 + 4_321
+
+
+def test_an_error_that_lasts_is_an_error(mount: Mounts, gate: Gate) -> None:
+    """When patience is at its end a read fails with EIO; it never gives other bytes."""
+
+    def outcome(path: str) -> int:
+        try:
+            return len(Path(path).read_bytes())
+        except OSError as error:
+            return -(error.errno or 1)
+
+    made = mount("10100", base_url=gate.url, env={"EMPIARFS_PATIENCE": "1"})
+    made.expect("HTTP 500")
+    with gate.answer("10100/data/random.bin", 500, method="GET"):
+        assert made.call(outcome, made / "10100/data/random.bin") == -errno.EIO
+    assert made.call(outcome, made / "10100/data/random.bin") > 0
+
+
+def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, world: World) -> None:
+    """A size that a listing rounds, as 973 bytes to 1.0K, is shown exactly."""
+
+    def sizes(folder: str) -> dict[str, int]:
+        return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+
+    made: Mount = mount("10100")
+    found = made.call(sizes, made / "10100/data")
+    assert found == {file.name: file.stat().st_size for file in (world.root / "10100/data").iterdir()}

@@ -1,0 +1,215 @@
+"""What is in a mount: names, kinds, attributes."""
+
+# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache import Apache
+from gate import Gate
+from mounting import Account, Mount, Mounts
+from world import DEEP, NAMES, World, listed
+
+ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
+
+
+def names(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def error_of(call: str, path: str) -> int:
+    """Give the errno of `call` on `path`; 0 where it works."""
+    calls = {"list": os.listdir, "stat": os.stat, "open": lambda p: os.close(os.open(p, os.O_RDONLY))}
+    try:
+        calls[call](path)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def attributes(root: str) -> dict[str, dict[str, int]]:
+    """Give the attributes of everything below `root`, by path."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            fields = [field for field in dir(status) if field.startswith("st_")]
+            found[os.path.relpath(path, root)] = {field: int(getattr(status, field)) for field in fields}
+    return found
+
+
+def test_root_lists_the_entries_alone(mounted: Mount) -> None:
+    """The root shows every entry by its number, and nothing else that the server has beside them."""
+    assert mounted.call(names, mounted.path) == ENTRIES
+
+
+def test_every_legal_name_is_listed(mounted: Mount, world: World) -> None:
+    """A directory lists exactly the names that the server lists, whatever bytes they are made of."""
+    assert mounted.call(names, mounted / "10001/data") == listed(world.root / "10001/data")
+
+
+def test_every_legal_name_opens(mounted: Mount) -> None:
+    """A name of any legal bytes opens, and holds its own file's content."""
+
+    def contents(folder: str, names: list[str]) -> list[bytes]:
+        return [Path(folder, name).read_bytes() for name in names]
+
+    found = mounted.call(contents, mounted / "10001/data", list(NAMES))
+    assert found == [os.fsencode(name) * 3 for name in NAMES]
+
+
+def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, world: World) -> None:
+    """An Apache that lists as preformatted text, with texts cut to 23 characters, shows the same names."""
+    server = Apache(world.root, pre=True)
+    try:
+        made = mount("10001", base_url=server.url)
+        assert made.call(names, made / "10001/data") == listed(world.root / "10001/data")
+    finally:
+        server.close()
+
+
+def test_a_trailing_slash_alone_makes_a_directory(mounted: Mount) -> None:
+    """A directory called like an image is a directory, and can be gone into."""
+    assert mounted.call(names, mounted / "10001/data/TS_016.mrc") == ["inside.mrc"]
+
+
+def test_the_tree_is_deep(mounted: Mount) -> None:
+    """What lies ten directories down is found, listed or not on the way."""
+    assert mounted.call(error_of, "open", mounted / f"10001/data/{DEEP}/bottom.txt") == 0
+    assert mounted.call(names, mounted / f"10001/data/{DEEP}") == ["bottom.txt"]
+
+
+def test_an_empty_directory_is_empty(mounted: Mount) -> None:
+    """A directory without entries lists none."""
+    assert mounted.call(names, mounted / "10001/data/empty") == []
+
+
+def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, gate: Gate) -> None:
+    """An entry that the server has and its listing lacks is found by lookup."""
+
+    def without(page: bytes) -> bytes:
+        return b"\n".join(line for line in page.split(b"\n") if b"10002" not in line)
+
+    with gate.edit("", without):
+        made = mount(base_url=gate.url)
+        assert "10002" not in made.call(names, made.path)
+        assert made.call(names, made / "10002") == ["10002.xml"]
+
+
+@pytest.mark.parametrize("name", ["EMPIAR-10028", "empiar-10028", "Empiar-10028"])
+def test_an_accession_is_a_link_to_its_entry(mounted: Mount, name: str) -> None:
+    """EMPIAR-10028, in any case, is a symbolic link to 10028 and leads there."""
+
+    def link(root: str, name: str) -> tuple[str, bool, list[str]]:
+        return os.readlink(f"{root}/{name}"), os.path.islink(f"{root}/{name}"), os.listdir(f"{root}/{name}")
+
+    assert mounted.call(link, mounted.path, name) == ("10028", True, ["data"])
+
+
+def test_accessions_are_not_listed(mounted: Mount) -> None:
+    """A link that was used does not show up in the listing of the root."""
+    assert mounted.call(error_of, "stat", mounted / "EMPIAR-10028") == 0
+    assert mounted.call(names, mounted.path) == ENTRIES
+
+
+@pytest.mark.parametrize("path", ["EMPIAR-99999", "EMPIAR-", "EMPIAR-x", "10028/EMPIAR-10028", "EMPIAR-10028x"])
+def test_an_accession_that_is_none_does_not_exist(mounted: Mount, path: str) -> None:
+    """An accession without an entry, or anywhere but at the root, does not exist."""
+    assert mounted.call(error_of, "stat", mounted / path) == errno.ENOENT
+
+
+def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache) -> None:
+    """With entries named, those alone are there, by listing and by lookup, and nothing else is asked for."""
+    made = mount("10028", "EMPIAR-10100")
+    apache.clear()
+    assert made.call(names, made.path) == ["10028", "10100"]
+    for path in ("10001", "EMPIAR-10001", "10002/10002.xml"):
+        assert made.call(error_of, "stat", made / path) == errno.ENOENT
+    assert made.call(names, made / "EMPIAR-10100") == ["data"]
+    assert not apache.requests(path="(?!10100).*")
+
+
+def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
+    """A directory that the server does not list (403) says EACCES, and its files still open by name."""
+    mounted.expect("10400/closed")
+    assert mounted.call(error_of, "list", mounted / "10400/closed") == errno.EACCES
+    assert mounted.call(error_of, "open", mounted / "10400/closed/known.txt") == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "path", "number"),
+    [
+        ("stat", "10001/data/no such file", errno.ENOENT),
+        ("list", "10001/data/no such folder", errno.ENOENT),
+        ("open", "10001/nowhere/at/all", errno.ENOENT),
+        ("stat", "99999", errno.ENOENT),
+        ("stat", "notes.txt", errno.ENOENT),
+        ("stat", "lost+found", errno.ENOENT),
+        ("list", "10001/data/plain.mrc", errno.ENOTDIR),
+        ("stat", "10001/data/plain.mrc/below", errno.ENOTDIR),
+        ("stat", "10001/data/" + "x" * 256, errno.ENAMETOOLONG),
+    ],
+)
+def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number: int) -> None:
+    """What does not exist, or is not what it is used as, fails with the errno of any file system."""
+    assert mounted.call(error_of, call, mounted / path) == number
+
+
+def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> None:
+    """A file has its exact size and date, one link, whole sectors, mode 0444; a directory mode 0555; all one owner."""
+    owner = mounted.account.user
+    for entry in ("10001", "10028", "10100", "10200"):
+        found = mounted.call(attributes, mounted / entry)
+        shown = {path for path in found if "." not in os.path.basename(path)[:1]}
+        assert shown == set(found)
+        for path, fields in found.items():
+            truth = (world.root / entry / path).lstat()
+            assert (fields["st_uid"], fields["st_gid"]) == (owner.uid, owner.gid), path
+            assert fields["st_blksize"] == 4096
+            if stat.S_ISDIR(truth.st_mode):
+                assert fields["st_mode"] == stat.S_IFDIR | 0o555
+                continue
+            assert fields["st_mode"] == stat.S_IFREG | 0o444
+            assert fields["st_size"] == truth.st_size, path
+            assert fields["st_mtime"] == int(truth.st_mtime), path
+            assert fields["st_nlink"] == 1
+            assert fields["st_blocks"] == -(-truth.st_size // 512)
+
+
+def test_inode_numbers_outlive_a_mount(mount: Mounts, binding: str) -> None:
+    """Every path has an inode number of its own, the same at the next mount and in the listing."""
+
+    def numbers(root: str) -> dict[str, int]:
+        found = {}
+        for folder, _, _ in os.walk(root):
+            for entry in os.scandir(folder):
+                assert entry.inode() == os.lstat(entry.path).st_ino, entry.path
+                found[os.path.relpath(entry.path, root)] = entry.inode()
+        return found
+
+    account = mount.account(binding=binding)
+    before = mount("10001", account=account)
+    first = before.call(numbers, before.path)
+    before.umount()
+    after = mount("10001", account=Account(account.user, mount.account().home, binding))
+    assert after.call(numbers, after.path) == first
+    assert len(set(first.values())) == len(first) > len(NAMES)
+
+
+def test_the_file_system_has_a_sane_size(mounted: Mount) -> None:
+    """`statfs` tells of a large file system with no room, and names of up to 255 bytes."""
+
+    def size(path: str) -> dict[str, int]:
+        found: Any = os.statvfs(path)
+        return {field: getattr(found, field) for field in dir(found) if field.startswith("f_")}
+
+    found = mounted.call(size, mounted.path)
+    assert found["f_blocks"] * found["f_frsize"] > 2**50
+    assert (found["f_bavail"], found["f_bfree"], found["f_namemax"]) == (0, 0, 255)
+    assert found["f_flag"] & os.ST_RDONLY
+    assert mounted.run("df", "-h", mounted.path).returncode == 0

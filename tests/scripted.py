@@ -1,0 +1,243 @@
+"""A server on loopback that answers exactly what a test writes, byte for byte, and keeps every request."""
+
+import html
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, unquote_to_bytes
+
+from empiarfs.empiar.http import HttpClient, HttpOrigin
+from empiarfs.empiar.lines import Lines
+from empiarfs.empiar.listing import HtmlListing
+from empiarfs.engine.pace import Pace
+
+MODIFIED = 1_700_000_000
+ROOT = "/empiar/world_availability"
+LONGEST_LIFE = 30.0  # seconds that a connection may be silent, so that no thread outlives its test for long
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came.
+
+    Attributes:
+        target: as written in the request line.
+        headers: by lower-case name.
+        connection: the number of the connection it came over, from 0.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    connection: int
+
+
+@dataclass
+class Reply:
+    """What is sent back.
+
+    Attributes:
+        status: number and phrase.
+        headers: as given; nothing is added.
+        body: sent behind them unless the request was HEAD.
+        then: `"keep"` the connection, `"close"` it, or `"reset"` it.
+    """
+
+    status: str = "200 OK"
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    then: str = "keep"
+
+
+class ScriptedServer:
+    """Answers each request with what `answer` gives for it; `None` closes the connection without a byte."""
+
+    def __init__(self, answer: Callable[[Request], Reply | None]) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.connections = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def base_url(self) -> str:
+        """The URL of its root."""
+        return f"http://127.0.0.1:{self.port}{ROOT}"
+
+    def stop(self) -> None:
+        """Hang up on everyone, and be gone."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for line in list(self._open):
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(LONGEST_LIFE)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                line, _ = self._socket.accept()
+            except OSError:
+                return
+            self._open.add(line)
+            thread = threading.Thread(target=self._serve, args=(line, self.connections), daemon=True)
+            self.connections += 1
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, line: socket.socket, number: int) -> None:
+        line.settimeout(LONGEST_LIFE)
+        with line, suppress(OSError):
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            unread = b""
+            while True:
+                while b"\r\n\r\n" not in unread:
+                    more = line.recv(65536)
+                    if not more:
+                        return
+                    unread += more
+                head, _, unread = unread.partition(b"\r\n\r\n")
+                if not self._reply(line, head.decode("latin-1"), number):
+                    return
+        self._open.discard(line)
+
+    def _reply(self, line: socket.socket, head: str, number: int) -> bool:
+        first, *rest = head.split("\r\n")
+        method, target, _ = first.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in rest)}
+        request = Request(method, target, headers, number)
+        self.requests.append(request)
+        reply = self.answer(request)
+        if reply is None:
+            return False
+        lines = [f"HTTP/1.1 {reply.status}", *(f"{name}: {value}" for name, value in reply.headers.items())]
+        body = b"" if method == "HEAD" else reply.body
+        line.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        if reply.then == "reset":
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return reply.then == "keep"
+
+
+class Website:
+    """What a good server with `files` answers: as Apache does, files by path below the root, bytes as names.
+
+    Args:
+        files: the content of each file, by the bytes of its path below the root.
+        closed: directories that refuse to be listed.
+    """
+
+    def __init__(self, files: Mapping[bytes, bytes], *, closed: tuple[bytes, ...] = ()) -> None:
+        self.files = dict(files)
+        self.closed = closed
+        self.modified = MODIFIED
+
+    def __call__(self, request: Request) -> Reply:
+        """Answer one request."""
+        path = unquote_to_bytes(request.target.encode("latin-1")).removeprefix(ROOT.encode()).removeprefix(b"/")
+        if path in self.files:
+            return self._file(self.files[path], request)
+        name = path.rstrip(b"/")
+        if not (name == b"" or any(one.startswith(name + b"/") for one in self.files)) or path.endswith(b"//"):
+            return self._page("404 Not Found", b"<html><body>Not Found</body></html>")
+        if name and not path.endswith(b"/"):
+            reply = self._page("301 Moved Permanently", b"<html><body>Moved</body></html>")
+            reply.headers["Location"] = request.target + "/"
+            return reply
+        if name in self.closed:
+            return self._page("403 Forbidden", b"<html><body>Forbidden</body></html>")
+        return self._page("200 OK", self._listing(name))
+
+    def _file(self, content: bytes, request: Request) -> Reply:
+        headers = {"Accept-Ranges": "bytes", "Last-Modified": formatdate(self.modified, usegmt=True)}
+        wanted = request.headers.get("range", "")
+        if not wanted:
+            return Reply("200 OK", {**headers, "Content-Length": str(len(content))}, content)
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(int(last) + 1, len(content))
+        if start >= len(content):
+            return Reply("416 Requested Range Not Satisfiable", {"Content-Length": "0"})
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        return Reply("206 Partial Content", {**headers, "Content-Length": str(stop - start)}, content[start:stop])
+
+    def _listing(self, name: bytes) -> bytes:
+        below = name + b"/" if name else b""
+        children: dict[bytes, None] = {}
+        for path in self.files:
+            if path.startswith(below):
+                child, slash, _ = path[len(below) :].partition(b"/")
+                children[child + slash] = None
+        rows = "".join(
+            f'<tr><td><a href="{html.escape(_link(child))}">x</a></td>'
+            '<td align="right">2025-02-07 19:49  </td><td align="right">1.2K</td></tr>\n'
+            for child in children
+        )
+        return f"<html><head><title>Index of /</title></head><body><h1>Index of /</h1><table>{rows}</table></body></html>".encode()
+
+    def _page(self, status: str, body: bytes) -> Reply:
+        return Reply(status, {"Content-Type": "text/html", "Content-Length": str(len(body))}, body)
+
+
+def _link(name: bytes) -> str:
+    escaped = quote(name, safe="/$-_.+!*'(),:;=~&@")
+    return "./" + escaped if ":" in escaped.partition("/")[0] else escaped
+
+
+class Hasty(Pace):
+    """A pace that bears half a second of silence."""
+
+    def silence(self) -> float:
+        """Give after how many seconds of silence a request is given up."""
+        return 0.5
+
+
+class Client:
+    """An origin and a listing over one client of `base_url`, with their connections."""
+
+    def __init__(self, base_url: str, pace: Pace | None = None) -> None:
+        self.slots = 0
+        self.lines = Lines(base_url, self._slot)
+        self.http = HttpClient(base_url, self.lines, pace or Pace())
+        self.origin = HttpOrigin(self.http)
+        self.listing = HtmlListing(self.http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _slot(self) -> Callable[[], None]:
+        self.slots += 1
+        return self._freed
+
+    def _freed(self) -> None:
+        self.slots -= 1
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.lines.shed(0.0)

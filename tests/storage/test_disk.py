@@ -1,0 +1,677 @@
+"""Blocks on disk: given back whole or not at all, within their limits, whatever happened to the folder."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fakes import at_once, noise
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.model import Block, File
+from empiarfs.settings import GIB, MIB
+from empiarfs.storage import disk
+from empiarfs.storage.disk import DiskStore, secure, unwrapped
+
+FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
+BLOCK_BYTES = 4096
+
+
+def block(number: int, file: File = FILE) -> Block:
+    """Give a block of `FILE`."""
+    return Block(file, number)
+
+
+def opened(folder: Path, most: int = 100 * MIB, *, archive: str = "ebi", block_bytes: int = BLOCK_BYTES) -> DiskStore:
+    """Open a store as the wire does."""
+    return DiskStore(folder, most, archive=archive, block_bytes=block_bytes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the store is, in a folder not yet made."""
+    return tmp_path / "cache" / "blocks"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[DiskStore]:
+    """An empty store."""
+    with closing(opened(folder)) as store:
+        yield store
+
+
+def values(folder: Path) -> list[Path]:
+    """Give the files that hold blocks."""
+    return sorted(folder.rglob("*.val"))
+
+
+def wrapped(name: str, data: bytes) -> bytes:
+    """Give what stands in the file of a block."""
+    return disk._head(name, data) + data
+
+
+def tampered(folder: Path, change: str, *arguments: object) -> None:
+    """Change the database behind the store's back."""
+    with closing(sqlite3.connect(folder / "cache.db")) as database, database:
+        database.execute(change, arguments)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give the warnings logged, and forget them."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    caplog.clear()
+    return lines
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"x", noise(BLOCK_BYTES), b"\n" * 100, bytes(BLOCK_BYTES)])
+def test_what_was_put_is_got(store: DiskStore, data: bytes) -> None:
+    """The same bytes, of any kind and length."""
+    store.put(block(0), data)
+    assert store.get(block(0)) == data
+
+
+def test_what_was_never_put_is_not_there(store: DiskStore) -> None:
+    """None, and no word about it."""
+    assert store.get(block(0)) is None
+
+
+def test_a_second_put_replaces_the_first(store: DiskStore, folder: Path) -> None:
+    """And leaves one file behind, not two."""
+    store.put(block(0), b"old")
+    store.put(block(0), b"new")
+    assert store.get(block(0)) == b"new"
+    assert len(values(folder)) == 1
+
+
+def test_blocks_survive_a_restart(folder: Path) -> None:
+    """A store opened anew has what the last one kept."""
+    with closing(opened(folder)) as store:
+        store.put(block(0), noise(100))
+    with closing(opened(folder)) as store:
+        assert store.get(block(0)) == noise(100)
+
+
+def test_blocks_are_shared_by_processes(folder: Path) -> None:
+    """What another process puts is got here, and the other way round."""
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"from here")
+        program = (
+            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
+            "from test_disk import opened, block; store = opened(Path(sys.argv[1]));"
+            "sys.stdout.write(store.get(block(0)).decode()); store.put(block(1), b'from there'); store.close()"
+        )
+        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+        said = subprocess.run(
+            [sys.executable, "-c", program, str(folder), str(Path(__file__).parent)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": paths},
+            timeout=60,
+        )
+        assert said.stdout == "from here"
+        assert store.get(block(1)) == b"from there"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        File("10028/data/b.mrc", FILE.size, FILE.modified),
+        File(FILE.path, FILE.size + 1, FILE.modified),
+        File(FILE.path, FILE.size, FILE.modified and FILE.modified + 1),
+        File(FILE.path, FILE.size, None),
+        File(f"{FILE.path} ", FILE.size, FILE.modified),
+    ],
+)
+def test_another_file_or_version_is_another_block(store: DiskStore, other: File) -> None:
+    """Path, size and date are the identity of a file."""
+    store.put(block(0), b"this")
+    store.put(block(0, other), b"that")
+    assert store.get(block(0)) == b"this"
+    assert store.get(block(0, other)) == b"that"
+
+
+def test_names_that_could_be_mistaken_for_each_other_are_not(store: DiskStore) -> None:
+    """A path with numbers and spaces in front does not read as another block's number."""
+    one, other = Block(File("2 10028/a", 5, None), 1), Block(File("10028/a", 5, None), 12)
+    store.put(one, b"one")
+    assert store.get(other) is None
+    store.put(Block(File("10028/a", 5, None), 1), b"other")
+    assert store.get(one) == b"one"
+
+
+def test_another_number_is_another_block(store: DiskStore) -> None:
+    """Blocks of one file are told apart."""
+    for number in range(12):
+        store.put(block(number), str(number).encode())
+    assert [store.get(block(number)) for number in range(12)] == [str(number).encode() for number in range(12)]
+
+
+def test_another_archive_or_block_size_is_another_block(folder: Path) -> None:
+    """Two archives with the same path, or blocks of two lengths, share a folder and no block."""
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"ours")
+    for other in (opened(folder, archive="pdbj"), opened(folder, block_bytes=8192)):
+        with closing(other):
+            assert other.get(block(0)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["10028/data/\udcff\udc80.mrc", "10028/\u0436\u4e2d.mrc", "10028/a\nb", "10028/%2F#?", "10028/a'\"--"]
+)
+def test_any_name_is_kept(store: DiskStore, name: str) -> None:
+    """Names that are not UTF-8, or look like something else, too."""
+    file = File(name, 5, None)
+    store.put(block(0, file), b"12345")
+    assert store.get(block(0, file)) == b"12345"
+
+
+def test_names_of_other_bytes_are_other_blocks(store: DiskStore) -> None:
+    """A byte that is not UTF-8 is not the character of the same number."""
+    store.put(block(0, File("10028/\udcff", 5, None)), b"byte")
+    assert store.get(block(0, File("10028/\u00ff", 5, None))) is None
+
+
+@given(data=st.binary(max_size=300), flip=st.integers(0, 10_000), name=st.text("abc \u0436", max_size=10))
+def test_a_flipped_bit_anywhere_is_found(data: bytes, flip: int, name: str) -> None:
+    """Whichever bit of head or data flips, the block is not given."""
+    stored = bytearray(wrapped(name, data))
+    assert unwrapped(name, bytes(stored)) == data
+    stored[flip // 8 % len(stored)] ^= 1 << flip % 8
+    assert unwrapped(name, bytes(stored)) is None
+
+
+@given(data=st.binary(max_size=300), cut=st.integers(0, 400), more=st.binary(min_size=1, max_size=9))
+def test_a_block_that_is_cut_or_longer_is_found(data: bytes, cut: int, more: bytes) -> None:
+    """Whatever its length, only the whole block is given."""
+    stored = wrapped("name", data)
+    assert unwrapped("name", stored[: cut % len(stored)]) is None
+    assert unwrapped("name", stored + more) is None
+
+
+@given(data=st.binary(max_size=100), name=st.text(max_size=20), other=st.text(max_size=20))
+def test_a_block_is_given_under_its_own_name_alone(data: bytes, name: str, other: str) -> None:
+    """A block read under another name is not given."""
+    name, other = name.encode(errors="replace").decode(), other.encode(errors="replace").decode()
+    assert (unwrapped(other, wrapped(name, data)) == data) == (name == other)
+
+
+def flipped(file: Path) -> None:
+    """Flip one bit in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": flipped,
+    "cut": lambda file: os.truncate(file, 1000),
+    "cut in the head": lambda file: os.truncate(file, 10),
+    "empty": lambda file: os.truncate(file, 0),
+    "foreign": lambda file: file.write_bytes(b"\x89PNG" * 500),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
+    "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "gone": Path.unlink,
+    "a directory": lambda file: (file.unlink(), file.mkdir()),
+    "a link to itself": lambda file: (file.unlink(), file.symlink_to(file.name)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_block_is_not_there_and_heals(
+    store: DiskStore, folder: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever became of its file, a block is given whole or not at all, and a put makes it whole again."""
+    store.put(block(0), noise(BLOCK_BYTES))
+    store.put(block(1), noise(BLOCK_BYTES, 1))
+    (file,) = [one for one in values(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
+    DAMAGE[damage](file)
+    assert store.get(block(0)) is None
+    assert store.get(block(0)) is None
+    assert store.get(block(1)) == noise(BLOCK_BYTES, 1)
+    store.put(block(0), noise(BLOCK_BYTES))
+    assert store.get(block(0)) == noise(BLOCK_BYTES)
+    assert len(warned(caplog)) <= 1
+
+
+def test_a_damaged_block_is_dropped_counted_and_logged_once(
+    store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The damaged file does not stay on the disk."""
+    store.put(block(0), noise(BLOCK_BYTES))
+    flipped(values(folder)[0])
+    store.get(block(0))
+    store.get(block(0))
+    assert values(folder) == []
+    assert store.broken == 1
+    assert [FILE.path in line for line in warned(caplog)] == [True]
+
+
+def test_two_blocks_whose_files_were_swapped_are_not_there(
+    store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole bytes of another block are the wrong bytes."""
+    for number in range(2):
+        store.put(block(number), noise(BLOCK_BYTES, number))
+    one, other = values(folder)
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    assert [store.get(block(number)) for number in range(2)] == [None, None]
+    assert len(warned(caplog)) == 2
+
+
+class Evil:
+    """A pickle that leaves a mark when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (os.fspath(self._mark),)
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, None, "4"])
+def test_nothing_is_ever_unpickled(
+    store: DiskStore, folder: Path, tmp_path: Path, mode: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the database says of a value, nothing of it is executed: the block is not there, and heals."""
+    mark = tmp_path / "executed"
+    evil = pickle.dumps(Evil(mark))
+    store.put(block(0), b"good")
+    values(folder)[0].write_bytes(evil)
+    tampered(folder, "UPDATE Cache SET mode = ?, value = ?, filename = NULL", mode, evil)
+    assert store.get(block(0)) is None
+    tampered(folder, "UPDATE Cache SET mode = ?, value = NULL, filename = ?", mode, values(folder)[0].name)
+    assert store.get(block(0)) is None
+    assert not mark.exists()
+    store.put(block(0), b"good")
+    assert store.get(block(0)) == b"good"
+    assert len(warned(caplog)) <= 2
+
+
+def test_a_pickled_key_is_not_loaded(store: DiskStore, folder: Path, tmp_path: Path) -> None:
+    """A key that claims to be a pickle is left alone, also when the store makes room."""
+    mark = tmp_path / "executed"
+    store.put(block(0), b"good")
+    tampered(folder, "UPDATE Cache SET key = ?, raw = 0", pickle.dumps(Evil(mark)))
+    assert store.get(block(0)) is None
+    for number in range(20):
+        store.put(block(number), noise(BLOCK_BYTES))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["../../victim", "{absolute}", "../blocks/../../victim", "link/victim"])
+def test_a_file_outside_the_folder_is_neither_read_nor_removed(
+    store: DiskStore, folder: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row that points elsewhere is a block that is not there; what it points at stays as it is."""
+    victim = tmp_path / "victim"
+    (folder / "link").symlink_to(tmp_path)
+    store.put(block(0), b"good")
+    shutil.copy(values(folder)[0], victim)
+    kept = victim.read_bytes()
+    tampered(folder, "UPDATE Cache SET filename = ?", name.format(absolute=victim))
+    assert store.get(block(0)) is None
+    store.put(block(0), b"better")
+    assert victim.read_bytes() == kept
+    assert store.get(block(0)) == b"better"
+    assert len(warned(caplog)) <= 1
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff", 5, 1.5, "", "\0"])
+def test_a_row_of_any_kind_raises_nothing(
+    store: DiskStore, folder: Path, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Columns that hold anything make a block that is not there."""
+    store.put(block(0), b"good")
+    for column in ("filename", "size", "mode"):
+        tampered(folder, f"UPDATE Cache SET {column} = ?", value)  # noqa: S608 - our own three names
+        data = store.get(block(0))
+        assert data is None or data == b"good"
+        store.put(block(0), b"good")
+    assert len(warned(caplog)) <= 2
+
+
+@pytest.mark.parametrize("name", ["cache.db", "cache.db-wal"])
+def test_a_database_that_is_rubbish_raises_nothing_when_it_is_opened(
+    folder: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken cache is no reason not to start: the store opens, and works or holds nothing."""
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"good")
+    (folder / name).write_bytes(b"rubbish" * 5000)
+    with closing(opened(folder)) as store:
+        assert store.get(block(0)) in {None, b"good"}
+        store.put(block(1), b"more")
+        assert store.get(block(1)) in {None, b"more"}
+    warned(caplog)
+
+
+def test_the_limit_holds_within_one_cull(folder: Path) -> None:
+    """However much is put, the bytes kept stay below the limit and a few blocks, and some are kept."""
+    limit, size = 2 * MIB, 64 * 1024
+    with closing(opened(folder, limit)) as store:
+        for number in range(150):
+            store.put(block(number), noise(size, number))
+            assert store.volume() <= limit + 2 * size
+        assert sum(file.stat().st_size for file in values(folder)) <= limit + 2 * size
+        assert store.volume() > limit // 2
+
+
+def test_what_was_used_last_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is read again and again outlives those that are not."""
+    monkeypatch.setattr(disk, "TOUCHED_AT_ONCE", 1)
+    with closing(opened(folder, 2 * MIB)) as store:
+        for number in range(120):
+            store.put(block(number), noise(64 * 1024, number))
+            assert store.get(block(0)) is not None
+
+
+def test_a_smaller_limit_is_kept_to_after_a_restart(folder: Path) -> None:
+    """A store opened with less room gives up what is too much as it goes on."""
+    with closing(opened(folder, 100 * MIB)) as store:
+        for number in range(60):
+            store.put(block(number), noise(64 * 1024, number))
+    with closing(opened(folder, MIB)) as store:
+        for number in range(60, 75):
+            store.put(block(number), noise(64 * 1024, number))
+        assert store.volume() <= MIB + 2 * 64 * 1024
+
+
+class Room:
+    """A file system whose free space the test decides."""
+
+    def __init__(self, total: int, free: int) -> None:
+        self.total, self.free = total, free
+
+    def __call__(self, _: object) -> SimpleNamespace:
+        """Give it, as `shutil.disk_usage` does."""
+        return SimpleNamespace(total=self.total, used=self.total - self.free, free=self.free)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Ample room to begin with; every put looks at it."""
+    room = Room(100 * GIB, 50 * GIB)
+    monkeypatch.setattr(disk.shutil, "disk_usage", room)
+    monkeypatch.setattr(disk, "LOOK_SECONDS", -1.0)
+    return room
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "stores"),
+    [
+        (100 * GIB, 5 * GIB + MIB, True),
+        (100 * GIB, 5 * GIB - 1, False),
+        (10 * GIB, 2 * GIB + MIB, True),
+        (10 * GIB, 2 * GIB - 1, False),
+        (1000 * GIB, 49 * GIB, False),
+        (1000 * GIB, 51 * GIB, True),
+    ],
+)
+def test_a_share_of_the_file_system_stays_free(
+    store: DiskStore, room: Room, total: int, free: int, stores: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Below 5 % of the file system, or 2 GiB, nothing is stored, and that is told once."""
+    room.total, room.free = total, free
+    store.put(block(0), b"1")
+    store.put(block(1), b"1")
+    assert [store.get(block(number)) for number in range(2)] == [b"1" if stores else None] * 2
+    assert len(warned(caplog)) == (0 if stores else 1)
+
+
+def test_the_store_gives_way_when_room_gets_scarce(
+    store: DiskStore, room: Room, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Room that others need is given back, as much as is missing, and storing goes on when there is room again."""
+    for number in range(60):
+        store.put(block(number), noise(64 * 1024, number))
+    room.free = 5 * GIB - 2 * MIB
+    store.put(block(99), b"1")
+    kept = sum(file.stat().st_size for file in values(folder))
+    assert 0 < kept <= 60 * 64 * 1024 - 2 * MIB + 64 * 1024
+    assert store.get(block(99)) is None
+    room.free = 50 * GIB
+    store.put(block(99), b"1")
+    assert store.get(block(99)) == b"1"
+    assert len(warned(caplog)) == 1
+
+
+def test_no_more_is_stored_than_leaves_the_floor_free(store: DiskStore, room: Room) -> None:
+    """Close above the floor the store lives within what is left, whatever its limit."""
+    for number in range(100):
+        room.free = 5 * GIB + MIB - store.volume()
+        store.put(block(number), noise(64 * 1024, number))
+    assert store.volume() <= MIB + 2 * 64 * 1024
+
+
+def test_the_free_space_is_not_looked_at_for_every_block(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look lasts a while: a hundred puts at one moment of the clock are one look."""
+    looks = []
+
+    def counted(path: object) -> SimpleNamespace:
+        looks.append(path)
+        return SimpleNamespace(total=100 * GIB, used=0, free=50 * GIB)
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", counted)
+    monkeypatch.setattr(disk.time, "monotonic", lambda: 1000.0)
+    for number in range(100):
+        store.put(block(number), b"1")
+    assert len(looks) == 1
+
+
+def mode(path: Path) -> int:
+    """Give the permissions of `path`."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_folder_is_its_owners_alone(folder: Path) -> None:
+    """0700, whatever the umask, also where it was open before."""
+    before = os.umask(0)
+    try:
+        opened(folder).close()
+        assert mode(folder) == 0o700
+        folder.chmod(0o777)
+        opened(folder).close()
+        assert mode(folder) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are not kept, nor believed, where someone else may write."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setattr(disk.os, "geteuid", lambda: theirs.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="another user"):
+        secure(theirs)
+    with pytest.raises(PermissionError):
+        opened(theirs)
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    """It says so, as an OSError."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        secure(tmp_path / "file")
+
+
+def test_a_folder_is_kept_as_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in its name is expanded."""
+    monkeypatch.setenv("EVIL", "elsewhere")
+    folder = tmp_path / "a$EVIL"
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"1")
+    assert len(values(folder)) == 1
+    assert not (tmp_path / "aelsewhere").exists()
+
+
+def test_a_folder_that_was_deleted_is_silence_with_one_line(
+    store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reads go on without the cache; it is said once."""
+    store.put(block(0), b"1")
+    shutil.rmtree(folder)
+    for number in range(5):
+        store.put(block(number), b"1")
+        assert store.get(block(number)) in {None, b"1"}
+    assert len(warned(caplog)) <= 1
+
+
+def test_a_disk_that_cannot_be_written_is_silence_with_one_line(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full, read-only or failing disk: put drops the block, get goes on, one line is logged."""
+    store.put(block(0), b"kept")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "writev", full)
+    for number in range(1, 5):
+        store.put(block(number), b"1")
+        assert store.get(block(number)) is None
+    assert store.get(block(0)) == b"kept"
+    lines = warned(caplog)
+    assert len(lines) == 1
+    assert "No space left" in lines[0]
+
+
+def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
+    store: DiskStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that runs full in the middle of a block does not fill up with halves of blocks."""
+    monkeypatch.setattr(disk.os, "writev", lambda number, parts: os.write(number, parts[0]))
+    for number in range(5):
+        store.put(block(number), noise(BLOCK_BYTES))
+        assert store.get(block(number)) is None
+    assert values(folder) == []
+    assert len(warned(caplog)) == 1
+
+
+def test_a_database_that_cannot_be_used_now_is_not_thrown_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only rubbish is begun anew: a lock, or a lack of rights, is no reason to lose what is kept."""
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"good")
+
+    def locked(*_: object, **__: object) -> object:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.diskcache, "Cache", locked)
+        with pytest.raises(OSError, match="locked"):
+            opened(folder)
+    with closing(opened(folder)) as store:
+        assert store.get(block(0)) == b"good"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="chattr and uid changes need root; root may write anything else")
+def test_a_read_only_folder_is_silence_with_one_line(folder: Path, tmp_path: Path) -> None:
+    """An ordinary user whose cache became read-only reads on."""
+    program = f"""
+import encodings.hex_codec, logging, os, sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]!r}
+from pathlib import Path
+from test_disk import opened, block
+os.setgid(65534); os.setuid(65534)
+logging.basicConfig(format="WARNED %(message)s")
+folder = Path({str(folder)!r})
+store = opened(folder)
+store.put(block(0), b"kept")
+for path in [folder, *folder.rglob("*")]:
+    path.chmod(0o500 if path.is_dir() else 0o400)
+store.close()
+for number in range(1, 4):
+    store.put(block(number), b"1")
+    assert store.get(block(number)) is None
+print(store.get(block(0)))
+"""
+    for path in [folder.parent, tmp_path, *tmp_path.parents]:
+        if path.exists():
+            os.chmod(path, path.stat().st_mode | 0o011)
+    folder.mkdir(parents=True)
+    for path in (folder, folder.parent):
+        os.chown(path, 65534, 65534)
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd="/"
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout in {"b'kept'\n", "None\n"}
+    assert said.stderr.count("WARNED") == 1
+
+
+def test_many_threads_use_one_store(store: DiskStore) -> None:
+    """Threads that put and get at once get what was put, or nothing, and never an error."""
+
+    def work(seed: int) -> None:
+        for turn in range(30):
+            number = (seed + turn) % 10
+            store.put(block(number), noise(500, number))
+            assert store.get(block(number)) in {None, noise(500, number)}
+
+    assert at_once([lambda seed=seed: work(seed) for seed in range(8)]) == [None] * 8  # type: ignore[misc]
+    assert all(store.get(block(number)) == noise(500, number) for number in range(10))
+
+
+def hammer(folder: Path, seed: int) -> int:
+    """Put and get in a process of its own; give how many blocks came back wrong."""
+    wrong = 0
+    with closing(opened(folder, 2 * MIB)) as store:
+        for turn in range(60):
+            number = (seed * 31 + turn) % 40
+            store.put(block(number), noise(64 * 1024, number))
+            wrong += store.get(block((number * 7) % 40)) not in {None, noise(64 * 1024, (number * 7) % 40)}
+    return wrong
+
+
+def test_two_processes_write_at_once(folder: Path) -> None:
+    """Two programs on one folder give no wrong block, no error, and keep the limit."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.starmap(hammer, [(folder, 1), (folder, 2)]) == [0, 0]
+    with closing(opened(folder, 2 * MIB)) as store:
+        assert store.volume() <= 2 * MIB + 4 * 64 * 1024
+
+
+def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> None:
+    """A process killed while it writes leaves blocks that are whole or not there."""
+    program = (
+        "import sys; from pathlib import Path; from test_disk import opened, block, noise;"
+        "store = opened(Path(sys.argv[1])); print('ready', flush=True);\n"
+        "for number in range(10**6): store.put(block(number % 50), noise(65536, number % 50))"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        while len(values(folder)) < 10:
+            assert writer.poll() is None
+        writer.kill()
+    with closing(opened(folder)) as store:
+        found = [store.get(block(number)) for number in range(50)]
+    assert all(data in {None, noise(65536, number)} for number, data in enumerate(found))
+    assert any(found)
+
+
+def test_the_text_of_a_store_tells_where_it_is(store: DiskStore, folder: Path) -> None:
+    """And how many blocks were damaged."""
+    assert repr(store) == f"<DiskStore {folder} most={100 * MIB} broken=0>"

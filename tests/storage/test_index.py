@@ -1,0 +1,253 @@
+"""The tree between runs: kept, counted out slowly, and never in the way when its file is broken."""
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fakes import at_once, directory, stub
+
+from empiarfs.model import Directory, File, Stub
+from empiarfs.storage import index
+from empiarfs.storage.index import SqliteIndex
+
+DATA = "10028/data"
+A, B, C = (f"{DATA}/{name}.mrc" for name in "abc")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where the index is."""
+    return tmp_path / "tree.sqlite"
+
+
+@pytest.fixture
+def known(file: Path) -> Iterator[SqliteIndex]:
+    """An index that knows nothing."""
+    with closing(SqliteIndex(file)) as opened:
+        yield opened
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give the warnings logged, and forget them."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    caplog.clear()
+    return lines
+
+
+def test_a_tree_survives_a_restart(file: Path) -> None:
+    """Listings, measured sizes, found names and absences are there in the next run."""
+    with closing(SqliteIndex(file)) as first:
+        first.replace(DATA, [stub(A), directory(f"{DATA}/sub")], 5.5)
+        first.add(File(B, 7, None))
+        first.remove(C, 9.5)
+    with closing(SqliteIndex(file)) as second:
+        kept = second.directory(DATA)
+        assert kept is not None
+        assert kept.scanned == 5.5
+        assert set(kept.entries.values()) == {stub(A), directory(f"{DATA}/sub"), File(B, 7, None)}
+        assert second.absent_since(C) == 9.5
+
+
+def test_two_indexes_on_one_file_see_each_others_news(file: Path) -> None:
+    """Two mounts of one user share what they learn."""
+    with closing(SqliteIndex(file)) as one, closing(SqliteIndex(file)) as other:
+        one.replace(DATA, [stub(A)], 1.0)
+        other.add(File(A, 7, 8))
+        assert one.entry(A) == File(A, 7, 8)
+
+
+def test_another_process_shares_the_file(file: Path, known: SqliteIndex) -> None:
+    """Processes that write at once lose nothing and see no error."""
+    program = (
+        "import sys; from pathlib import Path; from empiarfs.model import File; "
+        "from empiarfs.storage.index import SqliteIndex; index = SqliteIndex(Path(sys.argv[1]));\n"
+        "for number in range(100): index.add(File(f'1/{sys.argv[2]}{number}', number, None))\n"
+        "index.close()"
+    )
+    others = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", program, str(file), name], stderr=subprocess.PIPE)
+        for name in "pq"
+    ]
+    for number in range(100):
+        known.add(File(f"1/r{number}", number, None))
+    assert [(other.communicate(timeout=60)[1], other.returncode) for other in others] == [(b"", 0)] * 2
+    assert all(
+        known.entry(f"1/{name}{number}") == File(f"1/{name}{number}", number, None)
+        for name in "pqr"
+        for number in range(100)
+    )
+
+
+def test_threads_share_one_index(known: SqliteIndex) -> None:
+    """Threads that read and write at once see no error, and lose nothing."""
+
+    def work(seed: int) -> None:
+        for turn in range(40):
+            known.add(File(f"1/{seed}-{turn}", turn, None))
+            known.replace("2", [stub(f"2/{number}") for number in range(turn % 5)], float(turn))
+            known.directory("2")
+
+    assert at_once([lambda seed=seed: work(seed) for seed in range(6)]) == [None] * 6  # type: ignore[misc]
+    assert all(known.entry(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None) for seed in range(6) for turn in range(40))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"rubbish" * 1000, b"SQLite format 3\0" + b"\xff" * 5000],
+    ids=["rubbish", "a good head"],
+)
+def test_a_broken_file_is_set_aside(file: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """It is kept beside, and a new index takes its place, in this run and the next."""
+    file.write_bytes(content)
+    with closing(SqliteIndex(file)) as opened:
+        opened.add(File(A, 7, None))
+    with closing(SqliteIndex(file)) as opened:
+        assert opened.entry(A) == File(A, 7, None)
+    assert [path.read_bytes() for path in file.parent.glob("*broken*")] == [content]
+    assert len(warned(caplog)) == 1
+
+
+def test_an_index_of_another_version_is_set_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tables of an older or newer program are not read."""
+    for version in (index.VERSION + 1, index.VERSION + 2):
+        with closing(SqliteIndex(file)) as opened:
+            opened.add(File(A, 7, None))
+        with closing(sqlite3.connect(file)) as database:
+            database.execute(f"PRAGMA user_version = {version}")
+        with closing(SqliteIndex(file)) as opened:
+            assert opened.entry(A) is None
+    assert len(warned(caplog)) == 2
+
+
+def test_an_empty_file_is_a_new_index(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that was killed at its first moment leaves nothing to set aside."""
+    file.touch()
+    with closing(SqliteIndex(file)) as opened:
+        opened.add(File(A, 7, None))
+        assert opened.entry(A) == File(A, 7, None)
+    assert warned(caplog) == []
+
+
+def test_a_file_that_cannot_be_made_leaves_an_index_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tree works for this run; one line says that it is not kept."""
+    with closing(SqliteIndex(tmp_path / "no" / "such" / "folder" / "tree.sqlite")) as opened:
+        opened.replace(DATA, [stub(A)], 1.0)
+        assert opened.entry(A) == stub(A)
+    assert len(warned(caplog)) == 1
+
+
+def test_an_index_that_breaks_while_in_use_knows_nothing_and_says_so_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No call raises; a new listing is still given back as it came."""
+    with closing(SqliteIndex(file)) as opened:
+        with closing(sqlite3.connect(file)) as database:
+            for table in ("entries", "directories", "absent"):
+                database.execute(f"DROP TABLE {table}")
+        assert opened.entry(A) is None
+        assert opened.directory(DATA) is None
+        assert opened.replace(DATA, [stub(A)], 1.0).entries == {"a.mrc": stub(A)}
+        opened.add(File(A, 7, None))
+        opened.remove(A, 1.0)
+        assert opened.absent_since(A) is None
+        assert opened.unmeasure(File(A, 7, None)) == Stub(A)
+    assert len(warned(caplog)) == 1
+
+
+def test_a_closed_index_knows_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What still runs in the background while the archive closes raises nothing."""
+    opened = SqliteIndex(file)
+    opened.add(File(A, 7, None))
+    opened.close()
+    assert opened.entry(A) is None
+    assert opened.replace(DATA, [stub(A)], 1.0).entries == {"a.mrc": stub(A)}
+    opened.add(File(A, 7, None))
+    opened.close()
+    assert len(warned(caplog)) <= 1
+
+
+@pytest.mark.parametrize("entry", [File(A, 1 << 64, None), File(A, 5, 1 << 64), Directory(A, -(1 << 64))])
+def test_numbers_that_no_database_holds_raise_nothing(
+    known: SqliteIndex, entry: File | Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that claims an absurd length or date does not break the index."""
+    known.add(entry)
+    assert known.entry(A) in {None, entry}
+    known.add(File(B, 7, None))
+    assert known.entry(B) == File(B, 7, None)
+    warned(caplog)
+
+
+def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIndex) -> None:
+    """Taking in and reading the largest directory costs work in proportion to its names, not more."""
+
+    def steps(count: int) -> int:
+        entries = [stub(f"{count}/FoilHole_{number:06}_fractions.tiff") for number in range(count)]
+        ticks = 0
+
+        def tick() -> int:
+            nonlocal ticks
+            ticks += 1
+            return 0
+
+        known._database.set_progress_handler(tick, 1000)
+        for _ in range(2):
+            assert len(known.replace(str(count), entries, 1.0).entries) == count
+        read = known.directory(str(count))
+        known._database.set_progress_handler(None, 0)
+        assert read is not None
+        assert list(read.entries.values()) == entries
+        return ticks
+
+    small, large = steps(1000), steps(100_000)
+    assert large < 200 * small
+
+
+def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
+    """Looking one name up does not read the directory it is in."""
+    known.replace("1", [stub(f"1/{number}") for number in range(20_000)], 1.0)
+    ticks = []
+    known._database.set_progress_handler(lambda: ticks.append(1) or 0, 100)  # type: ignore[func-returns-value]
+    known.entry("1/10000")
+    known.add(File("1/10000", 5, None))
+    known._database.set_progress_handler(None, 0)
+    assert len(ticks) < 20
+
+
+def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that asks for a million names that are not there leaves a bounded number; the newest stay."""
+    monkeypatch.setattr(index, "MOST_ABSENT", 100)
+    for number in range(250):
+        known.remove(f"1/{number}", float(number))
+    with closing(sqlite3.connect(known._database.execute("PRAGMA database_list").fetchone()[2])) as database:
+        (count,) = database.execute("SELECT count(*) FROM absent").fetchone()
+    assert count <= 100
+    assert known.absent_since("1/249") == 249.0
+    assert known.absent_since("1/0") is None
+
+
+def test_the_file_is_closed_with_the_index(file: Path) -> None:
+    """No file of it stays open."""
+
+    def held() -> list[str]:
+        links = []
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                links.append(os.readlink(f"/proc/self/fd/{number}"))
+            except OSError:
+                continue
+        return [link for link in links if link.startswith(str(file))]
+
+    opened = SqliteIndex(file)
+    opened.add(File(A, 7, None))
+    assert held()
+    opened.close()
+    assert held() == []
