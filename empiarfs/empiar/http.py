@@ -27,8 +27,9 @@ _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
 _OVERLOADED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _REDIRECTS = {301, 302, 303, 307, 308}
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
-_LENGTH = re.compile(r"\d{1,18}", re.ASCII)  # no file is longer, and SQLite holds no more
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_LENGTH = re.compile(r"\d{1,19}", re.ASCII)
+LONGEST_FILE = 2**63 - 1  # what SQLite and the kernel can count
 
 
 class HttpClient:
@@ -207,7 +208,7 @@ def _check_status(reply: Reply, path: str) -> None:
 
 
 def _length(text: str, path: str) -> int:
-    if not _LENGTH.fullmatch(text.strip()):
+    if not _LENGTH.fullmatch(text.strip()) or int(text) > LONGEST_FILE:
         raise Unavailable(path, "the server tells no length")
     return int(text)
 

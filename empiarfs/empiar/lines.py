@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
 
@@ -46,7 +47,8 @@ class Lost(Exception):
 class Reply:
     """The reply to one request: its head now, its body in pieces."""
 
-    def __init__(self, response: requests.Response, silence: float) -> None:
+    def __init__(self, method: str, response: requests.Response, silence: float) -> None:
+        self._method = method
         self._response = response
         self._silence = silence
         self.status = response.status_code
@@ -75,7 +77,8 @@ class Reply:
     def close(self) -> None:
         """Be done. A short rest is read, so that the line can be used again; else it is closed."""
         length = self.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and len(length) < len(str(SHORT_REST)):
+        short = length.isascii() and length.isdigit() and len(length) < len(str(SHORT_REST))
+        if short or self._method == "HEAD":  # which has no body, whatever its length says
             self._response.raw.drain_conn()
         self._response.close()
 
@@ -108,7 +111,7 @@ class Line:
             )
         except _TROUBLE as error:
             raise Lost(_why(error)) from error
-        return Reply(response, silence)
+        return Reply(method, response, silence)
 
     def cut(self) -> None:
         """Break the connection under the thread that waits on it; for another thread to call."""
@@ -118,6 +121,14 @@ class Line:
         """Close the connection, and give its slot back."""
         self._session.close()
         self._release()
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone; requests would read their bodies even where it does not follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        """Give none."""
+        return
 
 
 class _Watched(requests.adapters.HTTPAdapter):
@@ -210,7 +221,8 @@ class Lines:
             release = self._slot()
         except TimeoutError as error:
             raise Lost(str(error)) from error
-        session = requests.Session()
+        session = _Session()
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # who reads need not be recognised
         session.trust_env = False  # it would read the environment and ~/.netrc at every request
         session.proxies = self._proxies
         session.verify = self._verify
