@@ -97,11 +97,15 @@ class Gate:
         """Keep silent on what matches: before the reply, or after so many bytes of its body."""
         return self.rule(Rule(method, path, after=after, held=True))
 
-    def answer(self, path: str, status: int, *, method: str = "", times: int | None = None) -> AbstractContextManager[Rule]:
+    def answer(
+        self, path: str, status: int, *, method: str = "", times: int | None = None
+    ) -> AbstractContextManager[Rule]:
         """Answer what matches with `status`."""
         return self.rule(Rule(method, path, status=status, times=times))
 
-    def edit(self, path: str, change: Callable[[bytes], bytes], *, times: int | None = None) -> AbstractContextManager[Rule]:
+    def edit(
+        self, path: str, change: Callable[[bytes], bytes], *, times: int | None = None
+    ) -> AbstractContextManager[Rule]:
         """Change the bodies of what matches."""
         return self.rule(Rule("GET", path, edit=change, times=times))
 
@@ -120,7 +124,6 @@ class Gate:
     def ruled(self, method: str, path: str) -> Rule | None:
         """Give the rule for this request."""
         return next((rule for rule in self._rules if rule.matches(method, path)), None)
-
 
 
 class _Server(ThreadingHTTPServer):

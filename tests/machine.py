@@ -1,8 +1,8 @@
 """What the tests need of the machine: mounts of their own, an ordinary user, and nothing left behind.
 
-As root, pytest moves into a mount namespace of its own: whatever the tests mount is seen by nobody else and gone
-with them, /dev/fuse can be opened by ordinary users there as on any desktop, /etc/fuse.conf can be rewritten, and an
-interpreter below /root can be reached by an ordinary user.
+As root, pytest moves into a mount namespace of its own: whatever the tests mount is seen by nobody else and
+gone with them, /dev/fuse can be opened by ordinary users there as on any desktop, /etc/fuse.conf can be
+rewritten, and an interpreter below /root can be reached by an ordinary user.
 """
 
 import ctypes

@@ -29,6 +29,7 @@ _WORTH_A_LOOK = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback|^Exce
 _PRELUDE = """\
 import ast, ctypes, errno, fcntl, hashlib, json, mmap, os, random, select, shutil, socket, stat, subprocess, sys
 import threading, time
+from collections.abc import Callable
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 """
@@ -137,7 +138,7 @@ class Account:
             arguments: literals and paths; the result must be literals too.
             timeout: seconds.
         """
-        process, answer = self.calling(function, *arguments)
+        _, answer = self.calling(function, *arguments)
         return answer(timeout)
 
     def calling(
@@ -150,9 +151,7 @@ class Account:
             f"{_PRELUDE}\n{source}\nresult = {function.__name__}(*ast.literal_eval({ascii(values)!r}))\n"
             "print(ascii(result), flush=True)\n"
         )
-        process = self.start(
-            sys.executable, "-I", "-c", program, stdout=stdout, stderr=subprocess.PIPE
-        )
+        process = self.start(sys.executable, "-I", "-c", program, stdout=stdout, stderr=subprocess.PIPE)
 
         def answer(seconds: float) -> Any:
             try:
@@ -350,7 +349,12 @@ class Mounts:
     @contextmanager
     def watched(self, seconds: float) -> Iterator[None]:
         """Kill all daemons if the block takes longer: whoever hangs in a mount then gets an error."""
-        timer = threading.Timer(seconds, lambda: [mount.destroy() for mount in list(self.made)])
+
+        def destroy() -> None:
+            for mount in list(self.made):
+                mount.destroy()
+
+        timer = threading.Timer(seconds, destroy)
         timer.start()
         try:
             yield

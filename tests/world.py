@@ -1,4 +1,4 @@
-"""The tree that Apache serves to the mount tests: EMPIAR in small, with whatever a name, a size or a file may be."""
+"""The tree that Apache serves to the mount tests: EMPIAR in small, with all that a name or a size may be."""
 
 import fnmatch
 import os
@@ -51,7 +51,15 @@ NAMES = (
     "a" * 251 + ".mrc",
     "日" * 85,  # 255 bytes
 )
-DIRECTORIES = ("TS_016.mrc", "Obese LacZ", "trakem2.1528909664283.981147357.856576865", "deep", "empty", "-r", "50%")
+DIRECTORIES = (
+    "TS_016.mrc",
+    "Obese LacZ",
+    "trakem2.1528909664283.981147357.856576865",
+    "deep",
+    "empty",
+    "-r",
+    "50%",
+)
 DEEP = "deep/2/3/4/5/6/7/8/9/10"
 
 _HIDDEN = (".??*", "*~", "*#", "HEADER*", "README*", "RCS", "CVS", "*,v", "*,t")

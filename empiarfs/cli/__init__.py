@@ -35,13 +35,13 @@ class _Program(click.Group):
 )
 @click.version_option(package_name="empiarfs", message="empiarfs %(version)s")
 def main() -> None:
-    r"""EMPIAR, the public archive of raw cryo-EM images, as a file system.
+    """EMPIAR, the public archive of raw cryo-EM images, as a file system.
 
     \b
     empiarfs mount ~/empiar 10028     then read ~/empiar/10028/data/... with any program
     empiarfs ls 10028/data            look without mounting
     empiarfs umount ~/empiar          when you are done
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 for _command in (mounts.mount, mounts.umount, files.ls, files.stat, files.cat):

@@ -8,7 +8,7 @@ from functools import partial
 from empiarfs.engine import siblings
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
-from empiarfs.errors import ArchiveError, IsADirectory, NotADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import ArchiveError, Closed, IsADirectory, NotADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Index, Known, Listing, Origin, Sizes
 
@@ -197,6 +197,8 @@ class Tree:
     def _refreshed(self, directory: str) -> None:
         try:
             self._together.call(("scan", directory), lambda: self._scanned(directory))
+        except Closed:
+            return
         except ArchiveError as error:
             log.warning("%s; the listing of before is shown", error)
         else:

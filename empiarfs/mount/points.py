@@ -6,11 +6,13 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 KIND = "fuse.empiarfs"
 _TABLE = Path("/proc/self/mounts")
+ANSWER_SECONDS = 5.0
 _DEVICE = Path("/dev/fuse")
 
 
@@ -65,14 +67,9 @@ def prepared(point: Path) -> str:
     """
     path = absolute(point)
     if is_ours(point):
-        try:
-            Path(path).stat()
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise CannotMount(f"{path}: {error.strerror}") from error
-            detach(path)
-        else:
+        if not is_dead(path):
             raise CannotMount(f"{path} is mounted already; use it, or first: empiarfs umount {point}")
+        detach(path)
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         occupied = next(os.scandir(path), None) is not None
@@ -87,6 +84,26 @@ def prepared(point: Path) -> str:
     if os.geteuid() and not os.access(path, os.W_OK):
         raise CannotMount(f"{path} may not be written by you; choose a directory of your own")
     return path
+
+
+def is_dead(path: str) -> bool:
+    """Tell whether the daemon behind the mount on `path` is gone.
+
+    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and is
+    not waited for.
+    """
+    errors: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            errors.append(error.errno)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return errors == [errno.ENOTCONN]
 
 
 def check_fuse() -> None:
@@ -119,11 +136,7 @@ def taken_down(point: Path, *, lazy: bool) -> None:
     path = absolute(point)
     if not is_ours(point):
         raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
-    try:
-        Path(path).stat()
-    except OSError:  # dead: nobody can be using it
-        lazy = True
-    if lazy:
+    if lazy or is_dead(path):  # nobody can be using a dead one
         detach(path)
         return
     trouble = _unmount(path, lazy=False)
@@ -157,7 +170,11 @@ def _unmount(path: str, *, lazy: bool) -> str:
     else:
         return "there is no fusermount3; install it: apt install fuse3, or dnf install fuse3"
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
-    return "" if done.returncode == 0 else (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
+    if done.returncode == 0:
+        return ""
+    if "/etc/mtab" in done.stderr:
+        return "fusermount3 wants /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
+    return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
 
 
 def _fusermount() -> str | None:

@@ -1,6 +1,7 @@
 """The bytes that programs read through a mount are the server's."""
 
-# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH123
 
 import ctypes
 import errno
@@ -24,6 +25,7 @@ RANDOM = "10100/data/random.bin"
 
 
 def said(done: Any) -> str:
+    """Give all that a program said."""
     return str((done.stdout + done.stderr).decode(errors="replace"))
 
 
@@ -122,7 +124,7 @@ def test_sizes_around_a_block(mounted: Mount, world: World, size: int) -> None:
 
 
 def test_threads_read_one_file_crosswise(mounted: Mount, world: World) -> None:
-    """16 threads that read one file in all directions, each with its own and with a shared descriptor, read right."""
+    """16 threads that read one file in all directions, by descriptors of their own and a shared one, read right."""
 
     def crosswise(path: str, truth: str) -> int:
         data = Path(truth).read_bytes()
@@ -154,9 +156,10 @@ def test_mmap(mounted: Mount, world: World, kind: str) -> None:
     """A file can be mapped, shared and private, and the map holds its bytes."""
 
     def mapped(path: str, kind: str, offsets: list[int]) -> list[bytes]:
-        with open(path, "rb") as file, mmap.mmap(
-            file.fileno(), 0, flags=getattr(mmap, kind), prot=mmap.PROT_READ
-        ) as view:
+        with (
+            open(path, "rb") as file,
+            mmap.mmap(file.fileno(), 0, flags=getattr(mmap, kind), prot=mmap.PROT_READ) as view,
+        ):
             return [view[offset : offset + 5000] for offset in offsets]
 
     offsets = [8_000_000, 0, 4_095, BLOCK - 2, 3_333_333, 8 * 2**20 + 4_000]
@@ -264,7 +267,7 @@ def test_direct_reads_at_odd_places(mounted: Mount, world: World) -> None:
 
 
 def test_mrcfile_reads(mounted: Mount, world: World) -> None:
-    """mrcfile opens, maps and validates a stack through the mount, and finds the server's values."""
+    """Mrcfile opens, maps and validates a stack through the mount, and finds the server's values."""
 
     def values(path: str) -> tuple[str, str, bool]:
         import mrcfile  # noqa: PLC0415 - in the child
@@ -281,7 +284,7 @@ def test_mrcfile_reads(mounted: Mount, world: World) -> None:
 
 
 def test_starfile_reads(mounted: Mount) -> None:
-    """starfile reads a STAR file through the mount."""
+    """Starfile reads a STAR file through the mount."""
 
     def rows(path: str) -> list[str]:
         import starfile  # noqa: PLC0415 - in the child
@@ -293,7 +296,7 @@ def test_starfile_reads(mounted: Mount) -> None:
 
 
 def test_tifffile_reads(mounted: Mount, world: World) -> None:
-    """tifffile decodes an LZW movie through the mount, whole and one frame alone."""
+    """Tifffile decodes an LZW movie through the mount, whole and one frame alone."""
 
     def frames(path: str) -> tuple[str, str]:
         import tifffile  # noqa: PLC0415 - in the child

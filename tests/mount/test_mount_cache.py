@@ -1,7 +1,5 @@
 """What a mount keeps: on disk between runs and between mounts, in bounds, and never wrong."""
 
-# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
-
 import hashlib
 import os
 import stat
@@ -17,6 +15,7 @@ BLOCKS = (8 * 2**20 + 4_321) // BLOCK + 1
 
 
 def digest(path: str) -> str:
+    """Give the checksum of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -172,7 +171,9 @@ def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> No
 def test_memory_stays_in_bounds(mount: Mounts) -> None:
     """With --memory 64M the daemon takes no more than that and what Python needs, while 1 GiB goes through it."""
     made: Mount = mount("10200", flags=["--memory=64M", "--cache-size=128M"])
-    done = made.run("dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100)
+    done = made.run(
+        "dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100
+    )
     assert done.returncode == 0, done.stderr
     status = Path(f"/proc/{made.daemon()}/status").read_text()
     (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]

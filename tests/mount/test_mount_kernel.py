@@ -1,6 +1,7 @@
 """What a mount is to the kernel: type, options, refusals, and how often it is asked."""
 
-# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH110, PTH123, PTH208, PTH211
 
 import errno
 import fcntl
@@ -11,13 +12,12 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from apache import Apache
 from gate import Gate
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 from world import BLOCK, SMALL_FILES
@@ -26,6 +26,7 @@ RANDOM = "10100/data/random.bin"
 
 
 def names(path: str) -> list[str]:
+    """Give the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
@@ -88,7 +89,7 @@ def test_there_are_no_extended_attributes(mounted: Mount) -> None:
 
 
 def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
-    """getxattr is answered with ENOSYS, after which the kernel asks no more."""
+    """A question for extended attributes is answered with ENOSYS, after which the kernel asks no more."""
 
     def many(path: str) -> None:
         for _ in range(50):
@@ -140,10 +141,10 @@ def test_whatever_writes_is_refused(mounted: Mount) -> None:
 
     def attempts(file: str, folder: str) -> dict[str, int]:
         new = f"{folder}/new"
-        calls = {
-            "open w": lambda: open(file, "w"),
-            "open r+": lambda: open(file, "r+"),
-            "open a": lambda: open(file, "a"),
+        calls: dict[str, Callable[[], object]] = {
+            "open w": lambda: os.open(file, os.O_WRONLY | os.O_TRUNC),
+            "open r+": lambda: os.open(file, os.O_RDWR),
+            "open a": lambda: os.open(file, os.O_WRONLY | os.O_APPEND),
             "create": lambda: os.open(new, os.O_CREAT | os.O_WRONLY),
             "truncate": lambda: os.truncate(file, 0),
             "unlink": lambda: os.unlink(file),
@@ -270,7 +271,7 @@ def test_a_stuck_reader_can_be_killed(mount: Mounts, gate: Gate, binding: str) -
 
 @pytest.mark.parametrize("library", ["libfuse 3", "libfuse 2"])
 def test_each_binding_loads_its_own_library(mount: Mounts, library: str) -> None:
-    """mfusepy runs on libfuse 3 though libfuse 2 is installed beside it; fusepy on libfuse 2."""
+    """The binding mfusepy runs on libfuse 3 though libfuse 2 is installed beside it; fusepy on libfuse 2."""
     made = mount("10100", binding="mfusepy" if library == "libfuse 3" else "fusepy")
     loaded = set(re.findall(r"libfuse3?\.so\.\d", Path(f"/proc/{made.daemon()}/maps").read_text()))
     assert loaded == {"libfuse3.so.3" if library == "libfuse 3" else "libfuse.so.2"}

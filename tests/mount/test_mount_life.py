@@ -1,6 +1,7 @@
 """The life of a mount: how it begins, how it ends, and what it says when it cannot be."""
 
-# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH208
 
 import errno
 import os
@@ -17,10 +18,10 @@ from gate import Gate
 from mounting import DEADLINE, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes what only root may change; run as root too")
 
 
 def names(path: str) -> list[str]:
+    """Give the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
@@ -41,9 +42,6 @@ def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
     assert len(lines) == 1, text
     assert lines[0].startswith("Error: "), text
     return lines[0]
-
-
-# --- begin
 
 
 def test_mount_returns_when_the_mount_answers(mount: Mounts, binding: str, user: str) -> None:
@@ -101,7 +99,7 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
         assert other.call(outcome, made / "10028/data/stack.mrcs") == -errno.EACCES
 
 
-@only_root
+@pytest.mark.root
 def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> None:
     """With --allow-other another user reads too, where /etc/fuse.conf lets one say so."""
     account = mount.account(user, binding)
@@ -111,7 +109,7 @@ def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> N
     assert other.call(outcome, made / "10100/data/1.bin") == 1
 
 
-@only_root
+@pytest.mark.root
 def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
     """Where /etc/fuse.conf does not allow it, --allow-other fails and says whom to ask for what."""
     made = mount.prepare(mount.account("user"))
@@ -123,9 +121,6 @@ def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
         machine.FUSE_CONFIG.write_text(before)
     assert "user_allow_other" in line
     assert "/etc/fuse.conf" in line
-
-
-# --- end
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -182,17 +177,17 @@ def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: s
 def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
     """A mount that a program stands in is not taken away, and the message tells how to find it, or to insist."""
     made = mount(user=user)
-    process = made.start("sleep", "60", cwd="/", preexec_fn=None)
-    holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && sleep 60", stdout=subprocess.PIPE)
+    holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && exec sleep 60", stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"in\n"
     line = refusal(made.account.empiarfs("umount", made.path))
     assert "in use" in line
     assert "--lazy" in line
     assert made.is_mounted()
-    made.umount("--lazy")
+    assert made.account.empiarfs("umount", "--lazy", made.path).returncode == 0
+    assert not made.is_mounted()
     holder.kill()
-    process.kill()
+    made.see_gone()
 
 
 def test_umount_of_what_is_none_says_so(mount: Mounts) -> None:
@@ -200,9 +195,6 @@ def test_umount_of_what_is_none_says_so(mount: Mounts) -> None:
     account = mount.account()
     for place in (account.home, Path("/proc"), account.home / "nothing"):
         assert "is not a mount of empiarfs" in refusal(account.empiarfs("umount", place))
-
-
-# --- refusals
 
 
 def test_a_directory_that_is_not_empty_is_refused(mount: Mounts, user: str) -> None:
@@ -232,7 +224,7 @@ def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -
     assert len(machine.mounted(made.path)) == 1
 
 
-@only_root
+@pytest.mark.root
 def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) -> None:
     """Without /dev/fuse the message names the module, and the flags of a container."""
     made = mount.prepare(mount.account(user))
@@ -247,7 +239,7 @@ def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) ->
     assert "--device /dev/fuse" in line
 
 
-@only_root
+@pytest.mark.root
 def test_a_fuse_device_that_is_closed_to_users_is_named(mount: Mounts) -> None:
     """Where users may not open /dev/fuse, the message says so."""
     made = mount.prepare(mount.account("user"))
@@ -315,12 +307,9 @@ def test_a_server_that_is_away_is_no_reason_not_to_mount(mount: Mounts, own_apac
     made = mount("10028", base_url=own_apache.url)
     made.expect("refuses connections")
     assert made.started is not None
-    assert b"mounting all the same" in made.started.stderr
+    assert b"mounted all the same" in made.started.stderr
     own_apache.start()
     assert made.call(names, made / "10028/data") == ["a.txt", "b.txt", "c.txt"]
-
-
-# --- mount(8)
 
 
 @pytest.fixture
@@ -338,10 +327,11 @@ def helper() -> Iterator[None]:
 
 
 def options(made: Mount, url: str) -> str:
+    """Give the text of -o that keeps `made` to itself."""
     return f"base_url={url},log_file={made.log_file},cache_dir={made.account.home}/cache"
 
 
-@only_root
+@pytest.mark.root
 def test_mount_8_mounts(mount: Mounts, helper: None) -> None:
     """`mount -t fuse.empiarfs` mounts the entries it names, with the options of -o."""
     made = mount.prepare(mount.account())
@@ -357,14 +347,14 @@ def test_mount_8_mounts(mount: Mounts, helper: None) -> None:
     made.see_gone()
 
 
-@only_root
+@pytest.mark.root
 def test_fstab_mounts(mount: Mounts, helper: None) -> None:
     """A line of fstab, as the manual shows it, mounts the whole archive."""
     made = mount.prepare(mount.account())
     made.path.mkdir()
     table = made.account.home / "fstab"
-    line = f"empiar {made.path} fuse.empiarfs ro,_netdev,nofail,x-systemd.automount,{options(made, mount.base_url)} 0 0"
-    table.write_text(line + "\n")
+    words = f"ro,_netdev,nofail,x-systemd.automount,{options(made, mount.base_url)}"
+    table.write_text(f"empiar {made.path} fuse.empiarfs {words} 0 0\n")
     done = made.run("mount", "--fstab", table, made.path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "10028" in made.call(names, made.path)
@@ -372,7 +362,7 @@ def test_fstab_mounts(mount: Mounts, helper: None) -> None:
     made.see_gone()
 
 
-@only_root
+@pytest.mark.root
 def test_mount_8_says_what_goes_wrong(mount: Mounts, helper: None) -> None:
     """What goes wrong below mount(8) reaches its user with a status that is not 0."""
     made = mount.prepare(mount.account())

@@ -1,25 +1,28 @@
 """What a mount asks the server for, counted by the server."""
 
-# ruff: noqa: PTH - what runs in the child speaks to the kernel as plainly as it can
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH110, PTH116, PTH208
 
 import errno
 import os
 import time
+from pathlib import Path
 
 from apache import Apache
 from gate import Gate
 from mounting import Mount, Mounts, eventually
-from pathlib import Path
 from world import SMALL_FILES, World
 
 FOLDER = "10300/data/"
 
 
 def names(path: str) -> list[str]:
+    """Give the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
 def error_of_stat(path: str) -> int:
+    """Give the errno of `stat`; 0 where it works."""
     try:
         os.stat(path)
     except OSError as error:
@@ -28,6 +31,7 @@ def error_of_stat(path: str) -> int:
 
 
 def read(path: str) -> bytes:
+    """Give the bytes of a file."""
     return Path(path).read_bytes()
 
 
@@ -72,7 +76,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
 
 
 def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
-    """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, at the next mount too."""
+    """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, for an hour."""
 
     def thrice(path: str) -> list[bool]:
         return [os.path.exists(path) for _ in range(3)]
@@ -89,7 +93,7 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
 
 
 def test_a_file_that_one_listing_omits_is_there(mount: Mounts, gate: Gate) -> None:
-    """A file that one server of many leaves out of its listing is found by asking for it, and listed from then on."""
+    """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"plain.mrc" not in line)
