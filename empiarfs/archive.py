@@ -1,6 +1,7 @@
 """The archive, as every face speaks to it: what is there, and the bytes."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,7 @@ from empiarfs.settings import MIB
 
 _ACCESSION = re.compile(r"EMPIAR-(\d+)", re.IGNORECASE)
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
+STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
 LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
 
 
@@ -54,7 +56,8 @@ class Archive:
         later: runs a task behind the reader's back.
         close: called once at the end.
         most_ahead: the most bytes to be ahead of one stream of reading.
-        run_bytes: the most bytes of one request ahead of the reader.
+        longest: gives the most bytes of one request ahead of the reader.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -65,15 +68,18 @@ class Archive:
         close: Callable[[], None],
         *,
         most_ahead: int,
-        run_bytes: int,
+        longest: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
         self._reader = reader
         self._later = later
         self._close = close
         self._most_ahead = most_ahead
-        self._run_bytes = run_bytes
+        self._longest = longest
+        self._clock = clock
         self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
+        self._in_line: dict[File, float] = {}  # files with a window, and when they were read last
         self._newest: Recent[str, File] = Recent(MOST_FOLLOWED, lambda _: 1)  # the file begun last, by directory
 
     def __repr__(self) -> str:
@@ -113,11 +119,17 @@ class Archive:
             return b""
         # two readers of one file may each overwrite what the other noted: a prefetch more or less, no wrong byte
         reading, ahead = readahead.advanced(
-            self._readings.get(file) or readahead.Reading(), span, file.size, self._most_ahead
+            self._readings.get(file) or readahead.Reading(),
+            span,
+            file.size,
+            most=self._most_ahead // self._readers_in_line(file),
+            longest=self._longest(),
         )
         self._readings.put(file, reading)
-        if ahead.size:
-            self._fetch_ahead(file, ahead)
+        if reading.streams[0].window:
+            self._in_line[file] = self._clock()
+        for run in ahead:
+            self._later(partial(self._reader.fetch_ahead, file, run))
         if span.start == 0:
             self._begun(file)
         try:
@@ -126,10 +138,13 @@ class Archive:
             self._tree.changed(file)
             raise
 
-    def _fetch_ahead(self, file: File, span: Span) -> None:
-        """Fetch `span` soon, over as many connections as it fills."""
-        for run in blocks.shares(span, self._run_bytes):
-            self._later(partial(self._reader.fetch_ahead, file, run))
+    def _readers_in_line(self, file: File) -> int:
+        """Give how many files are read in line now, `file` among them: they share the memory for what is ahead."""
+        since = self._clock() - STILL_SECONDS
+        for other, last in list(self._in_line.items()):
+            if last < since:
+                self._in_line.pop(other, None)
+        return len(self._in_line.keys() | {file})
 
     def _begun(self, file: File) -> None:
         """Take in that `file` is read from its start; where its reader walks from file to file, go before him.

@@ -57,7 +57,7 @@ class Settings:
     connections: int = 10  # EBI refuses above about 16 and bans above 25
     patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
     fresh: float = 86400.0  # entries hardly change once they are public
-    block: int = 256 * KIB  # one particle of 256 px float32; see scripts/bench --blocks
+    block: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
     allow_other: bool = False
     log_file: Path | None = None
     verbose: bool = False

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
@@ -33,7 +34,7 @@ from empiarfs.storage.slots import Slots, runtime_folder
 log = logging.getLogger(__name__)
 
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
-RUN = 2 * MIB  # bytes of one request: short enough that many connections share a window
+RUN = 16 * MIB  # the most bytes of one request
 SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
 MOST_TASKS = 2000  # waiting ahead of the readers; those beyond are dropped
 TIDY_SECONDS = 0.5
@@ -58,7 +59,8 @@ class Later:
     """Threads for what nobody waits for yet, as many as there are connections for it. Too many tasks: dropped."""
 
     def __init__(self, threads: int) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._threads = threads
         for number in range(threads):
             threading.Thread(target=self._work, name=f"later {number}", daemon=True).start()
 
@@ -67,9 +69,16 @@ class Later:
         if self._tasks.qsize() < MOST_TASKS:
             self._tasks.put(task)
 
+    def close(self) -> None:
+        """Let the threads end; what still waits is dropped."""
+        with suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in range(self._threads):
+            self._tasks.put(None)
+
     def _work(self) -> None:
-        while True:
-            task = self._tasks.get()
+        while (task := self._tasks.get()) is not None:
             try:
                 task()
             except Exception:
@@ -101,7 +110,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     stopping = threading.Event()
     slots = Slots(runtime_folder(), urlsplit(settings.base_url).netloc, settings.connections)
     lines = Lines(settings.base_url, lambda: slots.take(SLOT_SECONDS))
-    pace = Pace()
+    pace = Pace(RUN)
     client = HttpClient(settings.base_url, lines, pace)
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
     patience = Patience(settings.patience, time.monotonic, random.random, stopping)
@@ -116,6 +125,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         cache,
         block_bytes=settings.block,
         longest_run=RUN,
+        pace=pace,
     )
     index = SqliteIndex(settings.cache_dir / "v1" / f"tree-{identity}.sqlite")
     tree = Tree(
@@ -134,12 +144,13 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
 
     def close() -> None:
         stopping.set()
+        later.close()
         cache.close(CLOSE_SECONDS)
         store.close()
         lines.shed(0.0)
         index.close()
 
-    return Archive(tree, reader, later, close, most_ahead=settings.memory // 4, run_bytes=RUN)
+    return Archive(tree, reader, later, close, most_ahead=settings.memory // 2, longest=pace.longest_run)
 
 
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:

@@ -1,4 +1,4 @@
-"""Stand-ins for the world that behave: an origin, listings, stores, clocks; no test is told what to expect of them."""
+"""Stand-ins for the world that behave: an origin, listings, stores, clocks."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from empiarfs.engine.pace import Pace
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound
 from empiarfs.model import Block, Directory, Entry, File, Span, Stub
 
 T = TypeVar("T")
 
 SOON = 20.0  # seconds after which something that must happen counts as not happening
+MOST = 5_000  # requests after which a test is taken to go on for ever
 MODIFIED = 1_700_000_000  # when the files of a `FakeOrigin` were changed, unless it is told otherwise
 
 
@@ -26,7 +28,10 @@ def noise(size: int, seed: int = 0) -> bytes:
 class Content(Protocol):
     """The bytes of a file that is too large to be made whole."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        ...
 
     def part(self, start: int, stop: int) -> bytes:
         """Give the bytes from `start` to `stop`."""
@@ -112,7 +117,7 @@ class FakeOrigin:
         self.plan: dict[int, Break] = {}
         self.refusals: dict[str, ArchiveError] = {}
         self.barrier: Barrier | None = None
-        self.highest = self._inside = self.left_open = 0
+        self.highest = self._inside = self._fetched = 0
         self._lock = threading.Lock()
 
     @property
@@ -138,7 +143,7 @@ class FakeOrigin:
 
     def break_next(self, *breaks: Break) -> None:
         """Let the next fetches go wrong so, one after the other."""
-        begun = len(self.fetches)
+        begun = self._fetched
         self.plan.update({begun + number: one for number, one in enumerate(breaks)})
 
     def measure(self, path: str) -> File:
@@ -151,7 +156,9 @@ class FakeOrigin:
 
     def fetch(self, file: File, span: Span) -> Iterator[bytes]:
         """See `Origin.fetch`."""
-        number = len(self.fetches)
+        with self._lock:
+            number = self._fetched
+            self._fetched += 1
         with self._noted(Asked(file.path, span)):
             self._check(file.path)
             wrong = self.plan.get(number)
@@ -190,6 +197,7 @@ class FakeOrigin:
             raise NotFound(path)
 
     def _noted(self, asked: Asked) -> "_Inside":
+        assert len(self.diary) < MOST, "this asks for ever"
         with self._lock:
             self.diary.append(asked)
         return _Inside(self)
@@ -291,6 +299,21 @@ class BrokenStore:
         self.puts += 1
 
 
+class EvenPace(Pace):
+    """A pace at which nothing is ever late, and no read is worth two connections."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 21)
+
+    def second(self) -> float:
+        """Give after how many seconds of silence a request is sent a second time."""
+        return SOON
+
+    def worth_splitting(self, count: int) -> bool:
+        """Tell whether `count` bytes come sooner over two connections than over one."""
+        return False
+
+
 class FakeClock:
     """A clock that goes on only when it is told to."""
 
@@ -324,6 +347,7 @@ class FakeStopping(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         """Let `timeout` seconds pass at once."""
         assert timeout is not None, "nothing may wait for ever"
+        assert len(self.pauses) < 300, "this waits for ever"
         if self._stop_at is not None and len(self.pauses) >= self._stop_at:
             self.set()
         if not self.is_set():

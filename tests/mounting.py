@@ -327,6 +327,7 @@ class Mounts:
         trouble: list[str] = []
         for mount in reversed(self.made):
             try:
+                mount.account.end()
                 if mount.is_mounted():
                     mount.umount("--lazy")
                 mount.see_gone()
@@ -337,10 +338,6 @@ class Mounts:
             trouble += [f"log of {mount.path}: {line}" for line in mount.surprises()]
             if "Traceback" in mount.log() and not any("Traceback" in one for one in mount.expected):
                 trouble.append(mount.log())
-            try:
-                mount.account.end()
-            except subprocess.TimeoutExpired as error:
-                trouble.append(f"a program that used {mount.path} cannot be killed: {error}")
         self.made.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
         if trouble:

@@ -194,7 +194,8 @@ class Website:
             '<td align="right">2025-02-07 19:49  </td><td align="right">1.2K</td></tr>\n'
             for child in children
         )
-        return f"<html><head><title>Index of /</title></head><body><h1>Index of /</h1><table>{rows}</table></body></html>".encode()
+        head = "<html><head><title>Index of /</title></head><body><h1>Index of /</h1><table>"
+        return f"{head}{rows}</table></body></html>".encode()
 
     def _page(self, status: str, body: bytes) -> Reply:
         return Reply(status, {"Content-Type": "text/html", "Content-Length": str(len(body))}, body)
@@ -208,6 +209,9 @@ def _link(name: bytes) -> str:
 class Hasty(Pace):
     """A pace that bears half a second of silence."""
 
+    def __init__(self) -> None:
+        super().__init__(1 << 21)
+
     def silence(self) -> float:
         """Give after how many seconds of silence a request is given up."""
         return 0.5
@@ -219,7 +223,7 @@ class Client:
     def __init__(self, base_url: str, pace: Pace | None = None) -> None:
         self.slots = 0
         self.lines = Lines(base_url, self._slot)
-        self.http = HttpClient(base_url, self.lines, pace or Pace())
+        self.http = HttpClient(base_url, self.lines, pace or Pace(1 << 21))
         self.origin = HttpOrigin(self.http)
         self.listing = HtmlListing(self.http)
 

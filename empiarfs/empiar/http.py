@@ -102,15 +102,20 @@ class HttpClient:
     def body(self, reply: Reply, path: str) -> Iterator[bytes]:
         """Give the body of `reply` in pieces, as many bytes as its Content-Length says."""
         expected = reply.headers.get("Content-Length")
-        received = 0
+        received = first = 0
+        begun = ended = 0.0
         try:
             for piece in reply.pieces():
+                ended = time.monotonic()
+                begun = begun or ended
+                first = first or len(piece)
                 received += len(piece)
                 yield piece
         except Lost as error:
             raise Unavailable(path, str(error)) from error
         if expected is not None and str(received) != expected.strip():
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
+        self._pace.note_rate(received - first, ended - begun)
 
     @contextmanager
     def _reply(self, line: Line, method: str, url: str, headers: dict[str, str], path: str) -> Iterator[Reply]:

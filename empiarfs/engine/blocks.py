@@ -3,10 +3,6 @@
 from collections.abc import Iterable, Iterator
 
 from empiarfs.model import Span
-from empiarfs.settings import KIB
-
-SHARES = 8  # connections that prefetch may use
-SHORTEST_SHARE = 256 * KIB  # a shorter request costs more in waiting than it gains
 
 
 def clamped(offset: int, size: int, length: int) -> Span:
@@ -41,8 +37,6 @@ def runs(numbers: Iterable[int], longest: int) -> Iterator[range]:
         yield run
 
 
-def shares(span: Span, longest: int) -> Iterator[Span]:
-    """Cut `span` into parts of equal length for several connections: eight, and no longer than `longest`."""
-    share = min(longest, max(SHORTEST_SHARE, span.size // SHARES // SHORTEST_SHARE * SHORTEST_SHARE))
-    for start in range(span.start, span.stop, share):
-        yield Span(start, min(start + share, span.stop))
+def cut(span: Span, longest: int) -> list[Span]:
+    """Cut `span` into parts of `longest` bytes; the last may be shorter."""
+    return [Span(start, min(start + longest, span.stop)) for start in range(span.start, span.stop, longest)]

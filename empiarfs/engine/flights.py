@@ -18,17 +18,28 @@ T = TypeVar("T")
 class Flight:
     """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
 
-    __slots__ = ("_data", "_done", "_error")
+    __slots__ = ("_data", "_done", "_error", "_rescued", "begun")
 
     def __init__(self) -> None:
+        self.begun = False  # whether bytes of its request have come
+        self._rescued = False
         self._done = threading.Event()
         self._data: bytes | None = None
         self._error: ArchiveError | None = None
 
     def finish(self, data: bytes | None, error: ArchiveError | None) -> None:
-        """Wake everyone who waits."""
+        """Wake everyone who waits. The first word counts: a late flight may have been rescued."""
+        if self._done.is_set():
+            return
         self._data, self._error = data, error
         self._done.set()
+
+    def is_late(self, seconds: float) -> bool:
+        """Wait for at most `seconds`; tell one of those who wait, once, that nothing has come at all."""
+        if self._done.wait(seconds) or self.begun or self._rescued:
+            return False
+        self._rescued = True  # two threads here at once are two requests where one would do
+        return True
 
     def wait(self) -> bytes | None:
         """Wait for the block; None where the flight was given up, and the caller may claim it itself.
@@ -73,6 +84,19 @@ class Flights:
                 else:
                     theirs[block] = flight
         return mine, theirs
+
+    def of(self, claimed: Iterable[Block]) -> dict[Block, Flight]:
+        """Give the flights of claimed blocks, to wait for."""
+        with self._lock:
+            return {block: self._under_way[block] for block in claimed}
+
+    def began(self, blocks: Iterable[Block]) -> None:
+        """Note that bytes of these claimed blocks have begun to come."""
+        with self._lock:
+            for block in blocks:
+                flight = self._under_way.get(block)
+                if flight is not None:
+                    flight.begun = True
 
     def land(self, block: Block, data: bytes) -> None:
         """Give the bytes of a claimed block to all who wait; the caller has put them into the cache before."""

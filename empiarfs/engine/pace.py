@@ -1,7 +1,9 @@
-"""How soon this server usually answers, learnt from its newest replies; what is silent longer is asked again."""
+"""How soon and how fast this server usually answers, learnt from its newest replies."""
 
 import threading
 from collections import deque
+
+from empiarfs.settings import KIB
 
 SAMPLES = 64
 USUAL = 0.5  # seconds to the first byte, before anything was learnt
@@ -10,12 +12,22 @@ LONGEST_SILENCE = 12.0
 SILENCE_FACTOR = 4.0
 SECOND_FACTOR = 1.5  # of the 95th percentile: a second asking is then rarer than one in twenty
 SOONEST_SECOND = 0.1
+USUAL_RATE = 5e6  # bytes a second of one connection, before anything was learnt
+RATED_BYTES = 32 * KIB  # what comes in fewer says nothing of the rate
+RUN_SECONDS = 1.5
+SHORTEST_RUN = 512 * KIB
 
 
 class Pace:
-    """The times from a request to the first byte of its reply; safe for threads."""
+    """The times from a request to the first byte of its reply, and how fast bytes come then; safe for threads.
 
-    def __init__(self) -> None:
+    Args:
+        most: the longest request there is to be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rate = USUAL_RATE
         self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=SAMPLES)
         self._slow = USUAL
@@ -31,6 +43,20 @@ class Pace:
             learnt = ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)]
             # a few replies prove little: the less was seen, the more is allowed
             self._slow = learnt if len(ordered) >= SAMPLES // 4 else max(learnt, USUAL)
+
+    def note_rate(self, count: int, seconds: float) -> None:
+        """Take in that `count` bytes of one reply came in `seconds`, its first bytes left out."""
+        if count >= RATED_BYTES:
+            rate = count / max(seconds, 0.001)
+            self._rate += (rate - self._rate) / 8  # a lost update is a sample less
+
+    def longest_run(self) -> int:
+        """Give how long a request may be to end within a second or two; waiting is then a small part of it."""
+        return min(max(int(self._rate * RUN_SECONDS), SHORTEST_RUN), self._most)
+
+    def worth_splitting(self, count: int) -> bool:
+        """Tell whether `count` bytes come sooner over two connections than over one."""
+        return count / self._rate > self._slow / 2
 
     def silence(self) -> float:
         """Give after how many seconds of silence a request is given up."""

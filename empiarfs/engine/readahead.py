@@ -9,16 +9,19 @@ at once.
 
 from dataclasses import dataclass
 
+from empiarfs.engine import blocks
 from empiarfs.model import Span
 from empiarfs.settings import KIB, MIB
 
-FIRST_WINDOW = MIB
+FIRST_WINDOW = 2 * MIB
 BACK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
 SKIP = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
 TRUST_AT_START = 192 * KIB  # a reader who begins at 0 and asks twice reads the file; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB
 MOST_STREAMS = 16
+SHARES = 8  # requests of which a window is made: as many as there are connections for it
+SHORTEST_SHARE = 256 * KIB  # a shorter request costs more in waiting than it gains
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,15 @@ class Stream:
         begun: where it began.
         position: one past the newest byte that was read.
         ahead: one past the last byte that was asked for ahead of the reader; never below `position`.
-        window: how far ahead the next asking goes; 0 until the stream is trusted.
+        window: how far ahead to be; 0 until the stream is trusted.
+        grown: where the reader was when the window last grew.
     """
 
     begun: int
     position: int
     ahead: int
     window: int = 0
+    grown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +56,42 @@ class Reading:
     lengths: tuple[int, ...] = ()
 
 
-def advanced(reading: Reading, read: Span, length: int, most: int) -> tuple[Reading, Span]:
-    """Take one read in; give how the file is read after it, and what to fetch ahead now (often nothing).
+def advanced(reading: Reading, read: Span, length: int, *, most: int, longest: int) -> tuple[Reading, list[Span]]:
+    """Take one read in; give how the file is read after it, and what to fetch ahead now, a request each.
 
     Args:
         reading: how the file was read so far.
         read: the bytes just asked for.
         length: the length of the file.
         most: the largest window.
+        longest: the longest request ahead.
     """
     for stream in reading.streams:
         if stream.position - BACK <= read.start <= max(stream.position, stream.ahead) + SKIP:
             others = tuple(other for other in reading.streams if other is not stream)
-            moved, ahead = _followed(stream, read, length, most)
+            moved, ahead = _followed(stream, read, length, most, longest)
             return Reading((moved, *others), reading.lengths), ahead
     return _jumped(reading, read, length)
 
 
-def _followed(stream: Stream, read: Span, length: int, most: int) -> tuple[Stream, Span]:
-    """Go on with a stream; fetch ahead once it is trusted and half of what was fetched is used."""
+def _followed(stream: Stream, read: Span, length: int, most: int, longest: int) -> tuple[Stream, list[Span]]:
+    """Go on with a stream. Once it is trusted, keep its window full, share by share, and let it grow."""
     position = max(stream.position, read.stop)
     start = max(stream.ahead, position)
-    waits = Stream(stream.begun, position, start, stream.window), Span(start, start)
+    window, grown = stream.window, stream.grown
     trust = TRUST_AFTER_JUMP if stream.begun else TRUST_AT_START
-    if position - stream.begun < trust or position == stream.position:
-        return waits
-    window = stream.window or min(FIRST_WINDOW, most)
-    stop = min(position + window, length)
-    if start - position > window // 2 or stop <= start:  # enough is under way, or all of it
-        return waits
-    return Stream(stream.begun, position, stop, min(2 * window, most)), Span(start, stop)
+    if not window and position - stream.begun >= trust:
+        window, grown = min(FIRST_WINDOW, most), position
+    elif window and position - grown >= window // 4:
+        window, grown = min(2 * window, most), position
+    share = min(max(window // SHARES, SHORTEST_SHARE), longest)
+    stop = max(start, min(position + window, length))
+    if stop - start < share and stop != length:  # enough is under way
+        stop = start
+    return Stream(stream.begun, position, stop, window, grown), blocks.cut(Span(start, stop), share)
 
 
-def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, Span]:
+def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, list[Span]]:
     """Begin a stream; the one before has told how far this reader goes after a jump."""
     lengths = reading.lengths
     if reading.streams and reading.streams[0].begun:
@@ -94,4 +102,5 @@ def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, Span]:
     if 0 < usual <= LARGEST_LEARNT and max(lengths) <= 2 * usual:
         stop = max(read.stop, min(read.start + usual, length))
     begun = Stream(read.start, read.stop, stop)
-    return Reading((begun, *reading.streams[: MOST_STREAMS - 1]), lengths), Span(read.stop, stop)
+    ahead = blocks.cut(Span(read.stop, stop), SHORTEST_SHARE)
+    return Reading((begun, *reading.streams[: MOST_STREAMS - 1]), lengths), ahead

@@ -1,12 +1,14 @@
 """A read: which blocks cover it, which of them are here, and one ranged request for each run that is not."""
 
+import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import cast
 
 from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.flights import Flights
+from empiarfs.engine.flights import Flight, Flights
+from empiarfs.engine.pace import Pace
 from empiarfs.errors import ArchiveError, Unavailable
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import Origin
@@ -19,14 +21,18 @@ class Reader:
         origin: where the bytes come from when a reader waits for them.
         ahead: the same for bytes that nobody waits for yet.
         cache: where blocks are looked for and kept.
+        pace: what is usual of the server.
         block_bytes: the length of a block.
         longest_run: the most bytes of one request.
     """
 
-    def __init__(self, origin: Origin, ahead: Origin, cache: Cache, *, block_bytes: int, longest_run: int) -> None:
+    def __init__(
+        self, origin: Origin, ahead: Origin, cache: Cache, *, pace: Pace, block_bytes: int, longest_run: int
+    ) -> None:
         self._origin = origin
         self._ahead = ahead
         self._cache = cache
+        self._pace = pace
         self._block_bytes = block_bytes
         self._longest = max(1, longest_run // block_bytes)
         self._flights = Flights()
@@ -49,9 +55,13 @@ class Reader:
                 got[number] = data
         while len(got) < len(numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
+            if len(mine) > 1 and not theirs and self._pace.worth_splitting(len(mine) * self._block_bytes):
+                half = len(mine) // 2
+                theirs = self._handed_over(file, mine[half:])
+                mine = mine[:half]
             got.update(self._fetched(file, mine, self._origin))
             for block, flight in theirs.items():
-                data = flight.wait()
+                data = self._waited_for(block, flight)
                 if data is not None:  # else it was given up, and is claimed in the next turn
                     got[block.number] = data
         first = numbers.start * self._block_bytes
@@ -59,6 +69,31 @@ class Reader:
             return got[numbers.start][span.start - first : span.stop - first]
         whole = b"".join(got[number] for number in numbers)
         return whole[span.start - first : span.stop - first]
+
+    def _handed_over(self, file: File, claimed: list[Block]) -> dict[Block, Flight]:
+        """Let another thread fetch claimed blocks, over a connection of its own."""
+        flights = self._flights.of(claimed)
+
+        def fetch() -> None:
+            with suppress(ArchiveError):  # the flights have told those who wait
+                for _ in self._fetched(file, claimed, self._origin):
+                    pass
+
+        try:
+            threading.Thread(target=fetch, name="half a read", daemon=True).start()
+        except RuntimeError:  # no more threads to be had; the next turn claims them anew
+            self._flights.fail(claimed, None)
+        return flights
+
+    def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
+        """Give a block that another thread fetches; ask for it too where that request is silent for too long."""
+        if not flight.is_late(self._pace.second()):
+            return flight.wait()
+        run = range(block.number, block.number + 1)
+        ((_, data),) = self._streamed(block.file, run, self._origin)
+        self._cache.put(block, data)
+        flight.finish(data, None)
+        return data
 
     def fetch_ahead(self, file: File, span: Span) -> None:
         """Bring what is missing of `span` into the cache; trouble is left to the reader who will need it."""
@@ -104,6 +139,8 @@ class Reader:
         wanted = min(self._block_bytes, span.size)
         with closing(cast("Generator[bytes]", origin.fetch(file, span))) as stream:
             for piece in stream:
+                if number == run.start and not pieces:
+                    self._flights.began(Block(file, n) for n in run)
                 self.bytes_fetched += len(piece)
                 rest = piece
                 while wanted > 0 and held + len(rest) >= wanted:

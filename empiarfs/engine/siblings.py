@@ -1,7 +1,7 @@
 """Who walks through a directory file by file, and which files come next.
 
 Several walk at once (threads, MPI ranks), each from another place on. A walk earns its reach: the second file in
-order begins it, it doubles with each further one, and one file out of order ends it.
+order begins it, it grows fourfold with each further one, and one file out of order ends it.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from empiarfs.model import Directory
 from empiarfs.ports import Known
 
 STEP = 2  # how many places on the next file may be: some programs skip one
+FIRST_REACH = 4
 MOST_REACH = 64
 MOST_WALKS = 8
 
@@ -40,7 +41,7 @@ def stepped(walks: Walks, position: int) -> tuple[Walks, range]:
         others = tuple(other for other in walks if other is not walk)
         if position == walk.position:
             return (walk, *others), range(0)
-        reach = min(max(2, 2 * walk.reach), MOST_REACH)
+        reach = min(max(FIRST_REACH, 4 * walk.reach), MOST_REACH)
         begin = max(walk.ready, position + 1)
         end = position + 1 + reach
         if begin > position + 1 + reach // 2:  # enough is under way

@@ -235,10 +235,10 @@ class Tree:
         known = self._known(directory)
         if self._sizes is None:
             return known
-        arrived = threading.Event()
-        first = self._bulk.setdefault(directory, arrived) is arrived
-        if not first:
-            self._bulk[directory].wait(BULK_SECONDS)
+        mine = threading.Event()
+        arrived = self._bulk.setdefault(directory, mine)
+        if arrived is not mine:
+            arrived.wait(BULK_SECONDS)
             return known
         if sum(isinstance(entry, Stub) for entry in list(known.entries.values())) < BULK_STUBS:
             arrived.set()

@@ -89,8 +89,8 @@ def prepared(point: Path) -> str:
 def is_dead(path: str) -> bool:
     """Tell whether the daemon behind the mount on `path` is gone.
 
-    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and is
-    not waited for.
+    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and
+    is not waited for.
     """
     errors: list[int | None] = []
 

@@ -86,9 +86,7 @@ def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
     "body",
     [b"", b"<html><body>Welcome</body></html>", b"\xff\xd8\xff", b"{}", b"<title>Index of /</title><table>"],
 )
-def test_a_page_that_is_no_listing_is_unavailable(
-    client: Client, server: ScriptedServer, body: bytes
-) -> None:
+def test_a_page_that_is_no_listing_is_unavailable(client: Client, server: ScriptedServer, body: bytes) -> None:
     """A captive portal, an error page with status 200, or a page cut off is not an empty directory."""
     server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(body))}, body)
     with pytest.raises(Unavailable):
@@ -99,30 +97,26 @@ def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedS
     """Half a listing is none, wherever the line broke."""
     page = Website(FILES)._listing(b"10028/data")
     for cut in (0, 10, len(page) // 2, len(page) - 1):
-        server.answer = lambda _, cut=cut: Reply(  # type: ignore[misc]
-            "200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"
+        server.answer = (
+            lambda _, cut=cut: Reply(  # type: ignore[misc]
+                "200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"
+            )
         )
         with pytest.raises(Unavailable):
             client.listing.scan("10028/data")
 
 
-def test_a_listing_in_an_encoding_nobody_asked_for_is_unavailable(
-    client: Client, server: ScriptedServer
-) -> None:
+def test_a_listing_in_an_encoding_nobody_asked_for_is_unavailable(client: Client, server: ScriptedServer) -> None:
     """Bytes that are compressed are no page."""
     page = gzip.compress(Website(FILES)._listing(b"10028/data"))
-    server.answer = lambda _: Reply(
-        "200 OK", {"Content-Length": str(len(page)), "Content-Encoding": "gzip"}, page
-    )
+    server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(page)), "Content-Encoding": "gzip"}, page)
     with pytest.raises(Unavailable):
         client.listing.scan("10028/data")
 
 
 def test_a_redirect_to_another_slash_is_no_listing(client: Client, server: ScriptedServer) -> None:
     """A server that adds slashes for ever is not followed."""
-    server.answer = lambda request: Reply(
-        "301 Moved", {"Location": request.target + "/", "Content-Length": "0"}
-    )
+    server.answer = lambda request: Reply("301 Moved", {"Location": request.target + "/", "Content-Length": "0"})
     with pytest.raises((Unavailable, IsADirectory)):
         client.listing.scan("10028")
     assert len(server.requests) <= 10

@@ -1,12 +1,13 @@
 """The archive as every face speaks to it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fakes import (
     SOON,
     BrokenStore,
+    EvenPace,
     FakeClock,
     FakeListing,
     FakeOrigin,
@@ -22,7 +23,6 @@ from empiarfs.engine.cache import Cache
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Changed, IsADirectory, NotFound
-from empiarfs.model import File, Span
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -37,15 +37,22 @@ class Rig:
         self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
         self.index = SqliteIndex(folder / "tree.sqlite")
         self.cache = Cache(1 << 24, BrokenStore())
-        self.ahead: list[tuple[File, Span]] = []
+        self.later: list[Callable[[], object]] = []
         self.closed = 0
+        self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
-            self.listing, self.origin, self.index, fresh=1e9, clock=FakeClock(), background=lambda task: task()
+            self.listing,
+            self.origin,
+            self.ahead,
+            None,
+            self.index,
+            fresh=1e9,
+            clock=FakeClock(),
+            background=lambda task: task(),
+            later=self.later.append,
         )
-        reader = Reader(self.origin, self.origin, self.cache, block_bytes=1 << 16, longest_run=1 << 21)
-        self.archive = Archive(
-            tree, reader, lambda file, span: self.ahead.append((file, span)), 1 << 22, self._close
-        )
+        reader = Reader(self.origin, self.ahead, self.cache, pace=EvenPace(), block_bytes=1 << 16, longest_run=1 << 21)
+        self.archive = Archive(tree, reader, self.later.append, self._close, most_ahead=1 << 22, longest=lambda: 1 << 19)
 
     def _close(self) -> None:
         self.closed += 1
@@ -90,13 +97,35 @@ def test_what_is_not_there_does_not_open(rig: Rig) -> None:
 
 
 def test_reading_in_line_is_fetched_ahead(rig: Rig) -> None:
-    """After some reads in line the prefetcher is told of the file and a span further on."""
+    """After some reads in line what comes next is fetched in the background, and then read without a request."""
     file = rig.archive.open(PATH)
     for offset in range(0, 2**20, 2**17):
         file.read(offset, 2**17)
-    assert rig.ahead
-    assert all(file == rig.origin.file(PATH) for file, _ in rig.ahead)
-    assert all(2**17 <= span.start < span.stop <= 3 * 2**20 + 17 for _, span in rig.ahead)
+    assert rig.later
+    for task in rig.later:
+        task()
+    assert rig.ahead.fetches
+    asked = len(rig.origin.fetches)
+    first = min(span.start for span in rig.ahead.fetches)
+    assert file.read(first, 1000) == noise(3 * 2**20 + 17)[first : first + 1000]
+    assert len(rig.origin.fetches) == asked
+
+
+def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path) -> None:
+    """After some files in order the same part of the next ones is fetched ahead, and no more of them."""
+    rig = Rig(tmp_path, b"")
+    paths = [f"10028/m{number:02}.mrc" for number in range(30)]
+    rig.listing.children["10028"] = [stub(path) for path in paths]
+    for number, path in enumerate(paths):
+        rig.origin.files[path] = rig.ahead.files[path] = noise(2**21, number)
+    rig.archive.entries("10028")
+    for number, path in enumerate(paths):
+        assert rig.archive.open(path).read(0, 1024) == noise(2**21, number)[:1024]
+        while rig.later:
+            rig.later.pop(0)()
+    assert len(rig.origin.fetches) <= 4
+    assert sum(span.size for span in rig.ahead.fetches) <= 30 * 2**16
+    rig.archive.close()
 
 
 def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_next(rig: Rig) -> None:
@@ -131,7 +160,7 @@ def test_closing_closes(tmp_path: Path) -> None:
         ("10028", None),
         ("EMPIAR-", None),
         ("EMPIAR-10028x", None),
-        ("EMPIAR-１０", None),
+        ("EMPIAR-\uff11\uff10", None),
         ("xEMPIAR-10028", None),
         ("EMPIAR10028", None),
         ("EMPIAR-10028\n", None),

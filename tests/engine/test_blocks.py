@@ -1,5 +1,7 @@
 """The arithmetic of blocks keeps its laws for every file, span and block size."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +28,7 @@ def test_clamped_never_leaves_the_file(offset: int, size: int, length: int) -> N
 
 
 @given(start=st.integers(0, 5_000), size=st.integers(0, 5_000), block_bytes=SIZES)
-def test_covering_names_every_block_that_holds_a_byte_and_no_other(
-    start: int, size: int, block_bytes: int
-) -> None:
+def test_covering_names_every_block_that_holds_a_byte_and_no_other(start: int, size: int, block_bytes: int) -> None:
     """`covering` is the set of the numbers of all bytes."""
     numbers = blocks.covering(Span(start, start + size), block_bytes)
     assert set(numbers) == {offset // block_bytes for offset in range(start, start + size)}
@@ -40,9 +40,7 @@ def test_the_span_of_the_covering_blocks_holds_the_span(
 ) -> None:
     """Covering a span and going back gives a span around it, whole blocks but for the end of the file."""
     length = start + size + beyond
-    around = blocks.span_of(
-        blocks.covering(Span(start, start + size), block_bytes), block_bytes, length
-    )
+    around = blocks.span_of(blocks.covering(Span(start, start + size), block_bytes), block_bytes, length)
     assert around.start <= start < start + size <= around.stop <= length
     assert around.start % block_bytes == 0
     assert around.stop % block_bytes == 0 or around.stop == length
@@ -60,5 +58,5 @@ def test_runs_are_as_long_as_they_may_be(numbers: set[int], longest: int) -> Non
     """No run is empty or over the limit, and two that touch are cut only because the first is full."""
     runs = list(blocks.runs(sorted(numbers), longest))
     assert all(1 <= len(run) <= longest for run in runs)
-    touching = [(a, b) for a, b in zip(runs, runs[1:], strict=False) if a.stop == b.start]
+    touching = [(a, b) for a, b in itertools.pairwise(runs) if a.stop == b.start]
     assert all(len(first) == longest for first, _ in touching)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fakes import SOON, Break, BrokenStore, FakeOrigin, Made, MemoryStore, at_once, noise
+from fakes import SOON, Break, BrokenStore, EvenPace, FakeOrigin, Made, MemoryStore, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +58,7 @@ class Rig:
         self.ahead = FakeOrigin({PATH: content})
         self.cache = Cache(memory, store or BrokenStore())
         self.reader = Reader(
-            self.origin, ahead or self.ahead, self.cache, block_bytes=block_bytes, longest_run=longest_run
+            self.origin, ahead or self.ahead, self.cache, pace=EvenPace(), block_bytes=block_bytes, longest_run=longest_run
         )
         self.claims = Claims()
         self.reader._flights._under_way = self.claims
@@ -256,7 +256,7 @@ def test_two_readers_that_cross_do_not_wait_in_a_ring() -> None:
     for _ in range(30):
         rig = Rig(noise(100), longest_run=10)
         spans = [(0, 100), (0, 55), (45, 100), (20, 80)] * 3
-        tasks = [lambda a=a, b=b, rig=rig: rig.read(a, b) for a, b in spans]  # type: ignore[misc]
+        tasks = [lambda a=a, b=b, rig=rig: rig.read(a, b) for a, b in spans]
         assert at_once(tasks) == [rig.content[a:b] for a, b in spans]
         assert rig.under_way() == 0
         assert sorted(span.start for span in rig.origin.fetches) == list(range(0, 100, 10))
@@ -338,7 +338,7 @@ def test_empty_pieces_are_no_harm(rig: Rig) -> None:
                 yield from (b"", piece, b"")
 
     origin = Pausing({PATH: rig.content})
-    reader = Reader(origin, origin, rig.cache, block_bytes=BLOCK, longest_run=50)
+    reader = Reader(origin, origin, rig.cache, pace=EvenPace(), block_bytes=BLOCK, longest_run=50)
     assert reader.read(rig.file, Span(0, 95)) == rig.content
 
 
@@ -520,7 +520,7 @@ def test_offsets_beyond_four_gigabytes_are_exact() -> None:
     content = Made(66 * 2**30)
     origin = FakeOrigin({PATH: content}, piece=1 << 16)
     cache = Cache(2**22, BrokenStore())
-    reader = Reader(origin, origin, cache, block_bytes=2**18, longest_run=2**21)
+    reader = Reader(origin, origin, cache, pace=EvenPace(), block_bytes=2**18, longest_run=2**21)
     for start in (2**32 - 5, 2**32, 5 * 2**30 + 123, content.size - 100):
         span = Span(start, min(start + 300_000, content.size))
         assert reader.read(origin.file(PATH), span) == content.part(span.start, span.stop)
@@ -533,3 +533,102 @@ def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
     rig.read(0, 30)
     assert rig.reader.bytes_fetched == 30
     assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <Flights under_way=0> <Cache held=30")
+
+
+class Impatient(EvenPace):
+    """A pace at which whatever is silent at all is late."""
+
+    def second(self) -> float:
+        """Give after how many seconds of silence a request is sent a second time."""
+        return 0.01
+
+
+class Splitting(EvenPace):
+    """A pace at which every read is worth two connections."""
+
+    def worth_splitting(self, count: int) -> bool:
+        """Tell whether `count` bytes come sooner over two connections than over one."""
+        return True
+
+
+def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
+    """He has his bytes while the other's request still hangs; however many wait, there is one request more."""
+    rig.reader._pace = Impatient()
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(6) as pool:
+        hanging = pool.submit(rig.read, 0, 10)
+        barrier.wait_reached()
+        rig.origin.barrier = None  # for those who come now
+        waiting = [pool.submit(rig.read, 0, 10) for _ in range(5)]
+        assert [one.result(SOON) for one in waiting] == [rig.content[:10]] * 5
+        assert not hanging.done()
+        barrier.lift()
+        assert hanging.result(SOON) == rig.content[:10]
+    assert rig.origin.fetches == [Span(0, 10)] * 2
+
+
+def test_who_waits_for_a_prefetch_that_is_silent_asks_himself(rig: Rig) -> None:
+    """A reader never hangs with the prefetch."""
+    rig.reader._pace = Impatient()
+    barrier = rig.ahead.held()
+    with ThreadPoolExecutor(2) as pool:
+        hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+        barrier.wait_reached()
+        assert pool.submit(rig.read, 0, 30).result(SOON) == rig.content[:30]
+        barrier.lift()
+        hanging.result(SOON)
+    assert rig.read(0, 30) == rig.content[:30]
+
+
+def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
+    """Slow is not silent."""
+    rig.reader._pace = Impatient()
+    barrier = rig.origin.held(after=3)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(rig.read, 0, 10)
+        barrier.wait_reached()
+        waiting = pool.submit(rig.read, 0, 10)
+        rig.wait_claimed(2)
+        barrier.lift()
+        assert [slow.result(SOON), waiting.result(SOON)] == [rig.content[:10]] * 2
+    assert rig.origin.fetches == [Span(0, 10)]
+
+
+def test_a_large_read_is_split_over_two_connections(rig: Rig) -> None:
+    """Both halves are under way at the same time, and the bytes are right."""
+    rig.reader._pace = Splitting()
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(rig.read, 0, 40)
+        barrier.wait_reached(2)
+        barrier.lift()
+        assert reading.result(SOON) == rig.content[:40]
+    assert sorted(rig.origin.fetches, key=lambda span: span.start) == [Span(0, 20), Span(20, 40)]
+
+
+@pytest.mark.parametrize("error", [Unavailable(PATH), Changed(PATH)])
+def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: ArchiveError) -> None:
+    """Whichever half; nothing stays under way, and the next read is whole."""
+    rig.reader._pace = Splitting()
+    rig.origin.break_next(Break(after=5, error=error), Break(after=5, error=error))
+    with pytest.raises(type(error)):
+        rig.read(0, 40)
+    assert rig.read(0, 40) == rig.content[:40]
+
+
+def test_split_reads_of_many_threads_are_right() -> None:
+    """Whoever fetches which half of what, every byte is the file's."""
+    content = noise(5_000)
+    rig = Rig(content, memory=200, store=MemoryStore())
+    rig.reader._pace = Splitting()
+
+    def work(seed: int) -> bool:
+        for turn in range(15):
+            start = (seed * 7919 + turn * 104_729) % 4_900
+            if rig.read(start, start + 90) != content[start : start + 90]:
+                return False
+        return True
+
+    assert at_once([lambda seed=seed: work(seed) for seed in range(8)]) == [True] * 8  # type: ignore[misc]
+    assert rig.under_way() == 0
+    rig.close()

@@ -1,15 +1,16 @@
 """What is where: asked for once, remembered, refreshed behind the user, and never lost to a server that is away."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import SOON, Barrier, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
 
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import ArchiveError, Changed, NotADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import ArchiveError, Changed, Closed, NotADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub
 from empiarfs.storage.index import SqliteIndex
 
@@ -17,6 +18,22 @@ FRESH = 86_400.0
 HOUR = 3600.0
 DATA = "10028/data"
 A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
+
+
+class FakeSizes:
+    """Exact sizes of whole directories, as an FTP list gives them."""
+
+    def __init__(self, origin: FakeOrigin) -> None:
+        self.origin = origin
+        self.diary: list[str] = []
+        self.refusal: ArchiveError | None = None
+
+    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+        """See `Sizes.measured`."""
+        self.diary.append(directory)
+        if self.refusal is not None:
+            raise self.refusal
+        return [replace(self.origin.file(one.path), listed=True) for one in stubs if one.path in self.origin.files]
 
 
 class World:
@@ -33,6 +50,9 @@ class World:
         )
         self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
         self.origin.directories = {"10028", "10934", DATA}
+        self.ahead = FakeOrigin(self.origin.files)
+        self.ahead_tasks: list[Callable[[], object]] = []
+        self.sizes: FakeSizes | None = None
         self.clock = FakeClock()
         self.later: list[Callable[[], None]] = []
         self.index = index
@@ -43,10 +63,13 @@ class World:
         return Tree(
             self.listing,
             self.origin,
+            self.ahead,
+            self.sizes,
             self.index,
             fresh=FRESH,
             clock=self.clock,
             background=self.later.append,
+            later=self.ahead_tasks.append,
             only=only,
         )
 
@@ -135,7 +158,7 @@ def test_a_directory_is_known_from_the_listing(world: World) -> None:
 def test_the_root_is_a_directory(world: World) -> None:
     """And asking for it asks nobody."""
     assert world.tree.stat("") == Directory("")
-    assert world.listing.diary == world.origin.diary == []
+    assert [*world.listing.diary, *world.origin.diary] == []
 
 
 def test_an_unlisted_name_is_asked_for_once_and_kept(world: World) -> None:
@@ -183,7 +206,7 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     assert world.names(DATA) == ["b.mrc"]
 
 
-@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+@pytest.mark.parametrize("error", [Unavailable(A), Refused(A), Changed(A), Closed(A)])
 def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
     """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
     world.origin.refusals[A] = error
@@ -215,7 +238,9 @@ def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path
         world.tree.stat(path)
 
 
-@pytest.mark.parametrize("name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "１００２８", "-5", "10 028"])
+@pytest.mark.parametrize(
+    "name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "\uff11\uff10\uff10\uff12\uff18", "-5", "10 028"]
+)
 def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
     """Any other name is NotFound without asking, below it too; the alias is the business of the faces."""
     for path in (name, f"{name}/data"):
@@ -223,7 +248,7 @@ def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
             world.tree.stat(path)
         with pytest.raises(NotFound):
             world.tree.entries(path)
-    assert world.listing.diary == world.origin.diary == []
+    assert [*world.listing.diary, *world.origin.diary] == []
 
 
 def test_the_root_shows_entries_alone(world: World) -> None:
@@ -318,7 +343,7 @@ def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> N
 def test_a_failing_refresh_leaves_the_old_listing(
     world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unreachable is not deleted: what was listed stays listed, measured files stay measured, one line is logged."""
+    """Unreachable is not deleted: what was listed stays listed, what was measured measured; it is logged once."""
     world.names(DATA)
     world.tree.stat(A)
     world.clock.go_on(FRESH + 1)
@@ -468,14 +493,101 @@ def test_a_changed_file_is_shown_as_not_measured(world: World) -> None:
     assert world.tree.entries(DATA)[0] == stub(A)
 
 
-def test_the_tree_raises_nothing_of_another_file(world: World) -> None:
-    """`Changed` of measuring is passed on as it is."""
-    world.origin.refusals[A] = Changed(A, "in between")
-    with pytest.raises(Changed):
-        world.tree.stat(A)
-
-
 def test_entries_may_be_changed_by_the_caller(world: World) -> None:
     """The list given is the caller's own."""
     world.tree.entries(DATA).clear()
     assert world.names(DATA) == ["a.mrc", "b.mrc"]
+
+
+@pytest.fixture
+def walk(world: World) -> list[str]:
+    """A directory of forty movies, and the same number of other files between them."""
+    movies = [f"{DATA}/movie_{number:02}.tif" for number in range(40)]
+    world.listing.children[DATA] = [
+        entry for path in movies for entry in (stub(path), stub(path.replace(".tif", ".xml")))
+    ]
+    for path in movies:
+        world.origin.files[path] = world.ahead.files[path] = noise(100)
+        world.origin.files[path.replace(".tif", ".xml")] = world.ahead.files[path.replace(".tif", ".xml")] = b"<>"
+    world.tree.entries(DATA)
+    return movies
+
+
+def test_who_walks_through_a_directory_finds_the_next_files_measured(world: World, walk: list[str]) -> None:
+    """After two siblings the next ones of that kind are measured ahead, so that he need not ask for them."""
+    for path in walk[:2]:
+        world.tree.stat(path)
+    for task in world.ahead_tasks:
+        task()
+    assert world.ahead.measured
+    assert all(path.endswith(".tif") for path in world.ahead.measured)
+    for path in world.ahead.measured:
+        assert world.tree.stat(path) == world.origin.file(path)
+    assert world.origin.measured == walk[:2]
+
+
+def test_who_walks_to_the_end_has_nothing_measured_twice(world: World, walk: list[str]) -> None:
+    """Ahead or asked for, each file of his kind is measured once, and no file of another kind."""
+    for path in walk:
+        world.tree.stat(path)
+        while world.ahead_tasks:
+            world.ahead_tasks.pop(0)()
+    assert sorted(world.origin.measured + world.ahead.measured) == walk
+    assert len(world.origin.measured) <= 4
+
+
+def test_who_jumps_about_has_nothing_measured_ahead(world: World, walk: list[str]) -> None:
+    """Random files cost what they cost."""
+    for number in (30, 3, 22, 11, 37, 17, 7, 33):
+        world.tree.stat(walk[number])
+    assert world.ahead_tasks == []
+
+
+@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], error: ArchiveError) -> None:
+    """Nobody hears of it, and who asks for the file asks the server."""
+    for path in walk[2:]:
+        world.ahead.refusals[path] = error
+    for path in walk[:2]:
+        world.tree.stat(path)
+    for task in world.ahead_tasks:
+        task()
+    assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
+
+
+def test_sizes_of_a_large_directory_come_together(world: World, walk: list[str]) -> None:
+    """The first look asks for all sizes at once, behind the reader; from then on nothing is measured one by one."""
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    world.tree.stat(walk[0])
+    assert world.run_later() == 1
+    for path in walk:
+        assert world.tree.stat(path).path == path
+    assert world.sizes.diary == [DATA]
+    assert world.origin.measured == walk[:1]
+    world.tree = world.opened()
+    found = world.tree.stat(walk[9])
+    assert isinstance(found, File)
+    assert found.size == 100
+    assert world.origin.measured == walk[:1]
+
+
+def test_sizes_that_cannot_be_had_together_are_measured_one_by_one(world: World, walk: list[str]) -> None:
+    """A server without FTP costs a request a file, and no error."""
+    world.sizes = FakeSizes(world.origin)
+    world.sizes.refusal = Unavailable(DATA, "no FTP")
+    world.tree = world.opened()
+    for path in walk[:3]:
+        assert world.tree.stat(path) == world.origin.file(path)
+        world.run_later()
+    assert world.sizes.diary == [DATA]
+    assert world.origin.measured == walk[:3]
+
+
+def test_the_sizes_of_a_small_directory_are_not_asked_for_together(world: World) -> None:
+    """A few files are measured as they are wanted."""
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    world.tree.stat(A)
+    world.run_later()
+    assert world.sizes.diary == []

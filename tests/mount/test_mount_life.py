@@ -138,7 +138,7 @@ def test_a_signal_unmounts_in_the_middle_of_a_read(
 ) -> None:
     """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
     made = mount(base_url=gate.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
-    made.expect("went silent|asking again|was closed|no reply|line was lost")
+    made.expect("went silent|asking again|was closed|no reply|line was lost|refuses connections")
     with gate.hold(RANDOM, method="GET") as rule:
         _, answer = made.calling(outcome, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")

@@ -1,7 +1,7 @@
 """What is in a mount: names, kinds, attributes."""
 
 # what runs in a child speaks to the kernel as plainly as it can
-# ruff: noqa: PTH114, PTH115, PTH118, PTH119, PTH208
+# ruff: noqa: PTH114, PTH115, PTH116, PTH118, PTH119, PTH208
 
 import errno
 import os

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +86,12 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def world_of_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world_of_samples() -> Iterator[Path]:
     """The files of the sample archive; RELION never sees these themselves."""
-    folder = tmp_path_factory.mktemp("sample")
-    for above in (folder, folder.parent, folder.parent.parent):
-        above.chmod(0o755)  # pytest keeps its folders closed, and Apache serves as nobody
-    return content.build(folder)
+    # not one of pytest's folders: Apache serves as nobody, and each pytest that starts closes them all
+    with tempfile.TemporaryDirectory(prefix="empiarfs-") as folder:
+        Path(folder).chmod(0o755)
+        yield content.build(Path(folder))
 
 
 @pytest.fixture(scope="module")

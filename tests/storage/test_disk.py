@@ -9,11 +9,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import diskcache
 import pytest
 from fakes import at_once, noise
 from hypothesis import given
@@ -33,7 +35,9 @@ def block(number: int, file: File = FILE) -> Block:
     return Block(file, number)
 
 
-def opened(folder: Path, most: int = 100 * MIB, *, archive: str = "ebi", block_bytes: int = BLOCK_BYTES) -> DiskStore:
+def opened(
+    folder: Path, most: int = 100 * MIB, *, archive: str = "ebi", block_bytes: int = BLOCK_BYTES
+) -> DiskStore:
     """Open a store as the wire does."""
     return DiskStore(folder, most, archive=archive, block_bytes=block_bytes)
 
@@ -214,6 +218,18 @@ def flipped(file: Path) -> None:
     file.write_bytes(data)
 
 
+def into_a_directory(file: Path) -> None:
+    """Put a directory in its place."""
+    file.unlink()
+    file.mkdir()
+
+
+def into_a_link(file: Path) -> None:
+    """Put a link to itself in its place."""
+    file.unlink()
+    file.symlink_to(file.name)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a flipped bit": flipped,
     "cut": lambda file: os.truncate(file, 1000),
@@ -223,8 +239,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
     "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "gone": Path.unlink,
-    "a directory": lambda file: (file.unlink(), file.mkdir()),
-    "a link to itself": lambda file: (file.unlink(), file.symlink_to(file.name)),
+    "a directory": into_a_directory,
+    "a link to itself": into_a_link,
 }
 
 
@@ -405,31 +421,31 @@ class Room:
 def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     """Ample room to begin with; every put looks at it."""
     room = Room(100 * GIB, 50 * GIB)
-    monkeypatch.setattr(disk.shutil, "disk_usage", room)
+    monkeypatch.setattr(shutil, "disk_usage", room)
     monkeypatch.setattr(disk, "LOOK_SECONDS", -1.0)
     return room
 
 
 @pytest.mark.parametrize(
-    ("total", "free", "stores"),
+    ("total", "free", "kept"),
     [
-        (100 * GIB, 5 * GIB + MIB, True),
-        (100 * GIB, 5 * GIB - 1, False),
-        (10 * GIB, 2 * GIB + MIB, True),
-        (10 * GIB, 2 * GIB - 1, False),
-        (1000 * GIB, 49 * GIB, False),
-        (1000 * GIB, 51 * GIB, True),
+        (100 * GIB, 5 * GIB + MIB, 2),
+        (100 * GIB, 5 * GIB - 1, 0),
+        (10 * GIB, 2 * GIB + MIB, 2),
+        (10 * GIB, 2 * GIB - 1, 0),
+        (1000 * GIB, 49 * GIB, 0),
+        (1000 * GIB, 51 * GIB, 2),
     ],
 )
 def test_a_share_of_the_file_system_stays_free(
-    store: DiskStore, room: Room, total: int, free: int, stores: bool, caplog: pytest.LogCaptureFixture
+    store: DiskStore, room: Room, total: int, free: int, kept: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Below 5 % of the file system, or 2 GiB, nothing is stored, and that is told once."""
     room.total, room.free = total, free
     store.put(block(0), b"1")
     store.put(block(1), b"1")
-    assert [store.get(block(number)) for number in range(2)] == [b"1" if stores else None] * 2
-    assert len(warned(caplog)) == (0 if stores else 1)
+    assert [store.get(block(number)) for number in range(2)] == [b"1" if kept else None] * 2
+    assert len(warned(caplog)) == (0 if kept else 1)
 
 
 def test_the_store_gives_way_when_room_gets_scarce(
@@ -457,9 +473,7 @@ def test_no_more_is_stored_than_leaves_the_floor_free(store: DiskStore, room: Ro
     assert store.volume() <= MIB + 2 * 64 * 1024
 
 
-def test_the_free_space_is_not_looked_at_for_every_block(
-    store: DiskStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_free_space_is_not_looked_at_for_every_block(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look lasts a while: a hundred puts at one moment of the clock are one look."""
     looks = []
 
@@ -467,8 +481,8 @@ def test_the_free_space_is_not_looked_at_for_every_block(
         looks.append(path)
         return SimpleNamespace(total=100 * GIB, used=0, free=50 * GIB)
 
-    monkeypatch.setattr(disk.shutil, "disk_usage", counted)
-    monkeypatch.setattr(disk.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(shutil, "disk_usage", counted)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     for number in range(100):
         store.put(block(number), b"1")
     assert len(looks) == 1
@@ -496,7 +510,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     """Blocks are not kept, nor believed, where someone else may write."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    monkeypatch.setattr(disk.os, "geteuid", lambda: theirs.stat().st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="another user"):
         secure(theirs)
     with pytest.raises(PermissionError):
@@ -539,7 +553,7 @@ def test_a_disk_that_cannot_be_written_is_silence_with_one_line(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk.os, "writev", full)
+    monkeypatch.setattr(os, "writev", full)
     for number in range(1, 5):
         store.put(block(number), b"1")
         assert store.get(block(number)) is None
@@ -553,7 +567,7 @@ def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
     store: DiskStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A disk that runs full in the middle of a block does not fill up with halves of blocks."""
-    monkeypatch.setattr(disk.os, "writev", lambda number, parts: os.write(number, parts[0]))
+    monkeypatch.setattr(os, "writev", lambda number, parts: os.write(number, parts[0]))
     for number in range(5):
         store.put(block(number), noise(BLOCK_BYTES))
         assert store.get(block(number)) is None
@@ -572,7 +586,7 @@ def test_a_database_that_cannot_be_used_now_is_not_thrown_away(
         raise sqlite3.OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(disk.diskcache, "Cache", locked)
+        patch.setattr(diskcache, "Cache", locked)
         with pytest.raises(OSError, match="locked"):
             opened(folder)
     with closing(opened(folder)) as store:
@@ -602,7 +616,7 @@ print(store.get(block(0)))
 """
     for path in [folder.parent, tmp_path, *tmp_path.parents]:
         if path.exists():
-            os.chmod(path, path.stat().st_mode | 0o011)
+            path.chmod(path.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
     folder.mkdir(parents=True)
     for path in (folder, folder.parent):
         os.chown(path, 65534, 65534)

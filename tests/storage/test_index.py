@@ -1,12 +1,11 @@
 """The tree between runs: kept, counted out slowly, and never in the way when its file is broken."""
 
 import logging
-import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,12 @@ def known(file: Path) -> Iterator[SqliteIndex]:
     """An index that knows nothing."""
     with closing(SqliteIndex(file)) as opened:
         yield opened
+
+
+def database_of(opened: SqliteIndex) -> sqlite3.Connection:
+    """Give the connection of an index that is open."""
+    assert opened._database is not None
+    return opened._database
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -94,7 +99,11 @@ def test_threads_share_one_index(known: SqliteIndex) -> None:
             known.directory("2")
 
     assert at_once([lambda seed=seed: work(seed) for seed in range(6)]) == [None] * 6  # type: ignore[misc]
-    assert all(known.entry(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None) for seed in range(6) for turn in range(40))
+    assert all(
+        known.entry(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None)
+        for seed in range(6)
+        for turn in range(40)
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,11 +207,11 @@ def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIn
             ticks += 1
             return 0
 
-        known._database.set_progress_handler(tick, 1000)
+        database_of(known).set_progress_handler(tick, 1000)
         for _ in range(2):
             assert len(known.replace(str(count), entries, 1.0).entries) == count
         read = known.directory(str(count))
-        known._database.set_progress_handler(None, 0)
+        database_of(known).set_progress_handler(None, 0)
         assert read is not None
         assert list(read.entries.values()) == entries
         return ticks
@@ -215,10 +224,10 @@ def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
     """Looking one name up does not read the directory it is in."""
     known.replace("1", [stub(f"1/{number}") for number in range(20_000)], 1.0)
     ticks = []
-    known._database.set_progress_handler(lambda: ticks.append(1) or 0, 100)  # type: ignore[func-returns-value]
+    database_of(known).set_progress_handler(lambda: len(ticks.append(1) or ""), 100)  # type: ignore[func-returns-value]
     known.entry("1/10000")
     known.add(File("1/10000", 5, None))
-    known._database.set_progress_handler(None, 0)
+    database_of(known).set_progress_handler(None, 0)
     assert len(ticks) < 20
 
 
@@ -227,7 +236,7 @@ def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(index, "MOST_ABSENT", 100)
     for number in range(250):
         known.remove(f"1/{number}", float(number))
-    with closing(sqlite3.connect(known._database.execute("PRAGMA database_list").fetchone()[2])) as database:
+    with closing(sqlite3.connect(database_of(known).execute("PRAGMA database_list").fetchone()[2])) as database:
         (count,) = database.execute("SELECT count(*) FROM absent").fetchone()
     assert count <= 100
     assert known.absent_since("1/249") == 249.0
@@ -237,14 +246,12 @@ def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyP
 def test_the_file_is_closed_with_the_index(file: Path) -> None:
     """No file of it stays open."""
 
-    def held() -> list[str]:
+    def held() -> list[Path]:
         links = []
-        for number in os.listdir("/proc/self/fd"):
-            try:
-                links.append(os.readlink(f"/proc/self/fd/{number}"))
-            except OSError:
-                continue
-        return [link for link in links if link.startswith(str(file))]
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # the one that lists the directory is gone
+                links.append(link.readlink())
+        return [link for link in links if str(link).startswith(str(file))]
 
     opened = SqliteIndex(file)
     opened.add(File(A, 7, None))

@@ -1,0 +1,107 @@
+"""What stands behind `-o`: settings of ours, words of mount(8), and options for libfuse."""
+
+from pathlib import Path
+
+import click
+import pytest
+from commands import isolated, run
+
+from empiarfs.cli.mounts import _entry_number, _log_file, _with_extra
+from empiarfs.settings import BadSetting
+
+
+def sorted_out(extra: str, **flags: object) -> tuple[dict[str, object], list[str]]:
+    """Give the settings and the options for libfuse in `extra`."""
+    return _with_extra(dict(flags), extra)
+
+
+def test_settings_may_be_given_as_options() -> None:
+    """By their names, with an underscore or a dash."""
+    assert sorted_out("cache_size=50G,cache-dir=/x,connections=3") == (
+        {"cache_size": "50G", "cache_dir": "/x", "connections": "3"},
+        [],
+    )
+
+
+def test_a_word_alone_switches_on() -> None:
+    """As in fstab."""
+    assert sorted_out("allow_other,verbose,sample") == (
+        {"allow_other": "yes", "verbose": "yes", "sample": True},
+        [],
+    )
+
+
+def test_a_flag_goes_before_an_option() -> None:
+    """What was typed on the line itself counts."""
+    settings, _ = sorted_out("cache_size=50G,memory=1G", cache_size="1G", memory=None)
+    assert settings == {"cache_size": "1G", "memory": "1G"}
+
+
+def test_a_switch_that_was_not_given_does_not_go_before_an_option() -> None:
+    """A flag that is off by default is no choice."""
+    assert sorted_out("allow_other", allow_other=False)[0] == {"allow_other": "yes"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "ro", "nosuid", "nodev", "noexec", "noatime", "relatime", "auto", "noauto", "user", "users", "defaults",
+        "_netdev", "nofail", "x-systemd.automount", "x-gvfs-show", "X-mount.mkdir", "comment=a word", "async",
+    ],
+)  # fmt: skip
+def test_words_of_mount_are_taken_and_not_handed_on(word: str) -> None:
+    """What mount(8), fstab and systemd say to themselves is no option of libfuse."""
+    assert sorted_out(f"ro,{word}") == ({}, [])
+
+
+def test_the_rest_is_for_libfuse() -> None:
+    """In its order, with its values."""
+    assert sorted_out("max_read=4096,ro,debug, ,") == ({}, ["max_read=4096", "debug"])
+
+
+def test_writing_is_refused() -> None:
+    """`-o rw` typed by a user is a mistake worth a word."""
+    with pytest.raises(BadSetting, match="read-only"):
+        sorted_out("rw")
+
+
+def test_flags_are_not_changed() -> None:
+    """The caller's own stay as they are."""
+    flags: dict[str, object] = {"memory": None}
+    _with_extra(flags, "memory=1G")
+    assert flags == {"memory": None}
+
+
+@pytest.mark.parametrize(("text", "number"), [("10028", "10028"), ("EMPIAR-10028", "10028"), ("empiar-7", "7")])
+def test_an_entry_is_a_number_or_an_accession(text: str, number: str) -> None:
+    """In either form it is its number."""
+    assert _entry_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "abc", "10028/data", "..", "²", "\uff11", "EMPIAR-", "-5"])
+def test_anything_else_is_no_entry(text: str) -> None:
+    """It says how to write one."""
+    with pytest.raises(click.BadParameter, match="10028"):
+        _entry_number(text)
+
+
+@pytest.mark.parametrize("point", ["/mnt/empiar", "/", "/home/\u017e/\udcff", "/" + "x" * 4000])
+def test_a_log_file_has_a_name_of_its_own_for_every_mount(point: str) -> None:
+    """Plain, short, and in no other directory."""
+    file = _log_file(point)
+    assert file.name.endswith(".log")
+    assert len(str(file.name).encode()) <= 255
+    assert file.parent == _log_file("/mnt").parent
+
+
+@pytest.mark.parametrize("option", ["cache_size=much", "connections=99", "memory=1M", "rw"])
+def test_a_wrong_option_is_one_line_and_nothing_is_mounted(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line names the setting; the directory is not even made."""
+    isolated(tmp_path, monkeypatch)
+    result = run("mount", "-o", option, str(tmp_path / "mnt"))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert option.partition("=")[0].replace("_", "-") in line.replace("_", "-")
+    assert not (tmp_path / "mnt").exists()

@@ -1,0 +1,264 @@
+"""The program as a whole: help, version, settings, and what it costs to start."""
+
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from commands import isolated, own_logging, run
+
+from empiarfs.cli import main
+from empiarfs.cli.fstab import helper
+from empiarfs.settings import READERS
+
+COMMANDS = sorted(main.commands)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolated(tmp_path, monkeypatch)
+    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody")
+
+
+def test_the_version_is_the_packages() -> None:
+    """Of one line, and on standard output."""
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"empiarfs {version('empiarfs')}\n")
+
+
+def test_the_commands_there_are() -> None:
+    """Those that the README names."""
+    assert {"mount", "umount", "ls", "stat", "cat"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_help_of_every_command_has_an_example(command: str, flag: str) -> None:
+    """What it does, every option explained, and an example one can type."""
+    result = run(command, flag)
+    assert result.exit_code == 0
+    assert f"Example: empiarfs {command}" in result.stdout
+    for parameter in main.commands[command].params:
+        if parameter.param_type_name == "option":
+            assert getattr(parameter, "help", None), parameter.name
+
+
+def test_the_help_names_every_command() -> None:
+    """With one line each."""
+    text = run("--help").stdout
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+
+
+def test_a_mistyped_command_or_option_is_status_2() -> None:
+    """As every program says that it was not understood."""
+    assert run("lss").exit_code == 2
+    assert run("ls", "--long-ago").exit_code == 2
+
+
+STARTING = (
+    "import json, sys\n"
+    "from empiarfs.cli import main\n"
+    "try: main({words!r}, prog_name='empiarfs')\n"
+    "except SystemExit: pass\n"
+    "json.dump(sorted(sys.modules), sys.stderr)"
+)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["ls", "--help"], ["mount", "--help"]])
+def test_help_brings_in_nothing_heavy(words: list[str]) -> None:
+    """Neither the network, nor arrays, nor tables, nor FUSE are loaded to show a page of help."""
+    said = subprocess.run(
+        [sys.executable, "-c", STARTING.format(words=words)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    loaded = set(json.loads(said.stderr))
+    heavy = {"requests", "urllib3", "numpy", "lxml", "rich", "diskcache", "mfusepy", "fuse", "mrcfile", "pandas"}
+    assert not loaded & heavy
+    assert "empiarfs.cli" in loaded
+
+
+def test_help_takes_little_cpu() -> None:
+    """Three tenths of a second are allowed; three times that here, where others use the machine too."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "empiarfs", "--help"], capture_output=True, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 2 < 0.9
+
+
+def test_importing_the_package_brings_in_nothing_heavy() -> None:
+    """`import empiarfs` is quick."""
+    said = subprocess.run(
+        [sys.executable, "-c", "import json, sys, empiarfs; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert not {"requests", "numpy", "lxml", "rich", "click", "diskcache"} & set(json.loads(said.stdout))
+
+
+WRONG = {
+    "base_url": "not a url",
+    "ftp_url": "http://host/",
+    "no_ftp": "perhaps",
+    "cache_size": "much",
+    "memory": "1M",
+    "connections": "13",
+    "patience": "for ever",
+    "fresh": "soon",
+    "block": "3",
+    "allow_other": "perhaps",
+    "verbose": "perhaps",
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_wrong_variable_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the variable, and status 1."""
+    monkeypatch.setenv(f"EMPIARFS_{name.upper()}", WRONG[name])
+    result = run("ls", "10028")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert f"EMPIARFS_{name.upper()}" in line
+
+
+@pytest.mark.parametrize("name", ["base_url", "cache_size", "memory", "connections", "patience"])
+def test_a_wrong_flag_is_named(name: str) -> None:
+    """One line with the flag, and status 1."""
+    flag = f"--{name.replace('_', '-')}"
+    result = run("ls", flag, WRONG[name], "10028")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert flag in line
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_wrong_value_of_the_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with the file and the setting, and status 1."""
+    for variable in list(os.environ):
+        if variable.startswith("EMPIARFS_") and variable != "EMPIARFS_CONFIG":
+            monkeypatch.delenv(variable)
+    (tmp_path / "config.toml").write_text(f"{name} = {json.dumps(WRONG[name])}\n")
+    result = run("ls", "10028")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert f"{tmp_path / 'config.toml'}: {name}: " in line
+
+
+@pytest.mark.parametrize("text", ["this is no toml", "colour = 'red'\n", "\x00", "memory = [1]\n"])
+def test_a_wrong_file_is_named(text: str, tmp_path: Path) -> None:
+    """Not TOML, an unknown setting, or no single value: one line with the file."""
+    (tmp_path / "config.toml").write_text(text)
+    result = run("ls", "10028")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / "config.toml") in line
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A directory in its place, or bytes that are no text."""
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    assert str(tmp_path / "config.toml") in run("ls", "10028").stderr
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "config.toml").mkdir()
+    result = run("ls", "10028")
+    assert result.exit_code == 1
+    assert str(tmp_path / "config.toml") in result.stderr
+
+
+def test_a_cache_folder_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the folder."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(tmp_path / "file"))
+    result = run("ls", "10028")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / "file") in line
+
+
+class Started(Exception):
+    """Stands in for a mount that was begun; holds with what."""
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words that the helper of mount(8) hands to `empiarfs`."""
+    words: list[list[str]] = []
+    monkeypatch.setattr("empiarfs.cli.fstab.main", lambda given, prog_name: words.append(given))
+    return words
+
+
+def helped(*words: str) -> int:
+    """Run the helper as mount(8) does; give its status."""
+    with own_logging():
+        return CliRunner().invoke(helper, words, catch_exceptions=False).exit_code
+
+
+def options_of(words: list[str]) -> set[str]:
+    """Give the single options in `words`."""
+    pairs = itertools.pairwise(words)
+    return {one for word, options in pairs if word == "-o" for one in options.split(",") if one}
+
+
+@pytest.mark.parametrize(
+    ("source", "entries"),
+    [
+        ("empiar", []),
+        ("empiarfs", []),
+        ("none", []),
+        ("10028", ["10028"]),
+        ("10028,10934", ["10028", "10934"]),
+        ("EMPIAR-10028", ["EMPIAR-10028"]),
+    ],
+)
+def test_the_helper_reads_the_source_as_entries(begun: list[list[str]], source: str, entries: list[str]) -> None:
+    """The first field of fstab tells which entries to show."""
+    assert helped(source, "/mnt/empiar", "-o", "ro") == 0
+    (words,) = begun
+    assert words[0] == "mount"
+    assert words[words.index("--") :] == ["--", "/mnt/empiar", *entries]
+
+
+def test_the_helper_hands_on_options(begun: list[list[str]]) -> None:
+    """Those of fstab, however many `-o` there are."""
+    helped("empiar", "/mnt", "-o", "ro,cache_size=3G", "-o", "allow_other")
+    assert options_of(begun[0]) == {"ro", "cache_size=3G", "allow_other"}
+
+
+def test_the_helper_takes_the_rw_that_mount_adds_by_itself(begun: list[list[str]]) -> None:
+    """mount(8) says rw wherever a line does not say ro; nobody has asked for it."""
+    helped("10028", "/mnt", "-o", "rw")
+    helped("10028", "/mnt", "-o", "rw,cache_size=3G")
+    assert [options_of(words) for words in begun] == [set(), {"cache_size=3G"}]
+
+
+@pytest.mark.parametrize("words", [["-f"], ["-f", "-v"], ["-sf"], ["-t", "fuse.empiarfs", "-f"], ["-n", "-f"]])
+def test_the_helper_mounts_nothing_when_it_is_to_fake(begun: list[list[str]], words: list[str]) -> None:
+    """`mount -f` does all but the mount."""
+    assert helped("empiar", "/mnt", *words) == 0
+    assert begun == []
+
+
+def test_the_helper_hands_on_verbosity(begun: list[list[str]]) -> None:
+    """`mount -v` logs every request."""
+    helped("empiar", "/mnt", "-v")
+    helped("empiar", "/mnt", "-s", "-n", "-t", "fuse.empiarfs")
+    assert ["--verbose" in words for words in begun] == [True, False]
+
+
+def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
+    """What a user may choose he may choose for a mount: as a flag, or behind -o."""
+    names = {parameter.name for parameter in main.commands["mount"].params}
+    assert {"base_url", "cache_dir", "cache_size", "memory", "connections", "allow_other", "log_file"} <= names
+    assert {"verbose", "extra", "foreground", "sample", "patience"} <= names
+    assert names & set(READERS)

@@ -1,0 +1,63 @@
+"""What every listing must do: in memory, over HTTP, and behind the gate."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from fakes import FakeClock, FakeListing, FakeStopping, at_once, directory, stub
+from scripted import Client, ScriptedServer, Website
+
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.origins import Patience, WaitedFor
+from empiarfs.errors import NotFound
+from empiarfs.model import Directory, Entry, Stub, parent_of
+from empiarfs.ports import Listing
+
+FILES = [b"10028/z.xml", b"10028/data/a b#.mrc", b"10028/data/\xff", b"10028/data/sub/x", b"10029/y"]
+CHILDREN: dict[str, list[Entry]] = {
+    "": [directory("10028"), directory("10029")],
+    "10028": [stub("10028/z.xml"), directory("10028/data")],
+    "10028/data": [stub("10028/data/a b#.mrc"), stub("10028/data/\udcff"), directory("10028/data/sub")],
+}
+
+
+@pytest.fixture(params=["fake", "http", "fake, waited for", "http, waited for"])
+def listing(request: pytest.FixtureRequest) -> Iterator[Listing]:
+    """Every listing there is, of the same tree."""
+    with ExitStack() as stack:
+        found: Listing = FakeListing(CHILDREN)
+        if request.param.startswith("http"):
+            server = stack.enter_context(ScriptedServer(Website(dict.fromkeys(FILES, b"1"))))
+            found = stack.enter_context(Client(server.base_url)).listing
+        if request.param.endswith("waited for"):
+            clock = FakeClock()
+            patience = Patience(60.0, clock, lambda: 0.5, FakeStopping(clock))
+            found = WaitedFor(found, Gate(2, 1).demand, patience)
+        yield found
+
+
+@pytest.mark.parametrize("path", CHILDREN)
+def test_the_children_come_in_the_servers_order(listing: Listing, path: str) -> None:
+    """Each once, with the right kind and its whole path."""
+    found = listing.scan(path)
+    assert [(type(entry), entry.path) for entry in found] == [(type(entry), entry.path) for entry in CHILDREN[path]]
+    assert all(parent_of(entry.path) == path for entry in found)
+
+
+def test_nothing_is_measured(listing: Listing) -> None:
+    """Rounded sizes are hints, never lengths."""
+    assert {type(entry) for entry in listing.scan("10028/data")} == {Directory, Stub}
+
+
+def test_what_is_not_there_is_not_found(listing: Listing) -> None:
+    """And names itself."""
+    with pytest.raises(NotFound) as caught:
+        listing.scan("10028/none")
+    assert caught.value.path == "10028/none"
+
+
+def test_many_threads_list_at_once(listing: Listing) -> None:
+    """Each gets its own directory."""
+    paths = list(CHILDREN) * 3
+    got = at_once([lambda path=path: [one.path for one in listing.scan(path)] for path in paths])  # type: ignore[misc]
+    assert got == [[one.path for one in CHILDREN[path]] for path in paths]

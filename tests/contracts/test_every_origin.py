@@ -1,0 +1,136 @@
+"""What every origin must do: in memory, over HTTP, and inside each of the wrappers."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import cast
+
+import pytest
+from fakes import FakeClock, FakeOrigin, FakeStopping, at_once, noise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripted import MODIFIED, Client, ScriptedServer, Website
+
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.origins import Limited, Patience, Retrying
+from empiarfs.engine.pace import Pace
+from empiarfs.errors import Changed, IsADirectory, NotFound
+from empiarfs.model import File, Span
+from empiarfs.ports import Origin
+
+PATH = "10028/data/a b.mrc"
+CONTENT = noise(700_000)
+FILES = {PATH: CONTENT, "10028/empty": b"", "10028/data/\udcff": b"odd"}
+
+
+def patience() -> Patience:
+    """Give a patience whose pauses take no time."""
+    clock = FakeClock()
+    return Patience(60.0, clock, lambda: 0.5, FakeStopping(clock))
+
+
+def in_memory() -> FakeOrigin:
+    """Give the fake, with the same files."""
+    origin = FakeOrigin(FILES, modified=MODIFIED, piece=50_000)
+    origin.directories = {"10028", "10028/data"}
+    return origin
+
+
+WRAPPERS: dict[str, Callable[[Origin], Origin]] = {
+    "bare": lambda origin: origin,
+    "limited": lambda origin: Limited(origin, Gate(2, 1).demand),
+    "limited ahead": lambda origin: Limited(origin, Gate(2, 1).ahead),
+    "retrying": lambda origin: Retrying(origin, patience()),
+    "all": lambda origin: Retrying(Limited(origin, Gate(3, 2).demand), patience()),
+}
+
+
+@pytest.fixture(params=[*(f"fake, {name}" for name in WRAPPERS), *(f"http, {name}" for name in WRAPPERS), "hedged"])
+def origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
+    """Every origin there is, over the same files."""
+    if request.param.startswith("fake"):
+        yield WRAPPERS[request.param.removeprefix("fake, ")](in_memory())
+        return
+    with ExitStack() as stack:
+        files = {path.encode("utf-8", "surrogateescape"): content for path, content in FILES.items()}
+        server = stack.enter_context(ScriptedServer(Website(files)))
+        client = stack.enter_context(Client(server.base_url))
+        if request.param == "hedged":
+            yield Retrying(Hedged(client.origin, Gate(4, 1), Pace(1 << 21)), patience())
+        else:
+            yield WRAPPERS[request.param.removeprefix("http, ")](client.origin)
+
+
+def fetched(origin: Origin, file: File, span: Span) -> bytes:
+    """Fetch a span whole."""
+    return b"".join(origin.fetch(file, span))
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_measuring_gives_the_exact_length_and_date(origin: Origin, path: str) -> None:
+    """Of any file, empty or with an odd name."""
+    assert origin.measure(path) == File(path, len(FILES[path]), MODIFIED)
+
+
+def test_a_file_is_the_same_each_time_it_is_measured(origin: Origin) -> None:
+    """Two measurings of one version are equal."""
+    assert origin.measure(PATH) == origin.measure(PATH)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+@given(start=st.integers(0, len(CONTENT) - 1), size=st.integers(1, 300_000))
+def test_fetching_gives_exactly_the_span(origin: Origin, start: int, size: int) -> None:
+    """In order, each byte once."""
+    span = Span(start, min(start + size, len(CONTENT)))
+    assert fetched(origin, File(PATH, len(CONTENT), MODIFIED), span) == CONTENT[span.start : span.stop]
+
+
+def test_the_pieces_of_a_large_span_are_several(origin: Origin) -> None:
+    """A reader gets the first bytes before the last have come."""
+    pieces = list(origin.fetch(File(PATH, len(CONTENT), MODIFIED), Span(0, len(CONTENT))))
+    assert len(pieces) > 1
+    assert b"".join(pieces) == CONTENT
+
+
+def test_a_fetch_may_be_closed_early(origin: Origin) -> None:
+    """And the next one is as good, many times over: no connection is lost with it."""
+    file = File(PATH, len(CONTENT), MODIFIED)
+    for _ in range(5):
+        pieces = cast("Generator[bytes]", origin.fetch(file, Span(0, len(CONTENT))))
+        assert CONTENT.startswith(next(pieces))
+        pieces.close()
+    assert fetched(origin, file, Span(0, 10)) == CONTENT[:10]
+
+
+def test_what_is_not_there_is_not_found(origin: Origin) -> None:
+    """To measure or to fetch, and the error names it."""
+    with pytest.raises(NotFound) as caught:
+        origin.measure("10028/none")
+    assert caught.value.path == "10028/none"
+    with pytest.raises(NotFound):
+        fetched(origin, File("10028/none", 5, None), Span(0, 5))
+
+
+def test_a_directory_says_that_it_is_one(origin: Origin) -> None:
+    """Asked for its length."""
+    with pytest.raises(IsADirectory):
+        origin.measure("10028/data")
+
+
+def test_many_threads_fetch_at_once(origin: Origin) -> None:
+    """Each gets its own bytes."""
+    file = File(PATH, len(CONTENT), MODIFIED)
+    spans = [Span(start, start + 30_000) for start in range(0, 240_000, 30_000)]
+    got = at_once([lambda span=span: fetched(origin, file, span) for span in spans])  # type: ignore[misc]
+    assert got == [CONTENT[span.start : span.stop] for span in spans]
+
+
+@pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 5])
+def test_a_file_of_another_length_is_changed(origin: Origin, size: int, request: pytest.FixtureRequest) -> None:
+    """Where the origin can tell: over HTTP, from the total."""
+    if "fake" in request.node.callspec.params["origin"]:
+        return
+    with pytest.raises(Changed):
+        fetched(origin, File(PATH, size, MODIFIED), Span(0, 10))
+    with pytest.raises(Changed):
+        fetched(origin, File(PATH, size, MODIFIED), Span(size - 10, size))

@@ -1,0 +1,102 @@
+"""A gate whose server wants to be asked less gets narrower for a while."""
+
+import itertools
+
+import pytest
+from fakes import FakeClock
+
+from empiarfs.engine import gate as gates
+from empiarfs.engine.gate import Gate
+from empiarfs.errors import Overloaded, Unavailable
+
+
+def overloaded(gate: Gate, pause: float = 0.0) -> None:
+    """Let one request be refused."""
+    with pytest.raises(Overloaded), gate.demand():
+        raise Overloaded("10028/a", "503", pause)
+
+
+def allowed(gate: Gate) -> int:
+    """Give how many may be inside now."""
+    taken = 0
+    while gate.one_more():
+        taken += 1
+    for _ in range(taken):
+        gate.one_less()
+    return taken
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The clock of the gate."""
+    return FakeClock()
+
+
+@pytest.fixture
+def gate(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> Gate:
+    """A gate of eight."""
+    return Gate(8, 2, clock)
+
+
+def test_an_overloaded_server_halves_the_connections(gate: Gate, clock: FakeClock) -> None:
+    """And halves them again when that was not enough, but never to none."""
+    assert allowed(gate) == 8
+    seen = []
+    for _ in range(5):
+        overloaded(gate)
+        seen.append(allowed(gate))
+        clock.go_on(gates.GROW_SECONDS)
+    assert seen[0] == 4
+    assert seen[-1] == min(seen) >= 1
+
+
+def test_requests_that_were_refused_together_count_once(gate: Gate) -> None:
+    """Eight refusals at one moment are one piece of news."""
+    for _ in range(8):
+        overloaded(gate)
+    assert allowed(gate) == 4
+
+
+def test_connections_come_back_one_by_one(gate: Gate, clock: FakeClock) -> None:
+    """After a calm while, one every few seconds, up to what was set and no more."""
+    overloaded(gate)
+    clock.go_on(gates.CALM_SECONDS - 1)
+    assert allowed(gate) == 4
+    seen = []
+    for _ in range(10):
+        clock.go_on(gates.GROW_SECONDS)
+        seen.append(allowed(gate))
+    assert seen == sorted(seen)
+    assert seen[-1] == 8
+    assert all(later - sooner <= 1 for sooner, later in itertools.pairwise(seen))
+
+
+def test_a_pause_that_the_server_asks_for_is_kept(gate: Gate, clock: FakeClock) -> None:
+    """Retry-After longer than the calm while delays the growing."""
+    overloaded(gate, pause=600.0)
+    clock.go_on(599)
+    assert allowed(gate) == 4
+
+
+def test_other_errors_do_not_narrow_the_gate(gate: Gate) -> None:
+    """A lost line is no sign of too many."""
+    with pytest.raises(Unavailable), gate.demand():
+        raise Unavailable("10028/a")
+    assert allowed(gate) == 8
+
+
+def test_who_must_know_is_told(clock: FakeClock) -> None:
+    """Idle connections are closed when the server wants fewer."""
+    told: list[int] = []
+    gate = Gate(8, 2, clock, shrunk=lambda: told.append(1))
+    overloaded(gate)
+    assert told == [1]
+
+
+def test_a_second_connection_is_given_only_if_one_is_free(gate: Gate) -> None:
+    """`one_more` never waits, and never goes over the limit."""
+    for _ in range(8):
+        assert gate.one_more()
+    assert not gate.one_more()
+    gate.one_less()
+    assert gate.one_more()

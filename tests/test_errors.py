@@ -1,0 +1,114 @@
+"""Everything that can go wrong has its errno, and is the builtin error of that kind."""
+
+import copy
+import errno
+import os
+import pickle
+
+import pytest
+
+from empiarfs import errors
+from empiarfs.engine.flights import again
+from empiarfs.errors import ArchiveError
+
+# written out by hand, from the design
+TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
+    errors.NotFound: (2, FileNotFoundError),
+    errors.NotADirectory: (20, NotADirectoryError),
+    errors.IsADirectory: (21, IsADirectoryError),
+    errors.Refused: (13, PermissionError),
+    errors.Changed: (116, OSError),
+    errors.Unavailable: (5, OSError),
+    errors.Overloaded: (5, OSError),
+    errors.Offline: (113, OSError),
+    errors.Closed: (5, OSError),
+}
+NAMES = {2: "ENOENT", 20: "ENOTDIR", 21: "EISDIR", 13: "EACCES", 116: "ESTALE", 5: "EIO", 113: "EHOSTUNREACH"}
+KINDS = sorted(TABLE, key=lambda kind: kind.__name__)
+
+
+def test_the_table_is_complete() -> None:
+    """Every error of the module stands in the table above."""
+    kinds = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ArchiveError) and kind is not ArchiveError
+    }
+    assert kinds == set(TABLE)
+
+
+def test_the_numbers_are_those_of_linux() -> None:
+    """The table says 116, and Linux calls it ESTALE."""
+    assert {number: errno.errorcode[number] for number in NAMES} == NAMES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_has_its_errno(kind: type[ArchiveError]) -> None:
+    """Whatever it was told."""
+    number, _ = TABLE[kind]
+    assert kind("10028/a").errno == number
+    assert kind("10028/a", "why").errno == number
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_the_builtin_one_of_its_kind(kind: type[ArchiveError]) -> None:
+    """Code that knows nothing of us catches it: `except FileNotFoundError`."""
+    _, builtin = TABLE[kind]
+    with pytest.raises(builtin):
+        raise kind("10028/a", "why")
+    assert issubclass(kind, ArchiveError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_no_builtin_one_of_another_kind(kind: type[ArchiveError]) -> None:
+    """A server that is away is no FileNotFoundError."""
+    _, own = TABLE[kind]
+    for other in {FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, TimeoutError} - {own}:
+        assert not issubclass(kind, other)
+
+
+def test_overload_is_a_way_to_be_unavailable() -> None:
+    """It is retried as every Unavailable."""
+    assert issubclass(errors.Overloaded, errors.Unavailable)
+    assert {kind for kind in KINDS if issubclass(kind, errors.Unavailable)} == {
+        errors.Unavailable,
+        errors.Overloaded,
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_pickles(kind: type[ArchiveError]) -> None:
+    """A worker process hands it to its parent with kind, path, reason and number."""
+    error = kind("10028/\udcff", "why")
+    for back in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert type(back) is kind
+        assert (back.path, back.reason, back.errno, str(back)) == (error.path, "why", error.errno, str(error))
+
+
+def test_overload_keeps_its_pause() -> None:
+    """Through a pickle, and for the thread that only waited."""
+    error = errors.Overloaded("10028/a", "slow down", 30.0)
+    assert pickle.loads(pickle.dumps(error)).pause == 30.0  # noqa: S301 - our own bytes
+    copied = again(error)
+    assert isinstance(copied, errors.Overloaded)
+    assert copied.pause == 30.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_one_line_with_the_path_and_the_reason(kind: type[ArchiveError]) -> None:
+    """For a person; the root is a slash."""
+    assert str(kind("10028/a", "the reason")) == "10028/a: the reason"
+    assert str(kind("", "the reason")) == "/: the reason"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_reason_an_error_says_what_its_number_means(kind: type[ArchiveError]) -> None:
+    """In the system's own words."""
+    assert str(kind("10028/a")) == f"10028/a: {os.strerror(TABLE[kind][0])}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_has_the_attributes_of_an_os_error(kind: type[ArchiveError]) -> None:
+    """`filename` and `strerror` are what the builtin ones have."""
+    error = kind("10028/a", "why")
+    assert (error.filename, error.strerror) == ("10028/a", "why")

@@ -1,0 +1,211 @@
+"""Everything a user may choose: read strictly, in one order, and wrong values say where they stand."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.settings import (
+    GIB,
+    KIB,
+    MIB,
+    READERS,
+    BadSetting,
+    Settings,
+    byte_count,
+    load,
+    seconds,
+    web_address,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("1K", KIB),
+        ("20G", 20 * GIB),
+        ("512 MiB", 512 * MIB),
+        ("512mb", 512 * MIB),
+        (" 1.5G ", 3 * GIB // 2),
+        ("2T", 2048 * GIB),
+        ("9007199254740993", 9007199254740993),
+        ("7B", 7),
+    ],
+)
+def test_a_size_is_a_number_with_a_unit(text: str, count: int) -> None:
+    """Units are powers of 1024, in any case of letters, exact to the byte."""
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1", "1X", "1 2", "1e9", "0x10", "1,5G", "one", "nan", "inf", "9" * 400]
+)
+def test_what_is_no_size_is_a_value_error(text: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match=r"size|large"):
+        byte_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"), [("300", 300), ("300s", 300), ("5m", 300), ("24h", 86400), ("1d", 86400), ("0.5 s", 0.5)]
+)
+def test_a_time_is_a_number_with_a_unit(text: str, time: float) -> None:
+    """Seconds, minutes, hours or days."""
+    assert seconds(text) == time
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1 2", "1e3", "for ever", "nan", "inf"])
+def test_what_is_no_time_is_a_value_error(text: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match="time"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://h/x/", "http://h/x"),
+        ("https://h", "https://h"),
+        ("http://h:8080/a%20b", "http://h:8080/a%20b"),
+        ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+    ],
+)
+def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
+    """Paths are put behind it."""
+    assert web_address(text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "h/x", "ftp://h/x", "http://", "http:///x", "http://h/x?y", "http://h/x#y", "http://[", "http://h:abc/x",
+     "http://h:99999/x"],
+)  # fmt: skip
+def test_what_is_no_web_address_is_a_value_error(text: str) -> None:
+    """Nor one with a query or a fragment, or a port that is none."""
+    with pytest.raises(ValueError, match="web address"):
+        web_address(text)
+
+
+VALUES = {
+    "base_url": ("http://one/x", "http://two/x", "http://three/x"),
+    "ftp_url": ("ftp://one/x", "ftp://two/x", "ftp://three/x"),
+    "no_ftp": ("yes", "no", "1"),
+    "cache_dir": ("/one", "/two", "/three"),
+    "cache_size": ("1G", "2G", "3G"),
+    "memory": ("64M", "65M", "66M"),
+    "connections": ("1", "2", "3"),
+    "patience": ("1", "2", "3"),
+    "fresh": ("1h", "2h", "3h"),
+    "block": ("64K", "128K", "256K"),
+    "allow_other": ("yes", "no", "1"),
+    "log_file": ("/one.log", "/two.log", "/three.log"),
+    "verbose": ("yes", "no", "1"),
+}
+
+
+def test_every_setting_can_be_read() -> None:
+    """Each field has a reader, and this test knows each."""
+    assert {field.name for field in dataclasses.fields(Settings)} == set(READERS) == set(VALUES)
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(name: str) -> None:
+    """Each layer is asked only where the ones above are silent."""
+    flag, variable, line = VALUES[name]
+    environ = {f"EMPIARFS_{name.upper()}": variable}
+    file = f'{name} = "{line}"'
+    assert getattr(load({name: flag}, environ, file, "f"), name) == READERS[name](flag)
+    assert getattr(load({name: None}, environ, file, "f"), name) == READERS[name](variable)
+    assert getattr(load({}, {}, file, "f"), name) == READERS[name](line)
+    assert getattr(load({}, {}), name) == getattr(Settings(), name)
+
+
+def test_one_setting_leaves_the_others_at_their_defaults() -> None:
+    """Nothing else changes."""
+    assert load({"memory": "64M"}, {}) == dataclasses.replace(Settings(), memory=64 * MIB)
+
+
+def test_the_defaults_can_be_written_down() -> None:
+    """Every default is a value that its own reader takes."""
+    for name, reader in READERS.items():
+        value = getattr(Settings(), name)
+        if value not in {None, ""}:
+            assert reader(str(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("connections", "0"),
+        ("connections", "13"),
+        ("connections", "1.5"),
+        ("connections", "-1"),
+        ("memory", "15M"),
+        ("block", "63K"),
+        ("block", "65K"),
+        ("block", "8M"),
+        ("allow_other", "maybe"),
+        ("cache_dir", ""),
+        ("log_file", " "),
+    ],
+)
+def test_a_value_out_of_bounds_names_where_it_stands(name: str, text: str) -> None:
+    """The flag, the variable, or the file and the line's name."""
+    with pytest.raises(BadSetting, match=f"^--{name.replace('_', '-')}: "):
+        load({name: text}, {})
+    with pytest.raises(BadSetting, match=f"^EMPIARFS_{name.upper()}: "):
+        load({}, {f"EMPIARFS_{name.upper()}": text})
+    with pytest.raises(BadSetting, match=rf"^/etc/x\.toml: {name}: "):
+        load({}, {}, f'{name} = "{text}"', "/etc/x.toml")
+
+
+def test_numbers_and_switches_may_be_toml() -> None:
+    """The file need not put everything into quotes."""
+    chosen = load({}, {}, "connections = 3\npatience = 1.5\nverbose = true\nallow_other = false", "f")
+    assert (chosen.connections, chosen.patience, chosen.verbose, chosen.allow_other) == (3, 1.5, True, False)
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a = 1}", "2024-01-01", "true"])
+def test_what_is_no_single_value_is_refused(value: str) -> None:
+    """Lists, tables, dates, and a switch where a size is wanted."""
+    with pytest.raises(BadSetting, match=r"^f: memory: "):
+        load({}, {}, f"memory = {value}", "f")
+
+
+def test_an_unknown_name_in_the_file_is_refused_with_those_there_are() -> None:
+    """A mistyped name is not silently ignored."""
+    with pytest.raises(BadSetting, match=r"^f: there is no setting 'memroy'; .*memory"):
+        load({}, {}, "memroy = '1G'", "f")
+
+
+def test_other_variables_are_nothing_to_us() -> None:
+    """Only names of settings are read; the bindings have variables of their own."""
+    assert load({}, {"EMPIARFS_FUSE": "fusepy", "MEMORY": "x", "empiarfs_memory": "x"}) == Settings()
+
+
+def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde is the user's home; a relative path does not move when the daemon changes its directory."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load({"cache_dir": "~/c"}, {}).cache_dir == Path("/home/someone/c")
+    assert load({"cache_dir": "c"}, {}).cache_dir == Path.cwd() / "c"
+
+
+@given(st.sampled_from(sorted(READERS)), st.text(max_size=30))
+def test_no_text_is_a_surprise(name: str, text: str) -> None:
+    """Whatever a user writes is a value or a BadSetting that names the variable."""
+    told = f"EMPIARFS_{name.upper()}: "
+    try:
+        load({}, {f"EMPIARFS_{name.upper()}": text})
+    except BadSetting as error:
+        told = str(error)
+    assert told.startswith(f"EMPIARFS_{name.upper()}: ")
+
+
+def test_settings_do_not_change() -> None:
+    """They are values."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().memory = 1  # type: ignore[misc]
