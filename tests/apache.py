@@ -97,7 +97,9 @@ class Apache:
                 return
             self.stop()
             self.port = 0
-        raise RuntimeError(f"Apache does not start:\n{self._words()}")
+        said = self._words()
+        self.close()
+        raise RuntimeError(f"Apache does not start:\n{said}")
 
     def stop(self) -> None:
         """Stop it; its port refuses connections from then on. Its log stays."""

@@ -71,14 +71,17 @@ def make_private() -> None:
     _mount("none", "/", flags=_RECURSIVE | _PRIVATE)
     folder = Path(tempfile.mkdtemp(prefix="empiarfs-machine-"))
     folder.chmod(0o755)
-    _mount("tmpfs", folder, kind="tmpfs", data="mode=755")  # gone with the last process of the namespace
+    _mount("tmpfs", folder, kind="tmpfs", data="mode=755")
     _open_device(folder / "fuse")
     configuration = folder / "fuse.conf"
     configuration.write_text("user_allow_other\n")
-    FUSE_CONFIG.touch()
+    if not FUSE_CONFIG.exists():
+        FUSE_CONFIG.touch()  # something to mount upon
     _mount(configuration, FUSE_CONFIG, flags=_BIND)
     for path in (sys.executable, os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, PROJECT):
         _open_way(Path(path), folder)
+    unbind(folder)  # what was mounted from there elsewhere stays
+    folder.rmdir()
 
 
 def _open_device(node: Path) -> None:

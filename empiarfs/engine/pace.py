@@ -10,7 +10,7 @@ USUAL = 0.5  # seconds to the first byte, before anything was learnt
 SHORTEST_SILENCE = 2.0  # seconds; EBI's requests that hang, hang for minutes
 LONGEST_SILENCE = 12.0
 SILENCE_FACTOR = 4.0
-SECOND_FACTOR = 1.5  # of the 95th percentile: a second asking is then rarer than one in twenty
+SECOND_FACTOR = 1.1  # of the 95th percentile: a second asking is then rarer than one in twenty
 SOONEST_SECOND = 0.1
 USUAL_RATE = 5e6  # bytes a second of one connection, before anything was learnt
 RATED_BYTES = 32 * KIB  # what comes in fewer says nothing of the rate
@@ -27,10 +27,10 @@ class Pace:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._rate = USUAL_RATE
+        self._rate = 0.0  # of one connection, bytes a second; 0 before anything was learnt
         self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=SAMPLES)
-        self._slow = USUAL
+        self._slow = self._usual = USUAL
 
     def __repr__(self) -> str:
         return f"<Pace slow={self._slow:.3f} s silence={self.silence():.1f} s>"
@@ -41,22 +41,23 @@ class Pace:
             self._times.append(seconds)
             ordered = sorted(self._times)
             learnt = ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)]
+            self._usual = ordered[len(ordered) // 2]
             # a few replies prove little: the less was seen, the more is allowed
-            self._slow = learnt if len(ordered) >= SAMPLES // 4 else max(learnt, USUAL)
+            self._slow = learnt if len(ordered) >= SAMPLES // 8 else max(learnt, USUAL)
 
     def note_rate(self, count: int, seconds: float) -> None:
         """Take in that `count` bytes of one reply came in `seconds`, its first bytes left out."""
         if count >= RATED_BYTES:
             rate = count / max(seconds, 0.001)
-            self._rate += (rate - self._rate) / 8  # a lost update is a sample less
+            self._rate += (rate - self._rate) / 8 if self._rate else rate  # a lost update is a sample less
 
     def longest_run(self) -> int:
         """Give how long a request may be to end within a second or two; waiting is then a small part of it."""
-        return min(max(int(self._rate * RUN_SECONDS), SHORTEST_RUN), self._most)
+        return min(max(int((self._rate or USUAL_RATE) * RUN_SECONDS), SHORTEST_RUN), self._most)
 
     def worth_splitting(self, count: int) -> bool:
         """Tell whether `count` bytes come sooner over two connections than over one."""
-        return count / self._rate > self._slow / 2
+        return self._rate > 0 and count / self._rate > self._usual / 2
 
     def silence(self) -> float:
         """Give after how many seconds of silence a request is given up."""

@@ -51,8 +51,12 @@ class Rig:
             background=lambda task: task(),
             later=self.later.append,
         )
-        reader = Reader(self.origin, self.ahead, self.cache, pace=EvenPace(), block_bytes=1 << 16, longest_run=1 << 21)
-        self.archive = Archive(tree, reader, self.later.append, self._close, most_ahead=1 << 22, longest=lambda: 1 << 19)
+        reader = Reader(
+            self.origin, self.ahead, self.cache, pace=EvenPace(), block_bytes=1 << 16, longest_run=1 << 21
+        )
+        self.archive = Archive(
+            tree, reader, self.later.append, self._close, most_ahead=1 << 22, longest=lambda: 1 << 19
+        )
 
     def _close(self) -> None:
         self.closed += 1
@@ -117,10 +121,10 @@ def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path)
     paths = [f"10028/m{number:02}.mrc" for number in range(30)]
     rig.listing.children["10028"] = [stub(path) for path in paths]
     for number, path in enumerate(paths):
-        rig.origin.files[path] = rig.ahead.files[path] = noise(2**21, number)
+        rig.origin.files[path] = rig.ahead.files[path] = noise(2**18, number)
     rig.archive.entries("10028")
     for number, path in enumerate(paths):
-        assert rig.archive.open(path).read(0, 1024) == noise(2**21, number)[:1024]
+        assert rig.archive.open(path).read(0, 1024) == noise(2**18, number)[:1024]
         while rig.later:
             rig.later.pop(0)()
     assert len(rig.origin.fetches) <= 4

@@ -2,9 +2,8 @@
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from fakes import SOON, Break, BrokenStore, EvenPace, FakeOrigin, Made, MemoryStore, at_once, noise
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.flights import Flight
+from empiarfs.engine.flights import Flight, Flights
 from empiarfs.engine.reader import Reader
 from empiarfs.errors import ArchiveError, Changed, Closed, NotFound, Refused, Unavailable
 from empiarfs.model import Block, File, Span
@@ -22,17 +21,19 @@ PATH = "10028/data/a.mrc"
 BLOCK = 10
 
 
-class Claims(dict[Block, Flight]):
-    """The flights under way; tells, under the lock, of every block that someone claims or is told to wait for."""
+class TellingFlights(Flights):
+    """Flights that tell of every block that someone has claimed, or was told to wait for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.claimed = threading.Semaphore(0)
 
-    def get(self, block: Block, default: Any = None) -> Any:
-        """Look up `block`, as every claim does."""
-        self.claimed.release()
-        return super().get(block, default)
+    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, Flight]]:
+        """Claim, and tell."""
+        mine, theirs = super().claim(wanted)
+        for _ in [*mine, *theirs]:
+            self.claimed.release()
+        return mine, theirs
 
 
 class Rig:
@@ -58,10 +59,15 @@ class Rig:
         self.ahead = FakeOrigin({PATH: content})
         self.cache = Cache(memory, store or BrokenStore())
         self.reader = Reader(
-            self.origin, ahead or self.ahead, self.cache, pace=EvenPace(), block_bytes=block_bytes, longest_run=longest_run
+            self.origin,
+            ahead or self.ahead,
+            self.cache,
+            pace=EvenPace(),
+            block_bytes=block_bytes,
+            longest_run=longest_run,
         )
-        self.claims = Claims()
-        self.reader._flights._under_way = self.claims
+        self.flights = TellingFlights()
+        self.reader._flights = self.flights
         self.file = self.origin.file(PATH)
         self.content = content
 
@@ -71,12 +77,12 @@ class Rig:
 
     def under_way(self) -> int:
         """Give how many claims are open."""
-        return len(self.claims)
+        return len(self.flights._under_way)
 
     def wait_claimed(self, blocks: int) -> None:
         """Wait until so many blocks in all have been claimed, or found claimed by another."""
         for _ in range(blocks):
-            assert self.claims.claimed.acquire(timeout=SOON), "nobody claims"
+            assert self.flights.claimed.acquire(timeout=SOON), "nobody claims"
 
     def close(self) -> None:
         """Stop the writer of the cache."""

@@ -309,12 +309,23 @@ def test_nothing_is_ever_unpickled(
     values(folder)[0].write_bytes(evil)
     tampered(folder, "UPDATE Cache SET mode = ?, value = ?, filename = NULL", mode, evil)
     assert store.get(block(0)) is None
-    tampered(folder, "UPDATE Cache SET mode = ?, value = NULL, filename = ?", mode, values(folder)[0].name)
+    name = values(folder)[0].relative_to(folder).as_posix()
+    tampered(folder, "UPDATE Cache SET mode = ?, value = NULL, filename = ?", mode, name)
     assert store.get(block(0)) is None
     assert not mark.exists()
     store.put(block(0), b"good")
     assert store.get(block(0)) == b"good"
     assert len(warned(caplog)) <= 2
+
+
+def test_a_block_that_is_said_to_be_a_pickle_is_not_there(
+    store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody but this program writes here, and it writes plain bytes: another mode is someone else's row."""
+    store.put(block(0), b"good")
+    tampered(folder, "UPDATE Cache SET mode = 4")
+    assert store.get(block(0)) is None
+    warned(caplog)
 
 
 def test_a_pickled_key_is_not_loaded(store: DiskStore, folder: Path, tmp_path: Path) -> None:
