@@ -43,6 +43,7 @@ class Settings:
         patience: seconds a read waits for a server that does not answer before it fails with EIO.
         fresh: seconds for which a listing is not asked for again.
         block: bytes of one block.
+        kernel_readahead: KiB that the kernel reads ahead, set by root; 0 leaves the kernel's 128.
         allow_other: whether users other than the one who mounts may read.
         log_file: where a mount in the background writes its log.
         verbose: whether every request is logged.
@@ -58,6 +59,7 @@ class Settings:
     patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
     fresh: float = 86400.0  # entries hardly change once they are public
     block: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
+    kernel_readahead: int = 0  # random readers pay for a larger one
     allow_other: bool = False
     log_file: Path | None = None
     verbose: bool = False
@@ -178,6 +180,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "patience": seconds,
     "fresh": seconds,
     "block": _block,
+    "kernel_readahead": _between(0, 16384),
     "allow_other": _flag,
     "log_file": _folder,
     "verbose": _flag,

@@ -37,6 +37,7 @@ _IDLE = {
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("entry", nargs=-1)
 @options.archive_options
+@click.option("--kernel-readahead", metavar="KIB", help="Let the kernel read KIB ahead; root alone may.")
 @click.option("--allow-other", is_flag=True, help="Let other users read; needs user_allow_other in /etc/fuse.conf.")
 @click.option("--log-file", metavar="FILE", help="Where a mount in the background writes its log.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay, and end with Ctrl-C.")
@@ -66,8 +67,13 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
             _check(archive, only)
             return archive
 
+        def prepared() -> None:
+            if chosen.kernel_readahead:
+                _read_ahead(path, chosen.kernel_readahead)
+            ready()
+
         try:
-            daemon.serve(checked, path, ready=ready, options=for_libfuse)
+            daemon.serve(checked, path, ready=prepared, options=for_libfuse)
         finally:
             close()
 
@@ -129,6 +135,15 @@ def _check(archive: "Archive", only: tuple[str, ...]) -> None:
         raise daemon.Failed(f"there is no entry {names} here; empiarfs ls shows those there are")
     if any(one.is_alive() for one in asking):
         click.echo("empiarfs: warning: the server does not answer; mounted all the same", err=True)
+
+
+def _read_ahead(path: str, kib: int) -> None:
+    try:
+        points.set_readahead(path, kib)
+    except OSError as error:
+        click.echo(
+            f"empiarfs: warning: --kernel-readahead is left out ({error.strerror}); root may set it", err=True
+        )
 
 
 def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list[str]]:

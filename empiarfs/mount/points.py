@@ -160,6 +160,16 @@ def detach(path: str) -> None:
         raise CannotMount(trouble)
 
 
+def set_readahead(path: str, kib: int) -> None:
+    """Let the kernel read `kib` KiB ahead on the mount at `path`.
+
+    Raises:
+        OSError: only root may.
+    """
+    device = Path(path).stat().st_dev
+    Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text(str(kib))
+
+
 def _unmount(path: str, *, lazy: bool) -> str:
     """Unmount; give what went wrong, empty when nothing did."""
     program = _fusermount()

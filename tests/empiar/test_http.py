@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website
 
-from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
 from empiarfs.model import File, Span
 
 PATH = "10028/data/a.mrc"
@@ -205,6 +205,44 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
     server.answer = always(part(Content_Length=None, body=CONTENT[100:999], then="close"))
     got, _ = received(client, Unavailable)
     assert len(got) <= 200
+
+
+@pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
+def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client, apart: int) -> None:
+    """A listing cuts the seconds off and writes local time: such a difference is no other version."""
+    assert fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True)) == CONTENT[100:300]
+
+
+@pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
+def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Client, apart: int) -> None:
+    """Minutes that no time zone explains, or days, are another file."""
+    with pytest.raises(Changed):
+        fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("30", 30, 30),
+        ("0", 0, 0),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        (None, 0, 0),
+        ("9" * 30, 60, 86_400),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", 0, 0),
+        ("Tue, 14 Nov 2123 22:13:20 GMT", 60, 86_400),
+    ],
+)
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_a_server_that_wants_to_be_left_alone_says_for_how_long(
+    client: Client, server: ScriptedServer, status: str, text: str | None, low: int, high: int
+) -> None:
+    """Retry-After in seconds or as a date, within bounds; without one, or a senseless one, there is no pause."""
+    headers = {"Content-Length": "0"} | ({} if text is None else {"Retry-After": text})
+    server.answer = always(Reply(status, headers))
+    with pytest.raises(Overloaded) as caught:
+        client.origin.measure(PATH)
+    assert low <= caught.value.pause <= high
 
 
 def test_a_file_without_a_date_fits_any_date(client: Client) -> None:

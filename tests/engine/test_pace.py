@@ -1,0 +1,78 @@
+"""How soon a server usually answers, learnt from its replies, within bounds."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.engine.pace import Pace
+from empiarfs.settings import MIB
+
+TIMES = st.lists(st.floats(0, 1000), max_size=150)
+
+
+@given(times=TIMES, counts=st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 100)), max_size=30))
+def test_whatever_was_learnt_stays_in_bounds(times: list[float], counts: list[tuple[int, float]]) -> None:
+    """Silence is borne for 2 to 12 seconds; a second request is never sent at once; runs have a length."""
+    pace = Pace(8 * MIB)
+    for seconds in times:
+        pace.note(seconds)
+    for count, seconds in counts:
+        pace.note_rate(count, seconds)
+    assert 2 <= pace.silence() <= 12
+    assert pace.second() >= 0.1
+    assert 0 < pace.longest_run() <= 8 * MIB
+
+
+def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
+    """What is usual decides what is silence."""
+    quick, slow = Pace(MIB), Pace(MIB)
+    for _ in range(64):
+        quick.note(0.05)
+        slow.note(2.0)
+    assert quick.silence() < slow.silence()
+    assert quick.second() < 0.2 < 2.0 < slow.second()
+
+
+def test_a_rare_hanging_request_does_not_count() -> None:
+    """Three in a hundred hang; the others tell what is usual."""
+    pace = Pace(MIB)
+    for number in range(64):
+        pace.note(100.0 if number in {10, 40} else 0.1)
+    assert pace.second() < 0.5
+
+
+def test_a_few_quick_replies_prove_little() -> None:
+    """After one quick reply nobody is asked twice in a hurry."""
+    pace = Pace(MIB)
+    before = pace.second()
+    pace.note(0.001)
+    assert pace.second() == before
+
+
+def test_old_replies_are_forgotten() -> None:
+    """A server that has become quick is taken for quick."""
+    pace = Pace(MIB)
+    for seconds in [5.0] * 200 + [0.05] * 64:
+        pace.note(seconds)
+    assert pace.second() < 0.2
+
+
+def test_requests_are_longer_on_a_fast_line() -> None:
+    """A run takes about a second, whatever the line."""
+    fast, slow = Pace(64 * MIB), Pace(64 * MIB)
+    for _ in range(64):
+        fast.note_rate(20 * MIB, 1.0)
+        slow.note_rate(MIB, 1.0)
+    assert 10 * MIB < fast.longest_run() <= 64 * MIB
+    assert slow.longest_run() < 2 * MIB
+
+
+def test_splitting_pays_where_bytes_take_longer_than_the_first_of_them() -> None:
+    """On a slow line half of a large read over a second connection is sooner here; on a fast one it is not."""
+    fast, slow = Pace(64 * MIB), Pace(64 * MIB)
+    for _ in range(64):
+        for pace in (fast, slow):
+            pace.note(0.1)
+        fast.note_rate(100 * MIB, 1.0)
+        slow.note_rate(MIB, 1.0)
+    assert slow.worth_splitting(MIB)
+    assert not fast.worth_splitting(MIB)

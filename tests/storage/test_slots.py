@@ -1,0 +1,116 @@
+"""The machine's budget of connections: never exceeded by all processes together, and freed by who dies."""
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from empiarfs.storage.slots import Slots, runtime_folder
+
+SERVER = "ftp.ebi.ac.uk"
+
+
+def taken(slots: Slots) -> bool:
+    """Tell whether a slot can be had at once, and give it back."""
+    try:
+        slots.take(0.0)()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_no_more_than_the_budget_is_given(tmp_path: Path) -> None:
+    """The fourth of three is refused, and given once another is back."""
+    slots = Slots(tmp_path / "slots", SERVER, 3)
+    held = [slots.take(0.0) for _ in range(3)]
+    with pytest.raises(TimeoutError):
+        slots.take(0.0)
+    held.pop()()
+    assert taken(slots)
+    for release in held:
+        release()
+
+
+def test_all_who_use_the_folder_share_one_budget(tmp_path: Path) -> None:
+    """Two programs together hold no more than one may."""
+    one, other = (Slots(tmp_path / "slots", SERVER, 2) for _ in range(2))
+    first, second = one.take(0.0), other.take(0.0)
+    assert not taken(one)
+    assert not taken(other)
+    first()
+    assert taken(other)
+    second()
+
+
+def test_another_server_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    """Connections to one are nothing to the other."""
+    release = Slots(tmp_path / "slots", SERVER, 1).take(0.0)
+    assert taken(Slots(tmp_path / "slots", "empiar.pdbj.org", 1))
+    release()
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    """However it ends, its slots are free."""
+    program = (
+        "import sys, signal; from pathlib import Path; from empiarfs.storage.slots import Slots; "
+        "held = Slots(Path(sys.argv[1]), 'ftp.ebi.ac.uk', 1).take(0.0); print('held', flush=True); signal.pause()"
+    )
+    slots = Slots(tmp_path / "slots", SERVER, 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "slots")], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert not taken(slots)
+        process.kill()
+    assert taken(slots)
+
+
+def test_giving_back_twice_is_harmless(tmp_path: Path) -> None:
+    """A slot that someone else has taken since is not freed by a second giving back."""
+    slots = Slots(tmp_path / "slots", SERVER, 1)
+    release = slots.take(0.0)
+    release()
+    again = slots.take(0.0)
+    release()
+    assert not taken(slots)
+    again()
+
+
+def test_nobody_waits_at_first(tmp_path: Path) -> None:
+    """`wanted` tells of others alone."""
+    slots = Slots(tmp_path / "slots", SERVER, 1)
+    release = slots.take(0.0)
+    assert not slots.wanted()
+    release()
+
+
+def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """0700, like the cache."""
+    Slots(tmp_path / "slots", SERVER, 1)
+    assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are then not counted; one line says so."""
+    (tmp_path / "slots").write_text("")
+    slots = Slots(tmp_path / "slots", SERVER, 1)
+    for _ in range(3):
+        slots.take(0.0)
+    assert not slots.wanted()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    caplog.clear()
+
+
+def test_the_folder_is_the_users_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has one; else one of his own among the temporary files."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/5")
+    assert runtime_folder() == Path("/run/user/5/empiarfs")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert runtime_folder().name == f"empiarfs-{os.geteuid()}"
