@@ -1,6 +1,7 @@
 """The archive, as every face speaks to it: what is there, and the bytes."""
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from empiarfs.settings import MIB
 _ACCESSION = re.compile(r"EMPIAR-(\d+)", re.IGNORECASE)
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
 STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
+LARGEST_READ = 4 * MIB  # a larger one is read in line, so that windows open and all connections help
 LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
 
 
@@ -78,6 +80,7 @@ class Archive:
         self._most_ahead = most_ahead
         self._longest = longest
         self._clock = clock
+        self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
         self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
         self._in_line: dict[File, float] = {}  # files with a window, and when they were read last
         self._newest: Recent[str, File] = Recent(MOST_FOLLOWED, lambda _: 1)  # the file begun last, by directory
@@ -117,17 +120,19 @@ class Archive:
         span = blocks.clamped(offset, size, file.size)
         if not span.size:
             return b""
-        # two readers of one file may each overwrite what the other noted: a prefetch more or less, no wrong byte
-        reading, ahead = readahead.advanced(
-            self._readings.get(file) or readahead.Reading(),
-            span,
-            file.size,
-            most=self._most_ahead // self._readers_in_line(file),
-            longest=self._longest(),
-        )
-        self._readings.put(file, reading)
-        if reading.streams[0].window:
-            self._in_line[file] = self._clock()
+        if span.size > LARGEST_READ:
+            return b"".join(self.read(file, part.start, part.size) for part in blocks.cut(span, LARGEST_READ))
+        with self._following:
+            reading, ahead = readahead.advanced(
+                self._readings.get(file) or readahead.Reading(),
+                span,
+                file.size,
+                most=self._most_ahead // self._readers_in_line(file),
+                longest=self._longest(),
+            )
+            self._readings.put(file, reading)
+            if reading.streams[0].window:
+                self._in_line[file] = self._clock()
         for run in ahead:
             self._later(partial(self._reader.fetch_ahead, file, run))
         if span.start == 0:

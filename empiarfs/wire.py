@@ -21,10 +21,11 @@ from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
-from empiarfs.engine.origins import Limited, Patience, Retrying, WaitedFor
+from empiarfs.engine.origins import Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
+from empiarfs.errors import ArchiveError
 from empiarfs.model import Block
 from empiarfs.settings import MIB, Settings
 from empiarfs.storage.disk import DiskStore, secure
@@ -56,9 +57,13 @@ class _NoStore:
 
 
 class Later:
-    """Threads for what nobody waits for yet, as many as there are connections for it. Too many tasks: dropped."""
+    """Threads for requests that nobody waits for yet; each holds its place at the gate before it claims anything.
 
-    def __init__(self, threads: int) -> None:
+    Else a reader would wait for a block whose owner waits behind all readers. Too many tasks are dropped.
+    """
+
+    def __init__(self, threads: int, gate: Gate) -> None:
+        self._gate = gate
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads = threads
         for number in range(threads):
@@ -80,7 +85,10 @@ class Later:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                task()
+                with self._gate.ahead():
+                    task()
+            except ArchiveError as error:
+                log.debug("%s", error)  # left to the reader who will need it
             except Exception:
                 log.exception("a task ahead of the reader")
 
@@ -117,8 +125,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     origin = Retrying(Hedged(HttpOrigin(client), gate, pace), patience)
     store = _store(settings, identity)
     cache = Cache(settings.memory, store)
-    ahead = Limited(HttpOrigin(client), gate.ahead)
-    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND))
+    ahead = HttpOrigin(client)
+    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), gate)
     reader = Reader(
         origin,
         ahead,

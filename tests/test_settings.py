@@ -104,6 +104,7 @@ VALUES = {
     "allow_other": ("yes", "no", "1"),
     "log_file": ("/one.log", "/two.log", "/three.log"),
     "verbose": ("yes", "no", "1"),
+    "kernel_readahead": ("256", "512", "1024"),
 }
 
 
@@ -144,6 +145,7 @@ def test_the_defaults_can_be_written_down() -> None:
         ("connections", "13"),
         ("connections", "1.5"),
         ("connections", "-1"),
+        ("kernel_readahead", "16385"),
         ("memory", "15M"),
         ("block", "63K"),
         ("block", "65K"),

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from cachetools import LRUCache
+import cachetools
 
 from empiarfs.model import Block
 from empiarfs.ports import BlockStore
@@ -27,13 +27,19 @@ class Recent(Generic[K, V]):
 
     def __init__(self, most: int, weight: Callable[[V], int]) -> None:
         self._lock = threading.Lock()
-        self._values: LRUCache[K, V] = LRUCache(maxsize=most, getsizeof=weight)
+        self._values: cachetools.LRUCache[K, V] = cachetools.LRUCache(maxsize=most, getsizeof=weight)
         self._weight = weight
 
     def get(self, key: K) -> V | None:
         """Give the value of `key`, now the one used last; None if it is not here."""
         with self._lock:
             return self._values.get(key)
+
+    def peek(self, key: K) -> V | None:
+        """Give the value of `key` and leave its place in the order; None if it is not here."""
+        with self._lock:
+            found: V | None = cachetools.Cache.__getitem__(self._values, key) if key in self._values else None
+            return found
 
     def put(self, key: K, value: V) -> None:
         """Keep `value`, and drop what was not used for longest."""
@@ -78,9 +84,15 @@ class Cache:
             f"store_hits={self.store_hits} misses={self.misses} dropped_writes={self.dropped_writes}>"
         )
 
-    def in_memory(self, block: Block) -> bytes | None:
-        """Give `block` if it is in memory; never waits."""
-        data = self._recent.get(block)
+    def in_memory(self, block: Block, *, used_up: bool = False) -> bytes | None:
+        """Give `block` if it is in memory; never waits.
+
+        Args:
+            block: which one.
+            used_up: whether its reader takes the whole of it, as one who reads in line does. It then keeps its
+                place in the order: the kernel has it now, and what was fetched ahead must not go before it.
+        """
+        data = self._recent.peek(block) if used_up else self._recent.get(block)
         if data is not None:
             self.memory_hits += 1
         return data

@@ -5,6 +5,7 @@ no ring of waiting can form.
 """
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
@@ -18,9 +19,10 @@ T = TypeVar("T")
 class Flight:
     """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
 
-    __slots__ = ("_data", "_done", "_error", "_rescued", "begun")
+    __slots__ = ("_data", "_done", "_error", "_rescued", "asked", "begun")
 
     def __init__(self) -> None:
+        self.asked = 0.0  # when its request was sent; 0 before
         self.begun = False  # whether bytes of its request have come
         self._rescued = False
         self._done = threading.Event()
@@ -35,11 +37,14 @@ class Flight:
         self._done.set()
 
     def is_late(self, seconds: float) -> bool:
-        """Wait for at most `seconds`; tell one of those who wait, once, that nothing has come at all."""
-        if self._done.wait(seconds) or self.begun or self._rescued:
-            return False
-        self._rescued = True  # two threads here at once are two requests where one would do
-        return True
+        """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
+        while not self._done.wait(seconds):
+            if self.begun or self._rescued:
+                return False
+            if self.asked and time.monotonic() - self.asked >= seconds:
+                self._rescued = True  # two threads here at once are two requests where one would do
+                return True
+        return False
 
     def wait(self) -> bytes | None:
         """Wait for the block; None where the flight was given up, and the caller may claim it itself.
@@ -90,13 +95,14 @@ class Flights:
         with self._lock:
             return {block: self._under_way[block] for block in claimed}
 
-    def began(self, blocks: Iterable[Block]) -> None:
-        """Note that bytes of these claimed blocks have begun to come."""
+    def asked(self, blocks: Iterable[Block]) -> list[Flight]:
+        """Note that a request for these claimed blocks is sent now; give their flights."""
+        now = time.monotonic()
         with self._lock:
-            for block in blocks:
-                flight = self._under_way.get(block)
-                if flight is not None:
-                    flight.begun = True
+            flights = [self._under_way[block] for block in blocks if block in self._under_way]
+        for flight in flights:
+            flight.asked = now
+        return flights
 
     def land(self, block: Block, data: bytes) -> None:
         """Give the bytes of a claimed block to all who wait; the caller has put them into the cache before."""

@@ -155,11 +155,13 @@ class Hedged:
         askings, second_place = 1, False
         outcome = race.answer(self._pace.second())
         if outcome is None and self._credit >= 1 and self._gate.one_more():
-            self._credit -= 1
-            self.seconds += 1
-            askings, second_place = 2, True
-            race.start()
+            second_place = True
         try:
+            if second_place:
+                self._credit -= 1
+                self.seconds += 1
+                askings = 2
+                race.start()
             answer, error = outcome or race.answer(None) or (None, None)
             if isinstance(error, Unavailable) and askings == 2:  # noqa: PLR2004 - the other may yet answer
                 answer, error = race.answer(None) or (None, None)

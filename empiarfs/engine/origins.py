@@ -1,4 +1,4 @@
-"""Limited and retried: wrappers that are themselves an origin or a listing. Their order is written in `wire.py`."""
+"""Asked again: wrappers that are themselves an origin or a listing. Their order is written in `wire.py`."""
 
 import itertools
 import logging
@@ -22,24 +22,6 @@ NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 
 
 
 Enter = Callable[[], AbstractContextManager[None]]
-
-
-class Limited:
-    """An origin that asks only while it holds a place at the gate."""
-
-    def __init__(self, origin: Origin, enter: Enter) -> None:
-        self._origin = origin
-        self._enter = enter
-
-    def measure(self, path: str) -> File:
-        """See `Origin.measure`."""
-        with self._enter():
-            return self._origin.measure(path)
-
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
-        """See `Origin.fetch`."""
-        with self._enter():
-            yield from self._origin.fetch(file, span)
 
 
 class Patience:

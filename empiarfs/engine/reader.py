@@ -50,7 +50,8 @@ class Reader:
         numbers = blocks.covering(span, self._block_bytes)
         got: dict[int, bytes] = {}
         for number in numbers:
-            data = self._cache.in_memory(Block(file, number))
+            all_of_it = span.start <= number * self._block_bytes and (number + 1) * self._block_bytes <= span.stop
+            data = self._cache.in_memory(Block(file, number), used_up=all_of_it)
             if data is not None:
                 got[number] = data
         while len(got) < len(numbers):
@@ -96,14 +97,15 @@ class Reader:
         return data
 
     def fetch_ahead(self, file: File, span: Span) -> None:
-        """Bring what is missing of `span` into the cache; trouble is left to the reader who will need it."""
+        """Bring what is missing of `span` into the cache.
+
+        Raises:
+            ArchiveError: it did not work out; who waits for these blocks claims them himself.
+        """
         wanted = (Block(file, n) for n in blocks.covering(span, self._block_bytes))
         mine, _ = self._flights.claim(block for block in wanted if self._cache.in_memory(block) is None)
-        try:
-            for _ in self._fetched(file, mine, self._ahead):
-                pass
-        except ArchiveError:
-            return
+        for _ in self._fetched(file, mine, self._ahead):
+            pass
 
     def _fetched(self, file: File, mine: list[Block], origin: Origin) -> Iterator[tuple[int, bytes]]:
         """Land each block of `mine`, and give it; what cannot be landed is failed."""
@@ -137,10 +139,12 @@ class Reader:
         pieces: list[bytes] = []
         held = 0
         wanted = min(self._block_bytes, span.size)
+        silent = self._flights.asked(Block(file, n) for n in run)
         with closing(cast("Generator[bytes]", origin.fetch(file, span))) as stream:
             for piece in stream:
-                if number == run.start and not pieces:
-                    self._flights.began(Block(file, n) for n in run)
+                for flight in silent:
+                    flight.begun = True
+                silent = []
                 self.bytes_fetched += len(piece)
                 rest = piece
                 while wanted > 0 and held + len(rest) >= wanted:

@@ -8,7 +8,16 @@ from functools import partial
 from empiarfs.engine import siblings
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
-from empiarfs.errors import ArchiveError, Closed, IsADirectory, NotADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import (
+    ArchiveError,
+    Closed,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    Overloaded,
+    Refused,
+    Unavailable,
+)
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Index, Known, Listing, Origin, Sizes
 
@@ -132,12 +141,19 @@ class Tree:
         """Give what is at `path`, measured behind everyone's back; None if that does not work out now.
 
         What goes wrong here is no verdict: who joins in the asking asks again himself.
+
+        Raises:
+            Overloaded: the server wants to be asked less.
         """
         try:
             entry = self._listed(path)
             if isinstance(entry, Stub):
                 return self._together.call(("stat", path), lambda: self._found(path, self._ahead))
-        except (ArchiveError, NoVerdict):
+        except NoVerdict as error:
+            if isinstance(error.__cause__, Overloaded):
+                raise error.__cause__ from error
+            return None
+        except ArchiveError:
             return None
         return entry
 

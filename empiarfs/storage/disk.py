@@ -22,7 +22,7 @@ from typing import Any, TypeGuard
 import diskcache
 from diskcache.core import MODE_BINARY
 
-from empiarfs.model import Block
+from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ _MAGIC = b"EFB1"
 
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
+KNOWN_SECONDS = 5.0  # how long the list of a file's blocks is believed
+MOST_KNOWN = 4096  # files whose blocks are listed in memory
+LONGEST_NUMBER = 19
 TOUCHED_AT_ONCE = 256
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
 TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError)
@@ -130,6 +133,7 @@ class DiskStore:
         self._most = most
         self._prefix = f"{archive} {block_bytes}"
         self._cache = self._opened()
+        self._known: dict[File, tuple[float, set[int]]] = {}
         self._used: dict[str, None] = {}  # blocks read since the database was last told
         self._looked = float("-inf")
         self._lock = threading.Lock()
@@ -172,8 +176,11 @@ class DiskStore:
 
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
-        name = self._name(block)
+        prefix = self._prefix_of(block.file)
+        name = f"{prefix}{block.number}"
         try:
+            if block.number not in self._numbers(block.file, prefix):
+                return None
             stored = self._cache.get(name)
         except TROUBLES as error:
             self._tell(error)
@@ -193,10 +200,11 @@ class DiskStore:
 
     def put(self, block: Block, data: bytes) -> None:
         """See `BlockStore.put`."""
-        name = self._name(block)
+        prefix = self._prefix_of(block.file)
         try:
             if self._has_room():
-                self._cache.set(name, data)
+                self._cache.set(f"{prefix}{block.number}", data)
+                self._numbers(block.file, prefix).add(block.number)
             if len(self._used) >= TOUCHED_AT_ONCE:
                 self._touch()
         except TROUBLES as error:
@@ -222,11 +230,32 @@ class DiskStore:
             for name in used:
                 self._cache._sql("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name))  # noqa: SLF001
 
-    def _name(self, block: Block) -> str:
-        file = block.file
+    def _prefix_of(self, file: File) -> str:
+        """Give what the names of all blocks of `file` begin with; the number stands behind it."""
         # SQLite's text holds no surrogate escapes
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
-        return f"{self._prefix} {file.size} {file.modified} {block.number} {path}"
+        return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
+
+    def _numbers(self, file: File, prefix: str) -> set[int]:
+        """Give the numbers of the blocks of `file` that were here a moment ago; a look at each would cost more.
+
+        What another process stores meanwhile is found later; what was evicted meanwhile is found missing.
+        """
+        now = time.monotonic()
+        known = self._known.get(file)
+        if known is None or now - known[0] > KNOWN_SECONDS:
+            rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
+                "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, prefix[:-1] + "!")
+            )
+            ends = (str(key)[len(prefix) :] for (key,) in rows)
+            known = (
+                now,
+                {int(end) for end in ends if end.isascii() and end.isdigit() and len(end) < LONGEST_NUMBER},
+            )
+            self._known[file] = known
+            if len(self._known) > MOST_KNOWN:
+                self._known.pop(next(iter(self._known)), None)
+        return known[1]
 
     def _has_room(self) -> bool:
         """Look at the free space now and then; shrink, or stop storing, where it falls below the floor."""

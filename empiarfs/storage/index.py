@@ -183,16 +183,19 @@ class SqliteIndex:
     def _used(self) -> Iterator[sqlite3.Connection]:
         """Give the database for one transaction; its trouble is told once, and then it knows nothing."""
         with self._lock:
-            database = self._database or _opened(None)  # closed: someone in the background came late
+            database = self._database or sqlite3.connect(":memory:")  # closed: someone behind came late
             try:
                 yield database
                 database.commit()
             except (OSError, sqlite3.Error, OverflowError) as error:
-                if not self._troubled:
+                if not self._troubled and self._database is not None:
                     log.warning("the index cannot be used: %s", error)
-                self._troubled = True
+                    self._troubled = True
                 with suppress(sqlite3.Error):
                     database.rollback()
+            finally:
+                if database is not self._database:
+                    database.close()
 
 
 def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:

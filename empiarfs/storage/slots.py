@@ -3,7 +3,6 @@
 The kernel frees the lock of a process that dies, however it dies.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import logging
@@ -97,7 +96,7 @@ class Slots:
             except OSError:
                 os.close(held)
                 continue
-            return lambda: _released(held)
+            return _Held(held).close
         return None
 
     def _opened(self, name: str) -> int:
@@ -105,6 +104,12 @@ class Slots:
         return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _released(held: int) -> None:
-    with contextlib.suppress(OSError):
-        os.close(held)
+class _Held:
+    """A locked file, which is closed once: its number may be another file's afterwards."""
+
+    def __init__(self, number: int) -> None:
+        self._file = os.fdopen(number, "rb", buffering=0)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._file.close()

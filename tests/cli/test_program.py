@@ -114,6 +114,7 @@ WRONG = {
     "cache_size": "much",
     "memory": "1M",
     "connections": "13",
+    "kernel_readahead": "128K",
     "patience": "for ever",
     "fresh": "soon",
     "block": "3",

@@ -114,6 +114,34 @@ def test_flights_tell_how_many_are_under_way() -> None:
     assert repr(flights) == "<Flights under_way=2>"
 
 
+def test_a_silent_flight_is_late_for_one_of_those_who_wait() -> None:
+    """One is told, so that he asks for the block himself; the others go on waiting for it."""
+    flights = Flights()
+    flights.claim([A])
+    flight = flights.claim([A])[1][A]
+    assert [flight.is_late(0.0) for _ in range(3)] == [True, False, False]
+
+
+def test_a_flight_that_has_begun_or_landed_is_not_late() -> None:
+    """Bytes that come, if slowly, are not asked for twice; nor are those that are here."""
+    flights = Flights()
+    flights.claim([A, B])
+    theirs = flights.claim([A, B])[1]
+    flights.began([A])
+    flights.land(B, b"")
+    assert [theirs[block].is_late(0.0) for block in (A, B)] == [False, False]
+
+
+def test_the_first_word_about_a_flight_counts() -> None:
+    """Who was rescued meanwhile keeps his bytes, whatever becomes of the late request."""
+    flights = Flights()
+    flights.claim([A])
+    flight = flights.claim([A])[1][A]
+    flight.finish(b"rescued", None)
+    flights.fail([A], Unavailable(FILE.path))
+    assert flight.wait() == b"rescued"
+
+
 @pytest.mark.parametrize("kind", [NotFound, Changed, Unavailable])
 def test_again_is_the_same_news_in_another_object(kind: type[ArchiveError]) -> None:
     """`again` keeps the kind, the path, the reason and the cause."""

@@ -157,7 +157,7 @@ def test_a_length_that_is_taken_after_every_jump_is_learnt() -> None:
 def test_lengths_that_differ_are_not_learnt() -> None:
     """Who takes now much and now little after a jump gets what he asks for."""
     reading = readahead.Reading()
-    for number, size in enumerate([PIECE, 10 * PIECE] * 6):
+    for number, size in enumerate([4 * PIECE, 12 * PIECE] * 6):
         begin = (number + 1) * 32 * MIB
         spans, reading = fed(pieces(begin, begin + size), reading=reading)
         assert flat(spans) == []

@@ -546,7 +546,7 @@ class Impatient(EvenPace):
 
     def second(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
-        return 0.01
+        return 0.0
 
 
 class Splitting(EvenPace):
@@ -560,15 +560,19 @@ class Splitting(EvenPace):
 def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
     """He has his bytes while the other's request still hangs; however many wait, there is one request more."""
     rig.reader._pace = Impatient()
-    barrier = rig.origin.held()
+    first = rig.origin.held()
     with ThreadPoolExecutor(6) as pool:
         hanging = pool.submit(rig.read, 0, 10)
-        barrier.wait_reached()
-        rig.origin.barrier = None  # for those who come now
-        waiting = [pool.submit(rig.read, 0, 10) for _ in range(5)]
+        first.wait_reached()
+        second = rig.origin.held()
+        waiting = [pool.submit(rig.read, 0, 10)]
+        second.wait_reached()
+        waiting += [pool.submit(rig.read, 0, 10) for _ in range(4)]
+        rig.wait_claimed(6)
+        second.lift()
         assert [one.result(SOON) for one in waiting] == [rig.content[:10]] * 5
         assert not hanging.done()
-        barrier.lift()
+        first.lift()
         assert hanging.result(SOON) == rig.content[:10]
     assert rig.origin.fetches == [Span(0, 10)] * 2
 

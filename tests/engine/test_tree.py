@@ -1,10 +1,12 @@
 """What is where: asked for once, remembered, refreshed behind the user, and never lost to a server that is away."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import SOON, Barrier, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
@@ -553,6 +555,40 @@ def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], erro
     for task in world.ahead_tasks:
         task()
     assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
+
+
+class Looked(dict[Hashable, Any]):
+    """What is being asked for; tells, under the lock, when someone looks whether his question is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = threading.Semaphore(0)
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        """Look `key` up, as every call does."""
+        self.at.release()
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+def test_who_joins_a_measuring_ahead_that_fails_asks_himself(
+    world: World, walk: list[str], error: ArchiveError
+) -> None:
+    """The failure of a request that nobody waited for is not handed to who came to wait for it."""
+    for path in walk[:2]:
+        world.tree.stat(path)
+    barrier = world.ahead.held()
+    world.ahead.refusals[walk[2]] = error
+    looked = world.tree._together._under_way = Looked()
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(world.ahead_tasks[0])
+        barrier.wait_reached()
+        assert looked.at.acquire(timeout=SOON)
+        waiting = pool.submit(world.tree.stat, walk[2])
+        assert looked.at.acquire(timeout=SOON)
+        barrier.lift()
+        assert waiting.result(SOON) == world.origin.file(walk[2])
+        assert ahead.result(SOON) is None
 
 
 def test_sizes_of_a_large_directory_come_together(world: World, walk: list[str]) -> None:
