@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from empiarfs.engine.hedge import Cut
 from empiarfs.engine.pace import Pace
-from empiarfs.errors import ArchiveError, IsADirectory, NotFound
+from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Unavailable
 from empiarfs.model import Block, Directory, Entry, File, Span, Stub
 
 T = TypeVar("T")
@@ -75,26 +76,67 @@ class Break:
 
 
 class Barrier:
-    """A place where a fetch stops until the test lets it go on."""
+    """A place where a fetch stops until the test lets it go on.
 
-    def __init__(self, after: int) -> None:
+    Args:
+        after: how many bytes come before it.
+        times: how many of those who come stop here; None for all.
+    """
+
+    def __init__(self, after: int, times: int | None = None) -> None:
         self.after = after
+        self._left = times
         self._reached = threading.Semaphore(0)
-        self._open = threading.Event()
+        self._gone = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._standing: list[threading.Event] = []
+        self._is_open = False
 
     def wait_reached(self, times: int = 1) -> None:
         """Wait until `times` more fetches stand here."""
         for _ in range(times):
             assert self._reached.acquire(timeout=SOON), "no fetch came to the barrier"
 
+    def wait_gone(self) -> None:
+        """Wait until one more has gone on from here, or was cut."""
+        assert self._gone.acquire(timeout=SOON), "it still stands at the barrier"
+
+    def stops(self) -> bool:
+        """Tell whether the one who comes now is to stop here."""
+        with self._lock:
+            if self._left is None:
+                return True
+            self._left -= 1
+            return self._left >= 0
+
     def lift(self) -> None:
         """Let everyone pass, now and later."""
-        self._open.set()
+        with self._lock:
+            self._is_open = True
+            for one in self._standing:
+                one.set()
 
-    def passed(self) -> None:
-        """Stand here until the test lifts it."""
+    def passed(self, cut: Cut | None = None) -> bool:
+        """Stand here until the test lifts it, or someone breaks it with `cut`; tell whether it was lifted."""
+        go_on = threading.Event()
+        broken = threading.Event()
+
+        def act() -> None:
+            broken.set()
+            go_on.set()
+
+        with self._lock:
+            self._standing.append(go_on)
+            if self._is_open:
+                go_on.set()
+        if cut is not None:
+            cut.means(act)
         self._reached.release()
-        assert self._open.wait(SOON), "nobody lifted the barrier"
+        assert go_on.wait(SOON), "nobody lifted the barrier"
+        self._gone.release()
+        if cut is not None:
+            cut.means(None)
+        return not broken.is_set()
 
 
 class FakeOrigin:
@@ -136,9 +178,9 @@ class FakeOrigin:
         size = len(content) if isinstance(content, bytes) else content.size
         return File(path, size, self.modified)
 
-    def held(self, after: int = 0) -> Barrier:
-        """Stop every fetch from now on once `after` bytes of it have come."""
-        self.barrier = Barrier(after)
+    def held(self, after: int = 0, times: int | None = None) -> Barrier:
+        """Stop the next `times` requests, or all, once `after` bytes of each have come."""
+        self.barrier = Barrier(after, times)
         return self.barrier
 
     def break_next(self, *breaks: Break) -> None:
@@ -146,15 +188,16 @@ class FakeOrigin:
         begun = self._fetched
         self.plan.update({begun + number: one for number, one in enumerate(breaks)})
 
-    def measure(self, path: str) -> File:
+    def measure(self, path: str, cut: Cut | None = None) -> File:
         """See `Origin.measure`."""
         with self._noted(Asked(path)):
-            if self.barrier is not None:
-                self.barrier.passed()
+            barrier = self._barrier_now()
+            if barrier is not None and not barrier.passed(cut):
+                raise Unavailable(path, "cut")
             self._check(path)
             return self.file(path)
 
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         with self._lock:
             number = self._fetched
@@ -162,11 +205,12 @@ class FakeOrigin:
         with self._noted(Asked(file.path, span)):
             self._check(file.path)
             wrong = self.plan.get(number)
-            barrier = self.barrier
+            barrier = self._barrier_now()
             sent = 0
             while True:
                 if barrier is not None and sent >= barrier.after:
-                    barrier.passed()
+                    if not barrier.passed(cut):
+                        raise Unavailable(file.path, "cut")
                     barrier = None
                 if wrong is not None and not wrong.extra and sent >= wrong.after:
                     if wrong.error is not None:
@@ -182,6 +226,9 @@ class FakeOrigin:
                 sent = stop
             if wrong is not None and wrong.extra:
                 yield wrong.extra
+
+    def _barrier_now(self) -> Barrier | None:
+        return self.barrier if self.barrier is not None and self.barrier.stops() else None
 
     def _part(self, path: str, start: int, stop: int) -> bytes:
         content = self.files[path]

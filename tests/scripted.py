@@ -89,6 +89,7 @@ class ScriptedServer:
         """Hang up on everyone, and be gone."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(LONGEST_LIFE)  # from here on nobody is let in
         self._socket.close()
         for line in list(self._open):
             with suppress(OSError):

@@ -19,6 +19,7 @@ from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused
 from empiarfs.model import File, Span
 
 MOST_REDIRECTS = 5
+FIRST_BURST = 64 * 1024  # bytes that may come at once with the head, and say nothing of how fast the line is
 LONGEST_RETRY_AFTER = 3600.0
 FARTHEST_ZONE = 15 * 3600  # seconds
 QUARTER = 900
@@ -106,16 +107,17 @@ class HttpClient:
         begun = ended = 0.0
         try:
             for piece in reply.pieces():
-                ended = time.monotonic()
-                begun = begun or ended
-                first = first or len(piece)
                 received += len(piece)
+                ended = time.monotonic()
+                if not begun and received >= FIRST_BURST:
+                    begun, first = ended, received
                 yield piece
         except Lost as error:
             raise Unavailable(path, str(error)) from error
         if expected is not None and str(received) != expected.strip():
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
-        self._pace.note_rate(received - first, ended - begun)
+        if begun:
+            self._pace.note_rate(received - first, ended - begun)
 
     @contextmanager
     def _reply(self, line: Line, method: str, url: str, headers: dict[str, str], path: str) -> Iterator[Reply]:

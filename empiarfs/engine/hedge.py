@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SECONDS_SHARE = 0.05  # of all requests that may be sent a second time
-SECONDS_AT_ONCE = 4.0
+SECONDS_AT_ONCE = 8.0
 
 
 class Cut:

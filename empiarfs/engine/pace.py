@@ -6,6 +6,7 @@ from collections import deque
 from empiarfs.settings import KIB
 
 SAMPLES = 64
+RATES = 15
 USUAL = 0.5  # seconds to the first byte, before anything was learnt
 SHORTEST_SILENCE = 2.0  # seconds; EBI's requests that hang, hang for minutes
 LONGEST_SILENCE = 12.0
@@ -14,6 +15,7 @@ SECOND_FACTOR = 1.1  # of the 95th percentile: a second asking is then rarer tha
 SOONEST_SECOND = 0.25
 USUAL_RATE = 5e6  # bytes a second of one connection, before anything was learnt
 RATED_BYTES = 32 * KIB  # what comes in fewer says nothing of the rate
+WORTH = 0.4  # of the time to the first byte, that a part must take to be fetched over a line of its own
 RUN_SECONDS = 1.5
 SHORTEST_RUN = 512 * KIB
 
@@ -29,6 +31,7 @@ class Pace:
         self._most = most
         self._rate = 0.0  # of one connection, bytes a second; 0 before anything was learnt
         self._lock = threading.Lock()
+        self._rates: deque[float] = deque(maxlen=RATES)
         self._times: deque[float] = deque(maxlen=SAMPLES)
         self._slow = self._usual = USUAL
 
@@ -48,8 +51,9 @@ class Pace:
     def note_rate(self, count: int, seconds: float) -> None:
         """Take in that `count` bytes of one reply came in `seconds`, its first bytes left out."""
         if count >= RATED_BYTES:
-            rate = count / max(seconds, 0.001)
-            self._rate += (rate - self._rate) / 8 if self._rate else rate  # a lost update is a sample less
+            with self._lock:
+                self._rates.append(count / max(seconds, 0.001))
+                self._rate = sorted(self._rates)[len(self._rates) // 2]  # a burst or a stall says little
 
     def longest_run(self) -> int:
         """Give how long a request may be to end within a second or two; waiting is then a small part of it."""
@@ -57,7 +61,7 @@ class Pace:
 
     def worth_splitting(self, count: int) -> bool:
         """Tell whether `count` bytes come sooner over two connections than over one."""
-        return self._rate > 0 and count / self._rate > self._usual / 2
+        return self._rate > 0 and count / self._rate > WORTH * self._usual
 
     def silence(self) -> float:
         """Give after how many seconds of silence a request is given up."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from typing import cast
 
@@ -119,6 +120,13 @@ class Reader:
                     continue
                 self._flights.land(left.pop(block.number), data)
                 yield block.number, data
+            if len(missing) == 1 and origin is self._origin and self._pace.worth_splitting(self._block_bytes):
+                number = missing[0]
+                data = self._in_halves(file, number)
+                self._cache.put(left[number], data)
+                self._flights.land(left.pop(number), data)
+                yield number, data
+                return
             for run in blocks.runs(missing, self._longest):
                 for number, data in self._streamed(file, run, origin):
                     self._cache.put(left[number], data)
@@ -131,6 +139,30 @@ class Reader:
             raise
         finally:
             self._flights.fail(left.values(), None)
+
+    def _in_halves(self, file: File, number: int) -> bytes:
+        """Fetch one block over two connections, on a line that takes longer to carry it than to answer."""
+        whole = blocks.span_of(range(number, number + 1), self._block_bytes, file.size)
+        middle = (whole.start + whole.stop) // 2
+        self._flights.asked([Block(file, number)])
+        second: Future[bytes] = Future()
+
+        def fetch() -> None:
+            try:
+                second.set_result(self._part(file, Span(middle, whole.stop)))
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                second.set_exception(error)
+
+        threading.Thread(target=fetch, name="half a block", daemon=True).start()
+        return self._part(file, Span(whole.start, middle)) + second.result()
+
+    def _part(self, file: File, span: Span) -> bytes:
+        """Give exactly the bytes of `span`."""
+        data = b"".join(self._origin.fetch(file, span))
+        self.bytes_fetched += len(data)
+        if len(data) != span.size:
+            raise Unavailable(file.path, f"{span.size} bytes were asked for and {len(data)} came")
+        return data
 
     def _streamed(self, file: File, run: range, origin: Origin) -> Iterator[tuple[int, bytes]]:
         """Fetch `run` with one request, and give each block as soon as its last byte is here."""

@@ -130,6 +130,9 @@ class Tree:
         known = self._recent.get(directory)
         if known is None:
             return []
+        sizes = self._bulk.get(directory)
+        if use == "read" and sizes is not None:
+            sizes.set()  # who opens file by file is served sooner one by one than by waiting for all sizes
         key = f"{use} {directory}"
         order = self._orders.get(key)
         if order is None or order.scanned != known.scanned:

@@ -5,15 +5,14 @@ from contextlib import ExitStack
 from typing import cast
 
 import pytest
-from fakes import FakeClock, FakeOrigin, FakeStopping, at_once, noise
+from fakes import EvenPace, FakeClock, FakeOrigin, FakeStopping, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import MODIFIED, Client, ScriptedServer, Website
 
 from empiarfs.engine.gate import Gate
-from empiarfs.engine.hedge import Hedged
-from empiarfs.engine.origins import Limited, Patience, Retrying
-from empiarfs.engine.pace import Pace
+from empiarfs.engine.hedge import Cuttable, Hedged
+from empiarfs.engine.origins import Patience, Retrying
 from empiarfs.errors import Changed, IsADirectory, NotFound
 from empiarfs.model import File, Span
 from empiarfs.ports import Origin
@@ -36,16 +35,24 @@ def in_memory() -> FakeOrigin:
     return origin
 
 
-WRAPPERS: dict[str, Callable[[Origin], Origin]] = {
+class AskedTwice(EvenPace):
+    """A pace at which every request is sent a second time, as far as may be."""
+
+    def second(self) -> float:
+        """Give after how many seconds of silence a request is sent a second time."""
+        return 0.0
+
+
+WRAPPERS: dict[str, Callable[[Cuttable], Origin]] = {
     "bare": lambda origin: origin,
-    "limited": lambda origin: Limited(origin, Gate(2, 1).demand),
-    "limited ahead": lambda origin: Limited(origin, Gate(2, 1).ahead),
+    "hedged": lambda origin: Hedged(origin, Gate(3, 1), EvenPace()),
+    "asked twice": lambda origin: Hedged(origin, Gate(3, 1), AskedTwice()),
     "retrying": lambda origin: Retrying(origin, patience()),
-    "all": lambda origin: Retrying(Limited(origin, Gate(3, 2).demand), patience()),
+    "all": lambda origin: Retrying(Hedged(origin, Gate(3, 2), AskedTwice()), patience()),
 }
 
 
-@pytest.fixture(params=[*(f"fake, {name}" for name in WRAPPERS), *(f"http, {name}" for name in WRAPPERS), "hedged"])
+@pytest.fixture(params=[*(f"fake, {name}" for name in WRAPPERS), *(f"http, {name}" for name in WRAPPERS)])
 def origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
     """Every origin there is, over the same files."""
     if request.param.startswith("fake"):
@@ -55,10 +62,7 @@ def origin(request: pytest.FixtureRequest) -> Iterator[Origin]:
         files = {path.encode("utf-8", "surrogateescape"): content for path, content in FILES.items()}
         server = stack.enter_context(ScriptedServer(Website(files)))
         client = stack.enter_context(Client(server.base_url))
-        if request.param == "hedged":
-            yield Retrying(Hedged(client.origin, Gate(4, 1), Pace(1 << 21)), patience())
-        else:
-            yield WRAPPERS[request.param.removeprefix("http, ")](client.origin)
+        yield WRAPPERS[request.param.removeprefix("http, ")](client.origin)
 
 
 def fetched(origin: Origin, file: File, span: Span) -> bytes:

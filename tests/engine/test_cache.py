@@ -49,6 +49,16 @@ def test_recent_drops_what_was_not_used_for_longest() -> None:
     assert [name for name in "abcd" if recent.get(name)] == ["a", "c", "d"]
 
 
+def test_peeking_leaves_the_order_as_it_is() -> None:
+    """A value that was only looked at goes when its turn comes."""
+    recent: Recent[str, bytes] = Recent(3, len)
+    for name in "abc":
+        recent.put(name, b"1")
+    assert (recent.peek("a"), recent.peek("z")) == (b"1", None)
+    recent.put("d", b"1")
+    assert [name for name in "abcd" if recent.get(name)] == ["b", "c", "d"]
+
+
 def test_recent_makes_room_by_weight() -> None:
     """One heavy value pushes out as many light ones as it needs, and no more."""
     recent: Recent[str, bytes] = Recent(4, len)
@@ -146,6 +156,20 @@ def test_looking_into_memory_never_asks_the_store() -> None:
     with closing(Cache(1000, store)) as cache:
         assert cache.in_memory(block(3)) is None
         assert store.asked == []
+
+
+def test_a_block_that_is_used_up_goes_before_one_that_nobody_has_read() -> None:
+    """What was fetched ahead is still wanted; what was taken whole is not."""
+    with closing(Cache(400, BrokenStore())) as cache:  # 300 of them for blocks
+        for number in range(3):
+            cache.put(block(number), bytes(100))
+        assert cache.in_memory(block(0), used_up=True) == bytes(100)
+        cache.put(block(3), bytes(100))
+        held = [number for number in range(4) if cache.in_memory(block(number), used_up=True)]
+        assert held == [1, 2, 3]
+        assert cache.in_memory(block(1)) == bytes(100)
+        cache.put(block(4), bytes(100))
+        assert [number for number in range(5) if cache.in_memory(block(number), used_up=True)] == [1, 3, 4]
 
 
 def test_what_the_store_gives_is_not_written_back() -> None:

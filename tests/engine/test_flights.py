@@ -1,6 +1,7 @@
 """Who fetches and who waits: one claim a block, and nobody is left waiting."""
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -119,7 +120,20 @@ def test_a_silent_flight_is_late_for_one_of_those_who_wait() -> None:
     flights = Flights()
     flights.claim([A])
     flight = flights.claim([A])[1][A]
+    flights.asked([A])
     assert [flight.is_late(0.0) for _ in range(3)] == [True, False, False]
+
+
+def test_a_flight_is_late_only_when_its_own_request_has_been_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time counts from when the request was sent, not from when someone began to wait."""
+    times = iter([100.0, 100.001, 100.005, 100.011])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    flight = Flight()
+    flights = Flights()
+    flights._under_way[A] = flight
+    flights.asked([A])
+    assert flight.is_late(0.01)
+    assert list(times) == []
 
 
 def test_a_flight_that_has_begun_or_landed_is_not_late() -> None:
@@ -127,7 +141,8 @@ def test_a_flight_that_has_begun_or_landed_is_not_late() -> None:
     flights = Flights()
     flights.claim([A, B])
     theirs = flights.claim([A, B])[1]
-    flights.began([A])
+    begun, _ = flights.asked([A, B])
+    begun.begun = True
     flights.land(B, b"")
     assert [theirs[block].is_late(0.0) for block in (A, B)] == [False, False]
 

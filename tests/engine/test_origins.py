@@ -1,4 +1,4 @@
-"""The wrappers of an origin: so many at once and readers first; and asking again, as long as patience lasts."""
+"""So many at once and readers first; and asking again, as long as patience lasts."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import cast
 
 import pytest
-from fakes import SOON, Break, FakeClock, FakeListing, FakeOrigin, FakeStopping, at_once, directory, noise
+from fakes import SOON, Break, EvenPace, FakeClock, FakeListing, FakeOrigin, FakeStopping, at_once, directory, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from empiarfs.engine.gate import Gate
-from empiarfs.engine.origins import Limited, Patience, Retrying, WaitedFor
+from empiarfs.engine.hedge import Cut, Hedged
+from empiarfs.engine.origins import Patience, Retrying, WaitedFor
 from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Entry, File, Span
 
@@ -198,45 +199,6 @@ def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
     prefetch = Visitor(gate.ahead)
     assert prefetch.inside.wait(2.0), "prefetch waits for a reader who is gone"
     prefetch.leaves()
-
-
-def test_a_limited_origin_asks_only_from_inside() -> None:
-    """With one place two fetches run one after the other, and measuring waits too."""
-    origin = FakeOrigin({PATH: noise(40)})
-    limited = Limited(origin, Gate(1, 0).demand)
-    file = origin.file(PATH)
-
-    def fetched() -> bytes:
-        return b"".join(limited.fetch(file, Span(0, 40)))
-
-    results = at_once([fetched, fetched, lambda: limited.measure(PATH)])
-    assert results == [noise(40), noise(40), file]
-    assert origin.highest == 1
-
-
-def test_a_limited_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
-    """The place is taken while pieces come, and free when the fetch is closed early or is over."""
-    origin = FakeOrigin({PATH: noise(40)})
-    gate = Gate(1, 0)
-    limited = Limited(origin, gate.demand)
-    pieces = cast("Generator[bytes]", limited.fetch(origin.file(PATH), Span(0, 40)))
-    next(pieces)
-    assert repr(gate).startswith("<Gate demand=1 ")
-    pieces.close()
-    assert repr(gate).startswith("<Gate demand=0 ")
-    assert len(list(limited.fetch(origin.file(PATH), Span(0, 40)))) == 6
-    assert repr(gate).startswith("<Gate demand=0 ")
-
-
-@pytest.mark.parametrize("after", [0, 14])
-def test_a_limited_fetch_that_breaks_leaves_its_place(after: int) -> None:
-    """An error frees the connection."""
-    origin = FakeOrigin({PATH: noise(40)})
-    gate = Gate(1, 0)
-    origin.break_next(Break(after=after, error=Unavailable(PATH)))
-    with pytest.raises(Unavailable):
-        list(Limited(origin, gate.demand).fetch(origin.file(PATH), Span(0, 40)))
-    assert repr(gate).startswith("<Gate demand=0 ")
 
 
 class Patiently:
@@ -440,8 +402,8 @@ def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
     """Measuring has the same patience."""
 
     class Shy(FakeOrigin):
-        def measure(self, path: str) -> File:
-            found = super().measure(path)
+        def measure(self, path: str, cut: Cut | None = None) -> File:
+            found = super().measure(path, cut)
             if len(self.measured) < 3:
                 raise AWAY
             return found
@@ -470,7 +432,7 @@ def test_no_connection_is_held_during_a_pause() -> None:
         texts: list[str] = []
         with_patience.stopping.while_pausing = lambda gate=gate, texts=texts: texts.append(repr(gate))  # type: ignore[misc]
         origin.break_next(Break(after=0, error=AWAY), Break(after=9, error=AWAY), Break(after=0, error=AWAY))
-        retrying = Retrying(Limited(origin, gate.demand), with_patience.patience)
+        retrying = Retrying(Hedged(origin, gate, EvenPace()), with_patience.patience)
         fetched(retrying, origin.file(PATH), 0, 100)
         listing = ShyListing({"": [directory("10028")]})
         assert WaitedFor(listing, gate.demand, with_patience.patience).scan("") == [directory("10028")]
@@ -504,11 +466,11 @@ def test_a_listing_that_is_refused_is_not_asked_again(error: ArchiveError) -> No
 
 
 def test_the_order_in_the_wire_joins_all_three() -> None:
-    """Many threads through Retrying(Limited(...)) with faults get their bytes, within the connections set."""
+    """Many threads through Retrying(Hedged(...)) with faults get their bytes, within the connections set."""
     origin = FakeOrigin({PATH: noise(100)})
     origin.break_next(*(Break(after=number % 50, error=AWAY) for number in range(40)))
     gate = Gate(3, 2)
-    retrying = Retrying(Limited(origin, gate.demand), Patiently().patience)
+    retrying = Retrying(Hedged(origin, gate, EvenPace()), Patiently().patience)
     file = origin.file(PATH)
 
     def task() -> Iterator[bytes]:

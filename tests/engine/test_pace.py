@@ -29,8 +29,8 @@ def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
         quick.note(0.05)
         slow.note(2.0)
     assert quick.silence() < slow.silence()
-    assert quick.second() < 0.2
-    assert slow.second() > 2.0
+    assert quick.second() < 0.5
+    assert slow.second() >= 2.0
 
 
 def test_a_rare_hanging_request_does_not_count() -> None:
@@ -54,7 +54,7 @@ def test_old_replies_are_forgotten() -> None:
     pace = Pace(MIB)
     for seconds in [5.0] * 200 + [0.05] * 64:
         pace.note(seconds)
-    assert pace.second() < 0.2
+    assert pace.second() < 0.5
 
 
 def test_requests_are_longer_on_a_fast_line() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.flights import Flight, Flights
+from empiarfs.engine.hedge import Cut
 from empiarfs.engine.reader import Reader
 from empiarfs.errors import ArchiveError, Changed, Closed, NotFound, Refused, Unavailable
 from empiarfs.model import Block, File, Span
@@ -339,8 +340,8 @@ def test_empty_pieces_are_no_harm(rig: Rig) -> None:
     """An origin may hand on a piece of no bytes, also at the end."""
 
     class Pausing(FakeOrigin):
-        def fetch(self, file: File, span: Span) -> Iterator[bytes]:
-            for piece in super().fetch(file, span):
+        def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+            for piece in super().fetch(file, span, cut):
                 yield from (b"", piece, b"")
 
     origin = Pausing({PATH: rig.content})
@@ -429,7 +430,7 @@ def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
 
 @pytest.mark.parametrize("error", [Unavailable(PATH), NotFound(PATH), Changed(PATH), Refused(PATH)])
 def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> None:
-    """It ends without a word, and who waited for it asks himself, with the patience that readers have."""
+    """Its error is its caller's; who waited for it asks himself, with the patience that readers have."""
     barrier = rig.ahead.held(after=3)
     rig.ahead.break_next(Break(after=3, error=error))
     with ThreadPoolExecutor(2) as pool:
@@ -439,7 +440,7 @@ def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> No
         rig.wait_claimed(6)
         barrier.lift()
         assert reading.result(SOON) == rig.content[:30]
-        assert prefetch.exception(SOON) is None
+        assert isinstance(prefetch.exception(SOON), type(error))
 
 
 def test_a_killed_prefetch_leaves_no_claim_behind(rig: Rig) -> None:
@@ -450,10 +451,11 @@ def test_a_killed_prefetch_leaves_no_claim_behind(rig: Rig) -> None:
     assert rig.under_way() == 0
 
 
-def test_a_short_prefetch_is_no_error_and_gives_no_wrong_bytes(rig: Rig) -> None:
+def test_a_short_prefetch_gives_no_wrong_bytes(rig: Rig) -> None:
     """An origin that breaks its word to prefetch costs the reader a request, not his bytes."""
     rig.ahead.break_next(Break(after=13))
-    rig.reader.fetch_ahead(rig.file, Span(0, 30))
+    with pytest.raises(Unavailable):
+        rig.reader.fetch_ahead(rig.file, Span(0, 30))
     assert rig.read(0, 30) == rig.content[:30]
 
 
@@ -641,4 +643,17 @@ def test_split_reads_of_many_threads_are_right() -> None:
 
     assert at_once([lambda seed=seed: work(seed) for seed in range(8)]) == [True] * 8  # type: ignore[misc]
     assert rig.under_way() == 0
+    rig.close()
+
+
+def test_reading_in_line_does_not_push_out_what_was_fetched_ahead() -> None:
+    """Blocks that were taken whole make room first; those still to be read stay."""
+    rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
+    rig.reader.fetch_ahead(rig.file, Span(0, 100))
+    for start in range(0, 50, 10):
+        rig.read(start, start + 10)
+    rig.reader.fetch_ahead(rig.file, Span(100, 150))
+    for start in range(50, 150, 10):
+        assert rig.read(start, start + 10) == rig.content[start : start + 10]
+    assert rig.origin.fetches == []
     rig.close()

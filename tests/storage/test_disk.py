@@ -106,8 +106,9 @@ def test_blocks_survive_a_restart(folder: Path) -> None:
         assert store.get(block(0)) == noise(100)
 
 
-def test_blocks_are_shared_by_processes(folder: Path) -> None:
-    """What another process puts is got here, and the other way round."""
+def test_blocks_are_shared_by_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process puts is got here, once the list of blocks is looked at anew, and the other way round."""
+    monkeypatch.setattr(disk, "KNOWN_SECONDS", -1.0)
     with closing(opened(folder)) as store:
         store.put(block(0), b"from here")
         program = (
@@ -136,6 +137,7 @@ def test_blocks_are_shared_by_processes(folder: Path) -> None:
         File(FILE.path, FILE.size, FILE.modified and FILE.modified + 1),
         File(FILE.path, FILE.size, None),
         File(f"{FILE.path} ", FILE.size, FILE.modified),
+        File(FILE.path, FILE.size, FILE.modified, listed=True),
     ],
 )
 def test_another_file_or_version_is_another_block(store: DiskStore, other: File) -> None:
@@ -153,6 +155,26 @@ def test_names_that_could_be_mistaken_for_each_other_are_not(store: DiskStore) -
     assert store.get(other) is None
     store.put(Block(File("10028/a", 5, None), 1), b"other")
     assert store.get(one) == b"one"
+
+
+def test_a_name_that_begins_like_the_blocks_of_another_file_hides_none(store: DiskStore) -> None:
+    """A file whose name is another's with numbers behind it shares nothing with it."""
+    like = File(f"{FILE.path} {FILE.size} {FILE.modified} 0", 7, 5)
+    store.put(block(3, like), b"like")
+    store.put(block(3), b"this")
+    assert store.get(block(3)) == b"this"
+    assert store.get(block(3, like)) == b"like"
+
+
+def test_names_that_come_to_the_list_of_blocks_from_elsewhere_hide_none(folder: Path) -> None:
+    """Also where both were there before this run."""
+    like = File(f"{FILE.path} {FILE.size} {FILE.modified} 0", 7, 5)
+    with closing(opened(folder)) as store:
+        store.put(block(3, like), b"like")
+        store.put(block(4), b"this")
+    with closing(opened(folder)) as store:
+        assert store.get(block(4)) == b"this"
+        assert store.get(block(3)) is None
 
 
 def test_another_number_is_another_block(store: DiskStore) -> None:

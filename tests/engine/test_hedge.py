@@ -1,0 +1,177 @@
+"""A second asking where the first is silent: the first answer counts, within the gate and within reason."""
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import cast
+
+import pytest
+from fakes import SOON, Break, EvenPace, FakeOrigin, at_once, noise
+
+from empiarfs.engine import hedge
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.hedge import Cut, Hedged
+from empiarfs.errors import ArchiveError, Changed, NotFound, Refused, Unavailable
+from empiarfs.model import Span
+
+PATH = "10028/data/a.mrc"
+CONTENT = noise(100)
+EMPTY = "<Gate demand=0 ahead=0 "
+
+
+class Impatient(EvenPace):
+    """A pace at which whatever is silent at all is late."""
+
+    def second(self) -> float:
+        """Give after how many seconds of silence a request is sent a second time."""
+        return 0.0
+
+
+class Rig:
+    """A hedged origin with all its parts in reach."""
+
+    def __init__(self, pace: EvenPace, most: int = 4) -> None:
+        self.origin = FakeOrigin({PATH: CONTENT})
+        self.gate = Gate(most, 1)
+        self.hedged = Hedged(self.origin, self.gate, pace)
+        self.file = self.origin.file(PATH)
+
+    def fetched(self) -> bytes:
+        """Fetch the whole file."""
+        return b"".join(self.hedged.fetch(self.file, Span(0, 100)))
+
+
+def test_what_is_answered_in_time_is_asked_once() -> None:
+    """Measuring and fetching cost one request each."""
+    rig = Rig(EvenPace())
+    assert rig.hedged.measure(PATH) == rig.file
+    assert rig.fetched() == CONTENT
+    assert len(rig.origin.diary) == 2
+    assert rig.hedged.seconds == 0
+
+
+def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
+    """The second answers; the first is broken, and both places are given back."""
+    rig = Rig(Impatient())
+    first = rig.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(rig.fetched)
+        first.wait_reached(2)
+        first.lift()
+        assert fetching.result(SOON) == CONTENT
+    assert rig.origin.fetches == [Span(0, 100)] * 2
+    assert rig.hedged.seconds == 1
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_the_answer_of_the_second_does_not_wait_for_the_first() -> None:
+    """The first hangs for good: the second answers, the first is cut, and its place and its line are free."""
+    rig = Rig(Impatient())
+    first = rig.origin.held(times=1)
+    assert rig.hedged.measure(PATH) == rig.file
+    first.wait_gone()
+    assert rig.origin.measured == [PATH] * 2
+    first = rig.origin.held(times=1)
+    assert rig.fetched() == CONTENT
+    first.wait_gone()
+    assert rig.origin.fetches == [Span(0, 100)] * 2
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_the_second_answers_where_the_first_fails_late() -> None:
+    """One of two is enough."""
+    rig = Rig(Impatient())
+    barrier = rig.origin.held()
+    rig.origin.break_next(Break(error=Unavailable(PATH, "away")))
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(rig.fetched)
+        barrier.wait_reached(2)
+        barrier.lift()
+        assert fetching.result(SOON) == CONTENT
+
+
+def test_no_second_place_no_second_asking() -> None:
+    """With one connection there is one request, however silent."""
+    rig = Rig(Impatient(), most=1)
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(rig.fetched)
+        barrier.wait_reached()
+        barrier.lift()
+        assert fetching.result(SOON) == CONTENT
+    assert len(rig.origin.fetches) == 1
+
+
+def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is slow throughout is not asked twice for everything: after a few it is only waited for."""
+    monkeypatch.setattr(hedge, "SECONDS_AT_ONCE", 4.0)
+    rig = Rig(Impatient(), most=1000)
+    for _ in range(4):
+        rig.origin.held(times=1)
+        assert rig.hedged.measure(PATH) == rig.file
+    assert rig.hedged.seconds == 4
+    barrier = rig.origin.held(times=1)
+    with ThreadPoolExecutor(1) as pool:
+        measuring = pool.submit(rig.hedged.measure, PATH)
+        barrier.wait_reached()
+        assert wait([measuring], timeout=0.2).done == set()
+        barrier.lift()
+        assert measuring.result(SOON) == rig.file
+    assert rig.hedged.seconds == 4
+
+
+@pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Unavailable(PATH, "away")])
+@pytest.mark.parametrize("pace", [EvenPace, Impatient])
+def test_an_error_comes_through_as_it_is(error: ArchiveError, pace: type[EvenPace]) -> None:
+    """Whether it was asked once or twice; all places are given back."""
+    rig = Rig(pace())
+    rig.origin.refusals[PATH] = error
+    with pytest.raises(type(error), match=error.reason):
+        rig.hedged.measure(PATH)
+    with pytest.raises(type(error), match=error.reason):
+        rig.fetched()
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_an_error_in_the_middle_comes_through() -> None:
+    """What came before it was handed on; the place is given back."""
+    rig = Rig(EvenPace())
+    rig.origin.break_next(Break(after=50, error=Unavailable(PATH, "away")))
+    pieces = rig.hedged.fetch(rig.file, Span(0, 100))
+    got: list[bytes] = []
+    with pytest.raises(Unavailable, match="away"):
+        got.extend(pieces)
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_a_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
+    """Also when it is closed early."""
+    rig = Rig(EvenPace())
+    pieces = cast("Generator[bytes]", rig.hedged.fetch(rig.file, Span(0, 100)))
+    next(pieces)
+    assert repr(rig.gate).startswith("<Gate demand=1 ")
+    pieces.close()
+    assert repr(rig.gate).startswith(EMPTY)
+    assert rig.origin._inside == 0
+    assert rig.fetched() == CONTENT
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_many_threads_stay_within_the_gate() -> None:
+    """Second askings too take places, and never more than there are."""
+    rig = Rig(Impatient(), most=3)
+    got = at_once([lambda: [rig.fetched() for _ in range(10)]] * 6)
+    assert got == [[CONTENT] * 10] * 6
+    assert rig.gate.highest <= 3
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_a_cut_breaks_what_it_means_now_and_what_it_will_mean() -> None:
+    """Cutting before there is something to break breaks it as soon as there is; nothing is broken afterwards."""
+    cut = Cut()
+    broken: list[str] = []
+    cut.means(lambda: broken.append("first"))
+    cut.cut()
+    cut.means(lambda: broken.append("second"))
+    cut.means(None)
+    cut.cut()
+    assert broken == ["first", "second"]
