@@ -4,6 +4,7 @@ A reply is used only if it is exactly what was asked for: status, range, total a
 (RFC 9110, sections 14 and 15). Everything else is an error of ours.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from empiarfs.engine.hedge import Cut
 from empiarfs.engine.pace import Pace
 from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
 from empiarfs.model import File, Span
+
+log = logging.getLogger(__name__)
 
 MOST_REDIRECTS = 5
 FIRST_BURST = 64 * 1024  # bytes that may come at once with the head, and say nothing of how fast the line is
@@ -79,8 +82,8 @@ class HttpClient:
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
         refusal: NotFound | Refused | Changed | IsADirectory | None = None
         with self._line(path) as line:
-            if cut is not None:
-                cut.means(line.cut)
+            if cut is not None and not cut.means(line.cut):
+                raise Unavailable(path, "another request has answered")
             try:
                 with self._reply(line, method, self.url(path) + ("/" if slash else ""), headers, path) as reply:
                     yield reply
@@ -135,6 +138,7 @@ class HttpClient:
 
     def _sent(self, line: Line, method: str, url: str, headers: dict[str, str], path: str) -> Reply:
         self.requests += 1
+        log.debug("%s %s %s", method, url, headers.get("Range", ""))
         begun = time.monotonic()
         try:
             reply = line.send(method, url, headers, self._pace.silence())

@@ -7,6 +7,7 @@ first request until it is closed.
 import contextlib
 import itertools
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -150,7 +151,8 @@ class _Watched(requests.adapters.HTTPAdapter):
         for connection in self._connections:
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
-                    connection.sock.shutdown(2)
+                    # of the plain socket: under TLS the reading thread would lose its state in the middle
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 class _Noted:
@@ -219,7 +221,7 @@ class Lines:
     def _new(self) -> Line:
         try:
             release = self._slot()
-        except TimeoutError as error:
+        except OSError as error:
             raise Lost(str(error)) from error
         session = _Session()
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # who reads need not be recognised

@@ -132,6 +132,9 @@ class Cache:
     def _write(self) -> None:
         while (item := self._writes.get()) is not None:
             block, data = item
-            self._store.put(block, data)
+            try:
+                self._store.put(block, data)
+            except Exception:
+                log.exception("a block could not be kept")
             with self._lock:
                 self._waiting -= len(data)

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from empiarfs.errors import Overloaded
 log = logging.getLogger(__name__)
 
 CALM_SECONDS = 30.0  # how long a gate that shrank stays as it is
+QUIET_SECONDS = 1.0  # for which nothing is fetched ahead after a server wanted to be asked less
 GROW_SECONDS = 5.0  # from one connection more to the next
 
 
@@ -39,7 +41,9 @@ class Gate:
         self._shrunk = shrunk
         self._grow_at = 0.0
         self._changed = threading.Condition()
-        self._demand = self._ahead = self._demand_waiting = 0
+        self._quiet_until = 0.0
+        self._waiting: deque[object] = deque()
+        self._demand = self._ahead = 0
         self.highest = 0
 
     def __repr__(self) -> str:
@@ -50,37 +54,39 @@ class Gate:
 
     @contextmanager
     def demand(self) -> Iterator[None]:
-        """Hold a connection for someone who waits."""
+        """Hold a connection for someone who waits; who came first goes first."""
+        ticket = object()
         with self._changed:
-            self._demand_waiting += 1
+            self._waiting.append(ticket)
             try:
-                self._wait_for(lambda: self._free() > 0)
+                self._wait_for(lambda: self._waiting[0] is ticket and self._free() > 0)
             finally:
-                self._demand_waiting -= 1
+                self._waiting.remove(ticket)
                 self._changed.notify_all()  # who waited for us to go first may find a place too
             self._demand += 1
-        with self._held("_demand"):
+            self.highest = max(self.highest, self._demand + self._ahead)
+        with self._held(ahead=False):
             yield
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
         """Hold a connection for something nobody waits for yet."""
         with self._changed:
-            self._wait_for(
-                lambda: (
-                    self._free() > 0
-                    and not self._demand_waiting
-                    and self._ahead < max(1, self._allowed - self._kept)
-                )
-            )
+            self._wait_for(self._may_go_ahead)
             self._ahead += 1
-        with self._held("_ahead"):
+            self.highest = max(self.highest, self._demand + self._ahead)
+        with self._held(ahead=True):
             yield
+
+    def _may_go_ahead(self) -> bool:
+        most = max(1, self._allowed - self._kept) if self._allowed > 1 else 0
+        is_open = self._clock() >= self._quiet_until  # a server that asked to be left alone is left alone
+        return self._free() > 0 and not self._waiting and self._ahead < most and is_open
 
     def one_more(self) -> bool:
         """Take a second connection for someone who waits, if one is free now; `one_less` gives it back."""
         with self._changed:
-            if self._free() <= 0 or self._demand_waiting:
+            if self._free() <= 0 or self._waiting:
                 return False
             self._demand += 1
             self.highest = max(self.highest, self._demand + self._ahead)
@@ -93,8 +99,7 @@ class Gate:
             self._changed.notify_all()
 
     @contextmanager
-    def _held(self, kind: str) -> Iterator[None]:
-        self.highest = max(self.highest, self._demand + self._ahead)
+    def _held(self, *, ahead: bool) -> Iterator[None]:
         try:
             yield
         except Overloaded as error:
@@ -102,13 +107,16 @@ class Gate:
             raise
         finally:
             with self._changed:
-                setattr(self, kind, getattr(self, kind) - 1)
+                if ahead:
+                    self._ahead -= 1
+                else:
+                    self._demand -= 1
                 self._changed.notify_all()
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():
             # a gate that shrank grows again with time alone
-            self._changed.wait(None if self._allowed == self._most else GROW_SECONDS)
+            self._changed.wait(None if self._allowed == self._most else QUIET_SECONDS)
 
     def _free(self) -> int:
         if self._allowed < self._most and self._clock() >= self._grow_at:
@@ -124,4 +132,5 @@ class Gate:
             if not recent:  # the connections that were refused together count once
                 self._allowed = max(1, self._allowed // 2)
             self._grow_at = self._clock() + max(CALM_SECONDS, error.pause)
+            self._quiet_until = max(self._quiet_until, self._clock() + max(QUIET_SECONDS, error.pause))
         self._shrunk()

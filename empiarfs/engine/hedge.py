@@ -1,6 +1,5 @@
 """A second asking where the first is silent for too long; the first answer wins, the other asking is broken."""
 
-import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -9,10 +8,8 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.pace import Pace
-from empiarfs.errors import ArchiveError, Unavailable
+from empiarfs.errors import Unavailable
 from empiarfs.model import File, Span
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -28,15 +25,14 @@ class Cut:
         self._act: Callable[[], None] | None = None
         self._is_cut = False
 
-    def means(self, act: Callable[[], None] | None) -> None:
-        """Say what breaks it: `act`, or nothing any more."""
+    def means(self, act: Callable[[], None] | None) -> bool:
+        """Say what breaks it: `act`, or nothing any more. Tell whether it may begin at all."""
         with self._lock:
             self._act = act
-            if self._is_cut and act is not None:
-                act()
+            return not self._is_cut
 
     def cut(self) -> None:
-        """Break it, now or as soon as there is something to break."""
+        """Break it, or see to it that it does not begin."""
         with self._lock:
             self._is_cut = True
             if self._act is not None:
@@ -62,7 +58,7 @@ class _Race(Generic[T]):
         self._ask = ask
         self._spoil = spoil
         self._lock = threading.Lock()
-        self._answers: queue.SimpleQueue[tuple[T | None, ArchiveError | None]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
         self._over = False
         self._cuts: list[Cut] = []
 
@@ -72,7 +68,7 @@ class _Race(Generic[T]):
         self._cuts.append(cut)
         threading.Thread(target=self._run, args=(cut,), name="request", daemon=True).start()
 
-    def answer(self, seconds: float | None) -> tuple[T | None, ArchiveError | None] | None:
+    def answer(self, seconds: float | None) -> tuple[T | None, BaseException | None] | None:
         """Give the next answer, or the error of one asking; None when `seconds` have passed."""
         try:
             return self._answers.get(timeout=seconds)
@@ -89,13 +85,9 @@ class _Race(Generic[T]):
     def _run(self, cut: Cut) -> None:
         try:
             answer = self._ask(cut)
-        except ArchiveError as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             self._answers.put((None, error))
             return
-        except BaseException as error:
-            log.exception("a request ended")
-            self._answers.put((None, Unavailable("", f"{type(error).__name__}: {error}")))
-            raise
         with self._lock:
             lost = self._over
             if not lost:
@@ -150,29 +142,26 @@ class Hedged:
     @contextmanager
     def _answered(self, ask: Callable[[Cut], T], spoil: Callable[[T], None]) -> Iterator[T]:
         race = _Race(ask, spoil)
-        race.start()
         self._credit = min(SECONDS_AT_ONCE, self._credit + SECONDS_SHARE)  # a lost update is a hedge more or less
-        askings, second_place = 1, False
-        outcome = race.answer(self._pace.second())
-        if outcome is None and self._credit >= 1 and self._gate.one_more():
-            second_place = True
+        second_place = False
         try:
-            if second_place:
+            race.start()
+            outcome = race.answer(self._pace.second())
+            if outcome is None and self._credit >= 1 and self._gate.one_more():
+                second_place = True
                 self._credit -= 1
                 self.seconds += 1
-                askings = 2
                 race.start()
             answer, error = outcome or race.answer(None) or (None, None)
-            if isinstance(error, Unavailable) and askings == 2:  # noqa: PLR2004 - the other may yet answer
+            if isinstance(error, Unavailable) and second_place:  # the other may yet answer
                 answer, error = race.answer(None) or (None, None)
-            race.end()
-            if error is not None:
-                raise error
-            yield cast("T", answer)
         finally:
             race.end()
             if second_place:
                 self._gate.one_less()
+        if error is not None:
+            raise error
+        yield cast("T", answer)
 
 
 def begun(path: str, pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:

@@ -69,6 +69,7 @@ def advanced(reading: Reading, read: Span, length: int, *, most: int, longest: i
     for stream in reading.streams:
         if stream.position - BACK <= read.start <= max(stream.position, stream.ahead) + SKIP:
             others = tuple(other for other in reading.streams if other is not stream)
+            most //= 1 + sum(bool(other.window) for other in others)  # they share what memory can carry
             moved, ahead = _followed(stream, read, length, most, longest)
             return Reading((moved, *others), reading.lengths), ahead
     return _jumped(reading, read, length)

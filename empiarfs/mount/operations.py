@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
-from empiarfs.errors import ArchiveError
+from empiarfs.errors import ArchiveError, NotFound
 from empiarfs.model import Entry, name_of
 from empiarfs.mount import view
 
@@ -187,7 +187,7 @@ class _errors:  # noqa: N801 - reads like a verb where it is used
         match error:
             case None:
                 return
-            case FileNotFoundError():
+            case NotFound():
                 log.debug("%s %s", self._verb, error)
             case ArchiveError():
                 log.warning("%s %s", self._verb, error)

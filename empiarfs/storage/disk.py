@@ -32,7 +32,7 @@ _MAGIC = b"EFB1"
 
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
-KNOWN_SECONDS = 5.0  # how long the list of a file's blocks is believed
+KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
 MOST_KNOWN = 4096  # files whose blocks are listed in memory
 LONGEST_NUMBER = 19
 TOUCHED_AT_ONCE = 256
@@ -154,6 +154,8 @@ class DiskStore:
             log.warning("%s: %s; the cache begins anew", self._folder, error)
             for file in self._folder.glob("cache.db*"):
                 file.unlink()
+            for folder in self._folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
+                shutil.rmtree(folder, ignore_errors=True)
             cache = self._database()
         cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
         return cache
@@ -169,6 +171,7 @@ class DiskStore:
             cull_limit=10,
             sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
             sqlite_mmap_size=0,
+            sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
             timeout=10,
             tag_index=False,
             statistics=0,
@@ -179,7 +182,7 @@ class DiskStore:
         prefix = self._prefix_of(block.file)
         name = f"{prefix}{block.number}"
         try:
-            if block.number not in self._numbers(block.file, prefix):
+            if not self._may_have(block, prefix):
                 return None
             stored = self._cache.get(name)
         except TROUBLES as error:
@@ -204,7 +207,9 @@ class DiskStore:
         try:
             if self._has_room():
                 self._cache.set(f"{prefix}{block.number}", data)
-                self._numbers(block.file, prefix).add(block.number)
+                with self._lock:
+                    if block.file in self._known:
+                        self._known[block.file][1].add(block.number)
             if len(self._used) >= TOUCHED_AT_ONCE:
                 self._touch()
         except TROUBLES as error:
@@ -236,26 +241,25 @@ class DiskStore:
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
         return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
 
-    def _numbers(self, file: File, prefix: str) -> set[int]:
-        """Give the numbers of the blocks of `file` that were here a moment ago; a look at each would cost more.
+    def _may_have(self, block: Block, prefix: str) -> bool:
+        """Tell whether `block` was here when the blocks of its file were last listed; a look at each costs more.
 
         What another process stores meanwhile is found later; what was evicted meanwhile is found missing.
         """
-        now = time.monotonic()
-        known = self._known.get(file)
-        if known is None or now - known[0] > KNOWN_SECONDS:
+        with self._lock:
+            now = time.monotonic()
+            when, numbers = self._known.get(block.file, (float("-inf"), set()))
+            if block.number in numbers or now - when <= KNOWN_SECONDS:
+                return block.number in numbers
             rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
                 "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, prefix[:-1] + "!")
             )
             ends = (str(key)[len(prefix) :] for (key,) in rows)
-            known = (
-                now,
-                {int(end) for end in ends if end.isascii() and end.isdigit() and len(end) < LONGEST_NUMBER},
-            )
-            self._known[file] = known
-            if len(self._known) > MOST_KNOWN:
-                self._known.pop(next(iter(self._known)), None)
-        return known[1]
+            numbers = {int(end) for end in ends if end.isdecimal() and len(end) < LONGEST_NUMBER}
+            if len(self._known) >= MOST_KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[block.file] = (now, numbers)
+            return block.number in numbers
 
     def _has_room(self) -> bool:
         """Look at the free space now and then; shrink, or stop storing, where it falls below the floor."""
@@ -313,6 +317,6 @@ def secure(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to another user; choose another with --cache-dir")
+        raise PermissionError(f"{folder} belongs to another user")
     if status.st_mode & 0o077:
         folder.chmod(0o700)

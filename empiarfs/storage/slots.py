@@ -101,7 +101,12 @@ class Slots:
 
     def _opened(self, name: str) -> int:
         assert self._folder is not None  # noqa: S101 - the callers have looked
-        return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # taken away under us: at logout, by a cleaner of temporary files
+            secure(self._folder.parent)
+            secure(self._folder)
+            return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 class _Held:
