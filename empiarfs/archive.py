@@ -164,7 +164,8 @@ class Archive:
         self._newest.put(directory, file)
         following = self._tree.next_after(file.path, use="read")
         reading = self._readings.get(before) if before is not None else None
-        part = reading.streams[-1].position if reading is not None and reading.streams else 0
+        streams = reading.streams if reading is not None else ()
+        part = next((stream.position for stream in streams if not stream.begun), 0)
         if 0 < part <= LONGEST_HEAD:
             for path in following:
                 self._later(partial(self._make_ready, path, part))

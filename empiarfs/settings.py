@@ -124,9 +124,9 @@ def ftp_address(text: str) -> str:
 
 def _flag(text: str) -> bool:
     word = text.strip().lower()
-    if word in {"1", "true", "yes", "on", ""}:
+    if word in {"1", "true", "yes", "on"}:
         return True
-    if word in {"0", "false", "no", "off"}:
+    if word in {"0", "false", "no", "off", ""}:
         return False
     raise ValueError(f"{text!r} is neither yes nor no")
 
@@ -189,7 +189,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 def _read(name: str, value: object, where: str) -> Any:
     if not isinstance(value, str | int | float | bool):
-        raise BadSetting(f"{where}: {name}: one value is wanted here")
+        raise BadSetting(f"{where}: one value is wanted here")
     try:
         return READERS[name](str(value))
     except ValueError as error:

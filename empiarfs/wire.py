@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
@@ -21,7 +21,7 @@ from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
-from empiarfs.engine.origins import Patience, Retrying, WaitedFor
+from empiarfs.engine.origins import Enter, Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
@@ -57,13 +57,14 @@ class _NoStore:
 
 
 class Later:
-    """Threads for requests that nobody waits for yet; each holds its place at the gate before it claims anything.
+    """Threads for requests that nobody waits for yet. Too many tasks are dropped.
 
-    Else a reader would wait for a block whose owner waits behind all readers. Too many tasks are dropped.
+    Those at the gate hold their place before they claim anything; else a reader would wait for a block whose owner
+    waits behind all readers.
     """
 
-    def __init__(self, threads: int, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, threads: int, enter: Enter = nullcontext) -> None:
+        self._enter = enter
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads = threads
         for number in range(threads):
@@ -85,7 +86,7 @@ class Later:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                with self._gate.ahead():
+                with self._enter():
                     task()
             except ArchiveError as error:
                 log.debug("%s", error)  # left to the reader who will need it
@@ -126,7 +127,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     store = _store(settings, identity)
     cache = Cache(settings.memory, store)
     ahead = HttpOrigin(client)
-    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), gate)
+    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), gate.ahead)
+    refreshing, sizing = Later(1), Later(1)
     reader = Reader(
         origin,
         ahead,
@@ -144,7 +146,9 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         index,
         fresh=settings.fresh,
         clock=time.time,
-        background=_behind,
+        background=refreshing,
+        sizes_later=sizing,
+        second=pace.second,
         later=later,
         only=only,
     )
@@ -152,7 +156,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
 
     def close() -> None:
         stopping.set()
-        later.close()
+        for threads in (later, refreshing, sizing):
+            threads.close()
         cache.close(CLOSE_SECONDS)
         store.close()
         lines.shed(0.0)
@@ -177,7 +182,3 @@ def _tidy(lines: Lines, slots: Slots, stopping: threading.Event) -> None:
     """Close connections that are idle for long, or that another process waits for."""
     while not stopping.wait(TIDY_SECONDS):
         lines.shed(0.0 if slots.wanted() else IDLE_SECONDS)
-
-
-def _behind(task: Callable[[], None]) -> None:
-    threading.Thread(target=task, name="refresh", daemon=True).start()

@@ -9,8 +9,12 @@ import machine
 import pytest
 from apache import Apache
 from gate import Gate
+from hypothesis import settings as hypothesis_settings
 from mounting import BINDINGS, Mount, Mounts
 from world import World
+
+hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machine is no fault of ours
+hypothesis_settings.load_profile("empiarfs")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -47,10 +47,13 @@ def archive_path(text: str, base_url: str) -> str:
     """
     scheme, separator, rest = text.partition("://")
     if separator and scheme.lower() in {"http", "https"}:
-        base, url = urlsplit(base_url), urlsplit(text)
+        try:
+            base, url = urlsplit(base_url), urlsplit(text)
+        except ValueError as error:
+            raise click.UsageError(f"{printable(text)} is no address: {error}") from error
         below = base.path.rstrip("/") + "/"
         if url.netloc != base.netloc or not (url.path + "/").startswith(below):
-            raise click.UsageError(f"{printable(text)} is not below {base_url}; --base-url names another archive")
+            raise click.UsageError(f"{printable(text)} is not below {base_url}; write it like 10028/data")
         rest = unquote_to_bytes(url.path[len(below) :]).decode("utf-8", "surrogateescape")
     elif separator and scheme.lower() != "empiar":
         raise click.UsageError(f"{printable(text)} is no address in EMPIAR; write it like empiar://10028/data")
@@ -107,13 +110,24 @@ class _Remote:
             yield opened.read(offset, CAT_PIECE)
 
 
+def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
+    """Tell whether `text` means the archive also where a file in the current directory is called so."""
+    first = text.partition("/")[0]
+    is_entry = entry_of(first) is not None or (first.isascii() and first.isdigit())
+    return not text.startswith((".", "/")) and bool(is_entry or flags["sample"] or flags["base_url"])
+
+
 @contextmanager
 def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote, str]]:
     """Give where `text` points: a mount or the archive, and the path there."""
     if "://" not in text:
         from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
 
-        root = points.holder(Path(text)) if text else None
+        is_entry = entry_of(text.partition("/")[0]) or text.partition("/")[0]
+        asks_archive = flags["sample"] or flags["base_url"] or (is_entry.isascii() and is_entry.isdigit())
+        root = (
+            points.holder(Path(text)) if text and not (asks_archive and not text.startswith((".", "/"))) else None
+        )
         if root is not None:
             yield (
                 _Mount(root),
@@ -179,6 +193,8 @@ def cat(path: str, **flags: Any) -> None:
     with _place(path, flags) as (place, where):
         found = place.stat(where)
         size = found.size if isinstance(found, File) else 0
+        if sys.stdout is None:
+            raise click.ClickException("standard output is closed; there is nowhere to write to")
         with _progress(size) as advance:
             for piece in place.pieces(where):
                 sys.stdout.buffer.write(piece)
@@ -209,7 +225,7 @@ def _date(entry: Entry) -> str:
 @contextmanager
 def _progress(size: int) -> Iterator[Callable[[int], object]]:
     """Show how far `size` bytes have come, where somebody looks on and the bytes go elsewhere."""
-    if sys.stdout.isatty() or not sys.stderr.isatty():
+    if sys.stdout.isatty() or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich import console, progress  # noqa: PLC0415 - 0.1 s that other commands need not wait for

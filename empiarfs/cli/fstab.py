@@ -30,10 +30,12 @@ def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **fl
     del kind
     if flags["fake"]:
         return
-    entries = [] if source in _ALL else source.split(",")
+    # mount(8) makes a path of a source that is also the name of a file where it runs
+    name = source.rpartition("/")[2]
+    entries = [] if name in _ALL else name.split(",")
     given = ",".join(extra).split(",")
     # mount(8) says rw wherever a line does not say ro, and nobody has asked for it
-    words = ["-o", ",".join(option for option in given if option not in {"", "rw"})]
+    words = ["-o", ",".join((*(option for option in given if option not in {"", "rw"}), f"fsname={source}"))]
     verbose = ["--verbose"] if flags["verbose"] else []
     main(["mount", *words, *verbose, "--", mountpoint, *entries], prog_name="empiarfs")
 

@@ -51,11 +51,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = tuple(dict.fromkeys(_entry_number(one) for one in entry))
-    try:
-        points.check_fuse()
-        path = points.prepared(mountpoint)
-    except points.CannotMount as error:
-        raise click.ClickException(str(error)) from error
+    path = _free(mountpoint, alone=not only)
     if chosen.allow_other:
         for_libfuse.append("allow_other")
 
@@ -101,6 +97,26 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
         raise click.ClickException(str(error)) from error
 
 
+def _free(mountpoint: Path, *, alone: bool) -> str:
+    """Give the full path of a mount point that may be used, made if it was missing, and hold it.
+
+    Args:
+        mountpoint: as it was written.
+        alone: whether no entries were named; then a number is more likely an entry than a directory.
+    """
+    text = os.fspath(mountpoint)
+    if entry_of(text) or (alone and text.isdigit()):
+        raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {text}")
+    if not text.strip(".") or ":/" in text:
+        raise click.UsageError(f"{text!r} is no directory to mount on; write it like ~/empiar")
+    try:
+        points.check_fuse()
+        points.locked(points.absolute(mountpoint))
+        return points.prepared(mountpoint)
+    except points.CannotMount as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _entry_number(text: str) -> str:
     number = entry_of(text) or text
     if not (number.isascii() and number.isdigit()):
@@ -115,26 +131,34 @@ def _check(archive: "Archive", only: tuple[str, ...]) -> None:
         daemon.Failed: an entry is not there.
     """
     missing: list[str] = []
+    troubles: list[str] = []
 
     def ask(entry: str) -> None:
         try:
-            archive.stat(entry)
+            if entry:
+                archive.stat(entry)
+            else:
+                archive.entries("")
         except FileNotFoundError:
             missing.append(entry)
         except OSError as error:
-            log.warning("%s", error)
+            troubles.append(str(error))
 
-    asking = [threading.Thread(target=ask, args=(entry,), daemon=True) for entry in only]
+    asking = [threading.Thread(target=ask, args=(entry,), daemon=True) for entry in only or ("",)]
     for one in asking:
         one.start()
     deadline = time.monotonic() + CHECK_SECONDS
     for one in asking:
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
-        names = ", ".join(sorted(missing))
-        raise daemon.Failed(f"there is no entry {names} here; empiarfs ls shows those there are")
+        names = ", ".join(sorted(missing)) or "list of entries"
+        raise daemon.Failed(f"there is no {names} here; empiarfs ls shows the entries there are")
     if any(one.is_alive() for one in asking):
-        click.echo("empiarfs: warning: the server does not answer; mounted all the same", err=True)
+        troubles.append("the server does not answer")
+    if troubles:
+        click.echo(
+            f"empiarfs: warning: {troubles[0]}; mounted all the same, reads will wait for the server", err=True
+        )
 
 
 def _read_ahead(path: str, kib: int) -> None:

@@ -49,12 +49,18 @@ class FtpSizes:
         if self._is_silent():
             raise Unavailable(directory, "FTP did not answer today")
         try:
+            release = self._slot()
+        except OSError as error:  # our own programs use all connections: no word about the server
+            raise Unavailable(directory, str(error)) from error
+        try:
             lines = self._listed(directory)
         except (OSError, EOFError, ftplib.Error, ValueError) as error:
-            if not isinstance(error, ftplib.error_perm | ValueError):  # those are about this directory alone
+            if isinstance(error, TimeoutError | ConnectionRefusedError):
                 with contextlib.suppress(OSError):
                     self._note.touch()
             raise Unavailable(directory, f"FTP gives no list: {error}") from error
+        finally:
+            release()
         return agreeing(sizes(lines), stubs)
 
     def _is_silent(self) -> bool:
@@ -74,19 +80,15 @@ class FtpSizes:
                 raise ValueError("the list is too long")
             lines.append(line)
 
-        release = self._slot()
-        try:
-            with ftplib.FTP(timeout=CONNECT_SECONDS, encoding="latin-1") as ftp:  # noqa: S321 - public, and names only
-                ftp.connect(self._host, self._port)
-                assert ftp.sock is not None  # noqa: S101 - connected
-                ftp.sock.settimeout(SILENCE_SECONDS)
-                ftp.timeout = SILENCE_SECONDS
-                ftp.login()
-                path = directory.encode("utf-8", "surrogateescape").decode("latin-1")
-                ftp.cwd(f"{self._root}/{path}")
-                ftp.retrlines("LIST", take)
-        finally:
-            release()
+        with ftplib.FTP(timeout=CONNECT_SECONDS, encoding="latin-1") as ftp:  # noqa: S321 - public, and names only
+            ftp.connect(self._host, self._port)
+            assert ftp.sock is not None  # noqa: S101 - connected
+            ftp.sock.settimeout(SILENCE_SECONDS)
+            ftp.timeout = SILENCE_SECONDS
+            ftp.login()
+            path = directory.encode("utf-8", "surrogateescape").decode("latin-1")
+            ftp.cwd(f"{self._root}/{path}")
+            ftp.retrlines("LIST", take)
         return lines
 
 

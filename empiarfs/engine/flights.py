@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
 from empiarfs.errors import ArchiveError
@@ -80,8 +81,9 @@ class Flights:
         """Give the blocks that are now the caller's to fetch, in order, and those that others fetch."""
         mine: list[Block] = []
         theirs: dict[Block, Flight] = {}
+        blocks = list(wanted)
         with self._lock:
-            for block in wanted:
+            for block in blocks:
                 flight = self._under_way.get(block)
                 if flight is None:
                     self._under_way[block] = Flight()
@@ -152,6 +154,25 @@ class Together:
         self._leave(key)
         mine.set_result(result)
         return result
+
+    def alone(self, key: Hashable, ask: Callable[[], T]) -> T | None:
+        """Give what `ask` gives; None, without waiting, where another thread asks for the same now."""
+        with self._lock:
+            if key in self._under_way:
+                return None
+            mine: Future[T] = Future()
+            self._under_way[key] = mine
+        try:
+            return ask()
+        finally:
+            self._leave(key)
+            mine.cancel()
+
+    def settled(self, key: Hashable, seconds: float) -> bool:
+        """Wait for at most `seconds` for another thread's asking; tell whether there was one and it is over."""
+        with self._lock:
+            future = self._under_way.get(key)
+        return future is not None and bool(wait_for((future,), seconds).done)
 
     def _leave(self, key: Hashable) -> None:
         with self._lock:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import cast
 
 from empiarfs.engine import blocks
@@ -13,6 +13,8 @@ from empiarfs.engine.pace import Pace
 from empiarfs.errors import ArchiveError, Unavailable
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import Origin
+
+MOST_SPLIT = 4  # blocks of a read that come over as many lines; a longer one is a stream
 
 
 class Reader:
@@ -57,10 +59,6 @@ class Reader:
                 got[number] = data
         while len(got) < len(numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
-            if len(mine) > 1 and not theirs and self._pace.worth_splitting(len(mine) * self._block_bytes):
-                half = len(mine) // 2
-                theirs = self._handed_over(file, mine[half:])
-                mine = mine[:half]
             got.update(self._fetched(file, mine, self._origin))
             for block, flight in theirs.items():
                 data = self._waited_for(block, flight)
@@ -71,21 +69,6 @@ class Reader:
             return got[numbers.start][span.start - first : span.stop - first]
         whole = b"".join(got[number] for number in numbers)
         return whole[span.start - first : span.stop - first]
-
-    def _handed_over(self, file: File, claimed: list[Block]) -> dict[Block, Flight]:
-        """Let another thread fetch claimed blocks, over a connection of its own."""
-        flights = self._flights.of(claimed)
-
-        def fetch() -> None:
-            with suppress(ArchiveError):  # the flights have told those who wait
-                for _ in self._fetched(file, claimed, self._origin):
-                    pass
-
-        try:
-            threading.Thread(target=fetch, name="half a read", daemon=True).start()
-        except RuntimeError:  # no more threads to be had; the next turn claims them anew
-            self._flights.fail(claimed, None)
-        return flights
 
     def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
         """Give a block that another thread fetches; ask for it too where that request is silent for too long."""
@@ -120,15 +103,8 @@ class Reader:
                     continue
                 self._flights.land(left.pop(block.number), data)
                 yield block.number, data
-            if len(missing) == 1 and origin is self._origin and self._pace.worth_splitting(self._block_bytes):
-                number = missing[0]
-                data = self._in_halves(file, number)
-                self._cache.put(left[number], data)
-                self._flights.land(left.pop(number), data)
-                yield number, data
-                return
             for run in blocks.runs(missing, self._longest):
-                for number, data in self._streamed(file, run, origin):
+                for number, data in self._run(file, run, origin):
                     self._cache.put(left[number], data)
                     self._flights.land(left.pop(number), data)
                     yield number, data
@@ -140,25 +116,44 @@ class Reader:
         finally:
             self._flights.fail(left.values(), None)
 
-    def _in_halves(self, file: File, number: int) -> bytes:
-        """Fetch one block over two connections, on a line that takes longer to carry it than to answer."""
-        whole = blocks.span_of(range(number, number + 1), self._block_bytes, file.size)
-        middle = (whole.start + whole.stop) // 2
-        self._flights.asked([Block(file, number)])
-        second: Future[bytes] = Future()
+    def _run(self, file: File, run: range, origin: Origin) -> Iterator[tuple[int, bytes]]:
+        """Fetch `run`, and give its blocks; in halves where a reader waits and the line is slow."""
+        if (
+            len(run) > MOST_SPLIT
+            or origin is self._ahead
+            or not self._pace.worth_splitting(len(run) * self._block_bytes)
+        ):
+            yield from self._streamed(file, run, origin)
+            return
+        span = blocks.span_of(run, self._block_bytes, file.size)
+        data = self._in_parts(file, blocks.cut(span, self._block_bytes if len(run) > 1 else -(-span.size // 2)))
+        for number in run:
+            part = blocks.span_of(range(number, number + 1), self._block_bytes, file.size)
+            yield number, data[part.start - span.start : part.stop - span.start]
 
-        def fetch() -> None:
+    def _in_parts(self, file: File, parts: list[Span]) -> bytes:
+        """Fetch parts that follow each other, each over a line of its own."""
+        others: list[Future[bytes]] = []
+        for part in parts[1:]:
+            future: Future[bytes] = Future()
+
+            def fetch(part: Span = part, future: Future[bytes] = future) -> None:
+                try:
+                    future.set_result(self._part(file, part))
+                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                    future.set_exception(error)
+
             try:
-                second.set_result(self._part(file, Span(middle, whole.stop)))
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                second.set_exception(error)
-
-        threading.Thread(target=fetch, name="half a block", daemon=True).start()
-        return self._part(file, Span(whole.start, middle)) + second.result()
+                threading.Thread(target=fetch, name="part of a read", daemon=True).start()
+            except RuntimeError:  # no more threads to be had
+                fetch()
+            others.append(future)
+        return b"".join((self._part(file, parts[0]), *(other.result() for other in others)))
 
     def _part(self, file: File, span: Span) -> bytes:
         """Give exactly the bytes of `span`."""
-        data = b"".join(self._origin.fetch(file, span))
+        with closing(cast("Generator[bytes]", self._origin.fetch(file, span))) as stream:
+            data = b"".join(stream)
         self.bytes_fetched += len(data)
         if len(data) != span.size:
             raise Unavailable(file.path, f"{span.size} bytes were asked for and {len(data)} came")
@@ -171,7 +166,8 @@ class Reader:
         pieces: list[bytes] = []
         held = 0
         wanted = min(self._block_bytes, span.size)
-        silent = self._flights.asked(Block(file, n) for n in run)
+        # who waits for a reader's request need not ask beside it: that one is asked twice already, if it is late
+        silent = self._flights.asked(Block(file, n) for n in run) if origin is self._ahead else []
         with closing(cast("Generator[bytes]", origin.fetch(file, span))) as stream:
             for piece in stream:
                 for flight in silent:

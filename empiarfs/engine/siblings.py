@@ -77,4 +77,5 @@ class Order:
 
 def suffix_of(name: str) -> str:
     """Give the kind of a file, by its suffix in small letters."""
-    return name.rpartition(".")[2].lower()
+    stem, _, suffix = name.rpartition(".")
+    return suffix.lower() if stem else ""

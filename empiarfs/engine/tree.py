@@ -16,7 +16,6 @@ from empiarfs.errors import (
     NotFound,
     Overloaded,
     Refused,
-    Unavailable,
 )
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Index, Known, Listing, Origin, Sizes
@@ -31,10 +30,6 @@ REFRESH_PAUSE = 60.0  # between two tries to refresh a listing, when the first f
 MOST_ENTRIES = 300_000  # entries of directories kept in memory, about 100 MB; the rest is read from the index
 
 
-class NoVerdict(Exception):
-    """A request that nobody waited for failed; whoever does wait asks anew."""
-
-
 class Tree:
     """What is where.
 
@@ -46,7 +41,9 @@ class Tree:
         index: where all is kept.
         fresh: seconds for which a listing is not asked for again.
         clock: seconds since 1970.
-        background: runs a task soon, behind the caller's back.
+        background: runs a task that lists soon, behind the caller's back.
+        sizes_later: runs a task that asks for sizes soon.
+        second: gives how long to wait for a request of somebody else.
         later: runs a task that asks the server for something that nobody waits for yet.
         only: the entries shown at the root; all that the server lists where it is empty.
     """
@@ -61,7 +58,9 @@ class Tree:
         *,
         fresh: float,
         clock: Callable[[], float],
-        background: Callable[[Callable[[], None]], None],
+        background: Callable[[Callable[[], object]], None],
+        sizes_later: Callable[[Callable[[], object]], None] = lambda _: None,
+        second: Callable[[], float] = lambda: 1.0,
         later: Callable[[Callable[[], object]], None] = lambda _: None,
         only: Sequence[str] = (),
     ) -> None:
@@ -73,12 +72,16 @@ class Tree:
         self._fresh = fresh
         self._clock = clock
         self._background = background
+        self._sizes_later = sizes_later
+        self._second = second
         self._later = later
         self._only = tuple(only)
         self._together = Together()
         self._next_refresh: dict[str, float] = {}
         self._refused_until: dict[str, float] = {}
-        self._orders: Recent[str, siblings.Order] = Recent(MOST_ENTRIES, lambda order: len(order.places) + 1)
+        self._orders: Recent[str, siblings.Order] = Recent(
+            2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
+        )
         self._bulk: dict[str, threading.Event] = {}  # directories whose sizes were asked for, and whether they came
         self._recent: Recent[str, Known] = Recent(
             MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
@@ -141,24 +144,26 @@ class Tree:
         return order.after(name_of(path))
 
     def measured_ahead(self, path: str) -> File | Directory | None:
-        """Give what is at `path`, measured behind everyone's back; None if that does not work out now.
+        """Give what is at `path`, measured while nobody waits; None if that does not work out now.
 
-        What goes wrong here is no verdict: who joins in the asking asks again himself.
+        Nobody's asking is joined, and nothing is listed: this runs while it holds a place at the gate.
 
         Raises:
             Overloaded: the server wants to be asked less.
         """
+        entry = self._noted(path)
+        if not isinstance(entry, Stub):
+            return entry
         try:
-            entry = self._listed(path)
-            if isinstance(entry, Stub):
-                return self._together.call(("stat", path), lambda: self._found(path, self._ahead))
-        except NoVerdict as error:
-            if isinstance(error.__cause__, Overloaded):
-                raise error.__cause__ from error
-            return None
+            return self._together.alone(("ahead", path), lambda: self._found(path, self._ahead))
+        except Overloaded:
+            raise
         except ArchiveError:
             return None
-        return entry
+
+    def _noted(self, path: str) -> Entry | None:
+        known = self._recent.get(parent_of(path))
+        return None if known is None else known.entries.get(name_of(path))
 
     def changed(self, file: File) -> None:
         """Take in that `file` is no longer what it was: it will be measured anew."""
@@ -242,6 +247,8 @@ class Tree:
         """Measure a file, and see to it that its siblings are measured when they are wanted."""
         known = self._known_sizes(parent_of(path))
         entry = known.entries.get(name_of(path))
+        if isinstance(entry, Stub) and self._together.settled(("ahead", path), self._second()):
+            entry = self._noted(path)
         if isinstance(entry, File | Directory):
             return entry
         return self._together.call(("stat", path), lambda: self._found(path))
@@ -262,14 +269,18 @@ class Tree:
         if sum(isinstance(entry, Stub) for entry in list(known.entries.values())) < BULK_STUBS:
             arrived.set()
         else:
-            self._background(lambda: self._take_sizes(directory, known, arrived))
+            self._sizes_later(lambda: self._take_sizes(directory, known, arrived))
         return known
 
     def _take_sizes(self, directory: str, known: Known, arrived: threading.Event) -> None:
         try:
             assert self._sizes is not None  # noqa: S101 - the caller has looked
             stubs = [entry for entry in list(known.entries.values()) if isinstance(entry, Stub)]
-            files = self._sizes.measured(directory, stubs)
+            files = [
+                file
+                for file in self._sizes.measured(directory, stubs)
+                if isinstance(known.entries.get(name_of(file.path)), Stub)  # else it was measured meanwhile, better
+            ]
             for file in files:
                 known.entries[name_of(file.path)] = file
             self._index.add_all(files)
@@ -290,10 +301,6 @@ class Tree:
             found = (origin or self._origin).measure(path)
         except IsADirectory:
             found = Directory(path)
-        except (Unavailable, Refused) as error:
-            if origin is not None:
-                raise NoVerdict(str(error)) from error
-            raise
         except NotFound:
             self._gone(path)
             raise

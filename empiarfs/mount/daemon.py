@@ -64,8 +64,8 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
         os.set_inheritable(pipe, False)
 
         def ready() -> None:
+            os.dup2(nowhere, 2)  # before the last word, behind which nothing may come
             os.write(pipe, _READY)
-            os.dup2(nowhere, 2)
             os.close(pipe)
 
         start(ready)
@@ -73,9 +73,15 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
     except BaseException as error:
         log.debug("the daemon ends", exc_info=error)
         with suppress(OSError):
-            os.write(2, f"\n{error}\n".encode(errors="replace"))
+            os.write(2, f"\n{_said(error)}\n".encode(errors="replace"))
     finally:
         os._exit(status)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; another folder may do: --cache-dir, --log-file"
+    return str(error)
 
 
 def _last_words(said: bytes) -> str:
@@ -86,7 +92,7 @@ def _last_words(said: bytes) -> str:
             "--allow-other is not open to you; ask an administrator to write the line user_allow_other "
             "into /etc/fuse.conf"
         )
-    if "Operation not permitted" in text or "Permission denied" in text:
+    if "fusermount" in text and ("Operation not permitted" in text or "Permission denied" in text):
         return (
             f"mounting is not permitted to you here ({lines[0]}); in a container, start it with "
             "--device /dev/fuse --cap-add SYS_ADMIN"
@@ -140,13 +146,16 @@ def _end_on_signal(mountpoint: str, archive: Archive) -> None:
     """Wait for a signal; then let every reader go, unmount, and be gone in bounded time whatever hangs."""
     received = signal.sigwait(_STOP)
     log.info("signal %d: unmounting %s", received, mountpoint)
-    threading.Timer(LAST_SECONDS, os._exit, (0,)).start()
-    try:
-        if points.is_ours(Path(mountpoint)):
-            points.detach(mountpoint)
-    except (points.CannotMount, OSError) as error:
-        log.warning("%s", error)
-    archive.close()
+    threading.Thread(target=archive.close, name="closing", daemon=True).start()
+    deadline = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < deadline:  # libfuse may be about to mount just now
+        try:
+            if points.is_ours(Path(mountpoint)):
+                points.detach(mountpoint)
+        except (points.CannotMount, OSError) as error:
+            log.warning("%s", error)
+        time.sleep(0.1)
+    os._exit(0)
 
 
 def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:

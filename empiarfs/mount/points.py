@@ -1,18 +1,26 @@
 """Mount points: which there are, whether one may be used, and how to take one down."""
 
 import errno
+import fcntl
+import hashlib
 import os
 import re
 import shutil
 import stat
 import subprocess
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from empiarfs.storage.disk import secure
+from empiarfs.storage.slots import runtime_folder
 
 KIND = "fuse.empiarfs"
 _TABLE = Path("/proc/self/mounts")
 ANSWER_SECONDS = 5.0
+MOST_LINKS = 40
+LOCK_SECONDS = 10.0
 _DEVICE = Path("/dev/fuse")
 
 
@@ -51,12 +59,51 @@ def holder(path: Path) -> str | None:
 
 
 def absolute(path: Path) -> str:
-    """Give `path` without links, `.` and `..`; never looks at the last part, which may be a dead mount."""
+    """Give `path` without links, `.` and `..`; never looks at a mount, which may be dead."""
     whole = Path(os.path.normpath(path.expanduser().absolute()))
+    points = {mounted.point for mounted in table()}
+    for _ in range(MOST_LINKS):
+        try:
+            whole = whole.parent.resolve() / whole.name
+            if os.fspath(whole) in points or not whole.is_symlink():
+                break
+            whole = Path(os.path.normpath(whole.parent / whole.readlink()))
+        except OSError:
+            break
+    return os.fspath(whole)
+
+
+def locked(path: str) -> None:
+    """Take the mount point `path` for this process and its children, so that two mounts at once do not stack.
+
+    The lock lives as long as they do. Of a mount that was just taken down the daemon may need a moment to end.
+
+    Raises:
+        CannotMount: another process holds it.
+    """
+    folder = runtime_folder()
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
     try:
-        return os.fspath(whole.parent.resolve() / whole.name)
+        secure(folder)
+        lock = os.open(folder / f"mount-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
-        return os.fspath(whole)
+        return  # nowhere to lock: the table of mounts is all there is to go by
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if is_ours(Path(path)) and not is_dead(path):
+                raise CannotMount(_taken(path)) from error
+            if time.monotonic() > deadline:
+                raise CannotMount(f"another process is mounting on {path}; wait for it, or end it") from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _taken(path: str) -> str:
+    return f"{path} is mounted already; use it, or first: empiarfs umount {path}"
 
 
 def prepared(point: Path) -> str:
@@ -68,7 +115,7 @@ def prepared(point: Path) -> str:
     path = absolute(point)
     if is_ours(point):
         if not is_dead(path):
-            raise CannotMount(f"{path} is mounted already; use it, or first: empiarfs umount {point}")
+            raise CannotMount(_taken(path))
         detach(path)
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -182,7 +229,7 @@ def _unmount(path: str, *, lazy: bool) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     if done.returncode == 0:
         return ""
-    if "/etc/mtab" in done.stderr:
+    if "/etc/mtab" in done.stderr and not Path("/etc/mtab").exists():
         return "fusermount3 wants /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
     return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
 
