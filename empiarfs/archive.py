@@ -1,5 +1,6 @@
 """The archive, as every face speaks to it: what is there, and the bytes."""
 
+import os
 import re
 import threading
 import time
@@ -10,7 +11,7 @@ from empiarfs.engine import blocks, readahead
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import Changed, IsADirectory
+from empiarfs.errors import Changed, Closed, IsADirectory
 from empiarfs.model import Directory, Entry, File, Span, parent_of
 from empiarfs.settings import MIB
 
@@ -80,6 +81,7 @@ class Archive:
         self._most_ahead = most_ahead
         self._longest = longest
         self._clock = clock
+        self._process = os.getpid()
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
         self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
         self._in_line: dict[File, float] = {}  # files with a window, and when they were read last
@@ -94,6 +96,7 @@ class Archive:
         Raises:
             ArchiveError: NotFound, NotADirectory, Refused (no listing), Unavailable.
         """
+        self._check_process(directory)
         return self._tree.entries(directory)
 
     def stat(self, path: str) -> File | Directory:
@@ -102,6 +105,7 @@ class Archive:
         Raises:
             ArchiveError: NotFound, Refused, Unavailable.
         """
+        self._check_process(path)
         return self._tree.stat(path)
 
     def open(self, path: str) -> OpenFile:
@@ -110,13 +114,14 @@ class Archive:
         Raises:
             ArchiveError: as `stat`; IsADirectory.
         """
-        found = self._tree.stat(path)
+        found = self.stat(path)
         if isinstance(found, Directory):
             raise IsADirectory(path)
         return OpenFile(self, found)
 
     def read(self, file: File, offset: int, size: int) -> bytes:
         """Give the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
+        self._check_process(file.path)
         span = blocks.clamped(offset, size, file.size)
         if not span.size:
             return b""
@@ -142,6 +147,11 @@ class Archive:
         except Changed:
             self._tree.changed(file)
             raise
+
+    def _check_process(self, path: str) -> None:
+        """Raise Closed in a child process: it would talk over its parent's connections, and get his replies."""
+        if os.getpid() != self._process:
+            raise Closed(path, "the archive was opened before a fork; open it again in this process")
 
     def _readers_in_line(self, file: File) -> int:
         """Give how many files are read in line now, `file` among them: they share the memory for what is ahead."""

@@ -17,7 +17,7 @@ from empiarfs.archive import Archive
 from empiarfs.empiar.ftp import FtpSizes
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.lines import IDLE_SECONDS, Lines
-from empiarfs.empiar.listing import HtmlListing
+from empiarfs.empiar.listing import HtmlListing, agrees
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
@@ -97,9 +97,14 @@ class Later:
 def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
     if not settings.cache_size:
         return _NoStore()
-    return DiskStore(
-        settings.cache_dir / "v1" / "blocks", settings.cache_size, archive=archive, block_bytes=settings.block
-    )
+    folder = settings.cache_dir / "v1" / "blocks"
+    try:
+        return DiskStore(folder, settings.cache_size, archive=archive, block_bytes=settings.block)
+    except PermissionError:
+        raise  # someone else's: to be chosen otherwise, not to be done without
+    except OSError as error:
+        log.warning("%s: %s; nothing is kept on disk", folder, error)
+        return _NoStore()
 
 
 def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Archive:
@@ -149,6 +154,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         background=refreshing,
         sizes_later=sizing,
         second=pace.second,
+        agrees=agrees,
         later=later,
         only=only,
     )

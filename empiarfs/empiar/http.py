@@ -173,6 +173,9 @@ class HttpOrigin:
         """See `Origin.measure`."""
         with self._client.asked("HEAD", path, cut=cut) as reply:
             _check_identity(reply, path)
+            kind = reply.headers.get("Content-Type", "").lower()
+            if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
+                raise Unavailable(path, "the server sends a page of its own in place of the file")
             length = reply.headers.get("Content-Length")
             if length is not None:
                 return File(path, _length(length, path), _modified(reply))
@@ -186,8 +189,8 @@ class HttpOrigin:
                 if reply.status == HTTPStatus.PARTIAL_CONTENT:
                     length = reply.headers.get("Content-Range", "").rpartition("/")[2]
                 return File(path, _length(length, path), _modified(reply))
-        except Changed:  # 416: not even its first byte is there
-            return File(path, 0, None)
+        except Changed as error:  # 416: for a file that was not measured it means nothing
+            raise Unavailable(path, "the server tells no length") from error
 
     def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""

@@ -94,6 +94,7 @@ class Line:
         session.mount("http://", self._watched)
         session.mount("https://", self._watched)
         self.used = time.monotonic()
+        self.due = float("inf")  # when the head of the reply must be here; a drip never trips a timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
         """Ask, and wait for the head of the reply for at most `silence` seconds.
@@ -101,6 +102,7 @@ class Line:
         Raises:
             Lost: no reply came.
         """
+        self.due = time.monotonic() + 2 * silence + CONNECT_SECONDS
         try:
             response = self._session.request(
                 method,
@@ -112,6 +114,8 @@ class Line:
             )
         except _TROUBLE as error:
             raise Lost(_why(error)) from error
+        finally:
+            self.due = float("inf")
         return Reply(method, response, silence)
 
     def cut(self) -> None:
@@ -121,6 +125,7 @@ class Line:
     def close(self) -> None:
         """Close the connection, and give its slot back."""
         self._session.close()
+        self._watched.close_all()  # the session leaves a connection in use to the garbage collector
         self._release()
 
 
@@ -146,13 +151,19 @@ class _Watched(requests.adapters.HTTPAdapter):
             pool.ConnectionCls = _Noted(pool.ConnectionCls, self._connections)
         return pool
 
+    def close_all(self) -> None:
+        """Close the connection, whoever still holds it."""
+        for connection in self._connections:
+            connection.close()
+
     def cut(self) -> None:
         """Shut the socket; who reads from it is told that the line is lost."""
         for connection in self._connections:
-            if connection.sock is not None:
+            sock = connection.sock  # the other thread may close it meanwhile
+            if sock is not None:
                 with contextlib.suppress(OSError):
                     # of the plain socket: under TLS the reading thread would lose its state in the middle
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Noted:
@@ -186,6 +197,7 @@ class Lines:
         self._proxies = dict(requests.utils.get_environ_proxies(url))
         self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self._open = 0
+        self._lent: set[Line] = set()
 
     def __repr__(self) -> str:
         return f"<Lines open={self._open} idle={len(self._idle)}>"
@@ -198,10 +210,12 @@ class Lines:
         if line is None:
             line = self._new()
         sound = False
+        self._lent.add(line)
         try:
             yield line
             sound = True
         finally:
+            self._lent.discard(line)
             if sound:
                 line.used = time.monotonic()
                 with self._lock:
@@ -210,7 +224,10 @@ class Lines:
                 self._close(line)
 
     def shed(self, idle: float = IDLE_SECONDS) -> None:
-        """Close the lines that were not used for `idle` seconds."""
+        """Close the lines that were not used for `idle` seconds; cut those that wait for a head for too long."""
+        for line in tuple(self._lent):
+            if time.monotonic() > line.due:
+                line.cut()
         with self._lock:
             oldest = time.monotonic() - idle
             shed = list(itertools.takewhile(lambda line: line.used <= oldest, self._idle))

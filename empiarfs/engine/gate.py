@@ -79,7 +79,7 @@ class Gate:
             yield
 
     def _may_go_ahead(self) -> bool:
-        most = max(1, self._allowed - self._kept) if self._allowed > 1 else 0
+        most = max(1, self._allowed - self._kept)
         is_open = self._clock() >= self._quiet_until  # a server that asked to be left alone is left alone
         return self._free() > 0 and not self._waiting and self._ahead < most and is_open
 

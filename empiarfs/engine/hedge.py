@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 SECONDS_SHARE = 0.05  # of all requests that may be sent a second time
 SECONDS_AT_ONCE = 8.0
+LAST_SECONDS = 30.0
 
 
 class Cut:
@@ -152,9 +153,12 @@ class Hedged:
                 self._credit -= 1
                 self.seconds += 1
                 race.start()
-            answer, error = outcome or race.answer(None) or (None, None)
+            # the lines have deadlines of their own; this one is for what slips through them
+            last = self._pace.silence() * 2 + LAST_SECONDS
+            late = (None, Unavailable("", "the server does not answer"))
+            answer, error = outcome or race.answer(last) or late
             if isinstance(error, Unavailable) and second_place:  # the other may yet answer
-                answer, error = race.answer(None) or (None, None)
+                answer, error = race.answer(last) or late
         finally:
             race.end()
             if second_place:

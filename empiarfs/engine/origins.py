@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1  # seconds before the second try
 LONGEST_PAUSE = 20.0
+PROGRESS = 64 * 1024  # bytes after which a reply that breaks off counts as one that went on
 NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
 
 
@@ -61,16 +62,38 @@ class Patience:
             try:
                 return ask()
             except Unavailable as error:
-                left = since + self._seconds - self._clock()
-                if left <= 0:
-                    raise
-                if tries == NEWS:
-                    log.warning("%s; asking again for up to %.0f s", error, left)
-                asked_for = error.pause if isinstance(error, Overloaded) else 0.0
-                if self._stopping.wait(min(left, max(asked_for, pause * (0.5 + self._chance())))):
-                    raise Closed(path, "the archive was closed") from error
-                pause = min(2 * pause, LONGEST_PAUSE)
+                wait = self._pause(error, since, pause, tries)
+            # outside the `except`: its traceback would keep the broken connection open all the while
+            if self._stopping.wait(wait):
+                break
+            pause = min(2 * pause, LONGEST_PAUSE)
         raise Closed(path, "the archive was closed")
+
+    def now(self) -> float:
+        """Give the time that patience is counted by."""
+        return self._clock()
+
+    def rest(self, path: str, since: float, breaks: int) -> None:
+        """Wait before a reply that broke off is asked to go on: longer each time, for as long as patience lasts.
+
+        Raises:
+            Unavailable: nothing of any length has come since `since`.
+            Closed: the archive closes.
+        """
+        error = Unavailable(path, "the server breaks its replies off")
+        pause = min(FIRST_PAUSE * 2**breaks, LONGEST_PAUSE)
+        if self._stopping.wait(self._pause(error, since, pause, breaks)):
+            raise Closed(path, "the archive was closed")
+
+    def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
+        """Give how long to wait before the next try; raise `error` when patience is at its end."""
+        left = since + self._seconds - self._clock()
+        if left <= 0:
+            raise error
+        if tries == NEWS:
+            log.warning("%s; asking again for up to %.0f s", error, left)
+        asked_for = error.pause if isinstance(error, Overloaded) else 0.0
+        return min(left, max(asked_for, pause * (0.5 + self._chance())))
 
 
 class Retrying:
@@ -86,7 +109,8 @@ class Retrying:
 
     def fetch(self, file: File, span: Span) -> Iterator[bytes]:
         """See `Origin.fetch`."""
-        start = span.start
+        start = mark = span.start
+        since, breaks = self._patience.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
             first, pieces = self._patience.asked(
@@ -102,6 +126,11 @@ class Retrying:
                         yield piece
                 except Unavailable as error:
                     log.debug("%s; going on at byte %d", error, start)
+            if start - mark >= PROGRESS:
+                mark, since, breaks = start, self._patience.now(), 0
+            elif start < span.stop:
+                breaks += 1
+                self._patience.rest(file.path, since, breaks)
 
 
 class WaitedFor:

@@ -16,6 +16,7 @@ from empiarfs.errors import (
     NotFound,
     Overloaded,
     Refused,
+    Unavailable,
 )
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Index, Known, Listing, Origin, Sizes
@@ -43,6 +44,7 @@ class Tree:
         clock: seconds since 1970.
         background: runs a task that lists soon, behind the caller's back.
         sizes_later: runs a task that asks for sizes soon.
+        agrees: tells whether a measured file is one that the listing may round like this.
         second: gives how long to wait for a request of somebody else.
         later: runs a task that asks the server for something that nobody waits for yet.
         only: the entries shown at the root; all that the server lists where it is empty.
@@ -61,6 +63,7 @@ class Tree:
         background: Callable[[Callable[[], object]], None],
         sizes_later: Callable[[Callable[[], object]], None] = lambda _: None,
         second: Callable[[], float] = lambda: 1.0,
+        agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True,
         later: Callable[[Callable[[], object]], None] = lambda _: None,
         only: Sequence[str] = (),
     ) -> None:
@@ -74,6 +77,7 @@ class Tree:
         self._background = background
         self._sizes_later = sizes_later
         self._second = second
+        self._agrees = agrees
         self._later = later
         self._only = tuple(only)
         self._together = Together()
@@ -302,10 +306,37 @@ class Tree:
         except IsADirectory:
             found = Directory(path)
         except NotFound:
-            self._gone(path)
-            raise
+            if isinstance(self._noted(path), Stub) and origin is None:
+                found = self._found_again(path)
+            else:
+                self._gone(path)
+                raise
+        if isinstance(found, File):
+            self._check_size(found)
         self._keep(found)
         return found
+
+    def _found_again(self, path: str) -> File | Directory:
+        """Ask once more for a listed file that a server did not know: another one behind the balance may."""
+        try:
+            return self._origin.measure(path)
+        except NotFound:
+            self._gone(path)
+            raise
+
+    def _check_size(self, file: File) -> None:
+        """See that a measured size is what the listing rounds; where it is not, list anew, and else doubt it.
+
+        Raises:
+            Unavailable: the server contradicts itself.
+        """
+        entry = self._noted(file.path)
+        if not isinstance(entry, Stub) or self._agrees(entry, file):
+            return
+        self._together.call(("scan", parent_of(file.path)), lambda: self._scanned(parent_of(file.path)))
+        entry = self._noted(file.path)
+        if isinstance(entry, Stub) and not self._agrees(entry, file):
+            raise Unavailable(file.path, f"the server tells {file.size} bytes, and lists {entry.listed_size}")
 
     def _keep(self, entry: File | Directory) -> None:
         self._index.add(entry)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
+from empiarfs.engine.cache import Recent
 from empiarfs.errors import ArchiveError, NotFound
-from empiarfs.model import Entry, name_of
+from empiarfs.model import Entry, File, name_of
 from empiarfs.mount import view
 
 # with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 THREADS = 96  # of libfuse: more than the kernel's background requests, so that slow reads never block `ls`
 BACKGROUND = 48  # requests of the kernel's readahead at once
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
+MOST_TOLD = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
 READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
 
@@ -76,6 +78,9 @@ class Operations:
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
+        # the versions whose attributes the kernel has, and those whose pages it may have
+        self._told: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
+        self._paged: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
         self._handles: dict[int, OpenFile | list[Entry]] = {}
         self._numbers = itertools.count(1)
 
@@ -103,7 +108,7 @@ class Operations:
             if target is not None:
                 self._archive.stat(target)
                 return view.link_attributes(path, target, self._owner, self._mounted)
-            return view.attributes(self._archive.stat(path), self._owner, self._mounted)
+            return self.filled(self._archive.stat(path))
 
     def readlink(self, path: str) -> str:
         """Answer where a link leads."""
@@ -121,19 +126,30 @@ class Operations:
         """Forget a listing."""
         return self._forget(handle)
 
-    def open(self, path: str, _flags: int) -> int:
-        """Open a file."""
-        with _errors("open", path[1:]):
-            return self._kept(self._archive.open(path[1:]))
+    def open(self, path: str, info: Any) -> int:
+        """Open a file; its pages are kept across opens as long as it is the same version.
 
-    def release(self, _path: str | None, handle: int) -> int:
+        Where the kernel still has the attributes of another version, ESTALE makes it look the name up anew and
+        open once more (open(2) in fs/namei.c); it would cut the new file at the old one's end.
+        """
+        path = path[1:]
+        with _errors("open", path):
+            opened = self._archive.open(path)
+        if self._told.get(path) != opened.file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        info.keep_cache = self._paged.get(path) in {None, opened.file}
+        self._paged.put(path, opened.file)
+        info.fh = self._kept(opened)
+        return 0
+
+    def release(self, _path: str | None, info: Any) -> int:
         """Forget an open file."""
-        return self._forget(handle)
+        return self._forget(info.fh)
 
-    def read(self, path: str | None, size: int, offset: int, handle: int) -> bytes:
+    def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
         """Give bytes of an open file."""
         with _errors("read", (path or "/")[1:]):
-            opened = self._handles[handle]
+            opened = self._handles[info.fh]
             assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
             return opened.read(offset, size)
 
@@ -152,7 +168,9 @@ class Operations:
         return enumerate(itertools.islice(entries, begin, None), begin + 3)
 
     def filled(self, entry: Entry) -> dict[str, int]:
-        """Give all attributes of a measured entry."""
+        """Give all attributes of a measured entry, for the kernel to keep."""
+        if isinstance(entry, File):
+            self._told.put(entry.path, entry)
         assert view.is_measured(entry)  # noqa: S101
         return view.attributes(entry, self._owner, self._mounted)  # type: ignore[arg-type]
 
@@ -269,7 +287,6 @@ def serve(
         "default_permissions": True,
         "fsname": "empiarfs",
         "subtype": "empiarfs",
-        "kernel_cache": True,
         "attr_timeout": HOUR,
         "entry_timeout": HOUR,
         "negative_timeout": HOUR,
@@ -282,7 +299,7 @@ def serve(
         name, _, value = option.partition("=")
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
-    _Fuse(kind(archive, owner, mounted, ready), mountpoint, **encoding, **chosen)
+    _Fuse(kind(archive, owner, mounted, ready), mountpoint, raw_fi=True, **encoding, **chosen)
 
 
 def binding_major() -> int:

@@ -273,7 +273,7 @@ def _check_version(version: int) -> None:
 
 def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=10.0, check_same_thread=False)
+    database = sqlite3.connect(file or ":memory:", timeout=0.5, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
