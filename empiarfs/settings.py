@@ -208,7 +208,11 @@ def _from_file(text: str, where: str) -> dict[str, Any]:
 
 
 def load(
-    flags: Mapping[str, str | None], environ: Mapping[str, str], file_text: str = "", file_name: str = ""
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    file_text: str = "",
+    file_name: str = "",
+    defaults: Settings | None = None,
 ) -> Settings:
     """Give the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
 
@@ -217,6 +221,7 @@ def load(
         environ: the environment.
         file_text: the content of the configuration file, TOML; empty where there is none.
         file_name: its name, for messages.
+        defaults: what stands where nothing was chosen; the program's where it is None.
 
     Raises:
         BadSetting: a value makes no sense; the text names the flag, the variable, or the line of the file.
@@ -229,4 +234,4 @@ def load(
         given = flags.get(name)
         if given is not None:
             chosen[name] = _read(name, given, f"--{name.replace('_', '-')}")
-    return dataclasses.replace(Settings(), **chosen)
+    return dataclasses.replace(defaults or Settings(), **chosen)

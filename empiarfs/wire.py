@@ -28,9 +28,10 @@ from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError
 from empiarfs.model import Block
 from empiarfs.settings import MIB, Settings
-from empiarfs.storage.disk import DiskStore, secure
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.folders import runtime_folder, secure
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.slots import Slots, runtime_folder
+from empiarfs.storage.slots import Slots
 
 log = logging.getLogger(__name__)
 

@@ -102,9 +102,7 @@ class Relay:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _up(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event
-    ) -> None:
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event) -> None:
         """Hand requests on, half a round trip late, the first one and a half."""
         delay = 1.5 * self._line.round_trip
         while True:

@@ -16,6 +16,7 @@ from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.lines import Lines
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.pace import Pace
+from empiarfs.sample.index_page import listed_size
 
 MODIFIED = 1_700_000_000
 ROOT = "/empiar/world_availability"
@@ -192,11 +193,15 @@ class Website:
                 children[child + slash] = None
         rows = "".join(
             f'<tr><td><a href="{html.escape(_link(child))}">x</a></td>'
-            '<td align="right">2025-02-07 19:49  </td><td align="right">1.2K</td></tr>\n'
+            f'<td align="right">2025-02-07 19:49  </td><td align="right">{self._rounded(below + child)}</td></tr>\n'
             for child in children
         )
         head = "<html><head><title>Index of /</title></head><body><h1>Index of /</h1><table>"
         return f"{head}{rows}</table></body></html>".encode()
+
+    def _rounded(self, path: bytes) -> str:
+        content = self.files.get(path)
+        return "-" if content is None else listed_size(len(content)).strip()
 
     def _page(self, status: str, body: bytes) -> Reply:
         return Reply(status, {"Content-Type": "text/html", "Content-Length": str(len(body))}, body)

@@ -14,10 +14,12 @@ import click
 from empiarfs.archive import entry_of
 from empiarfs.cli import options
 from empiarfs.model import Directory, Entry, File, Stub, name_of
+from empiarfs.settings import Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
 
+PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 CAT_PIECE = 4 * 1024 * 1024
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]")
 
@@ -136,7 +138,7 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
             return
         if text.startswith("/"):
             raise click.ClickException(f"{printable(text)} is in no mount of empiarfs; write it like 10028/data")
-    chosen = options.load(flags)
+    chosen = options.load(flags, Settings(patience=PROMPT_PATIENCE))
     path = archive_path(text, chosen.base_url)
     with options.archive(chosen, sample=flags["sample"]) as archive:
         yield _Remote(archive), path

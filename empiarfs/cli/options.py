@@ -28,8 +28,12 @@ def config_file() -> Path:
     return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
 
 
-def load(flags: dict[str, Any]) -> settings.Settings:
+def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> settings.Settings:
     """Give the settings; of `flags` those that are settings and were given.
+
+    Args:
+        flags: of a command.
+        defaults: see `settings.load`.
 
     Raises:
         BadSetting: a value makes no sense, or the file cannot be read.
@@ -42,7 +46,7 @@ def load(flags: dict[str, Any]) -> settings.Settings:
         text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise settings.BadSetting(f"{file}: cannot be read: {error}") from error
-    return settings.load(given, os.environ, text, str(file))
+    return settings.load(given, os.environ, text, str(file), defaults)
 
 
 _ARCHIVE = (

@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from empiarfs.storage.disk import secure
-from empiarfs.storage.slots import runtime_folder
+from empiarfs.storage.folders import runtime_folder, secure
 
 KIND = "fuse.empiarfs"
 _TABLE = Path("/proc/self/mounts")

@@ -24,6 +24,7 @@ from diskcache.core import MODE_BINARY
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
+from empiarfs.storage.folders import secure
 
 log = logging.getLogger(__name__)
 
@@ -306,17 +307,3 @@ def unwrapped(name: str, stored: bytes) -> bytes | None:
 
 def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
-
-
-def secure(folder: Path) -> None:
-    """Make `folder`, for its owner alone.
-
-    Raises:
-        OSError: it is someone else's, or cannot be made.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if status.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to another user")
-    if status.st_mode & 0o077:
-        folder.chmod(0o700)

@@ -8,22 +8,15 @@ import hashlib
 import logging
 import os
 import random
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from empiarfs.storage.disk import secure
+from empiarfs.storage.folders import secure
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # between two looks for a free slot; other processes cannot wake us
-
-
-def runtime_folder() -> Path:
-    """Give where locks of this user's processes on this machine live."""
-    named = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
 
 
 class Slots:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scripted import Reply, ScriptedServer, Website
 
 from empiarfs.cli.files import archive_path, printable
+from empiarfs.sample.index_page import listed_size
 
 CONTENT = noise(9_000_000)
 ODD = b"10028/data/a\x1b[31m\n\xff\xe2\x80\xae.mrc"
@@ -83,7 +84,7 @@ def test_ls_long_marks_sizes_that_are_rounded(server: ScriptedServer) -> None:
         ["-", "2025-02-07", "19:49", "closed/"],
     ]
     (large,) = [line for line in run("ls", "--long", "10028/data").stdout.splitlines() if "large" in line]
-    assert large.split() == ["~1.2K", "2025-02-07", "19:49", "large.mrc"]
+    assert large.split() == [f"~{listed_size(len(CONTENT)).strip()}", "2025-02-07", "19:49", "large.mrc"]
     assert len({line.index("2") for line in lines}) == 1
 
 

@@ -233,14 +233,14 @@ def test_the_helper_reads_the_source_as_entries(begun: list[list[str]], source: 
 def test_the_helper_hands_on_options(begun: list[list[str]]) -> None:
     """Those of fstab, however many `-o` there are."""
     helped("empiar", "/mnt", "-o", "ro,cache_size=3G", "-o", "allow_other")
-    assert options_of(begun[0]) == {"ro", "cache_size=3G", "allow_other"}
+    assert options_of(begun[0]) == {"ro", "cache_size=3G", "allow_other", "fsname=empiar"}
 
 
 def test_the_helper_takes_the_rw_that_mount_adds_by_itself(begun: list[list[str]]) -> None:
     """mount(8) says rw wherever a line does not say ro; nobody has asked for it."""
     helped("10028", "/mnt", "-o", "rw")
     helped("10028", "/mnt", "-o", "rw,cache_size=3G")
-    assert [options_of(words) for words in begun] == [set(), {"cache_size=3G"}]
+    assert [options_of(words) for words in begun] == [{"fsname=10028"}, {"cache_size=3G", "fsname=10028"}]
 
 
 @pytest.mark.parametrize("words", [["-f"], ["-f", "-v"], ["-sf"], ["-t", "fuse.empiarfs", "-f"], ["-n", "-f"]])

@@ -42,7 +42,7 @@ def test_a_directory_is_one_request(client: Client, server: ScriptedServer) -> N
 def test_children_come_with_kind_rounded_size_and_date(client: Client) -> None:
     """In the server's order; a directory is what ends in a slash."""
     xml, *directories = client.listing.scan("10028")
-    assert xml == Stub("10028/10028.xml", "1.2K", "2025-02-07 19:49")
+    assert xml == Stub("10028/10028.xml", "1", "2025-02-07 19:49")
     assert [(type(one), one.path) for one in directories] == [
         (Directory, "10028/data"),
         (Directory, "10028/closed"),

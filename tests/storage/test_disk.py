@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB, MIB
 from empiarfs.storage import disk
-from empiarfs.storage.disk import DiskStore, secure, unwrapped
+from empiarfs.storage.disk import DiskStore, unwrapped
+from empiarfs.storage.folders import secure
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
 BLOCK_BYTES = 4096

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from empiarfs.storage.slots import Slots, runtime_folder
+from empiarfs.storage.folders import runtime_folder
+from empiarfs.storage.slots import Slots
 
 SERVER = "ftp.ebi.ac.uk"
 

@@ -1,0 +1,25 @@
+"""Folders of our own: for their owner alone."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def runtime_folder() -> Path:
+    """Give where locks of this user's processes on this machine live."""
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
+
+
+def secure(folder: Path) -> None:
+    """Make `folder`, for its owner alone.
+
+    Raises:
+        OSError: it is someone else's, or cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
