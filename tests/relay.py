@@ -32,7 +32,7 @@ class Counts:
     """What went over the line."""
 
     requests: int = 0
-    bytes: int = 0
+    sent: int = 0
     highest: int = 0
     heads: list[bytes] = field(default_factory=list)
 
@@ -152,7 +152,7 @@ class Relay:
                 delay = due - loop.time()
                 if delay > 0:
                     await asyncio.sleep(delay)
-                self.counts.bytes += len(data)
+                self.counts.sent += len(data)
                 writer.write(data)
                 await writer.drain()
         finally:

@@ -1,5 +1,6 @@
 """`mount.fuse.empiarfs`: what mount(8) calls for a line of fstab, or for `mount -t fuse.empiarfs`."""
 
+import re
 import sys
 
 import click
@@ -25,17 +26,21 @@ _ALL = {"", "none", "empiar", "empiarfs"}
 def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **flags: bool) -> None:
     """Mount the archive on MOUNTPOINT as mount(8) asks; link this program into /sbin for that.
 
-    SOURCE is empiar for the whole archive, or the entries to show, like 10028,10934.
+    SOURCE is empiar for the whole archive, or the entries to show, like 10028,10934 or 10028+10934
+    (which mount -a knows again).
     """
     del kind
     if flags["fake"]:
         return
     # mount(8) makes a path of a source that is also the name of a file where it runs
     name = source.rpartition("/")[2]
-    entries = [] if name in _ALL else name.split(",")
+    entries = [] if name in _ALL else re.split("[,+]", name)
     given = ",".join(extra).split(",")
     # mount(8) says rw wherever a line does not say ro, and nobody has asked for it
-    words = ["-o", ",".join((*(option for option in given if option not in {"", "rw"}), f"fsname={source}"))]
+    words = [
+        "-o",
+        ",".join((*(option for option in given if option not in {"", "rw"}), f"fsname={source.replace(',', '+')}")),
+    ]
     verbose = ["--verbose"] if flags["verbose"] else []
     main(["mount", *words, *verbose, "--", mountpoint, *entries], prog_name="empiarfs")
 

@@ -151,8 +151,9 @@ def _check(archive: "Archive", only: tuple[str, ...]) -> None:
     for one in asking:
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
-        names = ", ".join(sorted(missing)) or "list of entries"
-        raise daemon.Failed(f"there is no {names} here; empiarfs ls shows the entries there are")
+        names = ", ".join(sorted(missing))
+        what = f"there is no entry {names} here; empiarfs ls shows those there are" if names else "nothing is there"
+        raise daemon.Failed(f"{what}; --base-url may name another place")
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
     if troubles:

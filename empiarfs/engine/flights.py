@@ -155,10 +155,10 @@ class Together:
         mine.set_result(result)
         return result
 
-    def alone(self, key: Hashable, ask: Callable[[], T]) -> T | None:
-        """Give what `ask` gives; None, without waiting, where another thread asks for the same now."""
+    def alone(self, key: Hashable, ask: Callable[[], T], *, unless: Hashable) -> T | None:
+        """Give what `ask` gives; None, without waiting, where another thread asks for `key` or `unless` now."""
         with self._lock:
-            if key in self._under_way:
+            if key in self._under_way or unless in self._under_way:
                 return None
             mine: Future[T] = Future()
             self._under_way[key] = mine

@@ -159,7 +159,9 @@ class Tree:
         if not isinstance(entry, Stub):
             return entry
         try:
-            return self._together.alone(("ahead", path), lambda: self._found(path, self._ahead))
+            return self._together.alone(
+                ("ahead", path), lambda: self._known_or_found(path, self._ahead), unless=("stat", path)
+            )
         except Overloaded:
             raise
         except ArchiveError:
@@ -251,11 +253,19 @@ class Tree:
         """Measure a file, and see to it that its siblings are measured when they are wanted."""
         known = self._known_sizes(parent_of(path))
         entry = known.entries.get(name_of(path))
-        if isinstance(entry, Stub) and self._together.settled(("ahead", path), self._second()):
-            entry = self._noted(path)
         if isinstance(entry, File | Directory):
             return entry
-        return self._together.call(("stat", path), lambda: self._found(path))
+        return self._together.call(("stat", path), lambda: self._looked(path))
+
+    def _looked(self, path: str) -> File | Directory:
+        """Measure a file, unless the measuring ahead of us, which may be under way, comes soon."""
+        self._together.settled(("ahead", path), self._second())
+        return self._known_or_found(path)
+
+    def _known_or_found(self, path: str, origin: Origin | None = None) -> File | Directory:
+        """Look once more, now that nobody else asks; then ask."""
+        entry = self._noted(path)
+        return entry if isinstance(entry, File | Directory) else self._found(path, origin)
 
     def _known_sizes(self, directory: str) -> Known:
         """Give the directory, with all its sizes where they can be had at once.

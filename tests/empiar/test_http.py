@@ -678,3 +678,25 @@ def test_the_client_counts_its_requests(client: Client) -> None:
     fetched(client)
     assert client.http.requests == 2
     assert "requests=2" in repr(client.http)
+
+
+def test_a_page_in_place_of_a_file_is_no_file(client: Client, server: ScriptedServer) -> None:
+    """HTML without a date is what a portal or a proxy makes up; a file of the archive has its date."""
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": "500"}
+    server.answer = always(Reply("200 OK", headers))
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+    server.answer = always(Reply("200 OK", {**headers, "Last-Modified": DATE}))
+    assert client.origin.measure(PATH) == File(PATH, 500, MODIFIED)
+
+
+def test_a_file_of_no_length_that_has_no_first_byte_is_not_measured(client: Client, server: ScriptedServer) -> None:
+    """416 to a file that nobody has measured is not news of a change."""
+    server.answer = lambda one: (
+        Reply("200 OK", {"Last-Modified": DATE})
+        if one.method == "HEAD"
+        else Reply("416 Requested Range Not Satisfiable", {"Content-Length": "0"})
+    )
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+    assert [one.method for one in server.requests] == ["HEAD", "GET"]

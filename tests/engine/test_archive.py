@@ -1,5 +1,6 @@
 """The archive as every face speaks to it."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from empiarfs.archive import Archive, entry_of
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import Changed, IsADirectory, NotFound
+from empiarfs.errors import Changed, Closed, IsADirectory, NotFound
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -173,3 +174,24 @@ def test_closing_closes(tmp_path: Path) -> None:
 def test_an_accession_stands_for_its_number(name: str, entry: str | None) -> None:
     """In any case of letters, and nothing else does."""
     assert entry_of(name) == entry
+
+
+def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fork all methods raise Closed, also those of a file opened before, and nothing is asked."""
+    file = rig.archive.open(PATH)
+    asked = len(rig.origin.diary)
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    calls: list[Callable[[], object]] = [
+        lambda: rig.archive.entries("10028"),
+        lambda: rig.archive.stat(PATH),
+        lambda: rig.archive.open(PATH),
+        lambda: rig.archive.read(file.file, 0, 10),
+        lambda: file.read(0, 10),
+    ]
+    for call in calls:
+        with pytest.raises(Closed):
+            call()
+    assert len(rig.origin.diary) == asked
+    monkeypatch.undo()
+    assert file.read(0, 10) == noise(10)

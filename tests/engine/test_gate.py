@@ -1,9 +1,12 @@
 """A gate whose server wants to be asked less gets narrower for a while."""
 
 import itertools
+import threading
+import time
+from collections.abc import Callable
 
 import pytest
-from fakes import FakeClock
+from fakes import SOON, FakeClock
 
 from empiarfs.engine import gate as gates
 from empiarfs.engine.gate import Gate
@@ -100,3 +103,56 @@ def test_a_second_connection_is_given_only_if_one_is_free(gate: Gate) -> None:
     assert not gate.one_more()
     gate.one_less()
     assert gate.one_more()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until another thread has made it so."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "it does not become so"
+        time.sleep(0.001)
+
+
+def test_readers_go_in_as_they_came() -> None:
+    """First come, first served: nobody is overtaken, however many wait."""
+    gate = Gate(1, 0)
+    order: list[int] = []
+
+    def visit(number: int) -> None:
+        with gate.demand():
+            order.append(number)
+
+    visitors = [threading.Thread(target=visit, args=(number,)) for number in range(12)]
+    with gate.demand():
+        for number, visitor in enumerate(visitors):
+            visitor.start()
+            wait_until(lambda number=number: len(gate._waiting) == number + 1)  # type: ignore[misc]
+    for visitor in visitors:
+        visitor.join(SOON)
+    assert order == list(range(12))
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0, 600.0])
+def test_nothing_is_fetched_ahead_while_the_server_wants_to_be_left_alone(
+    gate: Gate, clock: FakeClock, pause: float
+) -> None:
+    """For the pause it asks for, and for a second where it names none; readers may go on."""
+    overloaded(gate, pause)
+    quiet = max(pause, gates.QUIET_SECONDS)
+    inside = threading.Event()
+
+    def fetch_ahead() -> None:
+        with gate.ahead():
+            inside.set()
+
+    visitor = threading.Thread(target=fetch_ahead)
+    visitor.start()
+    clock.go_on(quiet - 0.5)
+    with gate.demand():
+        pass
+    assert not inside.wait(0.05)
+    clock.go_on(0.5)
+    with gate.demand():
+        pass
+    assert inside.wait(SOON)
+    visitor.join(SOON)

@@ -175,3 +175,15 @@ def test_a_cut_breaks_what_it_means_now_and_lets_nothing_begin() -> None:
     cut.means(None)
     cut.cut()
     assert broken == ["first"]
+
+
+def test_what_was_cut_may_not_begin() -> None:
+    """`means` tells so, whether it was cut before or between; before that it may."""
+    cut = Cut()
+    acts: list[int] = []
+    assert cut.means(lambda: acts.append(1))
+    assert cut.means(None)
+    cut.cut()
+    assert acts == []
+    assert not cut.means(lambda: acts.append(2))
+    assert acts == []

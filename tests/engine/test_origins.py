@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Cut, Hedged
-from empiarfs.engine.origins import Patience, Retrying, WaitedFor
+from empiarfs.engine.origins import PROGRESS, Patience, Retrying, WaitedFor
 from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Entry, File, Span
 
@@ -374,7 +374,49 @@ def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) ->
     with_patience = Patiently(60.0)
     with pytest.raises(Unavailable):
         fetched(Retrying(origin, with_patience.patience), origin.file(PATH), 0, 100)
+    rest = with_patience.stopping.pauses[0]  # before the reply that broke off is asked to go on
+    assert 0 < rest < 1
+    assert with_patience.passed == pytest.approx(rest + 60.0)
+
+
+def test_a_fetch_that_drips_ends_with_patience(origin: FakeOrigin) -> None:
+    """A byte and a break, again and again, is no headway: the pauses grow, and patience ends."""
+    origin.break_next(*[Break(after=1, error=AWAY)] * 90)
+    with_patience = Patiently(60.0)
+    with pytest.raises(Unavailable):
+        fetched(Retrying(origin, with_patience.patience), origin.file(PATH), 0, 100)
     assert with_patience.passed == pytest.approx(60.0)
+    assert len(with_patience.stopping.pauses) < 15
+
+
+def test_replies_that_break_off_after_much_are_asked_to_go_on_at_once() -> None:
+    """What brings bytes may break as often as it likes, without a pause and for as long as it takes."""
+    content = noise(20 * PROGRESS)
+    origin = FakeOrigin({PATH: content}, piece=PROGRESS)
+    origin.break_next(*[Break(after=PROGRESS, error=AWAY)] * 19)
+    with_patience = Patiently(0.0)
+    retrying = Retrying(origin, with_patience.patience)
+    assert fetched(retrying, origin.file(PATH), 0, len(content)) == content
+    assert with_patience.stopping.pauses == []
+
+
+def test_patience_counts_from_the_last_headway() -> None:
+    """Breaks long ago do not shorten the patience with those of now."""
+    content = noise(2 * PROGRESS)
+    origin = FakeOrigin({PATH: content}, piece=PROGRESS)
+    drips = [Break(after=1, error=AWAY)] * 6
+    origin.break_next(*drips, Break(after=PROGRESS, error=AWAY), *drips)
+    with_patience = Patiently(15.0)
+    retrying = Retrying(origin, with_patience.patience)
+    assert fetched(retrying, origin.file(PATH), 0, len(content)) == content
+    assert with_patience.passed > 15.0
+
+
+def test_a_rest_ends_when_the_archive_closes(origin: FakeOrigin) -> None:
+    """Nobody waits in it for a closed archive."""
+    origin.break_next(*[Break(after=1, error=AWAY)] * 90)
+    with pytest.raises(Closed):
+        fetched(Retrying(origin, Patiently(60.0, stop_at=3).patience), origin.file(PATH), 0, 100)
 
 
 def test_an_empty_span_asks_nothing(origin: FakeOrigin) -> None:
@@ -436,7 +478,7 @@ def test_no_connection_is_held_during_a_pause() -> None:
         fetched(retrying, origin.file(PATH), 0, 100)
         listing = ShyListing({"": [directory("10028")]})
         assert WaitedFor(listing, gate.demand, with_patience.patience).scan("") == [directory("10028")]
-        assert len(texts) == 5
+        assert len(texts) == 6
         assert all(text.startswith("<Gate demand=0 ") for text in texts)
 
 

@@ -123,13 +123,16 @@ def test_reads_slightly_out_of_order_are_one_stream(seed: int) -> None:
 
 
 def test_two_interleaved_streams_are_both_followed() -> None:
-    """Two threads at two places of one file get a window each, and neither disturbs the other."""
+    """Two threads at two places of one file get a window each; they share what one alone would have."""
     one, two = pieces(512 * MIB, 544 * MIB), pieces(1024 * MIB, 1056 * MIB)
     both = [read for pair in zip(one, two, strict=True) for read in pair]
     ahead, _ = fed(both)
     low = [span for span in flat(ahead) if span.start < 1024 * MIB]
     high = [span for span in flat(ahead) if span.start >= 1024 * MIB]
-    assert total(low) == total(high) == total(flat(fed(one)[0])) > 32 * MIB
+    alone = total(flat(fed(one)[0])) - 32 * MIB  # how far ahead he is at the end
+    for mine in (total(low) - 32 * MIB, total(high) - 32 * MIB):
+        assert 0.75 * alone / 2 <= mine + TRUST <= 1.25 * alone / 2 + TRUST
+    assert abs(total(low) - total(high)) <= LONGEST
     assert not overlap(flat(ahead))
 
 

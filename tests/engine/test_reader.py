@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from fakes import SOON, Break, BrokenStore, EvenPace, FakeOrigin, Made, MemoryStore, at_once, noise
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.flights import Flight, Flights
 from empiarfs.engine.hedge import Cut
-from empiarfs.engine.reader import Reader
+from empiarfs.engine.reader import MOST_SPLIT, Reader
 from empiarfs.errors import ArchiveError, Changed, Closed, NotFound, Refused, Unavailable
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import BlockStore, Origin
@@ -560,11 +560,11 @@ class Splitting(EvenPace):
 
 
 def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
-    """He has his bytes while the other's request still hangs; however many wait, there is one request more."""
+    """He has his bytes while the prefetch still hangs; however many wait, there is one request more."""
     rig.reader._pace = Impatient()
-    first = rig.origin.held()
+    first = rig.ahead.held()
     with ThreadPoolExecutor(6) as pool:
-        hanging = pool.submit(rig.read, 0, 10)
+        hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 10))
         first.wait_reached()
         second = rig.origin.held()
         waiting = [pool.submit(rig.read, 0, 10)]
@@ -575,8 +575,24 @@ def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
         assert [one.result(SOON) for one in waiting] == [rig.content[:10]] * 5
         assert not hanging.done()
         first.lift()
-        assert hanging.result(SOON) == rig.content[:10]
-    assert rig.origin.fetches == [Span(0, 10)] * 2
+        hanging.result(SOON)
+    assert rig.ahead.fetches == rig.origin.fetches == [Span(0, 10)]
+
+
+def test_who_waits_for_a_reader_does_not_ask_beside_him(rig: Rig) -> None:
+    """A request that somebody waits for is asked a second time by the hedge, and not by each who joins it."""
+    rig.reader._pace = Impatient()
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(rig.read, 0, 10)]
+        barrier.wait_reached()
+        reads += [pool.submit(rig.read, 0, 10) for _ in range(3)]
+        rig.wait_claimed(4)
+        _, late = wait(reads, timeout=0.1)
+        assert len(late) == 4
+        barrier.lift()
+        assert [one.result(SOON) for one in reads] == [rig.content[:10]] * 4
+    assert rig.origin.fetches == [Span(0, 10)]
 
 
 def test_who_waits_for_a_prefetch_that_is_silent_asks_himself(rig: Rig) -> None:
@@ -606,16 +622,43 @@ def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
     assert rig.origin.fetches == [Span(0, 10)]
 
 
-def test_a_large_read_is_split_over_two_connections(rig: Rig) -> None:
-    """Both halves are under way at the same time, and the bytes are right."""
+@pytest.mark.parametrize(
+    ("start", "stop", "parts"),
+    [
+        (0, 40, [Span(0, 10), Span(10, 20), Span(20, 30), Span(30, 40)]),
+        (20, 40, [Span(20, 30), Span(30, 40)]),
+        (71, 95, [Span(70, 80), Span(80, 90), Span(90, 95)]),
+        (10, 20, [Span(10, 15), Span(15, 20)]),
+        (92, 93, [Span(90, 93), Span(93, 95)]),
+    ],
+)
+def test_a_read_is_split_block_by_block_and_one_block_in_halves(
+    rig: Rig, start: int, stop: int, parts: list[Span]
+) -> None:
+    """All parts are under way at the same time, and the bytes are right."""
     rig.reader._pace = Splitting()
     barrier = rig.origin.held()
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(rig.read, 0, 40)
-        barrier.wait_reached(2)
+        reading = pool.submit(rig.read, start, stop)
+        barrier.wait_reached(len(parts))
         barrier.lift()
-        assert reading.result(SOON) == rig.content[:40]
-    assert sorted(rig.origin.fetches, key=lambda span: span.start) == [Span(0, 20), Span(20, 40)]
+        assert reading.result(SOON) == rig.content[start:stop]
+    assert sorted(rig.origin.fetches, key=lambda span: span.start) == parts
+
+
+def test_a_long_run_is_one_stream(rig: Rig) -> None:
+    """More blocks than may come over lines of their own are asked for together."""
+    rig.reader._pace = Splitting()
+    assert MOST_SPLIT == 4
+    assert rig.read(0, 50) == rig.content[:50]
+    assert rig.origin.fetches == [Span(0, 50)]
+
+
+def test_what_is_fetched_ahead_is_never_split(rig: Rig) -> None:
+    """Nobody waits for it."""
+    rig.reader._pace = Splitting()
+    rig.reader.fetch_ahead(rig.file, Span(0, 40))
+    assert rig.ahead.fetches == [Span(0, 40)]
 
 
 @pytest.mark.parametrize("error", [Unavailable(PATH), Changed(PATH)])

@@ -2,15 +2,16 @@
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fakes import SOON, Barrier, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
 
+from empiarfs.engine.hedge import Cut
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError, Changed, Closed, NotADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub
@@ -29,10 +30,12 @@ class FakeSizes:
         self.origin = origin
         self.diary: list[str] = []
         self.refusal: ArchiveError | None = None
+        self.meanwhile: Callable[[], object] = bool
 
     def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
         """See `Sizes.measured`."""
         self.diary.append(directory)
+        self.meanwhile()
         if self.refusal is not None:
             raise self.refusal
         return [replace(self.origin.file(one.path), listed=True) for one in stubs if one.path in self.origin.files]
@@ -56,7 +59,9 @@ class World:
         self.ahead_tasks: list[Callable[[], object]] = []
         self.sizes: FakeSizes | None = None
         self.clock = FakeClock()
-        self.later: list[Callable[[], None]] = []
+        self.later: list[Callable[[], object]] = []
+        self.second = SOON
+        self.agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True
         self.index = index
         self.tree = self.opened()
 
@@ -71,6 +76,9 @@ class World:
             fresh=FRESH,
             clock=self.clock,
             background=self.later.append,
+            sizes_later=self.later.append,
+            second=lambda: self.second,
+            agrees=lambda stub, file: self.agrees(stub, file),
             later=self.ahead_tasks.append,
             only=only,
         )
@@ -557,38 +565,77 @@ def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], erro
     assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
 
 
-class Looked(dict[Hashable, Any]):
-    """What is being asked for; tells, under the lock, when someone looks whether his question is."""
+def test_who_meets_a_measuring_ahead_that_hangs_asks_himself(world: World, walk: list[str]) -> None:
+    """He waits for it no longer than for any silent request."""
+    world.second = 0.01
+    for path in walk[:2]:
+        world.tree.stat(path)
+    barrier = world.ahead.held()
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(world.ahead_tasks[0])
+        barrier.wait_reached()
+        assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
+        barrier.lift()
+        ahead.result(SOON)
+    assert world.origin.measured == walk[:3]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.at = threading.Semaphore(0)
 
-    def get(self, key: Hashable, default: Any = None) -> Any:
-        """Look `key` up, as every call does."""
-        self.at.release()
-        return super().get(key, default)
+def test_who_meets_a_measuring_ahead_that_succeeds_asks_nothing(world: World, walk: list[str]) -> None:
+    """One that ends in time is used, at once, and costs no second request."""
+    for path in walk[:2]:
+        world.tree.stat(path)
+    barrier = world.ahead.held()
+    waits = threading.Semaphore(0)
+
+    def second() -> float:
+        waits.release()
+        return SOON / 4
+
+    world.tree._second = second
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(world.ahead_tasks[0])
+        barrier.wait_reached()
+        waiting = pool.submit(world.tree.stat, walk[2])
+        assert waits.acquire(timeout=SOON)
+        time.sleep(0.05)  # until he stands there
+        barrier.lift()
+        begun = time.monotonic()
+        assert waiting.result(SOON) == world.origin.file(walk[2])
+        assert time.monotonic() - begun < SOON / 8
+        ahead.result(SOON)
+    assert world.origin.measured == walk[:2]
 
 
 @pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
-def test_who_joins_a_measuring_ahead_that_fails_asks_himself(
+def test_who_meets_a_measuring_ahead_that_fails_asks_himself(
     world: World, walk: list[str], error: ArchiveError
 ) -> None:
     """The failure of a request that nobody waited for is not handed to who came to wait for it."""
+    world.second = 0.5
     for path in walk[:2]:
         world.tree.stat(path)
     barrier = world.ahead.held()
     world.ahead.refusals[walk[2]] = error
-    looked = world.tree._together._under_way = Looked()
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
-        assert looked.at.acquire(timeout=SOON)
         waiting = pool.submit(world.tree.stat, walk[2])
-        assert looked.at.acquire(timeout=SOON)
+        time.sleep(0.05)  # until he stands there
         barrier.lift()
         assert waiting.result(SOON) == world.origin.file(walk[2])
         assert ahead.result(SOON) is None
+
+
+def test_a_file_is_measured_ahead_once_at_a_time(world: World, walk: list[str]) -> None:
+    """Who comes second gets nothing, and does not wait: he holds a place at the gate."""
+    barrier = world.ahead.held()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(world.tree.measured_ahead, walk[0])
+        barrier.wait_reached()
+        assert world.tree.measured_ahead(walk[0]) is None
+        barrier.lift()
+        assert first.result(SOON) == world.origin.file(walk[0])
+    assert world.ahead.measured == walk[:1]
 
 
 def test_sizes_of_a_large_directory_come_together(world: World, walk: list[str]) -> None:
@@ -627,3 +674,77 @@ def test_the_sizes_of_a_small_directory_are_not_asked_for_together(world: World)
     world.tree.stat(A)
     world.run_later()
     assert world.sizes.diary == []
+
+
+def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list[str]) -> None:
+    """A date from HEAD is better than that of a listing: before FTP is asked, and while it answers."""
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    world.sizes.meanwhile = lambda: world.tree.measured_ahead(walk[5])
+    world.tree.stat(walk[0])
+    world.run_later()
+    for _ in range(2):
+        for path in (walk[0], walk[5]):
+            assert world.tree.stat(path) == world.origin.file(path)
+        assert world.tree.stat(walk[6]) == replace(world.origin.file(walk[6]), listed=True)
+        world.tree = world.opened()
+    assert world.origin.measured == walk[:1]
+    assert world.ahead.measured == [walk[5]]
+
+
+def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
+    """The file was replaced since it was listed; the new listing says so too."""
+    world.agrees = lambda stub, file: stub.listed_size == str(file.size)
+    world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
+    world.tree.entries(DATA)
+    world.tree.stat(B)
+    assert world.listing.diary == [DATA]
+    world.origin.files[A] = noise(5000)
+    world.listing.children[DATA] = [stub(A, "5000"), stub(B, "2000")]
+    assert world.tree.stat(A) == File(A, 5000, world.origin.modified)
+    assert world.listing.diary == [DATA, DATA]
+
+
+def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
+    """An error page or a proxy's cut: one new listing, then an error, and nothing of it is kept."""
+    world.agrees = lambda stub, file: stub.listed_size == str(file.size)
+    world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
+    world.origin.files[A] = noise(17)
+    with pytest.raises(Unavailable):
+        world.tree.stat(A)
+    assert world.listing.diary == [DATA, DATA]
+    assert world.tree.entries(DATA)[0] == stub(A, "1000")
+    world.origin.files[A] = noise(1000)
+    assert world.tree.stat(A) == world.origin.file(A)
+
+
+class Lagging(FakeOrigin):
+    """An origin of which one server does not know a file yet."""
+
+    lags = 1
+
+    def measure(self, path: str, cut: Cut | None = None) -> File:
+        """See `Origin.measure`."""
+        found = super().measure(path, cut)
+        if len(self.measured) <= self.lags:
+            raise NotFound(path)
+        return found
+
+
+def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: World) -> None:
+    """Servers behind the balance lag; the listing has seen it."""
+    world.origin = Lagging(world.origin.files)
+    world.tree = world.opened()
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert world.origin.measured == [A, A]
+
+
+def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
+    """It is believed then, and its name goes."""
+    world.origin = Lagging(world.origin.files)
+    world.origin.lags = 2
+    world.tree = world.opened()
+    with pytest.raises(NotFound):
+        world.tree.stat(A)
+    assert world.origin.measured == [A, A]
+    assert world.names(DATA) == ["b.mrc"]

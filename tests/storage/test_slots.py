@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -115,3 +116,15 @@ def test_the_folder_is_the_users_runtime_folder(monkeypatch: pytest.MonkeyPatch)
     assert runtime_folder() == Path("/run/user/5/empiarfs")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert runtime_folder().name == f"empiarfs-{os.geteuid()}"
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """Taken away at logout or by a cleaner: the slots are counted anew, for the owner alone."""
+    slots = Slots(tmp_path / "slots", SERVER, 1)
+    shutil.rmtree(tmp_path / "slots")
+    assert not slots.wanted()
+    release = slots.take(0.0)
+    assert not taken(Slots(tmp_path / "slots", SERVER, 1))
+    release()
+    assert taken(slots)
+    assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700

@@ -1,0 +1,190 @@
+"""Exact sizes by FTP: right, or none; and a server that does not answer is not asked twice a day."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import SOON, stub
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import FTPServer
+
+from empiarfs.empiar.ftp import DAY, FtpSizes, agreeing, sizes
+from empiarfs.errors import Unavailable
+from empiarfs.model import File
+
+DATE = "2024-05-17 10:20"
+SECONDS = 1_715_941_200
+DATA = "10028/d\u00e4ta"
+
+
+def line(name: str, size: int = 1200, mode: str = "-rw-r--r--") -> str:
+    """Give one line of a LIST."""
+    return f"{mode}   1 ftp      anonymous {size:>12} May 17  2024 {name}"
+
+
+def test_sizes_are_read_by_name() -> None:
+    """Spaces belong to the name, also at its start and end; a size may be large."""
+    names = ["a.mrc", "a b  c.mrc", " first", "last ", "-rw", "a -> b"]
+    found = sizes([line(name, 10**12 + number) for number, name in enumerate(names)])
+    assert found == {name: 10**12 + number for number, name in enumerate(names)}
+
+
+def test_names_of_any_bytes_come_back_as_they_are() -> None:
+    """As UTF-8 where they are, else with surrogate escapes."""
+    assert list(sizes([line("\u00e4.mrc".encode().decode("latin-1"))])) == ["\u00e4.mrc"]
+    assert list(sizes([line("\xff.mrc")])) == ["\udcff.mrc"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        line("data", mode="drwxr-xr-x"),
+        line("link -> a.mrc", mode="lrwxrwxrwx"),
+        "total 17",
+        "",
+        "05-17-24  10:20AM        1200 a.mrc",
+        line("a.mrc").replace("1200", "1e3"),
+        line("a.mrc", 10**18),
+        line("a" * 5000),
+    ],
+)
+def test_what_is_no_plain_file_is_left_out(text: str) -> None:
+    """Directories, links, and lines of another form say nothing, and disturb no other."""
+    assert sizes([text, line("b.mrc", 7)]) == {"b.mrc": 7}
+
+
+def test_sizes_that_the_listing_rounds_make_files() -> None:
+    """With the listed date, which is marked as one."""
+    stubs = [stub("10028/a", "1.2K", DATE), stub("10028/b", "17", DATE)]
+    assert agreeing({"a": 1200, "b": 17, "other": 1}, stubs) == [
+        File("10028/a", 1200, SECONDS, listed=True),
+        File("10028/b", 17, SECONDS, listed=True),
+    ]
+
+
+def test_one_size_that_the_listing_cannot_round_drops_all(caplog: pytest.LogCaptureFixture) -> None:
+    """The two servers do not show the same tree."""
+    stubs = [stub(f"10028/{name}", "1.2K", DATE) for name in "abc"]
+    assert agreeing({"a": 1200, "b": 1000, "c": 1200}, stubs) == []
+    assert "10028/b" in caplog.text
+
+
+def test_what_is_not_known_of_both_is_skipped() -> None:
+    """A missing name, a size or a date that is not understood: that file is measured by itself."""
+    stubs = [
+        stub("10028/missing", "1.2K", DATE),
+        stub("10028/a", "-", DATE),
+        stub("10028/b", "1.2K", "yesterday"),
+        stub("10028/c", "1.2K", DATE),
+    ]
+    assert [file.path for file in agreeing(dict.fromkeys("abc", 1200), stubs)] == ["10028/c"]
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """An FTP server of a small tree; its port."""
+    folder = tmp_path / "tree" / "empiar" / DATA
+    folder.mkdir(parents=True)
+    (folder / "sub").mkdir()
+    for name, size in {"a b.mrc": 1200, "c.mrc": 17, "\u00e9.mrc": 1300}.items():
+        (folder / name).write_bytes(bytes(size))
+    authorizer = DummyAuthorizer()
+    authorizer.add_anonymous(str(tmp_path / "tree"))
+    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
+    server = FTPServer(("127.0.0.1", 0), handler)
+    stopping = threading.Event()
+
+    def serve() -> None:
+        while not stopping.is_set():
+            server.serve_forever(timeout=0.02, blocking=False)
+        server.close_all()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield int(server.socket.getsockname()[1])
+    stopping.set()
+    thread.join(SOON)
+
+
+class Slots:
+    """Slots that are counted."""
+
+    def __init__(self) -> None:
+        self.held = self.taken = 0
+        self.busy = False
+
+    def __call__(self) -> Callable[[], None]:
+        """Take one."""
+        if self.busy:
+            raise TimeoutError("all in use")
+        self.held += 1
+        self.taken += 1
+        return self._given_back
+
+    def _given_back(self) -> None:
+        self.held -= 1
+
+
+STUBS = [
+    stub(f"{DATA}/a b.mrc", "1.2K", DATE),
+    stub(f"{DATA}/c.mrc", "17", DATE),
+    stub(f"{DATA}/\u00e9.mrc", "1.3K", DATE),
+    stub(f"{DATA}/none.mrc", "1.2K", DATE),
+]
+
+
+def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> None:
+    """All at once, over a connection that has a slot and gives it back."""
+    slots = Slots()
+    ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
+    assert list(ftp.measured(DATA, STUBS)) == [
+        File(f"{DATA}/a b.mrc", 1200, SECONDS, listed=True),
+        File(f"{DATA}/c.mrc", 17, SECONDS, listed=True),
+        File(f"{DATA}/\u00e9.mrc", 1300, SECONDS, listed=True),
+    ]
+    assert (slots.taken, slots.held) == (1, 0)
+    assert not (tmp_path / "note").exists()
+
+
+def test_a_directory_that_is_not_there_is_no_word_about_the_server(port: int, tmp_path: Path) -> None:
+    """The next one is asked for."""
+    slots = Slots()
+    ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
+    with pytest.raises(Unavailable):
+        ftp.measured("10028/none", STUBS)
+    assert len(ftp.measured(DATA, STUBS)) == 3
+    assert slots.held == 0
+
+
+def test_a_server_that_refuses_is_not_asked_again_for_a_day(tmp_path: Path) -> None:
+    """The note tells, in the next run too; a day later it is asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    slots = Slots()
+    for _ in range(2):
+        ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
+        with pytest.raises(Unavailable):
+            ftp.measured(DATA, STUBS)
+    assert (slots.taken, slots.held) == (1, 0)
+    yesterday = time.time() - DAY - 1
+    os.utime(tmp_path / "note", (yesterday, yesterday))
+    with pytest.raises(Unavailable):
+        ftp.measured(DATA, STUBS)
+    assert slots.taken == 2
+
+
+def test_slots_in_use_are_no_word_about_the_server(port: int, tmp_path: Path) -> None:
+    """Our own programs hold them; the next time it is asked."""
+    slots = Slots()
+    slots.busy = True
+    ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
+    with pytest.raises(Unavailable):
+        ftp.measured(DATA, STUBS)
+    assert not (tmp_path / "note").exists()
+    slots.busy = False
+    assert len(ftp.measured(DATA, STUBS)) == 3
