@@ -71,11 +71,8 @@ class FtpSizes:
 
     def _listed(self, directory: str) -> list[str]:
         lines: list[str] = []
-        size = 0
 
         def take(line: str) -> None:
-            nonlocal size
-            size += len(line)
             if len(lines) >= MOST_LINES:
                 raise ValueError("the list is too long")
             lines.append(line)

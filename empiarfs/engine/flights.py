@@ -160,13 +160,13 @@ class Together:
         with self._lock:
             if key in self._under_way or unless in self._under_way:
                 return None
-            mine: Future[T] = Future()
+            mine: Future[None] = Future()
             self._under_way[key] = mine
         try:
             return ask()
         finally:
             self._leave(key)
-            mine.cancel()
+            mine.set_result(None)  # a cancelled one would not wake who waits in `settled`
 
     def settled(self, key: Hashable, seconds: float) -> bool:
         """Wait for at most `seconds` for another thread's asking; tell whether there was one and it is over."""

@@ -262,10 +262,12 @@ class Tree:
         self._together.settled(("ahead", path), self._second())
         return self._known_or_found(path)
 
-    def _known_or_found(self, path: str, origin: Origin | None = None) -> File | Directory:
+    def _known_or_found(self, path: str, ahead: Origin | None = None) -> File | Directory:
         """Look once more, now that nobody else asks; then ask."""
         entry = self._noted(path)
-        return entry if isinstance(entry, File | Directory) else self._found(path, origin)
+        if isinstance(entry, File | Directory):
+            return entry
+        return self._found(path) if ahead is None else self._found_ahead(path, ahead)
 
     def _known_sizes(self, directory: str) -> Known:
         """Give the directory, with all its sizes where they can be had at once.
@@ -309,44 +311,41 @@ class Tree:
             raise NotFound(path)
         return self._found(path)
 
-    def _found(self, path: str, origin: Origin | None = None) -> File | Directory:
-        found: File | Directory
-        try:
-            found = (origin or self._origin).measure(path)
-        except IsADirectory:
-            found = Directory(path)
-        except NotFound:
-            if isinstance(self._noted(path), Stub) and origin is None:
-                found = self._found_again(path)
-            else:
-                self._gone(path)
-                raise
-        if isinstance(found, File):
-            self._check_size(found)
+    def _found(self, path: str) -> File | Directory:
+        """Measure what is at `path` for someone who waits, and keep what comes of it."""
+        found = self._measured(path, self._origin, again=isinstance(self._noted(path), Stub))
+        if isinstance(found, File) and not self._is_plausible(found):
+            self._together.call(("scan", parent_of(path)), lambda: self._scanned(parent_of(path)))
+            if not self._is_plausible(found):
+                raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
         self._keep(found)
         return found
 
-    def _found_again(self, path: str) -> File | Directory:
-        """Ask once more for a listed file that a server did not know: another one behind the balance may."""
+    def _found_ahead(self, path: str, origin: Origin) -> File | Directory:
+        """The same for nobody yet: what is odd is left to the one who will look."""
+        found = self._measured(path, origin, again=True)
+        if isinstance(found, File) and not self._is_plausible(found):
+            raise Unavailable(path, "the server contradicts its listing")
+        self._keep(found)
+        return found
+
+    def _measured(self, path: str, origin: Origin, *, again: bool) -> File | Directory:
+        """Ask for `path`; once more for a listed file that a server did not know: another one may."""
         try:
-            return self._origin.measure(path)
+            return origin.measure(path)
+        except IsADirectory:
+            return Directory(path)
         except NotFound:
-            self._gone(path)
+            if again and origin is self._origin:
+                return self._measured(path, origin, again=False)
+            if origin is self._origin:
+                self._gone(path)
             raise
 
-    def _check_size(self, file: File) -> None:
-        """See that a measured size is what the listing rounds; where it is not, list anew, and else doubt it.
-
-        Raises:
-            Unavailable: the server contradicts itself.
-        """
+    def _is_plausible(self, file: File) -> bool:
+        """Tell whether the listing may have rounded the length of `file`."""
         entry = self._noted(file.path)
-        if not isinstance(entry, Stub) or self._agrees(entry, file):
-            return
-        self._together.call(("scan", parent_of(file.path)), lambda: self._scanned(parent_of(file.path)))
-        entry = self._noted(file.path)
-        if isinstance(entry, Stub) and not self._agrees(entry, file):
-            raise Unavailable(file.path, f"the server tells {file.size} bytes, and lists {entry.listed_size}")
+        return not isinstance(entry, Stub) or self._agrees(entry, file)
 
     def _keep(self, entry: File | Directory) -> None:
         self._index.add(entry)

@@ -4,18 +4,22 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fakes import SOON, stub
-from pyftpdlib.authorizers import DummyAuthorizer
-from pyftpdlib.handlers import FTPHandler
-from pyftpdlib.servers import FTPServer
 
 from empiarfs.empiar.ftp import DAY, FtpSizes, agreeing, sizes
 from empiarfs.errors import Unavailable
 from empiarfs.model import File
+
+with warnings.catch_warnings():  # it is written on what Python has deprecated
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from pyftpdlib.authorizers import DummyAuthorizer  # type: ignore[import-untyped]
+    from pyftpdlib.handlers import FTPHandler  # type: ignore[import-untyped]
+    from pyftpdlib.servers import FTPServer  # type: ignore[import-untyped]
 
 DATE = "2024-05-17 10:20"
 SECONDS = 1_715_941_200

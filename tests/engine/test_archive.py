@@ -29,6 +29,11 @@ from empiarfs.storage.index import SqliteIndex
 PATH = "10028/a.mrc"
 
 
+def run(task: Callable[[], object]) -> None:
+    """Run `task` at once."""
+    task()
+
+
 class Rig:
     """An archive over fakes, with all of them in reach."""
 
@@ -49,7 +54,7 @@ class Rig:
             self.index,
             fresh=1e9,
             clock=FakeClock(),
-            background=lambda task: task(),
+            background=run,
             later=self.later.append,
         )
         reader = Reader(
