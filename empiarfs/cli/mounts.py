@@ -105,6 +105,9 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         alone: whether no entries were named; then a number is more likely an entry than a directory.
     """
     text = os.fspath(mountpoint)
+    binding = os.environ.get("EMPIARFS_FUSE", "mfusepy")
+    if binding not in {"mfusepy", "fusepy"}:
+        raise BadSetting(f"EMPIARFS_FUSE: {binding!r} is no binding; write mfusepy or fusepy")
     if entry_of(text) or (alone and text.isdigit()):
         raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {text}")
     if not text.strip(".") or ":/" in text:

@@ -294,7 +294,7 @@ def serve(
     if binding_major() == 2:  # noqa: PLR2004 - libfuse 2
         chosen |= {"use_ino": True, "max_background": BACKGROUND, "max_read": 131072}
     else:
-        chosen["max_threads"] = THREADS
+        chosen["max_threads"] = chosen["max_idle_threads"] = THREADS
     for option in options:
         name, _, value = option.partition("=")
         chosen[name] = value or True
