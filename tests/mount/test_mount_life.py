@@ -319,7 +319,7 @@ def helper() -> Iterator[None]:
     assert not file.exists(), f"{file} is there already; take it away for the tests"
     program = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
     file.write_text(
-        f'#!/bin/sh\nPYTHONPATH={machine.PROJECT}; export PYTHONPATH\nexec {sys.executable} -c "{program}" "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH="{machine.PROJECT}"; export PYTHONPATH\nexec "{sys.executable}" -c "{program}" "$@"\n'
     )
     file.chmod(0o755)
     yield
