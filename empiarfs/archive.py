@@ -143,7 +143,8 @@ class Archive:
         if span.start == 0:
             self._begun(file)
         try:
-            return self._reader.read(file, span)
+            window = reading.streams[0].window
+            return self._reader.read(file, span, beyond=min(window // readahead.SHARES, LONGEST_HEAD))
         except Changed:
             self._tree.changed(file)
             raise

@@ -44,8 +44,14 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader bytes_fetched={self.bytes_fetched} {self._flights!r} {self._cache!r}>"
 
-    def read(self, file: File, span: Span) -> bytes:
+    def read(self, file: File, span: Span, *, beyond: int = 0) -> bytes:
         """Give the bytes of `span`, which lies in `file`; all of them, or an error.
+
+        Args:
+            file: the version that is read.
+            span: what is asked for.
+            beyond: bytes behind it that the same request brings, if one is needed and nobody fetches them yet: a
+                reader in line who has come to the end of what was fetched ahead should not ask block by block.
 
         Raises:
             ArchiveError: NotFound, Refused, Changed, Unavailable or Closed, as `empiarfs.errors` tells.
@@ -57,8 +63,10 @@ class Reader:
             data = self._cache.in_memory(Block(file, number), used_up=all_of_it)
             if data is not None:
                 got[number] = data
-        while len(got) < len(numbers):
+        while any(number not in got for number in numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
+            if mine and beyond and mine[-1].number == numbers.stop - 1:
+                mine += self._following(file, span.stop, beyond)
             got.update(self._fetched(file, mine, self._origin))
             for block, flight in theirs.items():
                 data = self._waited_for(block, flight)
@@ -69,6 +77,22 @@ class Reader:
             return got[numbers.start][span.start - first : span.stop - first]
         whole = b"".join(got[number] for number in numbers)
         return whole[span.start - first : span.stop - first]
+
+    def _following(self, file: File, start: int, size: int) -> list[Block]:
+        """Claim the blocks behind `start`, up to the first one that is here or on its way."""
+        rest = blocks.covering(blocks.clamped(start, size, file.size), self._block_bytes)
+        claimed: list[Block] = []
+        for number in rest:
+            block = Block(file, number)
+            if number * self._block_bytes < start:
+                continue
+            if self._cache.in_memory(block, used_up=True) is not None:
+                break
+            mine, _ = self._flights.claim([block])
+            if not mine:
+                break
+            claimed += mine
+        return claimed
 
     def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
         """Give a block that another thread fetches; ask for it too where that request is silent for too long."""

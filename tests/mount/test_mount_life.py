@@ -318,9 +318,8 @@ def helper() -> Iterator[None]:
     file = Path("/sbin/mount.fuse.empiarfs")
     assert not file.exists(), f"{file} is there already; take it away for the tests"
     program = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
-    file.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{machine.PROJECT}"; export PYTHONPATH\nexec "{sys.executable}" -c "{program}" "$@"\n'
-    )
+    python = f'exec "{sys.executable}" -c "{program}" "$@"'
+    file.write_text(f'#!/bin/sh\nPYTHONPATH="{machine.PROJECT}"; export PYTHONPATH\n{python}\n')
     file.chmod(0o755)
     yield
     file.unlink()
