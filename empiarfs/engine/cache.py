@@ -48,11 +48,6 @@ class Recent(Generic[K, V]):
         with self._lock:
             self._values[key] = value
 
-    def drop(self, key: K) -> None:
-        """Forget `key`."""
-        with self._lock:
-            self._values.pop(key, None)
-
     @property
     def held(self) -> int:
         """The weight of what is kept."""

@@ -92,11 +92,6 @@ class Flights:
                     theirs[block] = flight
         return mine, theirs
 
-    def of(self, claimed: Iterable[Block]) -> dict[Block, Flight]:
-        """Give the flights of claimed blocks, to wait for."""
-        with self._lock:
-            return {block: self._under_way[block] for block in claimed}
-
     def asked(self, blocks: Iterable[Block]) -> list[Flight]:
         """Note that a request for these claimed blocks is sent now; give their flights."""
         now = time.monotonic()

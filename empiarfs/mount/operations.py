@@ -171,8 +171,8 @@ class Operations:
         """Give all attributes of a measured entry, for the kernel to keep."""
         if isinstance(entry, File):
             self._told.put(entry.path, entry)
-        assert view.is_measured(entry)  # noqa: S101
-        return view.attributes(entry, self._owner, self._mounted)  # type: ignore[arg-type]
+        assert view.is_measured(entry)  # noqa: S101 - the callers have looked
+        return view.attributes(entry, self._owner, self._mounted)  # type: ignore[arg-type] # measured: no Stub
 
     def _kept(self, thing: OpenFile | list[Entry]) -> int:
         handle = next(self._numbers)
@@ -214,7 +214,7 @@ class _errors:  # noqa: N801 - reads like a verb where it is used
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
 
-class _Fuse(binding.FUSE):  # type: ignore[misc]
+class _Fuse(binding.FUSE):  # type: ignore[misc] # the bindings ship no types
     """The binding, with a readdir that hands the kernel attributes and offsets.
 
     Without offsets libfuse holds the whole directory and looks every name up again; without the flag the kernel

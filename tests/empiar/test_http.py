@@ -651,9 +651,9 @@ def test_a_proxy_of_the_environment_is_used(variable: str, monkeypatch: pytest.M
         monkeypatch.delenv(name, raising=False)
     with ScriptedServer(always(Reply("200 OK", {"Content-Length": "5"}))) as proxy:
         monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
-        with Client("http://archive.invalid/root") as client:
+        with Client("http://archive.invalid/base") as client:
             assert client.origin.measure(PATH).size == 5
-        assert [one.target for one in proxy.requests] == [f"http://archive.invalid/root/{PATH}"]
+        assert [one.target for one in proxy.requests] == [f"http://archive.invalid/base/{PATH}"]
 
 
 def test_a_host_that_needs_no_proxy_is_asked_directly(

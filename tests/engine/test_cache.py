@@ -76,16 +76,6 @@ def test_a_value_too_heavy_is_not_kept_and_pushes_nothing_out() -> None:
     assert (recent.get("a"), recent.get("b")) == (b"1", None)
 
 
-def test_recent_forgets_what_is_dropped() -> None:
-    """Dropping is final, and dropping what is not there is nothing."""
-    recent: Recent[str, bytes] = Recent(4, len)
-    recent.put("a", b"1")
-    recent.drop("a")
-    recent.drop("never")
-    assert recent.get("a") is None
-    assert recent.held == 0
-
-
 def test_recent_is_safe_for_threads() -> None:
     """Threads that put and get at once keep the weight in bounds and lose no order."""
     recent: Recent[int, bytes] = Recent(50, len)
