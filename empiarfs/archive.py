@@ -1,5 +1,6 @@
 """The archive, as every face speaks to it: what is there, and the bytes."""
 
+import itertools
 import os
 import re
 import threading
@@ -20,6 +21,17 @@ MOST_FOLLOWED = 4096  # files whose reading is followed at once
 STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
 LARGEST_READ = 4 * MIB  # a larger one is read in line, so that windows open and all connections help
 LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
+
+_forks = itertools.count()
+_generation = next(_forks)  # another number in every child of a fork; cheaper to look at than the process id
+
+
+def _forked() -> None:
+    global _generation  # noqa: PLW0603 - a process has one
+    _generation = next(_forks)
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def entry_of(name: str) -> str | None:
@@ -81,7 +93,7 @@ class Archive:
         self._most_ahead = most_ahead
         self._longest = longest
         self._clock = clock
-        self._process = os.getpid()
+        self._generation = _generation
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
         self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
         self._in_line: dict[File, float] = {}  # files with a window, and when they were read last
@@ -151,7 +163,7 @@ class Archive:
 
     def _check_process(self, path: str) -> None:
         """Raise Closed in a child process: it would talk over its parent's connections, and get his replies."""
-        if os.getpid() != self._process:
+        if self._generation != _generation:
             raise Closed(path, "the archive was opened before a fork; open it again in this process")
 
     def _readers_in_line(self, file: File) -> int:

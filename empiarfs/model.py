@@ -23,6 +23,9 @@ class File:
     modified: int | None
     listed: bool = False
 
+    def __hash__(self) -> int:
+        return hash(self.path)  # a string remembers its own; a read looks a file up some twenty times
+
 
 @dataclass(frozen=True, slots=True)
 class Directory:
@@ -74,6 +77,9 @@ class Block:
 
     file: File
     number: int
+
+    def __hash__(self) -> int:
+        return hash(self.file.path) ^ self.number  # see File
 
 
 def parent_of(path: str) -> str:

@@ -21,7 +21,8 @@ import requests.adapters
 import requests.utils
 import urllib3
 
-PIECE = 256 * 1024  # the most bytes handed on at once
+PIECE = 128 * 1024  # the most bytes handed on at once: a block, which then needs no copying
+QUICK = 0.125  # seconds for a piece, below which the next one is waited for as a whole
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
@@ -46,34 +47,62 @@ class Lost(Exception):
 
 
 class Reply:
-    """The reply to one request: its head now, its body in pieces."""
+    """The reply to one request: its head now, its body in pieces.
 
-    def __init__(self, method: str, response: requests.Response, silence: float) -> None:
+    Args:
+        method: what was asked.
+        response: what came.
+        silence: seconds of silence that are borne.
+        due: told by when something must have come, for another thread to watch.
+    """
+
+    def __init__(
+        self, method: str, response: requests.Response, silence: float, due: Callable[[float], None]
+    ) -> None:
         self._method = method
         self._response = response
         self._silence = silence
+        self._due = due
         self.status = response.status_code
         self.reason = response.reason or ""
         self.headers: Mapping[str, str] = response.headers
 
     def pieces(self) -> Iterator[bytes]:
-        """Give the body as it arrives, nothing decoded.
+        """Give the body as it arrives, nothing decoded; where it comes fast, a whole piece at a time.
 
         Raises:
             Lost: the line broke, fell silent, or became a drip.
         """
-        since, fresh = time.monotonic(), 0
+        body = self._response.raw
+        since = begun = time.monotonic()
+        fresh, at, quick = 0, 0, False  # quick: whether the last piece came fast
         try:
-            while piece := self._response.raw.read1(PIECE, decode_content=False):
-                yield piece
-                fresh += len(piece)
+            while True:
+                rest = PIECE - at % PIECE
+                if quick:
+                    self._due(begun + 2 * self._silence)  # a drip in the middle trips no timeout
+                    piece = body.read(rest, decode_content=False)
+                else:
+                    piece = body.read1(rest, decode_content=False)
+                if not piece:
+                    return
                 now = time.monotonic()
+                at += len(piece)
+                fresh += len(piece)
                 if now - since > self._silence:
                     if fresh < SLOWEST * (now - since):
                         raise Lost("the server only drips")
                     since, fresh = now, 0
+                if at % PIECE:
+                    yield piece
+                    continue
+                quick = now - begun < QUICK
+                yield piece
+                begun = time.monotonic()
         except _TROUBLE as error:
             raise Lost(_why(error)) from error
+        finally:
+            self._due(float("inf"))
 
     def close(self) -> None:
         """Be done. A short rest is read, so that the line can be used again; else it is closed."""
@@ -94,7 +123,7 @@ class Line:
         session.mount("http://", self._watched)
         session.mount("https://", self._watched)
         self.used = time.monotonic()
-        self.due = float("inf")  # when the head of the reply must be here; a drip never trips a timeout
+        self.due = float("inf")  # when what is waited for must be here; a drip never trips a timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
         """Ask, and wait for the head of the reply for at most `silence` seconds.
@@ -116,7 +145,10 @@ class Line:
             raise Lost(_why(error)) from error
         finally:
             self.due = float("inf")
-        return Reply(method, response, silence)
+        return Reply(method, response, silence, self._is_due)
+
+    def _is_due(self, when: float) -> None:
+        self.due = when
 
     def cut(self) -> None:
         """Break the connection under the thread that waits on it; for another thread to call."""
@@ -224,7 +256,7 @@ class Lines:
                 self._close(line)
 
     def shed(self, idle: float = IDLE_SECONDS) -> None:
-        """Close the lines that were not used for `idle` seconds; cut those that wait for a head for too long."""
+        """Close the lines that were not used for `idle` seconds; cut those that wait for too long."""
         for line in tuple(self._lent):
             if time.monotonic() > line.due:
                 line.cut()

@@ -20,26 +20,37 @@ T = TypeVar("T")
 class Flight:
     """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
 
-    __slots__ = ("_data", "_done", "_error", "_rescued", "asked", "begun")
+    __slots__ = ("_data", "_error", "_over", "_rescued", "_waiters", "asked", "begun")
 
     def __init__(self) -> None:
         self.asked = 0.0  # when its request was sent; 0 before
         self.begun = False  # whether bytes of its request have come
         self._rescued = False
-        self._done = threading.Event()
+        self._over = False
+        self._waiters: list[threading.Event] = []  # most flights land before anyone waits
         self._data: bytes | None = None
         self._error: ArchiveError | None = None
 
     def finish(self, data: bytes | None, error: ArchiveError | None) -> None:
         """Wake everyone who waits. The first word counts: a late flight may have been rescued."""
-        if self._done.is_set():
+        if self._over:
             return
         self._data, self._error = data, error
-        self._done.set()
+        self._over = True  # before the look at who waits, as they look in the other order
+        for waiter in self._waiters:
+            waiter.set()
+
+    def _is_over(self, seconds: float | None) -> bool:
+        """Wait for at most `seconds`; tell whether it has ended."""
+        if self._over:
+            return True
+        waiter = threading.Event()
+        self._waiters.append(waiter)
+        return self._over or waiter.wait(seconds)
 
     def is_late(self, seconds: float) -> bool:
         """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
-        while not self._done.wait(seconds):
+        while not self._is_over(seconds):
             if self.begun or self._rescued:
                 return False
             if self.asked and time.monotonic() - self.asked >= seconds:
@@ -53,7 +64,7 @@ class Flight:
         Raises:
             ArchiveError: the reader who fetched it met this; asking again would only meet it later.
         """
-        self._done.wait()
+        self._is_over(None)
         if self._error is not None:
             raise again(self._error)
         return self._data
