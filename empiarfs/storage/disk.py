@@ -16,15 +16,17 @@ import struct
 import threading
 import time
 import zlib
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import diskcache
-from diskcache.core import MODE_BINARY
+from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
-from empiarfs.storage.folders import secure
+from empiarfs.storage.folders import Identity, identity, secure
+from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
 MOST_KNOWN = 4096  # files whose blocks are listed in memory
 LONGEST_NUMBER = 19
 TOUCHED_AT_ONCE = 256
+MOST_USED = 65_536  # blocks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
+BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
 TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError)
 
 
@@ -129,39 +133,74 @@ class DiskStore:
             raise OSError(
                 errno.EINVAL, "a cache folder may not have a variable like $HOME in its name", os.fspath(folder)
             )
-        secure(folder)
         self._folder = folder
+        self._database_file = folder / DBNAME
         self._most = most
         self._prefix = f"{archive} {block_bytes}"
-        self._cache = self._opened()
         self._known: dict[File, tuple[float, set[int]]] = {}
         self._used: dict[str, None] = {}  # blocks read since the database was last told
         self._looked = float("-inf")
+        self._damaged = float("-inf")  # when the last damaged block was found
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._full = False
-        self._troubled = False
+        self._trouble = Trouble(f"the cache in {folder}")
+        self._outdated = self._wrong = False  # the database is to be opened anew; its content is wrong
+        self._identity: Identity | None = None
+        self._cache: diskcache.Cache | None = None
         self.broken = 0
+        try:
+            self._cache = self._opened()
+        except (PermissionError, NotADirectoryError, FileExistsError):
+            raise  # to be chosen otherwise, not to be done without
+        except TROUBLES as error:
+            self._tell(error, "writing")
 
     def __repr__(self) -> str:
         return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
 
     def _opened(self) -> diskcache.Cache:
-        """Open the database; one that is broken is begun anew."""
+        """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
+        secure(self._folder)
         try:
-            cache = self._database()
-        except sqlite3.OperationalError as error:  # locked, full, not to be written: it may be whole
-            raise OSError(errno.EIO, f"the cache cannot be used now: {error}", os.fspath(self._folder)) from error
-        except sqlite3.DatabaseError as error:
-            log.warning("%s: %s; the cache begins anew", self._folder, error)
-            for file in self._folder.glob("cache.db*"):
-                file.unlink()
-            for folder in self._folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
-                shutil.rmtree(folder, ignore_errors=True)
-            cache = self._database()
+            if self._wrong and not self._is_another():
+                raise sqlite3.DatabaseError("its content is wrong")
+            if identity(self._database_file) is None:
+                self._clear()
+            return self._taken(self._database())
+        except sqlite3.Error as error:
+            if may_be_whole(error):
+                raise
+            self._trouble.tell(error, "")
+        except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
+            self._trouble.tell(error, "")
+        self._clear()
+        log.info("%s: the cache begins anew", self._folder)
+        return self._taken(self._database())
+
+    def _clear(self) -> None:
+        """Take the database away, and all that only it knew."""
+        for file in self._folder.glob(f"{DBNAME}*"):
+            file.unlink(missing_ok=True)
+        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _taken(self, cache: diskcache.Cache) -> diskcache.Cache:
         cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
+        with self._lock:
+            self._cache, self._known = cache, {}
+        self._outdated = self._wrong = False
+        self._identity = identity(self._database_file)
         return cache
 
+    def _is_another(self) -> bool:
+        """Tell whether the database is no longer the file that was opened: its folder was deleted, say."""
+        return identity(self._database_file) != self._identity
+
     def _database(self) -> diskcache.Cache:
+        # diskcache would wait for a whole minute for a lock while it opens
+        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS)) as database:
+            database.execute("BEGIN IMMEDIATE")
         return diskcache.Cache(
             os.fspath(self._folder),
             disk=_OnlyBytes,
@@ -173,7 +212,7 @@ class DiskStore:
             sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
             sqlite_mmap_size=0,
             sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
-            timeout=10,
+            timeout=BUSY_SECONDS,
             tag_index=False,
             statistics=0,
         )
@@ -182,59 +221,76 @@ class DiskStore:
         """See `BlockStore.get`."""
         prefix = self._prefix_of(block.file)
         name = f"{prefix}{block.number}"
+        cache = self._cache
+        if cache is None or self._trouble.rests("reading"):
+            return None
         try:
-            if not self._may_have(block, prefix):
-                return None
-            stored = self._cache.get(name)
+            stored = cache.get(name) if self._may_have(cache, block, prefix) else None
         except TROUBLES as error:
-            self._tell(error)
+            self._tell(error, "reading")
             return None
         if stored is None:
             return None
-        self._used[name] = None
+        if len(self._used) < MOST_USED:
+            self._used[name] = None
         data = unwrapped(name, stored)
         if data is None:
-            self.broken += 1
-            log.warning("a cached block of %s was damaged; it is fetched again", block.file.path)
-            try:
-                self._cache.delete(name)
-            except TROUBLES as error:
-                self._tell(error)
+            self._drop(cache, name, block.file)
         return data
 
     def put(self, block: Block, data: bytes) -> None:
         """See `BlockStore.put`."""
         prefix = self._prefix_of(block.file)
         try:
-            if self._has_room():
-                self._cache.set(f"{prefix}{block.number}", data)
-                with self._lock:
-                    if block.file in self._known:
-                        self._known[block.file][1].add(block.number)
+            cache = self._writable()
+            if cache is None:
+                return
+            cache.set(f"{prefix}{block.number}", data)
+            with self._lock:
+                if block.file in self._known:
+                    self._known[block.file][1].add(block.number)
             if len(self._used) >= TOUCHED_AT_ONCE:
-                self._touch()
+                self._touch(cache)
         except TROUBLES as error:
-            self._tell(error)
+            self._tell(error, "writing")
+        else:
+            self._trouble.well()
 
     def volume(self) -> int:
         """Give the bytes now kept."""
-        return int(self._cache.volume())
+        return int(self._cache.volume()) if self._cache is not None else 0
 
     def close(self) -> None:
         """Close the database."""
+        cache = self._cache
+        if cache is None:
+            return
         try:
-            self._touch()
+            self._touch(cache)
+            cache.close()
         except TROUBLES as error:
-            self._tell(error)
-        self._cache.close()
+            self._tell(error, "writing")
 
-    def _touch(self) -> None:
+    def _drop(self, cache: diskcache.Cache, name: str, file: File) -> None:
+        """Drop a damaged block; a disk that fails damages many, and is told of once."""
+        self.broken += 1
+        now = time.monotonic()
+        if now - self._damaged > CALM_SECONDS:
+            log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
+        self._damaged = now
+        try:
+            if not self._trouble.rests("writing"):
+                cache.delete(name)
+        except TROUBLES as error:
+            self._tell(error, "writing")
+
+    def _touch(self, cache: diskcache.Cache) -> None:
         """Tell the database which blocks were used, in one go."""
         used, self._used = self._used, {}
-        with self._cache.transact():
+        with cache.transact():
             now = time.time()
-            for name in used:
-                self._cache._sql("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name))  # noqa: SLF001
+            for name in list(used):  # a reader may still hold it
+                cache._sql("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name))  # noqa: SLF001
 
     def _prefix_of(self, file: File) -> str:
         """Give what the names of all blocks of `file` begin with; the number stands behind it."""
@@ -242,7 +298,7 @@ class DiskStore:
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
         return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
 
-    def _may_have(self, block: Block, prefix: str) -> bool:
+    def _may_have(self, cache: diskcache.Cache, block: Block, prefix: str) -> bool:
         """Tell whether `block` was here when the blocks of its file were last listed; a look at each costs more.
 
         What another process stores meanwhile is found later; what was evicted meanwhile is found missing.
@@ -252,7 +308,9 @@ class DiskStore:
             when, numbers = self._known.get(block.file, (float("-inf"), set()))
             if block.number in numbers or now - when <= KNOWN_SECONDS:
                 return block.number in numbers
-            rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
+            if self._trouble.rests("reading"):  # the thread before us has waited for nothing
+                return False
+            rows = cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
                 "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, prefix[:-1] + "!")
             )
             ends = (str(key)[len(prefix) :] for (key,) in rows)
@@ -262,30 +320,42 @@ class DiskStore:
             self._known[block.file] = (now, numbers)
             return block.number in numbers
 
-    def _has_room(self) -> bool:
-        """Look at the free space now and then; shrink, or stop storing, where it falls below the floor."""
-        with self._lock:
+    def _writable(self) -> diskcache.Cache | None:
+        """Give the database if a block may be stored now. Now and then, look whether it is there and has room."""
+        if self._trouble.rests("writing"):
+            return None
+        with self._looking:
+            cache = self._cache
             now = time.monotonic()
-            if now - self._looked < LOOK_SECONDS:
-                return not self._full
-            self._looked = now
-            disk = shutil.disk_usage(self._folder)
-            floor = max(int(disk.total * FLOOR_SHARE), FLOOR_BYTES)
-            kept = self.volume()
-            limit = min(self._most, max(0, kept + disk.free - floor))
-            self._cache.reset("size_limit", limit, update=False)
-            full = disk.free < floor
-            if full and not self._full:
-                log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
-            self._full = full
-        if full:
-            self._cache.cull()
-        return not full
+            if cache is None or self._outdated or now - self._looked >= LOOK_SECONDS:
+                self._looked = now
+                if cache is None or self._outdated or self._is_another():
+                    cache = self._opened()
+                self._full = not self._has_room(cache)
+            return None if self._full else cache
 
-    def _tell(self, error: Exception) -> None:
-        if not self._troubled:
-            log.warning("the cache in %s cannot be used (%s); reads go on without it", self._folder, error)
-        self._troubled = True
+    def _has_room(self, cache: diskcache.Cache) -> bool:
+        """Tell whether the free space is above the floor; shrink where it is not."""
+        disk = shutil.disk_usage(self._folder)
+        floor = max(int(disk.total * FLOOR_SHARE), FLOOR_BYTES)
+        limit = min(self._most, max(0, self.volume() + disk.free - floor))
+        cache.reset("size_limit", limit, update=False)
+        if disk.free >= floor:
+            return True
+        if not self._full:
+            log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
+        cache.cull()
+        return False
+
+    def _tell(self, error: Exception, use: str) -> None:
+        """Take in that `use` of the database failed; it may have to be opened anew."""
+        row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
+        self._trouble.tell(error, "" if row else use)
+        self._wrong = self._wrong or is_wrong(error)
+        self._outdated = self._outdated or (isinstance(error, sqlite3.Error) and not is_busy(error))
+        with suppress(*TROUBLES):
+            if self._cache is not None:
+                self._cache.close()  # the connection of this thread, which may hold a lock
 
 
 def _head(name: str, data: bytes) -> bytes:

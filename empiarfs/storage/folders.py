@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+Identity = tuple[int, int]
+
 
 def runtime_folder() -> Path:
     """Give where locks of this user's processes on this machine live."""
@@ -23,3 +25,16 @@ def secure(folder: Path) -> None:
         raise PermissionError(f"{folder} belongs to another user")
     if status.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def identity(file: Path) -> Identity | None:
+    """Give which file `file` is now, while someone holds it open; None where there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

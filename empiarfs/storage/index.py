@@ -3,18 +3,22 @@
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
+from empiarfs.storage.folders import Identity, identity, secure
+from empiarfs.storage.trouble import Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
+LOOK_SECONDS = 1.0  # how old a look at the file may be
 
 _TABLES = (
     """
@@ -69,14 +73,19 @@ class SqliteIndex:
     """
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._lock = threading.Lock()
-        self._troubled = False
+        self._trouble = Trouble(f"the index {file}")
+        self._looked = time.monotonic()
+        self._identity: Identity | None = None
+        self._wrong = False  # the content of the file is
+        self._outdated = False  # the file is to be opened anew
         self._database: sqlite3.Connection | None
         try:
-            self._database = _opened(file)
+            self._database = self._opened()
         except (OSError, sqlite3.Error) as error:
-            log.warning("%s: %s; listings are not kept after this run", file, error)
-            self._database = _opened(None)
+            self._trouble.tell(error, "opening")
+            self._database, self._outdated = _with_tables(_connected(None)), True
 
     def close(self) -> None:
         """Close the file."""
@@ -108,7 +117,7 @@ class SqliteIndex:
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
         """See `Index.replace`."""
         key = _key(path)
-        with self._used() as database:
+        with self._used("writing") as database:
             database.execute("UPDATE entries SET missed = missed + 1 WHERE directory = ? AND listed", (key,))
             database.executemany(
                 """
@@ -133,18 +142,18 @@ class SqliteIndex:
 
     def add(self, entry: File | Directory) -> None:
         """See `Index.add`."""
-        with self._used() as database:
+        with self._used("writing") as database:
             database.execute(_ADD, _found(entry))
             database.execute("DELETE FROM absent WHERE path = ?", (_key(entry.path),))
 
     def add_all(self, files: Sequence[File]) -> None:
         """See `Index.add_all`."""
-        with self._used() as database:
+        with self._used("writing") as database:
             database.executemany(_ADD, map(_found, files))
 
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
-        with self._used() as database:
+        with self._used("writing") as database:
             where = (_key(parent_of(path)), _key(name_of(path)))
             database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
             database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (_key(path), asked))
@@ -163,7 +172,7 @@ class SqliteIndex:
 
     def unmeasure(self, file: File) -> Stub:
         """See `Index.unmeasure`."""
-        with self._used() as database:
+        with self._used("writing") as database:
             where = (_key(parent_of(file.path)), _key(name_of(file.path)))
             database.execute(
                 """
@@ -180,22 +189,62 @@ class SqliteIndex:
         return Stub(file.path)
 
     @contextmanager
-    def _used(self) -> Iterator[sqlite3.Connection]:
-        """Give the database for one transaction; its trouble is told once, and then it knows nothing."""
+    def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
+        """Give the database for one transaction; its trouble is told once, and for a while it knows nothing."""
         with self._lock:
-            database = self._database or sqlite3.connect(":memory:")  # closed: someone behind came late
+            database = self._usable(use) or sqlite3.connect(":memory:")  # without tables, it knows nothing
             try:
                 yield database
                 database.commit()
             except (OSError, sqlite3.Error, OverflowError) as error:
-                if not self._troubled and self._database is not None:
-                    log.warning("the index cannot be used: %s", error)
-                    self._troubled = True
+                if database is self._database:
+                    self._tell(error, use)
                 with suppress(sqlite3.Error):
                     database.rollback()
             finally:
                 if database is not self._database:
                     database.close()
+
+    def _usable(self, use: str) -> sqlite3.Connection | None:
+        """Give the database, opened anew where that is due; None after a close, or where `use` of it rests."""
+        if self._database is None or self._trouble.rests(use):
+            return None
+        now = time.monotonic()
+        if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._trouble.rests("opening"):
+            self._looked = now
+            try:
+                if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, say
+                    self._database, before = self._opened(), self._database
+                    before.close()
+            except (OSError, sqlite3.Error) as error:
+                self._trouble.tell(error, "opening")
+        self._trouble.well()
+        return self._database
+
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file; one that is broken or of another version is set aside."""
+        secure(self._file.parent)
+        try:
+            if self._wrong and identity(self._file) == self._identity:
+                raise sqlite3.DatabaseError("its content is wrong")
+            database = _with_tables(_connected(self._file))
+        except sqlite3.Error as error:
+            if may_be_whole(error):
+                raise
+            self._trouble.tell(error, "")
+            log.info("%s is set aside, and listings begin anew", self._file)
+            _set_aside(self._file)
+            database = _with_tables(_connected(self._file))
+        self._identity = identity(self._file)
+        self._wrong = self._outdated = False
+        return database
+
+    def _tell(self, error: Exception, use: str) -> None:
+        """Take in that `use` of the database failed; it may have to be opened anew."""
+        absurd = isinstance(error, OverflowError)  # a value, not the file
+        self._trouble.tell(error, "" if absurd else use)
+        self._wrong = self._wrong or is_wrong(error)
+        self._outdated = self._outdated or not (absurd or is_busy(error))
 
 
 def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
@@ -227,20 +276,10 @@ def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]
             return directory, name, position, 0, "", "", entry.size, entry.modified
 
 
-def _opened(file: Path | None) -> sqlite3.Connection:
-    """Open the database; one that is broken or of another version is set aside."""
-    try:
-        return _with_tables(_connected(file))
-    except sqlite3.OperationalError:  # locked, full, not to be written: it may be whole
-        raise
-    except sqlite3.DatabaseError as error:
-        if file is None:
-            raise
-        log.warning("%s: %s; it is set aside, and listings begin anew", file, error)
+def _set_aside(file: Path) -> None:
     for suffix in ("-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
-    return _with_tables(_connected(file))
 
 
 def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:

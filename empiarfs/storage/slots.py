@@ -3,9 +3,9 @@
 The kernel frees the lock of a process that dies, however it dies.
 """
 
+import errno
 import fcntl
 import hashlib
-import logging
 import os
 import random
 import time
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from empiarfs.storage.folders import secure
-
-log = logging.getLogger(__name__)
+from empiarfs.storage.trouble import Trouble
 
 POLL_SECONDS = 0.05  # between two looks for a free slot; other processes cannot wake us
+_COUNTING = "counting"
 
 
 class Slots:
@@ -31,13 +31,13 @@ class Slots:
     def __init__(self, folder: Path, server: str, count: int) -> None:
         digest = hashlib.blake2b(server.encode(), digest_size=8).hexdigest()
         self._count = count
-        self._folder: Path | None = folder / digest
+        self._folder = folder / digest
+        self._trouble = Trouble(f"the count of the connections of other processes in {folder}")
+        self._is_secured = False
         try:
-            secure(folder)
-            secure(self._folder)
+            self._secure()
         except OSError as error:
-            log.warning("%s: connections of other processes are not counted", error)
-            self._folder = None
+            self._trouble.tell(error, _COUNTING)
 
     def take(self, patience: float) -> Callable[[], None]:
         """Take a slot; give what gives it back.
@@ -45,8 +45,24 @@ class Slots:
         Raises:
             TimeoutError: all were in use for `patience` seconds.
         """
-        if self._folder is None:
-            return lambda: None
+        if self._trouble.rests(_COUNTING):
+            return _nothing
+        try:
+            if not self._is_secured:
+                self._secure()
+            release = self._taken(patience)
+        except TimeoutError:
+            raise
+        except OSError as error:  # no locks here, or no room for files
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise  # there is no connection to be had either
+            self._is_secured = False
+            self._trouble.tell(error, _COUNTING)
+            return _nothing
+        self._trouble.well()
+        return release
+
+    def _taken(self, patience: float) -> Callable[[], None]:
         release = self._free_one()
         if release is not None:
             return release
@@ -65,7 +81,7 @@ class Slots:
 
     def wanted(self) -> bool:
         """Tell whether someone waits for a slot, so that idle connections should be closed."""
-        if self._folder is None:
+        if not self._is_secured:
             return False
         try:
             waiting = self._opened("waiting")
@@ -73,8 +89,10 @@ class Slots:
             return False
         try:
             fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         finally:
             os.close(waiting)
         return False
@@ -86,19 +104,25 @@ class Slots:
             held = self._opened(f"slot-{number:02}")
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 os.close(held)
                 continue
+            except OSError:
+                os.close(held)
+                raise
             return _Held(held).close
         return None
 
+    def _secure(self) -> None:
+        secure(self._folder.parent)
+        secure(self._folder)
+        self._is_secured = True
+
     def _opened(self, name: str) -> int:
-        assert self._folder is not None  # noqa: S101 - the callers have looked
         try:
             return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:  # taken away under us: at logout, by a cleaner of temporary files
-            secure(self._folder.parent)
-            secure(self._folder)
+            self._secure()
             return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -109,5 +133,11 @@ class _Held:
         self._file = os.fdopen(number, "rb", buffering=0)
 
     def close(self) -> None:
-        """Give the lock back."""
-        self._file.close()
+        """Give the lock back; a child that was forked meanwhile holds the file open, and must not keep it."""
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+
+
+def _nothing() -> None:
+    """Give back what was never counted."""

@@ -147,7 +147,8 @@ def test_a_file_that_cannot_be_made_leaves_an_index_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The tree works for this run; one line says that it is not kept."""
-    with closing(SqliteIndex(tmp_path / "no" / "such" / "folder" / "tree.sqlite")) as opened:
+    (tmp_path / "file").write_text("")
+    with closing(SqliteIndex(tmp_path / "file" / "tree.sqlite")) as opened:
         opened.replace(DATA, [stub(A)], 1.0)
         assert opened.entry(A) == stub(A)
     assert len(warned(caplog)) == 1

@@ -1,0 +1,69 @@
+"""Trouble with what is kept on disk: told once, left alone for a while, and looked at again."""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+FIRST_REST = 5.0  # seconds; a look at a locked database costs its timeout
+LONGEST_REST = 300.0
+CALM_SECONDS = 60.0  # without trouble, after which it counts as over: a disk that is nearly full comes and goes
+
+
+class Trouble:
+    """What is wrong with `what` now. Each use of it rests for itself: a full disk can still be read.
+
+    Args:
+        what: for the log.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._clock = clock
+        self._told = False
+        self._last = float("-inf")
+        self._rest = FIRST_REST
+        self._until: dict[str, float] = {}
+
+    def tell(self, error: Exception, use: str) -> None:
+        """Take in that `use` of it failed: the first time is a line in the log, and it rests for a while."""
+        now = self._clock()
+        if not self._told:
+            log.warning("%s cannot be used (%s); reads go on without it", self._what, error)
+        if now >= self._until.get(use, now):  # those who failed together count once
+            self._until[use] = now + self._rest
+            self._rest = min(2 * self._rest, LONGEST_REST)
+        self._told, self._last = True, now
+
+    def rests(self, use: str) -> bool:
+        """Tell whether `use` of it failed so lately that it is not to be tried now."""
+        return self._told and self._clock() < self._until.get(use, 0.0)
+
+    def well(self) -> None:
+        """Take in that all is well; after a while without trouble the next one is news again."""
+        if self._told and self._clock() - self._last > CALM_SECONDS:
+            self._told, self._rest = False, FIRST_REST
+            self._until.clear()
+            log.info("%s is in use again", self._what)
+
+
+def may_be_whole(error: sqlite3.Error) -> bool:
+    """Tell whether a database that does not open may be whole: locked, full, not to be written."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR
+
+
+def is_wrong(error: Exception) -> bool:
+    """Tell whether `error`, met while a database was in use, says that its content is wrong."""
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def is_busy(error: Exception) -> bool:
+    """Tell whether `error` says that someone else uses the database now."""
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # the rest is detail
