@@ -21,6 +21,7 @@ from empiarfs.empiar.listing import HtmlListing, agrees
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.listings import Listings
 from empiarfs.engine.origins import Enter, Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
@@ -144,15 +145,18 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         pace=pace,
     )
     index = SqliteIndex(settings.cache_dir / "v1" / f"tree-{identity}.sqlite")
-    tree = Tree(
+    listings = Listings(
         WaitedFor(HtmlListing(client), gate.demand, patience),
-        origin,
-        ahead,
-        _sizes(settings, lambda: slots.take(SLOT_SECONDS)),
         index,
         fresh=settings.fresh,
         clock=time.time,
         background=refreshing,
+    )
+    tree = Tree(
+        listings,
+        origin,
+        ahead,
+        _sizes(settings, lambda: slots.take(SLOT_SECONDS)),
         sizes_later=sizing,
         second=pace.second,
         agrees=agrees,

@@ -10,13 +10,14 @@ import errno
 import itertools
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine.cache import Recent
 from empiarfs.errors import ArchiveError, NotFound
-from empiarfs.model import Entry, File, name_of
+from empiarfs.model import Entry, File, name_of, parent_of
 from empiarfs.mount import view
 
 # with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
@@ -223,18 +224,21 @@ class _Fuse(binding.FUSE):  # type: ignore[misc] # the bindings ship no types
 
     operations: Operations
 
-    def readdir_fuse_3(self, _path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
-        return self._list(offset, info, lambda *entry: filler(buffer, *entry), plus=bool(flags & READDIR_PLUS))
+    def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
+        plus = bool(flags & READDIR_PLUS)
+        return self._list(path, offset, info, lambda *entry: filler(buffer, *entry), plus=plus)
 
-    def readdir_fuse_2(self, _path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
-        return self._list(offset, info, lambda *entry: filler(buffer, *entry[:3]), plus=False)
+    def readdir_fuse_2(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
+        return self._list(path, offset, info, lambda *entry: filler(buffer, *entry[:3]), plus=False)
 
-    def _list(self, offset: int, info: Any, fill: Callable[..., int], *, plus: bool) -> int:
+    def _list(self, path: bytes, offset: int, info: Any, fill: Callable[..., int], *, plus: bool) -> int:
         operations = self.operations
         status = binding.c_stat()
         reference = ctypes.byref(status)
-        for number, dots in enumerate((b".", b".."), 1):
-            status.st_mode, status.st_ino = 0o040555, 0
+        here = path[1:].decode("utf-8", "surrogateescape")
+        for number, (dots, shown) in enumerate(((b".", here), (b"..", parent_of(here))), 1):
+            # a number of 0 would have readdir(3) leave it out
+            status.st_mode, status.st_ino = stat.S_IFDIR, view.inode(shown)
             if offset < number and fill(dots, reference, number, 0):
                 return 0
         for number, entry in operations.readdir(None, info.contents.fh, offset):

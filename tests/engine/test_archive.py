@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from empiarfs.archive import Archive, entry_of
 from empiarfs.engine.cache import Cache
+from empiarfs.engine.listings import Listings
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Changed, Closed, IsADirectory, NotFound
@@ -46,14 +47,10 @@ class Rig:
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
-            self.listing,
+            Listings(self.listing, self.index, fresh=1e9, clock=FakeClock(), background=run),
             self.origin,
             self.ahead,
             None,
-            self.index,
-            fresh=1e9,
-            clock=FakeClock(),
-            background=run,
             later=self.later.append,
         )
         reader = Reader(

@@ -1,135 +1,34 @@
-"""What is where: asked for once, remembered, refreshed behind the user, and never lost to a server that is away."""
+"""What is where: files measured once, when someone looks or a little before; an error is never absence."""
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import SOON, Barrier, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
+from fakes import SOON, FakeOrigin, directory, noise, stub
+from trees import DATA, A, B, FakeSizes, World, opened_world
 
 from empiarfs.engine.hedge import Cut
-from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError, Changed, Closed, NotADirectory, NotFound, Refused, Unavailable
-from empiarfs.model import Directory, Entry, File, Stub
-from empiarfs.storage.index import SqliteIndex
+from empiarfs.model import Directory, File, Stub
 
-FRESH = 86_400.0
 HOUR = 3600.0
-DATA = "10028/data"
-A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
-
-
-class FakeSizes:
-    """Exact sizes of whole directories, as an FTP list gives them."""
-
-    def __init__(self, origin: FakeOrigin) -> None:
-        self.origin = origin
-        self.diary: list[str] = []
-        self.refusal: ArchiveError | None = None
-        self.meanwhile: Callable[[], object] = bool
-
-    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
-        """See `Sizes.measured`."""
-        self.diary.append(directory)
-        self.meanwhile()
-        if self.refusal is not None:
-            raise self.refusal
-        return [replace(self.origin.file(one.path), listed=True) for one in stubs if one.path in self.origin.files]
-
-
-class World:
-    """A tree over fakes, with all of them in reach."""
-
-    def __init__(self, index: SqliteIndex) -> None:
-        self.listing = FakeListing(
-            {
-                "": [directory("10028"), directory("10934")],
-                "10028": [directory(DATA), stub("10028/10028.xml")],
-                DATA: [stub(A), stub(B)],
-                "10934": [],
-            }
-        )
-        self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
-        self.origin.directories = {"10028", "10934", DATA}
-        self.ahead = FakeOrigin(self.origin.files)
-        self.ahead_tasks: list[Callable[[], object]] = []
-        self.sizes: FakeSizes | None = None
-        self.clock = FakeClock()
-        self.later: list[Callable[[], object]] = []
-        self.second = SOON
-        self.agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True
-        self.index = index
-        self.tree = self.opened()
-
-    def opened(self, *only: str) -> Tree:
-        """Open the tree anew, as the next run of the program does; the index stays."""
-        return Tree(
-            self.listing,
-            self.origin,
-            self.ahead,
-            self.sizes,
-            self.index,
-            fresh=FRESH,
-            clock=self.clock,
-            background=self.later.append,
-            sizes_later=self.later.append,
-            second=lambda: self.second,
-            agrees=self._agrees,
-            later=self.ahead_tasks.append,
-            only=only,
-        )
-
-    def _agrees(self, stub: Stub, file: File) -> bool:
-        return self.agrees(stub, file)  # as the test has set it meanwhile
-
-    def names(self, path: str) -> list[str]:
-        """Give the names that `path` shows."""
-        return [entry.path.rpartition("/")[2] for entry in self.tree.entries(path)]
-
-    def run_later(self) -> int:
-        """Run what was put off; give how many tasks there were."""
-        tasks, self.later[:] = list(self.later), []
-        for task in tasks:
-            task()
-        return len(tasks)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A world that nobody has asked for anything."""
-    index = SqliteIndex(tmp_path / "tree.sqlite")
-    yield World(index)
-    index.close()
-
-
-def test_a_directory_is_listed_once(world: World) -> None:
-    """The second look costs no request, also in the next run."""
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    world.tree = world.opened()
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    assert world.listing.diary == [DATA]
+    with opened_world(tmp_path) as made:
+        yield made
 
 
 def test_listing_a_directory_measures_nothing(world: World) -> None:
     """Names and kinds cost no request a file."""
     assert all(isinstance(entry, Stub) for entry in world.tree.entries(DATA))
     assert world.origin.diary == []
-
-
-def test_many_threads_make_one_scan(world: World) -> None:
-    """Threads that look into the same directory at once share one listing."""
-    world.listing.barrier = Barrier(0)
-    with ThreadPoolExecutor(9) as pool:
-        looks = [pool.submit(world.names, DATA) for _ in range(8)]
-        world.listing.barrier.wait_reached()
-        world.listing.barrier.lift()
-        assert [look.result(SOON) for look in looks] == [["a.mrc", "b.mrc"]] * 8
-    assert world.listing.diary == [DATA]
 
 
 def test_a_listed_file_is_measured_once_when_it_is_asked_for(world: World) -> None:
@@ -306,127 +205,6 @@ def test_only_the_chosen_entries_are_there(world: World) -> None:
     assert world.listing.diary == diary == ["10028"]
 
 
-def test_a_listing_that_is_fresh_is_not_refreshed(world: World) -> None:
-    """Within the time set nothing is put off for the background."""
-    world.names(DATA)
-    world.clock.go_on(FRESH - 1)
-    world.names(DATA)
-    world.tree.stat(A)
-    assert world.later == []
-
-
-def test_an_old_listing_is_shown_at_once_and_refreshed_behind(world: World) -> None:
-    """The user sees the old one without waiting, and the new one after the refresh."""
-    world.names(DATA)
-    world.clock.go_on(FRESH + 1)
-    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    assert world.listing.diary == [DATA]
-    assert world.run_later() == 1
-    assert world.names(DATA) == ["a.mrc", "b.mrc", "c.mrc"]
-    assert world.later == []
-
-
-def test_an_old_listing_of_the_last_run_is_refreshed_too(world: World) -> None:
-    """What was kept on disk ages as well."""
-    world.names(DATA)
-    world.clock.go_on(FRESH + 1)
-    world.tree = world.opened()
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    assert len(world.later) == 1
-
-
-def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> None:
-    """Looking a hundred times at an old listing is one try, and one more when a minute has passed."""
-    world.names(DATA)
-    world.clock.go_on(FRESH + 1)
-    world.listing.refusals[DATA] = Unavailable(DATA)
-    for _ in range(100):
-        world.names(DATA)
-    assert world.run_later() == 1
-    world.clock.go_on(59)
-    world.names(DATA)
-    assert world.run_later() == 0
-    world.clock.go_on(2)
-    world.names(DATA)
-    assert world.run_later() == 1
-
-
-@pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Refused(DATA)])
-def test_a_failing_refresh_leaves_the_old_listing(
-    world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Unreachable is not deleted: what was listed stays listed, what was measured measured; it is logged once."""
-    world.names(DATA)
-    world.tree.stat(A)
-    world.clock.go_on(FRESH + 1)
-    world.listing.refusals[DATA] = error
-    world.names(DATA)
-    with caplog.at_level(logging.WARNING):
-        world.run_later()
-    assert world.names(DATA) == ["a.mrc", "b.mrc"]
-    assert world.tree.stat(A) == world.origin.file(A)
-    assert len(caplog.records) == 1
-    caplog.clear()
-
-
-def test_a_listing_heals_by_itself(world: World) -> None:
-    """Once the server is back, the next try shows what is new."""
-    world.names(DATA)
-    world.clock.go_on(FRESH + 1)
-    world.listing.refusals[DATA] = Unavailable(DATA)
-    world.names(DATA)
-    world.run_later()
-    world.listing.refusals.clear()
-    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
-    world.clock.go_on(61)
-    world.names(DATA)
-    world.run_later()
-    assert "c.mrc" in world.names(DATA)
-
-
-def refreshed(world: World, *entries: Entry) -> list[str]:
-    """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
-    world.listing.children[DATA] = list(entries)
-    world.clock.go_on(FRESH + 1)
-    world.names(DATA)
-    assert world.run_later() == 1
-    return world.names(DATA)
-
-
-def test_a_listing_that_shrinks_is_believed_at_the_second_time(world: World) -> None:
-    """One listing that lacks a name is no proof; two in a row are."""
-    world.names(DATA)
-    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
-    assert refreshed(world, stub(A)) == ["a.mrc"]
-
-
-def test_a_name_that_comes_back_is_as_if_it_had_never_been_gone(world: World) -> None:
-    """Only listings in a row count."""
-    world.names(DATA)
-    refreshed(world, stub(A))
-    refreshed(world, stub(A), stub(B))
-    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
-
-
-def test_a_refresh_keeps_what_was_measured(world: World) -> None:
-    """A file that the new listing shows as before is not measured again."""
-    world.names(DATA)
-    world.tree.stat(A)
-    refreshed(world, stub(A), stub(B))
-    assert world.tree.stat(A) == world.origin.file(A)
-    assert world.origin.measured == [A]
-
-
-def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
-    """Another size or date in the listing is another file."""
-    world.names(DATA)
-    world.tree.stat(A)
-    world.origin.files[A] = noise(5000)
-    refreshed(world, stub(A, "4.9K", "2025-05-05 05:05"), stub(B))
-    assert world.tree.stat(A) == File(A, 5000, world.origin.modified)
-
-
 def test_a_file_is_not_a_directory(world: World) -> None:
     """Looking into a file, or below one, says what it is."""
     for path in (A, f"{A}/x", f"{A}/x/y"):
@@ -452,13 +230,6 @@ def test_an_error_names_what_was_asked_for(world: World) -> None:
     with pytest.raises(NotFound) as caught:
         world.tree.stat(path)
     assert caught.value.path == path
-
-
-def test_a_directory_closed_to_listings_says_so(world: World) -> None:
-    """403 for a listing is Refused."""
-    world.listing.refusals[DATA] = Refused(DATA)
-    with pytest.raises(Refused):
-        world.tree.entries(DATA)
 
 
 def test_files_of_a_directory_closed_to_listings_are_found_by_asking(world: World) -> None:
@@ -677,6 +448,21 @@ def test_the_sizes_of_a_small_directory_are_not_asked_for_together(world: World)
     world.tree.stat(A)
     world.run_later()
     assert world.sizes.diary == []
+
+
+def test_the_sizes_of_a_new_listing_are_asked_for_anew(world: World, walk: list[str]) -> None:
+    """A directory that was listed again, with other files, has these measured together too."""
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    world.tree.stat(walk[0])
+    world.run_later()
+    world.listing.children[DATA] = [stub(path, date="2025-05-05 05:05") for path in walk]
+    world.clock.go_on(1)
+    world.listings.anew(DATA)
+    for path in walk[:2]:
+        world.tree.stat(path)
+    world.run_later()
+    assert world.sizes.diary == [DATA, DATA]
 
 
 def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list[str]) -> None:

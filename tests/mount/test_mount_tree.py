@@ -96,6 +96,22 @@ def test_an_empty_directory_is_empty(mounted: Mount) -> None:
     assert mounted.call(names, mounted / "10001/data/empty") == []
 
 
+@pytest.mark.parametrize("path", ["10001", "10001/data/empty", "10001/data/deep/2"])
+def test_a_directory_shows_itself_and_its_parent(mounted: Mount, path: str) -> None:
+    """The first two names of a directory are `.` and `..`, with the inode numbers of what they stand for."""
+
+    def own(path: str) -> list[list[str]]:
+        return [[str(os.stat(f"{path}/{name}").st_ino), name] for name in (".", "..")]
+
+    lines = mounted.run("ls", "-aiU1", mounted / path).stdout.decode().splitlines()
+    assert [line.split() for line in lines[:2]] == mounted.call(own, mounted / path)
+
+
+def test_the_root_shows_itself_and_its_parent(mounted: Mount) -> None:
+    """`ls -a` of the mount point begins with `.` and `..` too."""
+    assert mounted.run("ls", "-a", mounted.path).stdout.decode().splitlines() == [".", "..", *ENTRIES]
+
+
 def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, gate: Gate) -> None:
     """An entry that the server has and its listing lacks is found by lookup."""
 

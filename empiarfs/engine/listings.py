@@ -1,0 +1,167 @@
+"""What is listed, and what was found by asking: remembered, and refreshed behind the user."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from empiarfs.engine.cache import Recent
+from empiarfs.engine.flights import Together
+from empiarfs.errors import ArchiveError, Closed, NotADirectory, NotFound, Refused
+from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
+from empiarfs.ports import Index, Known, Listing
+
+log = logging.getLogger(__name__)
+
+ABSENT_SECONDS = 3600.0  # how long a name that was not there is not asked for again; the kernel keeps it as long
+REFUSED_SECONDS = 60.0  # how long a directory that the server does not list is not tried again
+REFRESH_PAUSE = 60.0  # between two tries to refresh a listing, when the first fails
+MOST_ENTRIES = 300_000  # entries of directories kept in memory, about 100 MB; the rest is read from the index
+
+
+class Listings:
+    """The names of each directory, and of each what is known.
+
+    Args:
+        listing: where listings come from.
+        index: where all is kept.
+        fresh: seconds for which a listing is not asked for again.
+        clock: seconds since 1970.
+        background: runs a task that lists soon, behind the caller's back.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        index: Index,
+        *,
+        fresh: float,
+        clock: Callable[[], float],
+        background: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self._listing = listing
+        self._index = index
+        self._fresh = fresh
+        self._clock = clock
+        self._background = background
+        self._scans = Together()
+        self._next_refresh: dict[str, float] = {}
+        self._refused_until: dict[str, float] = {}
+        self._recent: Recent[str, Known] = Recent(
+            MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
+        )
+
+    def known(self, directory: str) -> Known:
+        """Give what is known of `directory`: from memory, the index or the server.
+
+        Raises:
+            NotFound, NotADirectory, Refused, Unavailable: as `empiarfs.errors` tells.
+        """
+        known = self._remembered(directory)
+        if known is None:
+            if self._clock() < self._refused_until.get(directory, 0.0):
+                raise Refused(directory, "the server does not list it")
+            return self.anew(directory)
+        now = self._clock()
+        if now - known.scanned > self._fresh and now > self._next_refresh.get(directory, 0.0):
+            self._next_refresh[directory] = now + REFRESH_PAUSE
+            self._background(lambda: self._refreshed(directory))
+        return known
+
+    def anew(self, directory: str) -> Known:
+        """List `directory` now, together with whoever does so already.
+
+        Raises:
+            NotFound, NotADirectory, Refused, Unavailable: as `empiarfs.errors` tells.
+        """
+        return self._scans.call(directory, lambda: self._scanned(directory))
+
+    def at_hand(self, directory: str) -> Known | None:
+        """Give what memory holds of `directory`; None where that is nothing."""
+        return self._recent.get(directory)
+
+    def noted(self, path: str) -> Entry | None:
+        """Give what memory holds of the one name `path`; None where that is nothing."""
+        known = self._recent.get(parent_of(path))
+        return None if known is None else known.entries.get(name_of(path))
+
+    def entry(self, path: str) -> Entry | None:
+        """Give what the listing of the parent says of `path`; None where it does not know.
+
+        Raises:
+            NotFound, NotADirectory, Unavailable: as `empiarfs.errors` tells.
+        """
+        parent = parent_of(path)
+        if not parent:  # asking for one entry is cheaper than listing them all
+            return self._index.entry(path)
+        try:
+            return self.known(parent).entries.get(name_of(path))
+        except Refused:  # a directory may be closed to listings and its files open
+            return self._index.entry(path)
+        except NotADirectory as error:
+            raise NotADirectory(path, error.reason) from error
+        except NotFound as error:
+            raise NotFound(path) from error
+
+    def is_absent(self, path: str) -> bool:
+        """Tell whether `path` was asked for a short while ago, and was not there."""
+        since = self._index.absent_since(path)
+        return since is not None and self._clock() - since < ABSENT_SECONDS
+
+    def keep(self, entry: File | Directory) -> None:
+        """Take in what was found by asking for it."""
+        self._index.add(entry)
+        known = self._recent.get(parent_of(entry.path))
+        if known is not None:
+            known.entries[name_of(entry.path)] = entry
+
+    def keep_all(self, known: Known, files: Iterable[File]) -> None:
+        """Take in the files of one directory that were measured together, but none that was measured meanwhile."""
+        new = [file for file in files if isinstance(known.entries.get(name_of(file.path)), Stub)]
+        for file in new:
+            known.entries[name_of(file.path)] = file
+        self._index.add_all(new)
+
+    def gone(self, path: str) -> None:
+        """Take in that `path` was asked for now, and is not there."""
+        self._index.remove(path, self._clock())
+        known = self._recent.get(parent_of(path))
+        if known is not None:
+            known.entries.pop(name_of(path), None)
+
+    def changed(self, file: File) -> None:
+        """Take in that `file` is no longer what it was: it is a name not measured yet."""
+        stub = self._index.unmeasure(file)
+        known = self._recent.get(parent_of(file.path))
+        if known is not None and known.entries.get(name_of(file.path)) == file:
+            known.entries[name_of(file.path)] = stub
+
+    def _remembered(self, directory: str) -> Known | None:
+        known = self._recent.get(directory)
+        if known is None:
+            known = self._index.directory(directory)
+            if known is not None:
+                self._recent.put(directory, known)
+        return known
+
+    def _refreshed(self, directory: str) -> None:
+        try:
+            self.anew(directory)
+        except Closed:
+            return
+        except ArchiveError as error:
+            log.warning("%s; the listing of before is shown", error)
+        else:
+            self._next_refresh.pop(directory, None)
+
+    def _scanned(self, directory: str) -> Known:
+        try:
+            found = self._listing.scan(directory)
+        except Refused:
+            self._refused_until[directory] = self._clock() + REFUSED_SECONDS
+            raise
+        except NotFound as error:
+            if directory and isinstance(self.entry(directory), File | Stub):
+                raise NotADirectory(directory) from error
+            raise
+        known = self._index.replace(directory, found, self._clock())
+        self._recent.put(directory, known)
+        return known

@@ -1,0 +1,168 @@
+"""What is listed: asked for once, remembered, refreshed behind the user, never lost to a server that is away."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes import SOON, Barrier, noise, stub
+from trees import DATA, FRESH, A, B, World, opened_world
+
+from empiarfs.errors import ArchiveError, NotFound, Refused, Unavailable
+from empiarfs.model import Entry, File
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world that nobody has asked for anything."""
+    with opened_world(tmp_path) as made:
+        yield made
+
+
+def test_a_directory_is_listed_once(world: World) -> None:
+    """The second look costs no request, also in the next run."""
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    world.tree = world.opened()
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert world.listing.diary == [DATA]
+
+
+def test_many_threads_make_one_scan(world: World) -> None:
+    """Threads that look into the same directory at once share one listing."""
+    world.listing.barrier = Barrier(0)
+    with ThreadPoolExecutor(9) as pool:
+        looks = [pool.submit(world.listed) for _ in range(8)]
+        world.listing.barrier.wait_reached()
+        world.listing.barrier.lift()
+        assert [look.result(SOON) for look in looks] == [["a.mrc", "b.mrc"]] * 8
+    assert world.listing.diary == [DATA]
+
+
+def test_a_listing_that_is_fresh_is_not_refreshed(world: World) -> None:
+    """Within the time set nothing is put off for the background."""
+    world.listed()
+    world.clock.go_on(FRESH - 1)
+    world.listed()
+    world.tree.stat(A)
+    assert world.later == []
+
+
+def test_an_old_listing_is_shown_at_once_and_refreshed_behind(world: World) -> None:
+    """The user sees the old one without waiting, and the new one after the refresh."""
+    world.listed()
+    world.clock.go_on(FRESH + 1)
+    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert world.listing.diary == [DATA]
+    assert world.run_later() == 1
+    assert world.listed() == ["a.mrc", "b.mrc", "c.mrc"]
+    assert world.later == []
+
+
+def test_an_old_listing_of_the_last_run_is_refreshed_too(world: World) -> None:
+    """What was kept on disk ages as well."""
+    world.listed()
+    world.clock.go_on(FRESH + 1)
+    world.tree = world.opened()
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert len(world.later) == 1
+
+
+def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> None:
+    """Looking a hundred times at an old listing is one try, and one more when a minute has passed."""
+    world.listed()
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = Unavailable(DATA)
+    for _ in range(100):
+        world.listed()
+    assert world.run_later() == 1
+    world.clock.go_on(59)
+    world.listed()
+    assert world.run_later() == 0
+    world.clock.go_on(2)
+    world.listed()
+    assert world.run_later() == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Refused(DATA)])
+def test_a_failing_refresh_leaves_the_old_listing(
+    world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unreachable is not deleted: what was listed stays listed, what was measured measured; it is logged once."""
+    world.listed()
+    world.tree.stat(A)
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = error
+    world.listed()
+    with caplog.at_level(logging.WARNING):
+        world.run_later()
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert len(caplog.records) == 1
+    caplog.clear()
+
+
+def test_a_listing_heals_by_itself(world: World) -> None:
+    """Once the server is back, the next try shows what is new."""
+    world.listed()
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = Unavailable(DATA)
+    world.listed()
+    world.run_later()
+    world.listing.refusals.clear()
+    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
+    world.clock.go_on(61)
+    world.listed()
+    world.run_later()
+    assert "c.mrc" in world.listed()
+
+
+def refreshed(world: World, *entries: Entry) -> list[str]:
+    """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
+    world.listing.children[DATA] = list(entries)
+    world.clock.go_on(FRESH + 1)
+    world.listed()
+    assert world.run_later() == 1
+    return world.listed()
+
+
+def test_a_listing_that_shrinks_is_believed_at_the_second_time(world: World) -> None:
+    """One listing that lacks a name is no proof; two in a row are."""
+    world.listed()
+    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
+    assert refreshed(world, stub(A)) == ["a.mrc"]
+
+
+def test_a_name_that_comes_back_is_as_if_it_had_never_been_gone(world: World) -> None:
+    """Only listings in a row count."""
+    world.listed()
+    refreshed(world, stub(A))
+    refreshed(world, stub(A), stub(B))
+    assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
+
+
+def test_a_refresh_keeps_what_was_measured(world: World) -> None:
+    """A file that the new listing shows as before is not measured again."""
+    world.listed()
+    world.tree.stat(A)
+    refreshed(world, stub(A), stub(B))
+    assert world.tree.stat(A) == world.origin.file(A)
+    assert world.origin.measured == [A]
+
+
+def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
+    """Another size or date in the listing is another file."""
+    world.listed()
+    world.tree.stat(A)
+    world.origin.files[A] = noise(5000)
+    refreshed(world, stub(A, "4.9K", "2025-05-05 05:05"), stub(B))
+    assert world.tree.stat(A) == File(A, 5000, world.origin.modified)
+
+
+def test_a_directory_closed_to_listings_says_so(world: World) -> None:
+    """403 for a listing is Refused."""
+    world.listing.refusals[DATA] = Refused(DATA)
+    with pytest.raises(Refused):
+        world.listings.known(DATA)

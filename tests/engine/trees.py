@@ -1,0 +1,104 @@
+"""A tree over fakes, for the tests of what is listed and of what is measured."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fakes import SOON, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
+
+from empiarfs.engine.listings import Listings
+from empiarfs.engine.tree import Tree
+from empiarfs.errors import ArchiveError
+from empiarfs.model import File, Stub, name_of
+from empiarfs.storage.index import SqliteIndex
+
+FRESH = 86_400.0
+DATA = "10028/data"
+A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
+
+
+class FakeSizes:
+    """Exact sizes of whole directories, as an FTP list gives them."""
+
+    def __init__(self, origin: FakeOrigin) -> None:
+        self.origin = origin
+        self.diary: list[str] = []
+        self.refusal: ArchiveError | None = None
+        self.meanwhile: Callable[[], object] = bool
+
+    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+        """See `Sizes.measured`."""
+        self.diary.append(directory)
+        self.meanwhile()
+        if self.refusal is not None:
+            raise self.refusal
+        return [replace(self.origin.file(one.path), listed=True) for one in stubs if one.path in self.origin.files]
+
+
+class World:
+    """A tree over fakes, with all of them in reach."""
+
+    def __init__(self, index: SqliteIndex) -> None:
+        self.listing = FakeListing(
+            {
+                "": [directory("10028"), directory("10934")],
+                "10028": [directory(DATA), stub("10028/10028.xml")],
+                DATA: [stub(A), stub(B)],
+                "10934": [],
+            }
+        )
+        self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
+        self.origin.directories = {"10028", "10934", DATA}
+        self.ahead = FakeOrigin(self.origin.files)
+        self.ahead_tasks: list[Callable[[], object]] = []
+        self.sizes: FakeSizes | None = None
+        self.clock = FakeClock()
+        self.later: list[Callable[[], object]] = []
+        self.second = SOON
+        self.agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True
+        self.index = index
+        self.tree = self.opened()
+
+    def opened(self, *only: str) -> Tree:
+        """Open the tree anew, as the next run of the program does; the index stays."""
+        self.listings = Listings(
+            self.listing, self.index, fresh=FRESH, clock=self.clock, background=self.later.append
+        )
+        return Tree(
+            self.listings,
+            self.origin,
+            self.ahead,
+            self.sizes,
+            sizes_later=self.later.append,
+            second=lambda: self.second,
+            agrees=self._agrees,
+            later=self.ahead_tasks.append,
+            only=only,
+        )
+
+    def _agrees(self, stub: Stub, file: File) -> bool:
+        return self.agrees(stub, file)  # as the test has set it meanwhile
+
+    def names(self, path: str) -> list[str]:
+        """Give the names that `path` shows."""
+        return [name_of(entry.path) for entry in self.tree.entries(path)]
+
+    def listed(self, path: str = DATA) -> list[str]:
+        """Give the names that are listed of `path`."""
+        return list(self.listings.known(path).entries)
+
+    def run_later(self) -> int:
+        """Run what was put off; give how many tasks there were."""
+        tasks, self.later[:] = list(self.later), []
+        for task in tasks:
+            task()
+        return len(tasks)
+
+
+@contextmanager
+def opened_world(folder: Path) -> Iterator[World]:
+    """Give a world that nobody has asked for anything; its index lies in `folder`."""
+    index = SqliteIndex(folder / "tree.sqlite")
+    yield World(index)
+    index.close()
