@@ -59,8 +59,8 @@ class BlockStore(Protocol):
         """Give the bytes of `block`; None if they are not here, or not whole."""
         ...
 
-    def put(self, block: Block, data: bytes) -> None:
-        """Keep `data` as `block`, or drop it."""
+    def put(self, first: Block, *data: bytes) -> None:
+        """Keep `data` as `first` and the blocks behind it, or drop them."""
         ...
 
 

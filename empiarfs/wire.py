@@ -51,7 +51,7 @@ class _NoStore:
         """Give nothing."""
         return None
 
-    def put(self, block: Block, data: bytes) -> None:
+    def put(self, first: Block, *data: bytes) -> None:
         """Keep nothing."""
 
     def close(self) -> None:

@@ -313,9 +313,9 @@ class MemoryStore:
         self.asked.append(block)
         return None if self._forgets(block) else self.blocks.get(block)
 
-    def put(self, block: Block, data: bytes) -> None:
+    def put(self, first: Block, *data: bytes) -> None:
         """See `BlockStore.put`."""
-        self.blocks[block] = data
+        self.blocks.update((Block(first.file, number), one) for number, one in enumerate(data, first.number))
 
 
 class SlowStore(MemoryStore):
@@ -325,10 +325,10 @@ class SlowStore(MemoryStore):
         super().__init__()
         self.barrier = Barrier(0)
 
-    def put(self, block: Block, data: bytes) -> None:
+    def put(self, first: Block, *data: bytes) -> None:
         """See `BlockStore.put`."""
         self.barrier.passed()
-        super().put(block, data)
+        super().put(first, *data)
 
 
 class BrokenStore:
@@ -341,7 +341,7 @@ class BrokenStore:
         """Give nothing."""
         return None
 
-    def put(self, block: Block, data: bytes) -> None:
+    def put(self, first: Block, *data: bytes) -> None:
         """Lose `data`."""
         self.puts += 1
 

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,8 +11,12 @@ import cachetools
 
 from empiarfs.model import Block
 from empiarfs.ports import BlockStore
+from empiarfs.settings import MIB
 
 log = logging.getLogger(__name__)
+
+SEGMENT_BYTES = MIB  # of neighbouring blocks that are stored as one
+GATHER_SECONDS = 0.1  # for which blocks wait for their neighbours, on their way to the store
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -125,11 +130,34 @@ class Cache:
             self._writer.join(patience)
 
     def _write(self) -> None:
-        while (item := self._writes.get()) is not None:
-            block, data = item
-            try:
-                self._store.put(block, data)
-            except Exception:
-                log.exception("a block could not be kept")
-            with self._lock:
-                self._waiting -= len(data)
+        going_on = True
+        while going_on:
+            waiting = [self._writes.get()]
+            if waiting[0] is not None:
+                time.sleep(GATHER_SECONDS)
+            while not self._writes.empty():  # this is the only thread that takes from it
+                waiting.append(self._writes.get())
+            going_on = None not in waiting
+            for segment in _together([item for item in waiting if item is not None]):
+                data = [data for _, data in segment]
+                try:
+                    self._store.put(segment[0][0], *data)
+                except Exception:
+                    log.exception("a block could not be kept")
+                with self._lock:
+                    self._waiting -= sum(map(len, data))
+
+
+def _together(blocks: list[tuple[Block, bytes]]) -> list[list[tuple[Block, bytes]]]:
+    """Put blocks that follow each other together, as far as a segment goes."""
+    segments: list[list[tuple[Block, bytes]]] = []
+    room = 0
+    after = None
+    for block, data in sorted(blocks, key=lambda item: (item[0].file.path, item[0].number)):
+        if block != after or len(data) > room:
+            segments.append([])
+            room = SEGMENT_BYTES
+        segments[-1].append((block, data))
+        room -= len(data)
+        after = Block(block.file, block.number + 1)
+    return segments

@@ -1,43 +1,40 @@
 """Blocks on disk; the only module that knows diskcache.
 
-Each block is stored with the digest of its name and a checksum, and is verified whenever it is read: a block that
-was cut, swapped or flipped is a block that is not here. Nothing is ever unpickled, whatever the database says
-(CVE-2025-69872).
+Blocks that are put together are kept together, in a segment: a file and a row cost more than the bytes. Each block
+is verified whenever it is read: one that was cut, swapped or flipped is a block that is not here. Nothing is ever
+unpickled, whatever the database says (CVE-2025-69872).
 """
 
 import errno
-import hashlib
 import logging
 import os
 import re
 import shutil
 import sqlite3
-import struct
 import threading
 import time
-import zlib
+from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
+from empiarfs.storage import segments
 from empiarfs.storage.folders import Identity, identity, secure
 from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
-_HEAD = struct.Struct("<4s16sII")  # magic, digest of the name, length, checksum of digest and data
-_MAGIC = b"EFB1"
-
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
 KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
 MOST_KNOWN = 4096  # files whose blocks are listed in memory
-LONGEST_NUMBER = 19
+MOST_PLACES = 262_144  # blocks that are listed there; some 30 MB
 TOUCHED_AT_ONCE = 256
 MOST_USED = 65_536  # blocks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
@@ -63,33 +60,41 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
             raise ValueError("a key that this program did not write")
         return key
 
-    def store(self, value: bytes, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
-        if read or not isinstance(value, bytes):
-            raise ValueError("only bytes are stored")
-        name, path = self.filename(key, value)
+    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
+        if read or not isinstance(value, _Segment):
+            raise ValueError("only segments are stored")
+        path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
         try:
-            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115 - a Path costs as much as the block
+            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115 - see above
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
             file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
-        head = _head(key, value)
+        head = segments.head(key, value.blocks)
+        size = len(head) + sum(map(len, value.blocks))
         try:
             with file:
-                if os.writev(file.fileno(), (head, value)) != len(head) + len(value):
+                if os.writev(file.fileno(), (head, *value.blocks)) != size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
         except OSError:
             os.unlink(path)  # noqa: PTH108 - see above
             raise
-        return len(head) + len(value), MODE_BINARY, name, None
+        return size, MODE_BINARY, value.filename, None
 
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: ARG002, FBT001
-        if mode != MODE_BINARY or read or not _is_ours(filename):
-            raise ValueError("a value that this program did not write")
-        return (Path(self._directory) / filename).read_bytes()
+    def fetch(self, *_: Any) -> bytes:
+        raise ValueError("DiskStore reads the files itself, block by block")
 
     def remove(self, file_path: str) -> None:
         if _is_ours(file_path):  # else it is a row that someone else wrote, and a file that is not ours
             super().remove(file_path)
+
+
+class _Segment:
+    """Blocks to be stored together, and the name of their file."""
+
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        self.blocks = blocks
+        name = os.urandom(16).hex()
+        self.filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
 
 
 class _ByThread:
@@ -115,6 +120,22 @@ class _ByThread:
         self._values.pop((threading.get_ident(), name), None)
 
 
+class _Place(NamedTuple):
+    """Where a block is: in the segment `name`, which holds `numbers`, in the file `filename`."""
+
+    name: str
+    numbers: range
+    filename: str
+
+
+@dataclass(slots=True)
+class _Listed:
+    """The blocks of one file that were on disk `when` they were listed, by number."""
+
+    when: float
+    places: dict[int, _Place]
+
+
 class DiskStore:
     """Blocks below `folder`, at most `most` bytes of them, the ones used last.
 
@@ -137,8 +158,9 @@ class DiskStore:
         self._database_file = folder / DBNAME
         self._most = most
         self._prefix = f"{archive} {block_bytes}"
-        self._known: dict[File, tuple[float, set[int]]] = {}
-        self._used: dict[str, None] = {}  # blocks read since the database was last told
+        self._known: dict[File, _Listed] = {}
+        self._places = 0  # in all of them
+        self._used: dict[str, None] = {}  # segments read since the database was last told
         self._looked = float("-inf")
         self._damaged = float("-inf")  # when the last damaged block was found
         self._lock = threading.Lock()
@@ -188,7 +210,7 @@ class DiskStore:
     def _taken(self, cache: diskcache.Cache) -> diskcache.Cache:
         cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
         with self._lock:
-            self._cache, self._known = cache, {}
+            self._cache, self._known, self._places = cache, {}, 0
         self._outdated = self._wrong = False
         self._identity = identity(self._database_file)
         return cache
@@ -219,36 +241,60 @@ class DiskStore:
 
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
-        prefix = self._prefix_of(block.file)
-        name = f"{prefix}{block.number}"
         cache = self._cache
         if cache is None or self._trouble.rests("reading"):
             return None
         try:
-            stored = cache.get(name) if self._may_have(cache, block, prefix) else None
+            place = self._place(cache, block)
+            if place is None:
+                return None
         except TROUBLES as error:
             self._tell(error, "reading")
             return None
-        if stored is None:
+        try:
+            data = self._read(cache, place, block.number)
+        except FileNotFoundError:  # evicted meanwhile
+            self._forget(block)
             return None
-        if len(self._used) < MOST_USED:
-            self._used[name] = None
-        data = unwrapped(name, stored)
+        except OSError:  # of this one file; the others may be whole
+            data = None
         if data is None:
-            self._drop(cache, name, block.file)
+            self._drop(cache, place.name, block)
+        elif len(self._used) < MOST_USED:
+            self._used[place.name] = None
         return data
 
-    def put(self, block: Block, data: bytes) -> None:
+    def _read(self, cache: diskcache.Cache, place: _Place, number: int) -> bytes | None:
+        """Give a block; None where it is damaged."""
+        index = number - place.numbers.start
+        file = os.open(f"{cache.directory}/{place.filename}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            head = os.pread(file, segments.head_bytes(len(place.numbers)), 0)
+            part = segments.part(place.name, len(place.numbers), index, head)
+            if part is None:
+                return None
+            data = os.pread(file, part.size, part.start)
+        finally:
+            os.close(file)
+        return data if segments.is_whole(place.name, index, head, data) else None
+
+    def put(self, first: Block, *data: bytes) -> None:
         """See `BlockStore.put`."""
-        prefix = self._prefix_of(block.file)
+        prefix = self._prefix_of(first.file)
+        numbers = range(first.number, first.number + len(data))
+        name = segments.name(prefix, numbers)
         try:
             cache = self._writable()
             if cache is None:
                 return
-            cache.set(f"{prefix}{block.number}", data)
+            segment = _Segment(data)
+            cache.set(name, segment)
             with self._lock:
-                if block.file in self._known:
-                    self._known[block.file][1].add(block.number)
+                listed = self._known.get(first.file)
+                if listed is not None:
+                    self._places -= len(listed.places)
+                    listed.places.update(dict.fromkeys(numbers, _Place(name, numbers, segment.filename)))
+                    self._places += len(listed.places)
             if len(self._used) >= TOUCHED_AT_ONCE:
                 self._touch(cache)
         except TROUBLES as error:
@@ -271,12 +317,21 @@ class DiskStore:
         except TROUBLES as error:
             self._tell(error, "writing")
 
-    def _drop(self, cache: diskcache.Cache, name: str, file: File) -> None:
-        """Drop a damaged block; a disk that fails damages many, and is told of once."""
+    def _forget(self, block: Block) -> None:
+        with self._lock:
+            listed = self._known.get(block.file)
+            if listed is not None and listed.places.pop(block.number, None) is not None:
+                self._places -= 1
+
+    def _drop(self, cache: diskcache.Cache, name: str, block: Block) -> None:
+        """Drop the segment of a damaged block; a disk that fails damages many, and is told of once."""
+        self._forget(block)
         self.broken += 1
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:
-            log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
+            log.warning(
+                "a cached block of %s was damaged; it and others like it are fetched again", block.file.path
+            )
         self._damaged = now
         try:
             if not self._trouble.rests("writing"):
@@ -298,27 +353,34 @@ class DiskStore:
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
         return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
 
-    def _may_have(self, cache: diskcache.Cache, block: Block, prefix: str) -> bool:
-        """Tell whether `block` was here when the blocks of its file were last listed; a look at each costs more.
+    def _place(self, cache: diskcache.Cache, block: Block) -> _Place | None:
+        """Give where `block` was when the blocks of its file were last listed; a look at each costs more.
 
         What another process stores meanwhile is found later; what was evicted meanwhile is found missing.
         """
         with self._lock:
+            listed = self._known.get(block.file)
             now = time.monotonic()
-            when, numbers = self._known.get(block.file, (float("-inf"), set()))
-            if block.number in numbers or now - when <= KNOWN_SECONDS:
-                return block.number in numbers
+            if listed is not None and (block.number in listed.places or now - listed.when <= KNOWN_SECONDS):
+                return listed.places.get(block.number)
             if self._trouble.rests("reading"):  # the thread before us has waited for nothing
-                return False
+                return None
+            prefix = self._prefix_of(block.file)
             rows = cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
-                "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix, prefix[:-1] + "!")
+                "SELECT key, filename FROM Cache WHERE raw = 1 AND mode = ? AND key >= ? AND key < ?",
+                (MODE_BINARY, prefix, prefix[:-1] + "!"),
             )
-            ends = (str(key)[len(prefix) :] for (key,) in rows)
-            numbers = {int(end) for end in ends if end.isdecimal() and len(end) < LONGEST_NUMBER}
-            if len(self._known) >= MOST_KNOWN:
-                self._known.pop(next(iter(self._known)))
-            self._known[block.file] = (now, numbers)
-            return block.number in numbers
+            places: dict[int, _Place] = {}
+            for name, filename in rows:
+                if isinstance(name, str) and _is_ours(filename):  # else a row that someone else wrote
+                    numbers = segments.numbers(prefix, name)
+                    places.update(dict.fromkeys(numbers, _Place(name, numbers, filename)))
+            self._known.pop(block.file, None)
+            self._known[block.file] = _Listed(now, places)
+            self._places = sum(len(known.places) for known in self._known.values())
+            while len(self._known) > 1 and (self._places > MOST_PLACES or len(self._known) > MOST_KNOWN):
+                self._places -= len(self._known.pop(next(iter(self._known))).places)
+            return places.get(block.number)
 
     def _writable(self) -> diskcache.Cache | None:
         """Give the database if a block may be stored now. Now and then, look whether it is there and has room."""
@@ -356,24 +418,3 @@ class DiskStore:
         with suppress(*TROUBLES):
             if self._cache is not None:
                 self._cache.close()  # the connection of this thread, which may hold a lock
-
-
-def _head(name: str, data: bytes) -> bytes:
-    """Give what stands before `data` in its file: whose it is, and how to verify it."""
-    digest = _digest(name)
-    return _HEAD.pack(_MAGIC, digest, len(data), zlib.crc32(data, zlib.crc32(digest)))
-
-
-def unwrapped(name: str, stored: bytes) -> bytes | None:
-    """Give the data of a stored block; None where it is not that of `name`, or not whole."""
-    if len(stored) < _HEAD.size:
-        return None
-    magic, digest, length, checksum = _HEAD.unpack_from(stored)
-    data = stored[_HEAD.size :]
-    if magic != _MAGIC or digest != _digest(name) or length != len(data):
-        return None
-    return data if zlib.crc32(data, zlib.crc32(digest)) == checksum else None
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()

@@ -15,16 +15,13 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
-import diskcache
 import pytest
 from fakes import at_once, noise
-from hypothesis import given
-from hypothesis import strategies as st
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB, MIB
 from empiarfs.storage import disk
-from empiarfs.storage.disk import DiskStore, unwrapped
+from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.folders import secure
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
@@ -59,11 +56,6 @@ def store(folder: Path) -> Iterator[DiskStore]:
 def values(folder: Path) -> list[Path]:
     """Give the files that hold blocks."""
     return sorted(folder.rglob("*.val"))
-
-
-def wrapped(name: str, data: bytes) -> bytes:
-    """Give what stands in the file of a block."""
-    return disk._head(name, data) + data
 
 
 def tampered(folder: Path, change: str, *arguments: object) -> None:
@@ -210,30 +202,6 @@ def test_names_of_other_bytes_are_other_blocks(store: DiskStore) -> None:
     assert store.get(block(0, File("10028/\u00ff", 5, None))) is None
 
 
-@given(data=st.binary(max_size=300), flip=st.integers(0, 10_000), name=st.text("abc \u0436", max_size=10))
-def test_a_flipped_bit_anywhere_is_found(data: bytes, flip: int, name: str) -> None:
-    """Whichever bit of head or data flips, the block is not given."""
-    stored = bytearray(wrapped(name, data))
-    assert unwrapped(name, bytes(stored)) == data
-    stored[flip // 8 % len(stored)] ^= 1 << flip % 8
-    assert unwrapped(name, bytes(stored)) is None
-
-
-@given(data=st.binary(max_size=300), cut=st.integers(0, 400), more=st.binary(min_size=1, max_size=9))
-def test_a_block_that_is_cut_or_longer_is_found(data: bytes, cut: int, more: bytes) -> None:
-    """Whatever its length, only the whole block is given."""
-    stored = wrapped("name", data)
-    assert unwrapped("name", stored[: cut % len(stored)]) is None
-    assert unwrapped("name", stored + more) is None
-
-
-@given(data=st.binary(max_size=100), name=st.text(max_size=20), other=st.text(max_size=20))
-def test_a_block_is_given_under_its_own_name_alone(data: bytes, name: str, other: str) -> None:
-    """A block read under another name is not given."""
-    name, other = name.encode(errors="replace").decode(), other.encode(errors="replace").decode()
-    assert (unwrapped(other, wrapped(name, data)) == data) == (name == other)
-
-
 def flipped(file: Path) -> None:
     """Flip one bit in the middle."""
     data = bytearray(file.read_bytes())
@@ -259,7 +227,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut in the head": lambda file: os.truncate(file, 10),
     "empty": lambda file: os.truncate(file, 0),
     "foreign": lambda file: file.write_bytes(b"\x89PNG" * 500),
-    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
     "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "gone": Path.unlink,
     "a directory": into_a_directory,
