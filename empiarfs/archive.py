@@ -71,7 +71,7 @@ class Archive:
         later: runs a task behind the reader's back.
         close: called once at the end.
         most_ahead: the most bytes to be ahead of one stream of reading.
-        longest: gives the most bytes of one request ahead of the reader.
+        run_lengths: gives the least and the most bytes of one request ahead of the reader.
         clock: seconds that only grow.
     """
 
@@ -83,7 +83,7 @@ class Archive:
         close: Callable[[], None],
         *,
         most_ahead: int,
-        longest: Callable[[], int],
+        run_lengths: Callable[[], tuple[int, int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
@@ -91,7 +91,7 @@ class Archive:
         self._later = later
         self._close = close
         self._most_ahead = most_ahead
-        self._longest = longest
+        self._run_lengths = run_lengths
         self._clock = clock
         self._generation = _generation
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
@@ -139,13 +139,15 @@ class Archive:
             return b""
         if span.size > LARGEST_READ:
             return b"".join(self.read(file, part.start, part.size) for part in blocks.cut(span, LARGEST_READ))
+        shortest, longest = self._run_lengths()
         with self._following:
             reading, ahead = readahead.advanced(
                 self._readings.get(file) or readahead.Reading(),
                 span,
                 file.size,
                 most=self._most_ahead // self._readers_in_line(file),
-                longest=self._longest(),
+                shortest=shortest,
+                longest=longest,
             )
             self._readings.put(file, reading)
             if reading.streams[0].window:

@@ -174,7 +174,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         lines.shed(0.0)
         index.close()
 
-    return Archive(tree, reader, later, close, most_ahead=settings.memory // 2, longest=pace.longest_run)
+    return Archive(tree, reader, later, close, most_ahead=settings.memory * 5 // 8, run_lengths=pace.run_lengths)
 
 
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:

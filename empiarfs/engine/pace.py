@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 
+from empiarfs.engine.readahead import SHORTEST_SHARE
 from empiarfs.settings import KIB
 
 SAMPLES = 64
@@ -55,9 +56,15 @@ class Pace:
                 self._rates.append(count / max(seconds, 0.001))
                 self._rate = sorted(self._rates)[len(self._rates) // 2]  # a burst or a stall says little
 
-    def longest_run(self) -> int:
-        """Give how long a request may be to end within a second or two; waiting is then a small part of it."""
-        return min(max(int((self._rate or USUAL_RATE) * RUN_SECONDS), SHORTEST_RUN), self._most)
+    def run_lengths(self) -> tuple[int, int]:
+        """Give how long requests ahead should be at least, and at most.
+
+        The shortest one takes twice as long to come as to begin; the longest ends within a second or two, of which
+        waiting for it to begin is a small part.
+        """
+        rate = self._rate or USUAL_RATE
+        longest = min(max(int(rate * RUN_SECONDS), SHORTEST_RUN), self._most)
+        return min(max(int(2 * rate * self._usual), SHORTEST_SHARE), longest), longest
 
     def worth_splitting(self, count: int) -> bool:
         """Tell whether `count` bytes come sooner over two connections than over one."""

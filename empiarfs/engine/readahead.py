@@ -3,7 +3,7 @@
 A file is read by several streams at once: RELION opens one movie once a frame, and the kernel hands neighbouring
 reads out of order to several threads. A stream is a place where reading goes on. It earns its window: after a jump
 nothing is fetched ahead until the reader has gone on in line for longer than random readers do; then the window
-doubles while he follows. Where he jumps again and again and takes the same length each time, that length is fetched
+grows while he follows. Where he jumps again and again and takes the same length each time, that length is fetched
 at once.
 """
 
@@ -13,15 +13,16 @@ from empiarfs.engine import blocks
 from empiarfs.model import Span
 from empiarfs.settings import KIB, MIB
 
-FIRST_WINDOW = 2 * MIB
 BACK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
 SKIP = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
 TRUST_AT_START = 192 * KIB  # a reader who begins at 0 and asks twice reads the file; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB
 MOST_STREAMS = 16
-SHARES = 8  # requests of which a window is made: as many as there are connections for it
+SHARES = 12  # requests of which a window is made: one for each line, and some that have landed or wait
 SHORTEST_SHARE = 256 * KIB  # a shorter request costs more in waiting than it gains
+TAPER = 8  # of what is left of a file, the part that one request brings: all lines are busy to the last
+GROWTH = 4  # of a window, each time its reader has taken a quarter of it: a long line is full after three steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class Reading:
     lengths: tuple[int, ...] = ()
 
 
-def advanced(reading: Reading, read: Span, length: int, *, most: int, longest: int) -> tuple[Reading, list[Span]]:
+def advanced(
+    reading: Reading, read: Span, length: int, *, most: int, shortest: int, longest: int
+) -> tuple[Reading, list[Span]]:
     """Take one read in; give how the file is read after it, and what to fetch ahead now, a request each.
 
     Args:
@@ -64,32 +67,45 @@ def advanced(reading: Reading, read: Span, length: int, *, most: int, longest: i
         read: the bytes just asked for.
         length: the length of the file.
         most: the largest window.
-        longest: the longest request ahead.
+        shortest: the shortest request ahead of one who reads in line, where the file goes on for as long.
+        longest: the longest one.
     """
     for stream in reading.streams:
         if stream.position - BACK <= read.start <= max(stream.position, stream.ahead) + SKIP:
             others = tuple(other for other in reading.streams if other is not stream)
             most //= 1 + sum(bool(other.window) for other in others)  # they share what memory can carry
-            moved, ahead = _followed(stream, read, length, most, longest)
+            moved, ahead = _followed(stream, read, length, most, range(shortest, longest))
             return Reading((moved, *others), reading.lengths), ahead
     return _jumped(reading, read, length)
 
 
-def _followed(stream: Stream, read: Span, length: int, most: int, longest: int) -> tuple[Stream, list[Span]]:
+def _followed(stream: Stream, read: Span, length: int, most: int, shares: range) -> tuple[Stream, list[Span]]:
     """Go on with a stream. Once it is trusted, keep its window full, share by share, and let it grow."""
     position = max(stream.position, read.stop)
     start = max(stream.ahead, position)
     window, grown = stream.window, stream.grown
     trust = TRUST_AFTER_JUMP if stream.begun else TRUST_AT_START
     if not window and position - stream.begun >= trust:
-        window, grown = min(FIRST_WINDOW, most), position
+        window, grown = min(SHARES * shares.start, most), position
     elif window and position - grown >= window // 4:
-        window, grown = min(2 * window, most), position
-    share = min(max(window // SHARES, SHORTEST_SHARE), longest)
+        window, grown = min(GROWTH * window, most), position
     stop = max(start, min(position + window, length))
-    if stop - start < share and stop != length:  # enough is under way
-        stop = start
-    return Stream(stream.begun, position, stop, window, grown), blocks.cut(Span(start, stop), share)
+    share = min(max(window // SHARES, SHORTEST_SHARE), shares.stop)
+    ahead = _requests(Span(start, stop), length, share, shares.start)
+    return Stream(stream.begun, position, ahead[-1].stop if ahead else start, window, grown), ahead
+
+
+def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
+    """Cut `span` into requests, shorter ones towards the end of the file."""
+    requests = []
+    at = span.start
+    while at < span.stop:
+        size = min(share, max((length - at) // TAPER, shortest))
+        if at + size > span.stop != length:  # enough is under way
+            break
+        requests.append(Span(at, min(at + size, span.stop)))
+        at += size
+    return requests
 
 
 def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, list[Span]]:

@@ -57,7 +57,7 @@ class Rig:
             self.origin, self.ahead, self.cache, pace=EvenPace(), block_bytes=1 << 16, longest_run=1 << 21
         )
         self.archive = Archive(
-            tree, reader, self.later.append, self._close, most_ahead=1 << 22, longest=lambda: 1 << 19
+            tree, reader, self.later.append, self._close, most_ahead=1 << 22, run_lengths=lambda: (1 << 18, 1 << 19)
         )
 
     def _close(self) -> None:

@@ -14,6 +14,7 @@ from empiarfs.settings import KIB, MIB
 
 PIECE = 128 * KIB  # what the kernel asks for at once
 MOST = 64 * MIB
+SHORTEST = 256 * KIB
 LONGEST = 2 * MIB
 LENGTH = 4096 * MIB
 
@@ -29,7 +30,7 @@ def fed(
     """Give what is fetched ahead at each of `reads`, often nothing, and how the file is read after them."""
     ahead = []
     for read in reads:
-        reading, spans = readahead.advanced(reading, read, length, most=most, longest=longest)
+        reading, spans = readahead.advanced(reading, read, length, most=most, shortest=SHORTEST, longest=longest)
         ahead.append(spans)
     return ahead, reading
 
@@ -184,7 +185,7 @@ def test_nothing_outside_the_file_or_beyond_the_window_is_fetched(
     for place, shift, size in reads:
         start = min(max(0, place * MIB + shift * KIB), length - 1)
         read = Span(start, min(start + size * KIB, length))
-        reading, ahead = readahead.advanced(reading, read, length, most=most, longest=LONGEST)
+        reading, ahead = readahead.advanced(reading, read, length, most=most, shortest=SHORTEST, longest=LONGEST)
         for span in ahead:
             assert read.stop <= span.start < span.stop <= length
             assert span.stop <= max(stream.position for stream in reading.streams) + most
