@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from empiarfs.archive import Archive
 from empiarfs.empiar.ftp import FtpSizes
 from empiarfs.empiar.http import HttpClient, HttpOrigin
-from empiarfs.empiar.lines import IDLE_SECONDS, Lines
+from empiarfs.empiar.lines import IDLE_SECONDS, SLOT_SECONDS, Lines
 from empiarfs.empiar.listing import HtmlListing, agrees
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 16 * MIB  # the most bytes of one request
-SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
 MOST_TASKS = 2000  # waiting ahead of the readers; those beyond are dropped
 TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
@@ -125,7 +124,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     secure(settings.cache_dir / "v1")
     stopping = threading.Event()
     slots = Slots(runtime_folder(), urlsplit(settings.base_url).netloc, settings.connections)
-    lines = Lines(settings.base_url, lambda: slots.take(SLOT_SECONDS))
+    lines = Lines(settings.base_url, slots.take)
     pace = Pace(RUN)
     client = HttpClient(settings.base_url, lines, pace)
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
@@ -171,7 +170,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
             threads.close()
         cache.close(CLOSE_SECONDS)
         store.close()
-        lines.shed(0.0)
+        lines.close()
         index.close()
 
     return Archive(tree, reader, later, close, most_ahead=settings.memory * 5 // 8, run_lengths=pace.run_lengths)

@@ -241,7 +241,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _slot(self) -> Callable[[], None]:
+    def _slot(self, _patience: float) -> Callable[[], None]:
         self.slots += 1
         return self._freed
 
@@ -250,4 +250,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self.lines.shed(0.0)
+        self.lines.close()
+        for thread in threading.enumerate():
+            if thread.name == "line":
+                thread.join(LONGEST_LIFE)

@@ -24,6 +24,7 @@ import urllib3
 PIECE = 128 * 1024  # the most bytes handed on at once: a block, which then needs no copying
 QUICK = 0.125  # seconds for a piece, below which the next one is waited for as a whole
 CONNECT_SECONDS = 10.0
+SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
 IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
 SLOWEST = 1024  # bytes a second; slower than this for as long as silence is borne counts as silence
@@ -117,6 +118,7 @@ class Line:
     """One connection to the server."""
 
     def __init__(self, session: requests.Session, release: Callable[[], None]) -> None:
+        self.was_cut = False
         self._session = session
         self._release = release
         self._watched = _Watched()
@@ -147,11 +149,32 @@ class Line:
             self.due = float("inf")
         return Reply(method, response, silence, self._is_due)
 
+    def connect(self, url: str) -> None:
+        """Connect to the server of `url` and ask for nothing yet.
+
+        Raises:
+            Lost: there is no connection to be had.
+        """
+        request = self._session.prepare_request(requests.Request("GET", url))
+        try:
+            pool = self._watched.get_connection_with_tls_context(
+                request, self._session.verify, proxies=self._session.proxies
+            )
+            connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no other door
+            connection.timeout = CONNECT_SECONDS
+            try:
+                connection.connect()
+            finally:
+                pool._put_conn(connection)  # noqa: SLF001 - see above
+        except _TROUBLE as error:
+            raise Lost(_why(error)) from error
+
     def _is_due(self, when: float) -> None:
         self.due = when
 
     def cut(self) -> None:
         """Break the connection under the thread that waits on it; for another thread to call."""
+        self.was_cut = True
         self._watched.cut()
 
     def close(self) -> None:
@@ -219,16 +242,18 @@ class Lines:
 
     Args:
         url: an address there; decides which proxy is used.
-        slot: takes a slot of the machine's budget, and gives what gives it back.
+        slot: takes a slot of the machine's budget, waiting for so many seconds, and gives what gives it back.
     """
 
-    def __init__(self, url: str, slot: Callable[[], Callable[[], None]]) -> None:
+    def __init__(self, url: str, slot: Callable[[float], Callable[[], None]]) -> None:
+        self._url = url
         self._slot = slot
         self._idle: list[Line] = []
         self._lock = threading.Lock()
         self._proxies = dict(requests.utils.get_environ_proxies(url))
         self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self._open = 0
+        self._closed = False
         self._lent: set[Line] = set()
 
     def __repr__(self) -> str:
@@ -240,7 +265,7 @@ class Lines:
         with self._lock:
             line = self._idle.pop() if self._idle else None
         if line is None:
-            line = self._new()
+            line = self._new(SLOT_SECONDS)
         sound = False
         self._lent.add(line)
         try:
@@ -254,6 +279,31 @@ class Lines:
                     self._idle.append(line)
             else:
                 self._close(line)
+                if line.was_cut and not self._closed:
+                    threading.Thread(target=self._replace, name="line", daemon=True).start()
+
+    def _replace(self) -> None:
+        """Connect anew in the stead of a line that was cut, so that the next reader need not wait for it."""
+        try:
+            line = self._new(0.0)
+        except Lost:
+            return
+        try:
+            line.connect(self._url)
+        except Lost:
+            self._close(line)
+            return
+        with self._lock:
+            over = self._closed
+            if not over:
+                self._idle.insert(0, line)  # those in use go first
+        if over:
+            self._close(line)
+
+    def close(self) -> None:
+        """Close the lines that nobody uses, and replace none any more."""
+        self._closed = True
+        self.shed(0.0)
 
     def shed(self, idle: float = IDLE_SECONDS) -> None:
         """Close the lines that were not used for `idle` seconds; cut those that wait for too long."""
@@ -267,9 +317,9 @@ class Lines:
         for line in shed:
             self._close(line)
 
-    def _new(self) -> Line:
+    def _new(self, patience: float) -> Line:
         try:
-            release = self._slot()
+            release = self._slot(patience)
         except OSError as error:
             raise Lost(str(error)) from error
         session = _Session()

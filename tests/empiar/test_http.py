@@ -4,6 +4,7 @@ import gzip
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -12,11 +13,12 @@ from typing import cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from fakes import at_once, noise
+from fakes import SOON, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website
 
+from empiarfs.engine.hedge import Cut
 from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
 from empiarfs.model import File, Span
 
@@ -543,6 +545,35 @@ def test_a_line_on_which_something_was_wrong_is_not_used_again(
     server.answer = Website({PATH.encode(): CONTENT})
     assert fetched(client) == CONTENT[100:300]
     assert [one.connection for one in server.requests] == [0, 1]
+
+
+def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, server: ScriptedServer) -> None:
+    """Who reads after a silent request finds a connection that is there already."""
+    cut, asked, over, site = Cut(), threading.Event(), threading.Event(), server.answer
+
+    def silent(_: Request) -> None:
+        asked.set()
+        over.wait(SOON)
+
+    def ask() -> None:
+        with pytest.raises(Unavailable):
+            client.origin.measure(PATH, cut)
+
+    server.answer = silent
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert asked.wait(SOON)
+    cut.cut()
+    asking.join(SOON)
+    over.set()
+    deadline = time.monotonic() + SOON
+    while server.connections < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    server.answer = site
+    while "idle=1" not in repr(client.lines) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert fetched(client) == CONTENT[100:300]
+    assert server.connections == 2
 
 
 def test_a_fetch_that_is_closed_early_gives_its_line_up(client: Client, server: ScriptedServer) -> None:
