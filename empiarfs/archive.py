@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from empiarfs.counters import Counters
 from empiarfs.engine import blocks, readahead
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.reader import Reader
@@ -72,10 +73,11 @@ class Archive:
         close: called once at the end.
         most_ahead: the most bytes to be ahead of one stream of reading.
         run_lengths: gives the least and the most bytes of one request ahead of the reader.
+        counters: tells what goes on inside; never waits for the server.
         clock: seconds that only grow.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
         self,
         tree: Tree,
         reader: Reader,
@@ -84,6 +86,7 @@ class Archive:
         *,
         most_ahead: int,
         run_lengths: Callable[[], tuple[int, int]],
+        counters: Callable[[], Counters] = Counters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
@@ -92,6 +95,7 @@ class Archive:
         self._close = close
         self._most_ahead = most_ahead
         self._run_lengths = run_lengths
+        self.counters = counters
         self._clock = clock
         self._generation = _generation
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts

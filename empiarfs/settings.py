@@ -22,6 +22,7 @@ LARGEST = 2**63 - 1  # what SQLite and the kernel can count
 
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
 
 
 class BadSetting(ValueError):
@@ -90,6 +91,11 @@ def seconds(text: str) -> float:
     if match is None:
         raise ValueError(f"{text!r} is not a time; write it like 300s, 5m, 24h or 1d")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def without_credentials(url: str) -> str:
+    """Give `url` without user name and password; it may stand in a sentence, and a proxy's without its scheme."""
+    return _LOGIN.sub("", url)
 
 
 def web_address(text: str) -> str:

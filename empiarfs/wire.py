@@ -3,17 +3,17 @@
 Threads are made here, or by the parts made here, so an archive is opened after any fork.
 """
 
+import dataclasses
 import hashlib
 import logging
-import queue
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
+from empiarfs.counters import Counters
 from empiarfs.empiar.ftp import FtpSizes
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.lines import IDLE_SECONDS, SLOT_SECONDS, Lines
@@ -21,14 +21,14 @@ from empiarfs.empiar.listing import HtmlListing, agrees
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.later import LastSeen, Later
 from empiarfs.engine.listings import Listings
-from empiarfs.engine.origins import Enter, Patience, Retrying, WaitedFor
+from empiarfs.engine.origins import Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import ArchiveError
 from empiarfs.model import Block
-from empiarfs.settings import MIB, Settings
+from empiarfs.settings import MIB, Settings, without_credentials
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.folders import runtime_folder, secure
 from empiarfs.storage.index import SqliteIndex
@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 16 * MIB  # the most bytes of one request
-MOST_TASKS = 2000  # waiting ahead of the readers; those beyond are dropped
 TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
 
 class _NoStore:
     """A store that keeps nothing, for a cache of size 0 or a folder that cannot be used."""
+
+    broken = 0
 
     def get(self, block: Block) -> bytes | None:  # noqa: ARG002
         """Give nothing."""
@@ -53,46 +54,12 @@ class _NoStore:
     def put(self, first: Block, *data: bytes) -> None:
         """Keep nothing."""
 
+    def kept(self) -> int:
+        """Give 0."""
+        return 0
+
     def close(self) -> None:
         """Do nothing."""
-
-
-class Later:
-    """Threads for requests that nobody waits for yet. Too many tasks are dropped.
-
-    Those at the gate hold their place before they claim anything; else a reader would wait for a block whose owner
-    waits behind all readers.
-    """
-
-    def __init__(self, threads: int, enter: Enter = nullcontext) -> None:
-        self._enter = enter
-        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._threads = threads
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"later {number}", daemon=True).start()
-
-    def __call__(self, task: Callable[[], object]) -> None:
-        """Run `task` soon, or never."""
-        if self._tasks.qsize() < MOST_TASKS:
-            self._tasks.put(task)
-
-    def close(self) -> None:
-        """Let the threads end; what still waits is dropped."""
-        with suppress(queue.Empty):
-            while True:
-                self._tasks.get_nowait()
-        for _ in range(self._threads):
-            self._tasks.put(None)
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                with self._enter():
-                    task()
-            except ArchiveError as error:
-                log.debug("%s", error)  # left to the reader who will need it
-            except Exception:
-                log.exception("a task ahead of the reader")
 
 
 def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
@@ -104,7 +71,7 @@ def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
     except PermissionError:
         raise  # someone else's: to be chosen otherwise, not to be done without
     except OSError as error:
-        log.warning("%s: %s; nothing is kept on disk", folder, error)
+        log.warning("%s: %s; nothing is kept on disk until the next mount", folder, error)
         return _NoStore()
 
 
@@ -129,12 +96,13 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     client = HttpClient(settings.base_url, lines, pace)
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
     patience = Patience(settings.patience, time.monotonic, random.random, stopping)
-    origin = Retrying(Hedged(HttpOrigin(client), gate, pace), patience)
+    hedged = Hedged(HttpOrigin(client), gate, pace)
+    origin = Retrying(hedged, patience)
     store = _store(settings, identity)
     cache = Cache(settings.memory, store)
     ahead = HttpOrigin(client)
-    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), gate.ahead)
-    refreshing, sizing = Later(1), Later(1)
+    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), "ahead", gate.ahead)
+    refreshing, sizing, looking = Later(1, "refresh"), Later(1, "sizes"), Later(1, "look")
     reader = Reader(
         origin,
         ahead,
@@ -164,16 +132,68 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     )
     threading.Thread(target=_tidy, args=(lines, slots, stopping), name="tidy", daemon=True).start()
 
+    of_the_cache = _counters(settings, reader, cache, store, looking)
+
+    def counters() -> Counters:
+        return dataclasses.replace(
+            of_the_cache(),
+            requests=client.requests,
+            retries=patience.retries,
+            second_askings=hedged.seconds + reader.asked_beside,
+            stalls=client.stalls,
+            connections_busy=gate.busy,
+            connections_open=lines.open,
+            connections_highest=gate.highest,
+            connections_allowed=gate.allowed,
+            connections_limit=settings.connections,
+            readers_waiting=gate.waiting,
+            tasks_waiting=later.waiting + refreshing.waiting + sizing.waiting,
+            first_byte_seconds=pace.usual,
+            slow_first_byte_seconds=pace.slow,
+            connection_bytes_per_second=pace.rate,
+        )
+
     def close() -> None:
         stopping.set()
-        for threads in (later, refreshing, sizing):
+        for threads in (later, refreshing, sizing, looking):
             threads.close()
         cache.close(CLOSE_SECONDS)
         store.close()
         lines.close()
         index.close()
 
-    return Archive(tree, reader, later, close, most_ahead=settings.memory * 5 // 8, run_lengths=pace.run_lengths)
+    return Archive(
+        tree,
+        reader,
+        later,
+        close,
+        most_ahead=settings.memory * 5 // 8,
+        run_lengths=pace.run_lengths,
+        counters=counters,
+    )
+
+
+def _counters(
+    settings: Settings, reader: Reader, cache: Cache, store: "DiskStore | _NoStore", looking: Later
+) -> Callable[[], Counters]:
+    """Give what tells how much was read, and whence; it needs no server, and a disk that hangs does not hold it."""
+    disk_bytes = LastSeen(store.kept, looking)
+    return lambda: Counters(
+        base_url=without_credentials(settings.base_url),
+        blocks_read=reader.blocks_read,
+        blocks_from_memory=reader.blocks_from_memory,
+        blocks_from_disk=cache.store_hits,
+        blocks_fetched=cache.misses,
+        fetched_bytes=reader.bytes_fetched,
+        dropped_writes=cache.dropped_writes,
+        broken_blocks=store.broken,
+        memory_bytes=cache.held,
+        memory_limit_bytes=settings.memory,
+        disk_bytes=disk_bytes(),
+        disk_limit_bytes=settings.cache_size,
+        blocks_under_way=reader.under_way,
+        unwritten_bytes=cache.unwritten,
+    )
 
 
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:

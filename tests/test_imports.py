@@ -31,7 +31,7 @@ LAYERS = [
     {"archive"},
     {"engine"},
     {"ports", "settings"},
-    {"model", "errors"},
+    {"model", "errors", "counters"},
 ]
 
 

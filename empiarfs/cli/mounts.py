@@ -14,7 +14,7 @@ import platformdirs
 
 from empiarfs.archive import entry_of
 from empiarfs.cli import options
-from empiarfs.mount import daemon, points
+from empiarfs.mount import daemon, points, status
 from empiarfs.settings import READERS, BadSetting
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = tuple(dict.fromkeys(_entry_number(one) for one in entry))
+    troubles = status.Troubles()
     path = _free(mountpoint, alone=not only)
     if chosen.allow_other:
         for_libfuse.append("allow_other")
@@ -69,18 +70,18 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
             ready()
 
         try:
-            daemon.serve(checked, path, ready=prepared, options=for_libfuse)
+            daemon.serve(checked, path, ready=prepared, troubles=troubles, options=for_libfuse)
         finally:
             close()
 
     try:
         if flags["foreground"]:
-            options.log_to(chosen.log_file, verbose=chosen.verbose)
+            options.log_to(chosen.log_file, troubles, verbose=chosen.verbose)
             daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C ends it", err=True))
         else:
             file = chosen.log_file or _log_file(path)
             chosen = dataclasses.replace(chosen, log_file=file)
-            options.log_to(file, verbose=chosen.verbose)
+            options.log_to(file, troubles, verbose=chosen.verbose)
             daemon.in_background(start)
     except daemon.Failed as error:
         raise click.ClickException(str(error)) from error

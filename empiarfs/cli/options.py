@@ -98,8 +98,8 @@ def opener(
     return embedded.opener(chosen)
 
 
-def log_to(file: Path | None, *, verbose: bool) -> None:
-    """Send the log of empiarfs to `file`, or to standard error: warnings, or everything."""
+def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
+    """Send the log of empiarfs to `file`, or to standard error: warnings, or everything; and to `others`."""
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
@@ -109,6 +109,7 @@ def log_to(file: Path | None, *, verbose: bool) -> None:
         handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8", errors="replace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("empiarfs")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [handler, *others]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO if file else logging.WARNING)
+    logging.getLogger("empiarfs.asked").setLevel(logging.INFO)  # of what a user asked for with a signal

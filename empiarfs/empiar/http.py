@@ -50,7 +50,7 @@ class HttpClient:
         self._host = urlsplit(base_url).hostname
         self._lines = lines
         self._pace = pace
-        self.requests = 0
+        self.requests = self.stalls = 0
 
     def __repr__(self) -> str:
         return f"<HttpClient {self._base_url} requests={self.requests} {self._pace!r} {self._lines!r}>"
@@ -116,6 +116,7 @@ class HttpClient:
                     begun, first = ended, received
                 yield piece
         except Lost as error:
+            self.stalls += error.is_silence
             raise Unavailable(path, str(error)) from error
         if expected is not None and str(received) != expected.strip():
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
@@ -143,6 +144,7 @@ class HttpClient:
         try:
             reply = line.send(method, url, headers, self._pace.silence())
         except Lost as error:
+            self.stalls += error.is_silence
             if "refuses connections" in str(error):
                 raise Overloaded(path, str(error)) from error
             raise Unavailable(path, str(error)) from error

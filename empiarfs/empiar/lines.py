@@ -41,10 +41,17 @@ _SIGNS = (
     ("reset", "the line was lost"),
     ("IncompleteRead", "the line was lost"),
 )
+_DRIPS = "the server only drips"
+_SILENCE = {"the server does not answer", "the server went silent", _DRIPS}
 
 
 class Lost(Exception):
     """The line was lost, silent, refused, or never there; the text says which in a few words."""
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether it was given up because nothing came."""
+        return str(self) in _SILENCE
 
 
 class Reply:
@@ -92,7 +99,7 @@ class Reply:
                 fresh += len(piece)
                 if now - since > self._silence:
                     if fresh < SLOWEST * (now - since):
-                        raise Lost("the server only drips")
+                        raise Lost(_DRIPS)
                     since, fresh = now, 0
                 if at % PIECE:
                     yield piece
@@ -258,6 +265,11 @@ class Lines:
 
     def __repr__(self) -> str:
         return f"<Lines open={self._open} idle={len(self._idle)}>"
+
+    @property
+    def open(self) -> int:
+        """How many lines are open, lent or not."""
+        return self._open
 
     @contextmanager
     def lent(self) -> Iterator[Line]:

@@ -84,6 +84,16 @@ class Cache:
             f"store_hits={self.store_hits} misses={self.misses} dropped_writes={self.dropped_writes}>"
         )
 
+    @property
+    def held(self) -> int:
+        """The bytes in memory, those on their way to the store included."""
+        return self._recent.held + self._waiting
+
+    @property
+    def unwritten(self) -> int:
+        """The bytes on their way to the store."""
+        return self._waiting
+
     def in_memory(self, block: Block, *, used_up: bool = False) -> bytes | None:
         """Give `block` if it is in memory; never waits.
 

@@ -86,7 +86,12 @@ class Flights:
         self._under_way: dict[Block, Flight] = {}
 
     def __repr__(self) -> str:
-        return f"<Flights under_way={len(self._under_way)}>"
+        return f"<Flights under_way={self.count}>"
+
+    @property
+    def count(self) -> int:
+        """How many blocks are under way."""
+        return len(self._under_way)
 
     def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, Flight]]:
         """Give the blocks that are now the caller's to fetch, in order, and those that others fetch."""

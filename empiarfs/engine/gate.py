@@ -52,6 +52,21 @@ class Gate:
             f"allowed={self._allowed} of {self._most}>"
         )
 
+    @property
+    def busy(self) -> int:
+        """How many connections are in use."""
+        return self._demand + self._ahead
+
+    @property
+    def allowed(self) -> int:
+        """How many may be in use."""
+        return self._allowed
+
+    @property
+    def waiting(self) -> int:
+        """How many requests that somebody waits for have none yet."""
+        return len(self._waiting)
+
     @contextmanager
     def demand(self) -> Iterator[None]:
         """Hold a connection for someone who waits; who came first goes first."""
@@ -126,11 +141,19 @@ class Gate:
 
     def _shrink(self, error: Overloaded) -> None:
         with self._changed:
-            if self._allowed == self._most:
-                log.warning("%s; using fewer connections for a while", error)
+            was_whole = self._allowed == self._most
             recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS
             if not recent:  # the connections that were refused together count once
                 self._allowed = max(1, self._allowed // 2)
-            self._grow_at = self._clock() + max(CALM_SECONDS, error.pause)
+            calm = max(CALM_SECONDS, error.pause)
+            self._grow_at = self._clock() + calm
+            if was_whole:
+                log.warning(
+                    "%s; using at most %d connections for %.0f s, then one more every %.0f s",
+                    error,
+                    self._allowed,
+                    calm,
+                    GROW_SECONDS,
+                )
             self._quiet_until = max(self._quiet_until, self._clock() + max(QUIET_SECONDS, error.pause))
         self._shrunk()

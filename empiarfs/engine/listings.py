@@ -148,7 +148,9 @@ class Listings:
         except Closed:
             return
         except ArchiveError as error:
-            log.warning("%s; the listing of before is shown", error)
+            log.warning(
+                "%s; the listing of before is shown, and asked for again after %.0f s", error, REFRESH_PAUSE
+            )
         else:
             self._next_refresh.pop(directory, None)
 

@@ -46,6 +46,7 @@ class Patience:
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
+        self.retries = 0  # requests that were asked again
 
     def asked(self, path: str, ask: Callable[[], T]) -> T:
         """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
@@ -66,6 +67,7 @@ class Patience:
             # outside the `except`: its traceback would keep the broken connection open all the while
             if self._stopping.wait(wait):
                 break
+            self.retries += 1
             pause = min(2 * pause, LONGEST_PAUSE)
         raise Closed(path, "the archive was closed")
 
@@ -131,6 +133,8 @@ class Retrying:
             elif start < span.stop:
                 breaks += 1
                 self._patience.rest(file.path, since, breaks)
+            if start < span.stop:
+                self._patience.retries += 1
 
 
 class WaitedFor:

@@ -36,6 +36,21 @@ class Pace:
         self._times: deque[float] = deque(maxlen=SAMPLES)
         self._slow = self._usual = USUAL
 
+    @property
+    def usual(self) -> float:
+        """The seconds to the first byte, as a rule."""
+        return self._usual
+
+    @property
+    def slow(self) -> float:
+        """The seconds to the first byte of the 95th reply of 100."""
+        return self._slow
+
+    @property
+    def rate(self) -> float:
+        """The bytes a second of one connection; 0 before anything was learnt."""
+        return self._rate
+
     def __repr__(self) -> str:
         return f"<Pace slow={self._slow:.3f} s silence={self.silence():.1f} s>"
 

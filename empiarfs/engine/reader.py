@@ -39,10 +39,15 @@ class Reader:
         self._block_bytes = block_bytes
         self._longest = max(1, longest_run // block_bytes)
         self._flights = Flights()
-        self.bytes_fetched = 0
+        self.bytes_fetched = self.blocks_read = self.blocks_from_memory = self.asked_beside = 0
 
     def __repr__(self) -> str:
         return f"<Reader bytes_fetched={self.bytes_fetched} {self._flights!r} {self._cache!r}>"
+
+    @property
+    def under_way(self) -> int:
+        """How many blocks are on their way."""
+        return self._flights.count
 
     def read(self, file: File, span: Span, *, beyond: int = 0) -> bytes:
         """Give the bytes of `span`, which lies in `file`; all of them, or an error.
@@ -63,6 +68,8 @@ class Reader:
             data = self._cache.in_memory(Block(file, number), used_up=all_of_it)
             if data is not None:
                 got[number] = data
+        self.blocks_read += len(numbers)
+        self.blocks_from_memory += len(got)
         while any(number not in got for number in numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
             if mine and beyond and mine[-1].number == numbers.stop - 1:
@@ -98,6 +105,7 @@ class Reader:
         """Give a block that another thread fetches; ask for it too where that request is silent for too long."""
         if not flight.is_late(self._pace.second()):
             return flight.wait()
+        self.asked_beside += 1
         run = range(block.number, block.number + 1)
         ((_, data),) = self._streamed(block.file, run, self._origin)
         self._cache.put(block, data)

@@ -7,15 +7,18 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.archive import Archive
-from empiarfs.mount import points, view
+from empiarfs.mount import points, status, view
 
 log = logging.getLogger(__name__)
+asked_for = logging.getLogger("empiarfs.asked")  # what a user asks for is logged however quiet the log is
 
+_TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _READY = b"ready"
 LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to be done with us
@@ -35,10 +38,12 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
         Failed: it ended before; with its last words.
     """
     read_end, write_end = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})  # it waits until the daemon can answer
     child = os.fork()
     if child == 0:
         os.close(read_end)
         _detached(start, write_end)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
         said = pipe.read()
@@ -107,6 +112,7 @@ def serve(
     mountpoint: str,
     *,
     ready: Callable[[], None],
+    troubles: status.Troubles,
     options: Sequence[str] = (),
 ) -> None:
     """Mount, answer the kernel, and return when the mount is gone: by umount, or by a signal.
@@ -115,6 +121,7 @@ def serve(
         opened: opens what is mounted; called in this process, since threads do not survive a fork.
         mountpoint: an empty directory.
         ready: called when the mount answers.
+        troubles: the newest warnings, for the status.
         options: further options for libfuse.
 
     Raises:
@@ -124,29 +131,54 @@ def serve(
     def begun() -> None:
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)  # by all threads made from here on, libfuse's too
-    archive = opened()
-    threading.Thread(target=_end_on_signal, args=(mountpoint, archive), name="signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # by all threads made from here on, libfuse's too
+    watch = status.Watch(mountpoint, troubles)
+    threading.Thread(target=_answer_signals, args=(mountpoint, watch), name="signals", daemon=True).start()
+    archive = watch.archive = opened()
     faulthandler.enable()
     from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
+    watch.binding = operations.binding_name()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
-        operations.serve(archive, mountpoint, owner, int(time.time()), begun, options)
+        operations.serve(archive, mountpoint, owner, int(time.time()), begun, watch, options)
     finally:
         archive.close()
 
 
 def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     Path(mountpoint).stat()
+    # The kernel looks up one name of a directory at a time (libfuse before 3.16 says nothing else to it): one that
+    # it knows is found while the server keeps another waiting.
+    (Path(mountpoint) / status.NAME).stat()
     ready()
 
 
-def _end_on_signal(mountpoint: str, archive: Archive) -> None:
-    """Wait for a signal; then let every reader go, unmount, and be gone in bounded time whatever hangs."""
-    received = signal.sigwait(_STOP)
+def _answer_signals(mountpoint: str, watch: status.Watch) -> None:
+    """Tell what goes on inside, as often as that is asked; end when that is asked."""
+    while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
+        try:
+            asked_for.info("signal %d: the threads of %s\n%s", received, mountpoint, stacks())
+            asked_for.info("signal %d: the status of %s\n%s", received, mountpoint, status.as_text(watch.status()))
+        except Exception:
+            log.exception("the status cannot be told")  # and the next signal is answered all the same
     log.info("signal %d: unmounting %s", received, mountpoint)
-    threading.Thread(target=archive.close, name="closing", daemon=True).start()
+    _end(mountpoint, watch.archive)
+
+
+def stacks() -> str:
+    """Give what every thread is doing now, the innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"{names.get(number, 'of libfuse')} ({number})\n{''.join(traceback.format_stack(frame))}"
+        for number, frame in sys._current_frames().items()  # noqa: SLF001 - the one way there is
+    )
+
+
+def _end(mountpoint: str, archive: Archive | None) -> None:
+    """Let every reader go, unmount, and be gone in bounded time whatever hangs."""
+    if archive is not None:
+        threading.Thread(target=archive.close, name="closing", daemon=True).start()
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:  # libfuse may be about to mount just now
         try:
@@ -161,9 +193,12 @@ def _end_on_signal(mountpoint: str, archive: Archive) -> None:
 def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:
     """Run `start` in this process; `say` is called when the mount answers.
 
+    SIGUSR1 waits from now on until `serve` answers it.
+
     Raises:
         Failed: it could not mount; libfuse has said why on standard error.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})
     try:
         start(say)
     except RuntimeError as error:

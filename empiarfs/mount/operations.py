@@ -16,9 +16,9 @@ from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine.cache import Recent
-from empiarfs.errors import ArchiveError, NotFound
+from empiarfs.errors import ArchiveError, NotFound, Unavailable
 from empiarfs.model import Entry, File, name_of, parent_of
-from empiarfs.mount import view
+from empiarfs.mount import status, view
 
 # with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
@@ -64,6 +64,7 @@ class Operations:
         owner: whose the files are.
         mounted: the time of the mount, in seconds since 1970.
         ready: called when the kernel has been answered for the first time.
+        watch: counts, and tells what the hidden file holds.
     """
 
     use_ns = True
@@ -74,7 +75,10 @@ class Operations:
         owner: view.Owner,
         mounted: int,
         ready: Callable[[], None],
+        watch: status.Watch,
     ) -> None:
+        self._watch = watch
+        watch.open_files = self._open_files
         self._archive = archive
         self._owner = owner
         self._mounted = mounted
@@ -82,7 +86,7 @@ class Operations:
         # the versions whose attributes the kernel has, and those whose pages it may have
         self._told: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
         self._paged: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
-        self._handles: dict[int, OpenFile | list[Entry]] = {}
+        self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
         self._numbers = itertools.count(1)
 
     def init_with_config(self, connection: Any, config: Any) -> None:
@@ -104,6 +108,8 @@ class Operations:
         path = path[1:]
         if view.is_too_long(name_of(path)):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if path == status.NAME:
+            return view.status_attributes(path, self._owner, self._mounted)
         target = view.link_target(path)
         with _errors("stat", path):
             if target is not None:
@@ -134,13 +140,23 @@ class Operations:
         open once more (open(2) in fs/namei.c); it would cut the new file at the old one's end.
         """
         path = path[1:]
+        if path == status.NAME:
+            return self._open_status(info)
         with _errors("open", path):
             opened = self._archive.open(path)
         if self._told.get(path) != opened.file:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         info.keep_cache = self._paged.get(path) in {None, opened.file}
         self._paged.put(path, opened.file)
+        self._watch.opened(path)
         info.fh = self._kept(opened)
+        return 0
+
+    def _open_status(self, info: Any) -> int:
+        """Open the hidden file: what it tells is of this moment, and the kernel keeps neither it nor its length."""
+        with _errors("open", status.NAME):
+            info.direct_io = True
+            info.fh = self._kept(status.as_text(self._watch.status()).encode())
         return 0
 
     def release(self, _path: str | None, info: Any) -> int:
@@ -151,8 +167,14 @@ class Operations:
         """Give bytes of an open file."""
         with _errors("read", (path or "/")[1:]):
             opened = self._handles[info.fh]
+            if isinstance(opened, bytes):
+                return opened[offset : offset + size]
             assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
-            return opened.read(offset, size)
+            data = opened.read(offset, size)
+            count = len(data)
+            self._watch.reads += 1
+            self._watch.served_bytes += count
+            return data
 
     def statfs(self, _path: str) -> dict[str, int]:
         """Answer the size of the file system."""
@@ -175,7 +197,10 @@ class Operations:
         assert view.is_measured(entry)  # noqa: S101 - the callers have looked
         return view.attributes(entry, self._owner, self._mounted)  # type: ignore[arg-type] # measured: no Stub
 
-    def _kept(self, thing: OpenFile | list[Entry]) -> int:
+    def _open_files(self) -> int:
+        return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
+
+    def _kept(self, thing: OpenFile | list[Entry] | bytes) -> int:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
@@ -208,6 +233,8 @@ class _errors:  # noqa: N801 - reads like a verb where it is used
                 return
             case NotFound():
                 log.debug("%s %s", self._verb, error)
+            case Unavailable():
+                log.warning("%s %s; given up", self._verb, error)
             case ArchiveError():
                 log.warning("%s %s", self._verb, error)
             case _:
@@ -266,6 +293,7 @@ def serve(
     owner: view.Owner,
     mounted: int,
     ready: Callable[[], None],
+    watch: status.Watch,
     options: Sequence[str],
 ) -> None:
     """Mount, and answer the kernel until it is unmounted.
@@ -276,6 +304,7 @@ def serve(
         owner: see `Operations`.
         mounted: see `Operations`.
         ready: see `Operations`.
+        watch: see `Operations`.
         options: further options for libfuse, `"name"` or `"name=value"`.
 
     Raises:
@@ -303,9 +332,14 @@ def serve(
         name, _, value = option.partition("=")
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
-    _Fuse(kind(archive, owner, mounted, ready), mountpoint, raw_fi=True, **encoding, **chosen)
+    _Fuse(kind(archive, owner, mounted, ready, watch), mountpoint, raw_fi=True, **encoding, **chosen)
 
 
 def binding_major() -> int:
     """Give the major version of the libfuse that was loaded."""
     return 2 if ON_FUSEPY else int(binding.fuse_version_major)
+
+
+def binding_name() -> str:
+    """Give the binding and the libfuse that were loaded, for people."""
+    return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {binding_major()}"

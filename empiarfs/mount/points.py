@@ -33,13 +33,17 @@ class Mounted:
 
     point: str
     kind: str
+    options: frozenset[str]
 
 
 def table() -> list[Mounted]:
     """Give what is mounted now, as this process sees it."""
     lines = _TABLE.read_bytes().splitlines()
     fields = [line.split(b" ") for line in lines]
-    return [Mounted(_unescaped(field[1]), field[2].decode()) for field in fields]
+    return [
+        Mounted(_unescaped(field[1]), field[2].decode(), frozenset(os.fsdecode(field[3]).split(",")))
+        for field in fields
+    ]
 
 
 def is_ours(point: Path) -> bool:

@@ -46,6 +46,11 @@ def attributes(entry: File | Directory, owner: Owner, mounted: int) -> dict[str,
     return _attributes(entry.path, kind, links, size, owner, mounted if entry.modified is None else entry.modified)
 
 
+def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
+    """Give the `stat` of the file that tells of the mount; its length shows, as in /proc, when it is read."""
+    return _attributes(path, stat.S_IFREG | 0o444, 1, 0, owner, mounted)
+
+
 def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:
     """Give the `stat` of the symbolic link `path` to `target`."""
     return _attributes(path, stat.S_IFLNK | 0o777, 1, len(target), owner, mounted)

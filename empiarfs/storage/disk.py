@@ -306,6 +306,13 @@ class DiskStore:
         """Give the bytes now kept."""
         return int(self._cache.volume()) if self._cache is not None else 0
 
+    def kept(self) -> int | None:
+        """Give the bytes now kept; None where that cannot be told now, which is no trouble of a reader's."""
+        try:
+            return self.volume()
+        except TROUBLES:
+            return None
+
     def close(self) -> None:
         """Close the database."""
         cache = self._cache

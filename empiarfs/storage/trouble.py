@@ -32,7 +32,11 @@ class Trouble:
         """Take in that `use` of it failed: the first time is a line in the log, and it rests for a while."""
         now = self._clock()
         if not self._told:
-            log.warning("%s cannot be used (%s); reads go on without it", self._what, error)
+            log.warning(
+                "%s cannot be used (%s); reads go on without it, and it is tried again from time to time",
+                self._what,
+                error,
+            )
         if now >= self._until.get(use, now):  # those who failed together count once
             self._until[use] = now + self._rest
             self._rest = min(2 * self._rest, LONGEST_REST)

@@ -1,0 +1,176 @@
+"""What a mount tells of itself: in one value, as text in a hidden file."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from typing import Any
+
+from empiarfs.archive import Archive
+from empiarfs.counters import Counters
+
+NAME = ".empiarfs-status"  # of the file at the root of every mount, which no listing shows
+MOST_TROUBLES = 20
+LONGEST_TROUBLE = 1000  # characters
+MOST_ENTRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A warning of the log.
+
+    Attributes:
+        time: when, in seconds since 1970.
+        text: what it says.
+    """
+
+    time: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A mount at one moment.
+
+    Attributes:
+        mountpoint: where it is.
+        version: of empiarfs.
+        binding: what speaks to the kernel.
+        process: the number of the daemon.
+        since: when it was mounted, in seconds since 1970.
+        now: the moment, in seconds since 1970.
+        entries: those in which files were opened, the newest first.
+        open_files: how many are open.
+        reads: how many reads of the kernel were answered.
+        served_bytes: the bytes given to it.
+        troubles: the newest warnings of the log, the newest last.
+        counters: those of the archive.
+    """
+
+    mountpoint: str = ""
+    version: str = ""
+    binding: str = ""
+    process: int = 0
+    since: float = 0.0
+    now: float = 0.0
+    entries: tuple[str, ...] = ()
+    open_files: int = 0
+    reads: int = 0
+    served_bytes: int = 0
+    troubles: tuple[Trouble, ...] = ()
+    counters: Counters = field(default_factory=Counters)
+
+
+def flat(status: Status) -> dict[str, Any]:
+    """Give all that `status` holds by name, the counters among the rest."""
+    values = asdict(status)
+    counters = values.pop("counters")
+    return {**values, **counters, "troubles": values["troubles"]}
+
+
+def as_text(status: Status) -> str:
+    """Give `status` as JSON, one value a line, in plain ASCII whatever bytes a name is made of."""
+    return json.dumps(flat(status), indent=2) + "\n"
+
+
+def from_text(text: str) -> Status:
+    """Give the status that `as_text` wrote, maybe of another version: what is not known there is nothing here.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    values = json.loads(text)
+    try:
+        chosen = _chosen(Status, values)
+        troubles = tuple(Trouble(**_chosen(Trouble, one)) for one in values.get("troubles", ()))
+        return Status(
+            **{**chosen, "entries": tuple(values.get("entries", ())), "troubles": troubles},
+            counters=Counters(**_chosen(Counters, values)),
+        )
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"no status: {error}") from error
+
+
+def _chosen(kind: type[Status | Trouble | Counters], values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)} - {"counters"}
+    return {name: value for name, value in values.items() if name in names}
+
+
+class Troubles(logging.Handler):
+    """Keeps the newest warnings of a log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._newest: deque[Trouble] = deque(maxlen=MOST_TROUBLES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep `record`, in one line."""
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            text = f"{text}: {type(error).__name__}: {error}"
+        self._newest.append(Trouble(record.created, " ".join(text[:LONGEST_TROUBLE].split())))
+
+    def newest(self) -> tuple[Trouble, ...]:
+        """Give what was kept, the newest last."""
+        return tuple(self._newest)
+
+
+class Watch:
+    """Counts what goes through one mount, and tells it together with what the archive tells.
+
+    Args:
+        mountpoint: where it is.
+        troubles: the newest warnings.
+
+    Attributes:
+        archive: what is mounted; None until it is open.
+        binding: what speaks to the kernel; empty until that is known.
+        open_files: gives how many files are open.
+        reads, served_bytes: counted by whoever answers a read. Another thread may come between two calls of a
+            function and not within one addition of a number.
+    """
+
+    def __init__(self, mountpoint: str, troubles: Troubles) -> None:
+        self._mountpoint = mountpoint
+        self._troubles = troubles
+        self._since = time.time()
+        self._lock = threading.Lock()
+        self._entries: dict[str, None] = {}
+        self.archive: Archive | None = None
+        self.binding = ""
+        self.open_files: Callable[[], int] = lambda: 0
+        self.reads = self.served_bytes = 0
+
+    def opened(self, path: str) -> None:
+        """Take in that the file `path` was opened."""
+        entry = path.partition("/")[0]
+        with self._lock:
+            self._entries.pop(entry, None)
+            self._entries[entry] = None
+            if len(self._entries) > MOST_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+
+    def status(self) -> Status:
+        """Tell all of it, now; never waits for the server."""
+        with self._lock:
+            entries = tuple(reversed(self._entries))
+        return Status(
+            mountpoint=self._mountpoint,
+            version=version("empiarfs"),
+            binding=self.binding,
+            process=os.getpid(),
+            since=self._since,
+            now=time.time(),
+            entries=entries,
+            open_files=self.open_files(),
+            reads=self.reads,
+            served_bytes=self.served_bytes,
+            troubles=self._troubles.newest(),
+            counters=Counters() if self.archive is None else self.archive.counters(),
+        )
