@@ -18,8 +18,9 @@ hypothesis_settings.load_profile("empiarfs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our marker."""
+    """Name our markers."""
     config.addinivalue_line("markers", "root: changes what root alone may change; not collected for others")
+    config.addinivalue_line("markers", "promise(text): keeps what SEMANTICS.md promises in these words")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -443,6 +443,33 @@ def test_a_silent_server_is_given_up(client: Client, server: ScriptedServer) -> 
     with pytest.raises(Unavailable, match="silent"):
         client.origin.measure(PATH)
     over.set()
+    assert (client.http.requests, client.http.stalls) == (1, 1)
+
+
+def test_only_silence_is_a_stall(client: Client, server: ScriptedServer) -> None:
+    """What is lost, refused or cut is a request that failed, and none given up for silence."""
+    server.answer = always(None)
+    with pytest.raises(Unavailable):
+        client.origin.measure(PATH)
+    server.answer = always(part(body=CONTENT[100:200], then="close"))
+    received(client, Unavailable)
+    assert (client.http.requests, client.http.stalls) == (2, 0)
+
+
+def test_a_body_that_falls_silent_is_a_stall(client: Client, server: ScriptedServer) -> None:
+    """As a head is that never comes."""
+    server.answer = always(part(body=CONTENT[100:200]))
+    received(client, Unavailable)
+    assert client.http.stalls == 1
+
+
+def test_lines_are_counted_as_long_as_they_are_open(client: Client) -> None:
+    """In use or not."""
+    assert client.lines.open == 0
+    fetched(client)
+    assert client.lines.open == 1
+    client.lines.shed(0.0)
+    assert client.lines.open == 0
 
 
 @pytest.mark.parametrize(

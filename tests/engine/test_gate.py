@@ -53,6 +53,25 @@ def test_an_overloaded_server_halves_the_connections(gate: Gate, clock: FakeCloc
     assert seen[-1] == min(seen) >= 1
 
 
+def test_the_log_says_how_many_for_how_long(gate: Gate, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for the server's trouble, and again only when that is over and comes back."""
+    overloaded(gate, pause=60.0)
+    overloaded(gate, pause=60.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "10028/a: 503; using at most 4 connections for 60 s, then one more every 5 s"
+    ]
+    caplog.clear()
+
+
+def test_a_gate_tells_who_is_inside(gate: Gate) -> None:
+    """Readers and prefetch together, how many may be, and who waits."""
+    assert (gate.busy, gate.allowed, gate.waiting) == (0, 8, 0)
+    with gate.demand(), gate.ahead():
+        assert (gate.busy, gate.waiting) == (2, 0)
+    overloaded(gate)
+    assert (gate.busy, gate.allowed) == (0, 4)
+
+
 def test_requests_that_were_refused_together_count_once(gate: Gate) -> None:
     """Eight refusals at one moment are one piece of news."""
     for _ in range(8):

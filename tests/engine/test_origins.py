@@ -1,5 +1,6 @@
 """So many at once and readers first; and asking again, as long as patience lasts."""
 
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -247,7 +248,7 @@ def test_unavailable_is_asked_again() -> None:
     with_patience, ask = Patiently(), Answers(AWAY, AWAY, "yes")
     assert with_patience.patience.asked(PATH, ask) == "yes"
     assert ask.asked == 3
-    assert len(with_patience.stopping.pauses) == 2
+    assert len(with_patience.stopping.pauses) == with_patience.patience.retries == 2
 
 
 @pytest.mark.parametrize(
@@ -326,8 +327,25 @@ def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptur
     with_patience.patience.asked(PATH, Answers(AWAY, AWAY, AWAY, AWAY, "yes"))
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1
-    assert warned[0].startswith(str(AWAY))
+    assert re.fullmatch(rf"{AWAY}; asking again for up to \d+ s", warned[0])
     caplog.clear()
+
+
+def test_what_is_given_up_was_not_asked_again() -> None:
+    """Retries are the requests after the first, and the end of patience is none."""
+    with_patience, ask = Patiently(10.0), Answers(AWAY)
+    with pytest.raises(Unavailable):
+        with_patience.patience.asked(PATH, ask)
+    assert with_patience.patience.retries == ask.asked - 1
+
+
+def test_a_reply_that_breaks_off_and_goes_on_is_a_retry(origin: FakeOrigin) -> None:
+    """Each asking after the first is counted, wherever the one before ended."""
+    with_patience = Patiently()
+    origin.break_next(Break(after=4, error=AWAY), Break(error=AWAY), Break(after=2, error=AWAY))
+    fetched = Retrying(origin, with_patience.patience).fetch(origin.file(PATH), Span(0, 50))
+    assert b"".join(fetched) == b"".join(origin.fetch(origin.file(PATH), Span(0, 50)))
+    assert with_patience.patience.retries == 3
 
 
 @pytest.fixture

@@ -22,6 +22,16 @@ def test_whatever_was_learnt_stays_in_bounds(times: list[float], counts: list[tu
     assert 0 < pace.run_lengths()[1] <= 8 * MIB
 
 
+def test_what_is_usual_is_told() -> None:
+    """Half of the replies begin sooner than the usual time, 95 of 100 sooner than the slow one."""
+    pace = Pace(MIB)
+    assert pace.rate == 0
+    for number in range(64):
+        pace.note(number / 64)
+    pace.note_rate(MIB, 0.5)
+    assert (pace.usual, pace.slow, pace.rate) == (0.5, 60 / 64, 2 * MIB)
+
+
 def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
     """What is usual decides what is silence."""
     quick, slow = Pace(MIB), Pace(MIB)

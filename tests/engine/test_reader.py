@@ -153,6 +153,30 @@ def test_what_was_read_is_not_fetched_again(rig: Rig) -> None:
     assert rig.origin.fetches == [Span(0, 30)]
 
 
+def test_blocks_are_counted_by_where_they_were(rig: Rig) -> None:
+    """Each that a reader asks for once; what is fetched ahead is asked for by nobody until it is read."""
+    rig.reader.fetch_ahead(rig.file, Span(0, 30))
+    assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (0, 0)
+    rig.read(0, 30)
+    rig.read(25, 55)
+    assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (7, 4)
+    assert rig.cache.misses == 6
+    assert rig.reader.bytes_fetched == 60
+    assert rig.cache.held >= 60
+
+
+def test_blocks_under_way_are_counted(rig: Rig) -> None:
+    """From their claim to their landing."""
+    barrier = rig.ahead.held()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+        barrier.wait_reached()
+        assert rig.reader.under_way == 3
+        barrier.lift()
+        fetching.result(SOON)
+    assert rig.reader.under_way == 0
+
+
 def test_missing_neighbours_are_joined_into_one_request(rig: Rig) -> None:
     """Blocks that follow each other are one ranged request."""
     rig.read(0, 50)
@@ -577,6 +601,7 @@ def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
         first.lift()
         hanging.result(SOON)
     assert rig.ahead.fetches == rig.origin.fetches == [Span(0, 10)]
+    assert rig.reader.asked_beside == 1
 
 
 def test_who_waits_for_a_reader_does_not_ask_beside_him(rig: Rig) -> None:

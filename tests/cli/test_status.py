@@ -1,0 +1,379 @@
+"""`empiarfs status`, as people, programs and Prometheus read it; and the value behind it."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import isolated, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from empiarfs.cli import prometheus
+from empiarfs.cli import status as command
+from empiarfs.counters import Counters
+from empiarfs.mount import look, points
+from empiarfs.mount.look import Look
+from empiarfs.mount.status import (
+    MOST_ENTRIES,
+    MOST_TROUBLES,
+    NAME,
+    Status,
+    Trouble,
+    Troubles,
+    Watch,
+    as_text,
+    flat,
+    from_text,
+)
+from empiarfs.settings import GIB, MIB, without_credentials
+
+COUNTERS = Counters(
+    base_url="https://ftp.ebi.ac.uk/empiar/world_availability",
+    blocks_read=98304,
+    blocks_from_memory=90000,
+    blocks_from_disk=200,
+    blocks_fetched=600,
+    fetched_bytes=3 * GIB // 2,
+    requests=1310,
+    retries=12,
+    second_askings=3,
+    stalls=9,
+    dropped_writes=4,
+    broken_blocks=1,
+    connections_busy=7,
+    connections_open=8,
+    connections_highest=10,
+    connections_allowed=5,
+    connections_limit=10,
+    memory_bytes=200 * MIB,
+    memory_limit_bytes=256 * MIB,
+    disk_bytes=3 * GIB,
+    disk_limit_bytes=20 * GIB,
+    readers_waiting=2,
+    blocks_under_way=64,
+    tasks_waiting=31,
+    unwritten_bytes=17 * MIB,
+    first_byte_seconds=0.021,
+    slow_first_byte_seconds=0.045,
+    connection_bytes_per_second=40 * MIB,
+)
+STATUS = Status(
+    mountpoint="/home/me/empiar",
+    version="0.1.0",
+    binding="mfusepy on libfuse 3",
+    process=4711,
+    since=1_795_000_000.0,
+    now=1_795_011_520.0,
+    entries=("10934", "10028"),
+    open_files=3,
+    reads=98304,
+    served_bytes=12 * GIB,
+    troubles=tuple(Trouble(1_795_000_000.0 + n, f"10028/data/{n}.mrc: the server went silent") for n in range(8)),
+    counters=COUNTERS,
+)
+# a line of Prometheus's text: a comment, or a name, labels in which \ " and line ends are escaped, and a number
+LINE = re.compile(
+    r"# HELP [a-z_]+ [^\n]+|# TYPE [a-z_]+ (?:counter|gauge)|"
+    r'([a-z_]+)\{[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-z_]+="(?:[^"\\\n]|\\[\\"n])*")*\} [0-9.e+-]+'
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isolated(tmp_path, monkeypatch)
+
+
+def rows(text: str) -> dict[str, str]:
+    """Give what stands beside each label of a table."""
+    found: dict[str, str] = {}
+    label = ""
+    for line in text.splitlines()[1:]:
+        label = line[: command.LABEL].strip() or label
+        found[label] = f"{found.get(label, '')} {line[command.LABEL :]}".strip()
+    return found
+
+
+def test_a_table_tells_all_of_a_mount() -> None:
+    """Each number of it in words, with units, under the mount's name."""
+    text = command.table(Look("/home/me/empiar", STATUS))
+    assert text.splitlines()[0] == "/home/me/empiar"
+    told = rows(text)
+    assert told.pop("mounted").endswith(", 3 h 12 min ago; process 4711")
+    assert told.pop("troubles").count("the server went silent") == command.TROUBLES_SHOWN
+    assert told == {
+        "version": "0.1.0, mfusepy on libfuse 3",
+        "archive": "https://ftp.ebi.ac.uk/empiar/world_availability",
+        "entries": "10934 10028",
+        "read": "12.0 GiB in 98,304 reads; 3 files are open",
+        "fetched": "1.5 GiB in 1,310 requests 12 asked again, 3 asked twice, 9 given up for silence",
+        "blocks": "91.6 % of 98,304 were in memory when asked for 25.0 % of 800 brought there came from disk "
+        "75.0 % came from the network",
+        "connections": "7 in use, 10 at most so far, 8 open 5 of 10 allowed now",
+        "server": "answers in 0.021 s, 95 of 100 times in 0.045 s 40.0 MiB/s over a connection",
+        "memory": "200.0 MiB of 256.0 MiB",
+        "disk": "3.0 GiB of 20.0 GiB 4 blocks not written in time, 1 found damaged",
+        "waiting": "2 requests of readers, 64 blocks under way 31 tasks ahead of readers, 17.0 MiB for the disk",
+    }
+
+
+def test_the_newest_troubles_stand_in_the_table() -> None:
+    """The last of them last."""
+    assert command.table(Look("/mnt", STATUS)).endswith("10028/data/7.mrc: the server went silent")
+
+
+@given(
+    numbers=st.fixed_dictionaries({one.name: st.integers(0, 10**15) for one in fields(Counters) if one.metadata}),
+    text=st.text(max_size=200),
+)
+def test_a_table_is_80_columns_wide(numbers: dict[str, Any], text: str) -> None:
+    """Whatever the numbers; a name that is longer has its line, and nothing in it moves the cursor."""
+    of = replace(STATUS, troubles=(Trouble(0.0, text),), counters=replace(COUNTERS, **numbers))
+    lines = command.table(Look("/mnt", of)).splitlines()
+    assert not any(re.search(r"[\x00-\x1f\x7f-\x9f]", line) for line in lines)
+    assert all(len(line) <= 80 or len(line.split()) <= 3 for line in lines)
+
+
+def test_a_mount_that_did_nothing_yet_has_a_table() -> None:
+    """Without entries, rates and troubles it says so."""
+    told = rows(command.table(Look("/mnt", Status(mountpoint="/mnt"))))
+    assert told["entries"] == "none opened yet"
+    assert told["troubles"] == "none"
+    assert "none of 0" in told["blocks"]
+    assert "not known yet" in told["server"]
+
+
+def test_a_mount_that_tells_nothing_is_told_of() -> None:
+    """With why, and what to do."""
+    text = command.table(Look("/mnt/\x1b[31mred", None, "is dead: its process ended"))
+    assert text == "/mnt/\\x1b[31mred is dead: its process ended"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (MIB, "1.0 MiB"),
+        (5 * GIB // 2, "2.5 GiB"),
+        (2**41, "2.0 TiB"),
+    ],
+)
+def test_sizes_are_short(count: int, text: str) -> None:
+    """In the largest unit that they fill."""
+    assert command.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90061, "1 d 1 h")],
+)
+def test_times_are_short(seconds: float, text: str) -> None:
+    """In the two largest units that they fill."""
+    assert command.duration(seconds) == text
+
+
+def test_prometheus_gets_every_number() -> None:
+    """Each with its kind and what it says; totals are called so; large numbers keep all their digits."""
+    text = prometheus.exposition([Look("/mnt", replace(STATUS, served_bytes=12345678901234567))])
+    lines = text.splitlines()
+    assert text.endswith("\n")
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    assert 'empiarfs_served_bytes_total{mountpoint="/mnt"} 12345678901234567' in lines
+    assert 'empiarfs_first_byte_seconds{mountpoint="/mnt"} 0.021' in lines
+    for one in fields(Counters):
+        if one.metadata:
+            name = f"empiarfs_{one.name}" + ("_total" if one.metadata["kind"] == "counter" else "")
+            assert f"# HELP {name} {one.metadata['says']}" in lines
+            assert f"# TYPE {name} {one.metadata['kind']}" in lines
+            assert f'{name}{{mountpoint="/mnt"}} {getattr(COUNTERS, one.name)}' in lines
+
+
+def test_prometheus_gets_each_number_of_all_mounts_together() -> None:
+    """Its lines may not be torn apart; a mount that is down has none but that it is down."""
+    text = prometheus.exposition([Look("/a", STATUS), Look("/b", None, "is dead"), Look("/c", STATUS)])
+    assert text.count("# TYPE empiarfs_requests_total ") == 1
+    assert [line for line in text.splitlines() if "/b" in line] == ['empiarfs_up{mountpoint="/b"} 0']
+    names = [match[1] for line in text.splitlines() if (match := LINE.fullmatch(line)) and match[1]]
+    assert [name for n, name in enumerate(names) if name not in names[:n]] == list(dict.fromkeys(names))
+    assert all(
+        names[n] == name or name not in names[n + 1 :]
+        for n, name in enumerate(names[:-1], 1)
+        for name in [names[n - 1]]
+    )
+
+
+@given(value=st.text(st.characters(codec=None)))
+def test_any_mount_point_is_a_legal_label(value: str) -> None:
+    """It stays in its line and its quotes, and is UTF-8, whatever bytes it is made of."""
+    label = prometheus.labels(mountpoint=value.encode("utf-8", "ignore").decode() + "\udcff")
+    label.encode()
+    assert re.fullmatch(r'mountpoint="(?:[^"\\\n]|\\[\\"n])*"', label)
+
+
+def test_quotes_backslashes_and_line_ends_are_escaped() -> None:
+    """As the format says."""
+    assert prometheus.labels(a='"', b="\\", c="\n") == r'a="\"",b="\\",c="\n"'
+
+
+def test_nothing_mounted_is_nothing_for_prometheus() -> None:
+    """No line at all."""
+    assert prometheus.exposition([]) == ""
+
+
+def test_a_status_comes_back_from_its_text() -> None:
+    """Value for value; as ASCII, whatever bytes a name is made of."""
+    odd = replace(STATUS, mountpoint="/mnt/\udcff\nGrüße")
+    assert as_text(odd).isascii()
+    assert from_text(as_text(odd)) == odd
+
+
+def test_a_status_of_another_version_is_read_as_far_as_it_is_known() -> None:
+    """What it does not tell is nothing, and what nobody here knows is left out."""
+    values = flat(STATUS) | {"of_tomorrow": 1, "troubles": [{"time": 1.0, "text": "x", "kind": "y"}]}
+    del values["requests"]
+    assert from_text(json.dumps(values)) == replace(
+        STATUS, troubles=(Trouble(1.0, "x"),), counters=replace(COUNTERS, requests=0)
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", "null", '{"troubles": 1}', '{"troubles": [1]}', "{"])
+def test_what_is_no_status_is_refused(text: str) -> None:
+    """With ValueError, and nothing else."""
+    with pytest.raises(ValueError, match=r".*"):
+        from_text(text)
+
+
+def test_troubles_are_the_newest_warnings() -> None:
+    """Bounded in number and length, one line each, errors by their name; what is no warning is left out."""
+    log = logging.getLogger("tests.troubles")
+    log.propagate = False
+    troubles = Troubles()
+    log.addHandler(troubles)
+    log.setLevel(logging.DEBUG)
+    try:
+        log.info("all is well")
+        assert troubles.newest() == ()
+        for number in range(MOST_TROUBLES + 5):
+            log.warning("trouble %d\nin two lines", number)
+        assert [one.text for one in troubles.newest()] == [
+            f"trouble {number} in two lines" for number in range(5, MOST_TROUBLES + 5)
+        ]
+        log.warning("x" * 10_000)
+        assert len(troubles.newest()[-1].text) == 1000
+        log.error("read %s", "10028/a", exc_info=ZeroDivisionError("by nothing"))
+        assert troubles.newest()[-1].text == "read 10028/a: ZeroDivisionError: by nothing"
+        assert abs(troubles.newest()[-1].time - time.time()) < 60
+    finally:
+        log.removeHandler(troubles)
+
+
+def test_entries_are_told_the_newest_first() -> None:
+    """Each once, and not more than so many."""
+    watch = Watch("/mnt", Troubles())
+    for number in (*range(MOST_ENTRIES + 5), 50):
+        watch.opened(f"{number}/data/a.mrc")
+    entries = watch.status().entries
+    assert entries[:3] == ("50", "104", "103")
+    assert len(entries) == len(set(entries)) == MOST_ENTRIES
+
+
+def test_a_mount_that_is_not_open_yet_has_a_status() -> None:
+    """As it is asked for by a signal that comes early."""
+    assert Watch("/mnt", Troubles()).status().counters == Counters()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://me:se%40cret@host:8080/a/b", "https://host:8080/a/b"),
+        ("https://me@host/a", "https://host/a"),
+        ("https://me:a@b@host/a", "https://host/a"),
+        ("ftp://host/a@b", "ftp://host/a@b"),
+        ("http://[::1]:80/", "http://[::1]:80/"),
+    ],
+)
+def test_credentials_are_left_out_of_an_address(url: str, told: str) -> None:
+    """User name and password go, and nothing else."""
+    assert without_credentials(url) == told
+
+
+def test_nothing_mounted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and how to mount, beside the output; for programs it is an empty list, or nothing."""
+    monkeypatch.setattr(points, "table", list)
+    done = run("status")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "empiarfs mount" in done.stderr
+    assert (run("status", "--json").stdout, run("status", "--json").stderr) == ("[]\n", "")
+    assert run("status", "--prometheus").output == ""
+
+
+def test_a_place_that_is_no_mount_is_refused(tmp_path: Path) -> None:
+    """With status 1, and where to look."""
+    done = run("status", str(tmp_path))
+    assert done.exit_code == 1
+    assert "is not a mount of empiarfs" in done.stderr
+    assert run("status", "--json", "--prometheus").exit_code == 2
+
+
+def test_only_mounts_that_one_may_look_into_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the user and those open to all; not what is hidden below another mount, nor what others make."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+    def mounted(point: str, *options: str, kind: str = points.KIND) -> points.Mounted:
+        return points.Mounted(point, kind, frozenset({"ro", *options}))
+
+    table = [
+        mounted("/mine", "user_id=1000"),
+        mounted("/others", "user_id=10001"),
+        mounted("/all", "user_id=0", "allow_other"),
+        mounted("/hidden", "user_id=1000"),
+        mounted("/hidden", kind="tmpfs"),
+        mounted("/sshfs", "user_id=1000", kind="fuse.sshfs"),
+    ]
+    monkeypatch.setattr(points, "table", lambda: table)
+    assert look.mounts() == ["/mine", "/all"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "older empiarfs"), (b"{}", ""), (b"no status", "another empiarfs"), (b"\xff", "another")],
+)
+def test_what_a_mount_tells_is_looked_at_with_care(tmp_path: Path, content: bytes | None, words: str) -> None:
+    """A mount that has no such file, or another one there, is a mount that does not tell, and why."""
+    if content is not None:
+        (tmp_path / NAME).write_bytes(content)
+    (one,) = look.looks([str(tmp_path)])
+    assert words in one.trouble
+    assert (one.status is None) == bool(words)
+
+
+def test_one_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    """All are asked at once, each is given the same time, and whoever answered is told."""
+    hanging, sound = tmp_path / "hanging", tmp_path / "sound"
+    hanging.mkdir()
+    sound.mkdir()
+    subprocess.run(["mkfifo", hanging / NAME], check=True)  # opening it waits for a writer that never comes
+    (sound / NAME).write_text(as_text(STATUS))
+    begun = time.monotonic()
+    first, second, third = look.looks([str(hanging), str(sound), str(hanging)], seconds=2.0)
+    assert time.monotonic() - begun < 10
+    assert "does not answer within 2 s" in first.trouble
+    assert third == first
+    assert second == Look(str(sound), STATUS)
+
+
+def test_help_is_light() -> None:
+    """`empiarfs status` needs neither the network nor FUSE."""
+    program = (
+        "import sys; from empiarfs.cli import status; "
+        "sys.exit(bool({'requests', 'lxml', 'mfusepy', 'fuse', 'diskcache'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
