@@ -95,7 +95,7 @@ class Relay:
                 down.cancel()
                 await asyncio.gather(up, down, return_exceptions=True)
                 there_writer.transport.abort()
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # the latter at the end; asyncio would print it
             pass
         finally:
             self._open -= 1
