@@ -101,7 +101,7 @@ def for_readme(runs: Sequence[Run]) -> Iterator[str]:
     versions = {name: version for run in runs for name, version in run.versions.items()}
     said = dict.fromkeys(version for name in names if (version := versions.get(name, name)))
     calls = ", ".join(dict.fromkeys(f"`{run.command}` on {run.date}" for run in runs))
-    yield f"{calls}; {runs[0].machine}; {', '.join(said)}. Seconds (fastest-slowest), each with a fresh cache; lines:"
+    yield f"{calls}; {runs[0].machine}; {', '.join(said)}. Seconds (fastest-slowest), with fresh caches; lines:"
     lines = [name for name in LINES if any(figure.profile == name for figure in figures)]
     yield f"{'; '.join(f'{name} {described(LINES[name])}' for name in lines)}."
     yield ""

@@ -63,8 +63,8 @@ class Served:
         self._ftp_port = ftp_port
 
     @contextmanager
-    def way(self, profile: str) -> Iterator[Way]:
-        """Give a way of its own over a line of this profile."""
+    def way(self, profile: str, seed: int) -> Iterator[Way]:
+        """Give a way of its own over a line of this profile; `seed` decides which requests get no answer."""
         line = LINES[profile]
         lists = Relay(("127.0.0.1", self._ftp_port), Line(round_trip=line.round_trip))
         with closing(lists):
@@ -73,7 +73,7 @@ class Served:
                 with _looked_at(self._apache.port) as looks:
                     yield Way(self._apache.url, ftp_url, lambda: self._counts(looks))
                 return
-            relay = Relay(("127.0.0.1", self._apache.port), line)
+            relay = Relay(("127.0.0.1", self._apache.port), line, seed)
             with closing(relay):
                 yield Way(f"http://127.0.0.1:{relay.port}{BASE}", ftp_url, relay.reset_counts)
 

@@ -29,17 +29,18 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Who does it, and over which line."""
+    """Who does it, over which line, and in which turn."""
 
     tool: tools.Tool
     profile: str
+    turn: int
 
 
 def figures(case: Case, group: Sequence[Job], served: Served, folder: Path, limit: float) -> Iterator[Figure]:
     """Do the jobs of `group` with a fresh cache; give a figure for each as it is done.
 
     Args:
-        case: by whom, and over which line.
+        case: by whom, over which line, in which turn.
         group: jobs that share a cache.
         served: the servers.
         folder: where caches are made.
@@ -49,7 +50,8 @@ def figures(case: Case, group: Sequence[Job], served: Served, folder: Path, limi
     left = list(group)
     failed = ""
     try:
-        with served.way(case.profile) as way:
+        # the same requests get no answer for all tools, and others in each turn
+        with served.way(case.profile, seed=JOBS.index(group[0]) + len(JOBS) * case.turn) as way:
             for mounts in _between_remounts(group):
                 for figure in _mounted(case, mounts, way, cache, limit):
                     left.pop(0)
@@ -79,9 +81,11 @@ def _mounted(case: Case, jobs: Sequence[Job], way: Way, cache: Path, limit: floa
                 figure = Figure(case.tool.name, case.profile, job.name, failed=failed)
                 if not failed:
                     figure = _measured(figure, job, way, point / DATA, process, limit)
-                yield figure
                 if figure.failed:
+                    process.kill()  # who hangs would not end by himself
+                    yield figure
                     return
+                yield figure
     except tools.NotMounted as error:
         yield Figure(case.tool.name, case.profile, jobs[0].name, failed=str(error))
 
