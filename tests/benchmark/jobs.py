@@ -7,6 +7,7 @@ hang for ever, and whoever looks at it too; a process can be left behind.
 """
 
 import json
+import mmap
 import os
 import random
 import statistics
@@ -116,6 +117,19 @@ def scattered(name: str, count: int, size: int, align: int = PAGE) -> Callable[[
     return run
 
 
+def mapped(data: Path) -> list[float]:
+    """Look at a page here and there of a stack that is mapped into memory, as mrcfile.mmap does."""
+    chance = random.Random(7)
+    seconds = []
+    with (data / "stack1.mrcs").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        for _ in range(60):
+            place = chance.randrange(0, STACK)
+            begun = time.monotonic()
+            _ = pages[place]
+            seconds.append(time.monotonic() - begun)
+    return seconds
+
+
 def cold(data: Path) -> list[float]:
     """Read 128 KiB at places where nobody was before, over a connection that is there already."""
     seconds = scattered("stack1.mrcs", 10, 128 * KIB, align=128 * KIB)(data)
@@ -154,7 +168,14 @@ JOBS = (
     Job("64 MB in line", ("ebi",), in_line("eight/f0.bin", EIGHTH)),
     Job("first KiB of 40 files", ("ebi",), heads(40)),
 )
+READAHEAD_JOBS = (  # that show what the kernel's reading ahead costs and gains
+    Job("400 MB in line", ("near", "lan"), in_line("big.bin", BIG)),
+    Job("60 random 64 KiB of 1 GiB", ("near",), scattered("stack1.mrcs", 60, 64 * KIB)),
+    Job("30 random 1 MiB of 1 GiB", ("near",), scattered("stack2.mrcs", 30, MIB)),
+    Job("60 random pages of 1 GiB by mmap", ("near",), mapped),
+)
 THERE = Job("the way there", (), there)
+ALL = (*JOBS, *READAHEAD_JOBS, THERE)
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -171,7 +192,7 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 def main() -> None:
     """Do one job; see the module."""
     number, data = int(sys.argv[1]), Path(sys.argv[2])
-    job = JOBS[number] if number >= 0 else THERE
+    job = ALL[number]
     begun = time.monotonic()
     singles = job.run(data)
     seconds = time.monotonic() - begun

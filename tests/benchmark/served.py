@@ -1,9 +1,6 @@
 """The world that is served, and the ways to it: Apache and an FTP server, each behind a line."""
 
-import os
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apache import BASE, Apache
+from ftp_server import FtpServer
 from relay import Counts, Line, Relay
 
 from benchmark.jobs import BIG, EIGHTH, MANY, MB, MIB, PAGE, STACK
@@ -26,18 +24,6 @@ LINES = {
 DATA = "99101/data"
 LOOK_SECONDS = 0.02  # between two looks at the connections of a server that stands behind no relay
 ESTABLISHED = "01"
-
-_FTP = """\
-import sys
-from pyftpdlib.authorizers import DummyAuthorizer
-from pyftpdlib.handlers import FTPHandler
-from pyftpdlib.servers import FTPServer
-FTPHandler.authorizer = DummyAuthorizer()
-FTPHandler.authorizer.add_anonymous(sys.argv[1])
-server = FTPServer(("127.0.0.1", 0), FTPHandler)
-print(server.socket.getsockname()[1], flush=True)
-server.serve_forever()
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +77,7 @@ def served(folder: Path) -> Iterator[Served]:
     _make(folder)
     with ExitStack() as stack:
         apache = stack.enter_context(closing(Apache(folder)))
-        yield Served(apache, stack.enter_context(_ftp_server(folder)))
+        yield Served(apache, stack.enter_context(closing(FtpServer(folder))).port)
 
 
 def _make(folder: Path) -> None:
@@ -116,18 +102,6 @@ def _make(folder: Path) -> None:
             for place in range(0, STACK, 16 * MIB):
                 file.seek(place)
                 file.write(noise[:PAGE])
-
-
-@contextmanager
-def _ftp_server(root: Path) -> Iterator[int]:
-    """Serve `root` by FTP on a free port, in a process of its own; give the port."""
-    command = [sys.executable, "-W", "ignore", "-c", _FTP, os.fspath(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
 
 
 @contextmanager

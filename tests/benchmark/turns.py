@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmark import tools
 from benchmark.figures import Figure
-from benchmark.jobs import JOBS, MB, THERE, Job
+from benchmark.jobs import ALL, MB, THERE, Job
 from benchmark.served import DATA, Served, Way
 
 START_SECONDS = 5.0  # for Python to start
@@ -51,7 +51,7 @@ def figures(case: Case, group: Sequence[Job], served: Served, folder: Path, limi
     failed = ""
     try:
         # the same requests get no answer for all tools, and others in each turn
-        with served.way(case.profile, seed=JOBS.index(group[0]) + len(JOBS) * case.turn) as way:
+        with served.way(case.profile, seed=ALL.index(group[0]) + len(ALL) * case.turn) as way:
             for mounts in _between_remounts(group):
                 for figure in _mounted(case, mounts, way, cache, limit):
                     left.pop(0)
@@ -119,9 +119,8 @@ def _measured(figure: Figure, job: Job, way: Way, data: Path, process: Process, 
 
 def _done(job: Job, data: Path, limit: float) -> tuple[float, list[float], str]:
     """Do `job`; give its seconds, those of its single reads, and what went wrong."""
-    number = JOBS.index(job) if job in JOBS else -1
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmark.jobs", str(number), data],
+        [sys.executable, "-m", "benchmark.jobs", str(ALL.index(job)), data],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True,
         env=os.environ | {"PYTHONPATH": os.fspath(Path(__file__).resolve().parent.parent)},
     )  # fmt: skip
