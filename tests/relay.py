@@ -7,12 +7,14 @@ round trip; a new connection waits one round trip more, as a handshake would.
 import asyncio
 import contextlib
 import random
+import socket
 import threading
 from dataclasses import dataclass, field
 
 PIECE = 64 * 1024
 WINDOW = 4 * 1024 * 1024  # bytes of one connection on their way at once
 END_OF_HEAD = b"\r\n\r\n"
+ESTABLISHED = 1  # of tcp_states.h
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,14 @@ class Line:
 
 @dataclass
 class Counts:
-    """What went over the line."""
+    """What went over the line.
+
+    Attributes:
+        requests: how many.
+        sent: bytes of replies.
+        highest: the most connections at once.
+        heads: of each request its first bytes.
+    """
 
     requests: int = 0
     sent: int = 0
@@ -45,7 +54,7 @@ class Relay:
         self._target = target
         self._line = line
         self._chance = random.Random(seed)
-        self._open = 0
+        self._connections: set[socket.socket] = set()
         self._total_free = 0.0
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -61,8 +70,12 @@ class Relay:
 
     def reset_counts(self) -> Counts:
         """Begin to count anew; give what was counted."""
-        counts, self.counts = self.counts, Counts(highest=self._open)
+        counts, self.counts = self.counts, Counts(highest=self._open())
         return counts
+
+    def _open(self) -> int:
+        """Give how many clients are connected; one who has hung up is not, even where we were not told yet."""
+        return sum(_is_established(connection) for connection in tuple(self._connections))
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -78,11 +91,12 @@ class Relay:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._line.most_connections and self._open >= self._line.most_connections:
+        if self._line.most_connections and self._open() >= self._line.most_connections:
             writer.transport.abort()
             return
-        self._open += 1
-        self.counts.highest = max(self.counts.highest, self._open)
+        connection: socket.socket = writer.get_extra_info("socket")
+        self._connections.add(connection)
+        self.counts.highest = max(self.counts.highest, self._open())
         try:
             there_reader, there_writer = await asyncio.open_connection(*self._target, limit=4 * PIECE)
             silent = asyncio.Event()
@@ -95,10 +109,10 @@ class Relay:
                 down.cancel()
                 await asyncio.gather(up, down, return_exceptions=True)
                 there_writer.transport.abort()
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # the latter at the end; asyncio would print it
             pass
         finally:
-            self._open -= 1
+            self._connections.discard(connection)
             with contextlib.suppress(OSError):
                 writer.close()
 
@@ -157,3 +171,10 @@ class Relay:
                 await writer.drain()
         finally:
             arriving.cancel()
+
+
+def _is_established(connection: socket.socket) -> bool:
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
+    except OSError:  # closed
+        return False

@@ -1,4 +1,4 @@
-"""What a mount asks the server for, counted by the server."""
+"""What a mount asks the server for, counted by the server; users' whole jobs stand in test_mount_jobs."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH110, PTH116, PTH208
@@ -11,9 +11,7 @@ from pathlib import Path
 from apache import Apache
 from gate import Gate
 from mounting import Mount, Mounts, eventually
-from world import SMALL_FILES, World
-
-FOLDER = "10300/data/"
+from world import World
 
 
 def names(path: str) -> list[str]:
@@ -33,20 +31,6 @@ def error_of_stat(path: str) -> int:
 def read(path: str) -> bytes:
     """Give the bytes of a file."""
     return Path(path).read_bytes()
-
-
-def test_a_listing_costs_one_request(mount: Mounts, apache: Apache, binding: str) -> None:
-    """Listing 3,000 files asks for one page; no file is asked for, though each one's kind is known."""
-
-    def kinds(path: str) -> tuple[int, int]:
-        entries = list(os.scandir(path))
-        return len(entries), sum(entry.is_file(follow_symlinks=False) for entry in entries)
-
-    made = mount("10300", binding=binding)
-    made.call(names, made / "10300")
-    apache.clear()
-    assert made.call(kinds, made / "10300/data") == (SMALL_FILES, SMALL_FILES)
-    assert [(one.method, one.path) for one in apache.requests()] == [("GET", FOLDER)]
 
 
 def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:

@@ -1,0 +1,1 @@
+"""What scripts/bench is made of: the jobs, what serves them, the programs that mount, and the figures."""

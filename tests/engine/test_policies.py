@@ -1,0 +1,278 @@
+"""What the policies promise together, whatever is read: right bytes, none twice, little that nobody asked for.
+
+The bound is written here a second time, from what the docstrings of the policies say, and holds for any pattern.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+from fakes import SOON, BrokenStore, EvenPace, FakeClock, FakeListing, FakeOrigin, Made, at_once
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from empiarfs.archive import LARGEST_READ, Archive
+from empiarfs.engine import blocks, readahead
+from empiarfs.engine.cache import Cache
+from empiarfs.engine.listings import Listings
+from empiarfs.engine.reader import Reader
+from empiarfs.engine.tree import Tree
+from empiarfs.model import Span
+from empiarfs.settings import KIB, MIB
+from empiarfs.storage.index import SqliteIndex
+
+PATH = "10028/a.mrc"
+BLOCK = 128 * KIB
+PIECE = 128 * KIB  # what the kernel asks for at once
+MOST = 16 * MIB  # ahead of one reader
+SHORTEST, LONGEST = 256 * KIB, MIB
+MEMORY = 512 * MIB  # more than any of these files: nothing leaves the cache
+
+slow_ones_too = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=40)
+
+
+class Rig:
+    """An archive of one file over origins with diaries; what it does later is done when the test says so."""
+
+    def __init__(self, tree: Tree, size: int) -> None:
+        self.content = Made(size)
+        self.asked = FakeOrigin({PATH: self.content}, piece=MIB)
+        self.ahead = FakeOrigin({PATH: self.content}, piece=MIB)
+        self.file = self.asked.file(PATH)
+        self.cache = Cache(MEMORY, BrokenStore())
+        self.tasks: list[Callable[[], object]] = []
+        reader = Reader(
+            self.asked, self.ahead, self.cache, pace=EvenPace(), block_bytes=BLOCK, longest_run=16 * MIB
+        )
+        self.archive = Archive(
+            tree,
+            reader,
+            self.tasks.append,
+            lambda: self.cache.close(SOON),
+            most_ahead=MOST,
+            run_lengths=lambda: (SHORTEST, LONGEST),
+            clock=FakeClock(),
+        )
+
+    def read(self, span: Span) -> None:
+        """Read, and see that the bytes are the file's."""
+        found = self.archive.read(self.file, span.start, span.size)
+        assert found == self.content.part(span.start, span.stop)
+
+    def streams(self) -> tuple[readahead.Stream, ...]:
+        """Give how the file is read, as the archive sees it."""
+        reading = self.archive._readings.get(self.file)
+        return reading.streams if reading is not None else ()
+
+    def run(self, count: int, chance: random.Random) -> None:
+        """Do so many of the tasks that wait, in any order."""
+        for _ in range(min(count, len(self.tasks))):
+            self.tasks.pop(chance.randrange(len(self.tasks)))()
+
+    def fetched(self) -> list[Span]:
+        """Give all that was asked of the server, once everything is done, in the order of the file's bytes."""
+        self.run(len(self.tasks), random.Random(0))
+        self.archive.close()
+        return sorted(self.asked.fetches + self.ahead.fetches, key=lambda span: span.start)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    """A tree of nothing."""
+    index = SqliteIndex(tmp_path_factory.mktemp("policies") / "tree.sqlite")
+    origin = FakeOrigin({})
+    listings = Listings(FakeListing({}), index, fresh=1e9, clock=FakeClock(), background=lambda _: None)
+    yield Tree(listings, origin, origin, None)
+    index.close()
+
+
+@dataclass
+class Promise:
+    """What may be fetched for the reads so far: what was read, and so much more.
+
+    * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
+      the file for `TRUST_AT_START`).
+    * From then on a window of `SHARES` of the shortest requests, that grows `GROWTH`-fold each time a quarter of it
+      is taken: at most 4 * (GROWTH - 1) bytes more for each byte taken, and never more than `most`.
+    * Where the last two streams were about as long as each other, the shorter of their lengths after a jump.
+
+    Attributes:
+        length: of the file.
+        allowed: the bytes that may be fetched.
+        lengths: how far the last two streams that ended after a jump had gone, the newer one first.
+    """
+
+    length: int
+    allowed: list[Span] = field(default_factory=list)
+    lengths: tuple[int, ...] = ()
+
+    def take(self, read: Span, before: Sequence[readahead.Stream], after: Sequence[readahead.Stream]) -> None:
+        """Take in one read, and the streams before and after it; the one used last stands first."""
+        stream = after[0]
+        jumped = (stream.begun, stream.position) == (read.start, read.stop) and stream not in before
+        if jumped and before and before[0].begun:
+            self.lengths = (before[0].position - before[0].begun, *self.lengths[:1])
+        stop = max(read.stop, stream.position + ahead_of(stream))
+        if jumped and len(self.lengths) > 1:
+            usual = min(self.lengths)
+            if usual <= readahead.LARGEST_LEARNT and max(self.lengths) <= 2 * usual:
+                stop = max(stop, read.start + usual)
+        self.allowed.append(Span(read.start, min(stop, self.length)))
+
+    def blocks(self) -> set[int]:
+        """Give the blocks that hold what may be fetched."""
+        return {number for span in self.allowed for number in blocks.covering(span, BLOCK)}
+
+
+def ahead_of(stream: readahead.Stream) -> int:
+    """Give how far beyond a stream may be fetched ahead of its reader."""
+    trust = readahead.TRUST_AFTER_JUMP if stream.begun else readahead.TRUST_AT_START
+    taken = stream.position - stream.begun - trust
+    if taken < 0:
+        return 0
+    return min(MOST, readahead.SHARES * SHORTEST + 4 * (readahead.GROWTH - 1) * taken)
+
+
+def numbers_of(spans: Sequence[Span]) -> list[int]:
+    """Give the number of each block of each of `spans`, as often as it comes."""
+    return [number for span in spans for number in blocks.covering(span, BLOCK)]
+
+
+def check_in_the_file(fetched: Sequence[Span], length: int) -> None:
+    """See that whole blocks of the file were fetched, none of them twice."""
+    for span in fetched:
+        assert 0 <= span.start < span.stop <= length
+        assert span.start % BLOCK == 0
+        assert span.stop % BLOCK == 0 or span.stop == length
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(fetched))
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["on", "on", "on", "on", "jump", "skip", "back", "start"]),
+        st.integers(0, 1000),  # of a thousand: how far
+        st.sampled_from([1, 4 * KIB, 64 * KIB, PIECE, PIECE, 256 * KIB, MIB, 5 * MIB]),
+        st.integers(0, 3),  # tasks done after it
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def reads_of(moves: Sequence[tuple[str, int, int, int]], length: int) -> Iterator[tuple[Span, int]]:
+    """Give the reads that `moves` tell of, and how many tasks are done after each."""
+    place = 0
+    for move, far, size, tasks in moves:
+        match move:
+            case "jump":
+                place = far * length // 1000
+            case "skip":
+                place += far * 2 * readahead.SKIP // 1000
+            case "back":
+                place -= far * 2 * readahead.BACK // 1000
+            case "start":
+                place = 0
+        place = min(max(place, 0), length)
+        yield Span(place, min(place + size, length)), tasks
+        place = min(place + size, length)
+
+
+@slow_ones_too
+@given(moves=MOVES, length=st.integers(1, 64 * MIB), chance=st.randoms(use_true_random=False))
+@example(moves=[("on", 0, PIECE, 3)] * 60, length=64 * MIB, chance=random.Random(1))
+@example(moves=[("jump", 100, MIB, 1)] + [("on", 0, MIB, 1)] * 20, length=64 * MIB, chance=random.Random(1))
+def test_whatever_is_read_no_more_is_fetched_than_promised(
+    tree: Tree, moves: list[tuple[str, int, int, int]], length: int, chance: random.Random
+) -> None:
+    """Any reads, and tasks ahead done in any order: right bytes, of the file, once, and within the bound."""
+    rig = Rig(tree, length)
+    promise = Promise(length)
+    for read, tasks in reads_of(moves, length):
+        for part in blocks.cut(read, LARGEST_READ):  # longer reads are read in line
+            before = rig.streams()
+            rig.read(part)
+            promise.take(part, before, rig.streams())
+        rig.run(tasks, chance)
+    fetched = rig.fetched()
+    check_in_the_file(fetched, length)
+    assert set(numbers_of(fetched)) <= promise.blocks()
+
+
+@slow_ones_too
+@given(
+    length=st.integers(1, 64 * MIB),
+    size=st.sampled_from([4 * KIB, 100_000, PIECE, MIB, 8 * MIB]),
+    late=st.integers(0, 4),
+    chance=st.randoms(use_true_random=False),
+)
+def test_a_file_read_in_line_is_fetched_once(
+    tree: Tree, length: int, size: int, late: int, chance: random.Random
+) -> None:
+    """From start to end in reads of any size, however late the tasks ahead are: its bytes, and no other."""
+    rig = Rig(tree, length)
+    for part in blocks.cut(Span(0, length), max(size, length // 500)):
+        rig.read(part)
+        rig.run(chance.randint(0, 4) if late else len(rig.tasks), chance)
+    fetched = rig.fetched()
+    check_in_the_file(fetched, length)
+    assert sum(span.size for span in fetched) == length
+
+
+@slow_ones_too
+@given(
+    places=st.lists(
+        st.tuples(st.integers(0, 255), st.integers(0, 1023)), min_size=1, max_size=40, unique_by=lambda p: p[0]
+    ),
+    size=st.integers(1, 16),
+    chance=st.randoms(use_true_random=False),
+)
+def test_a_random_read_costs_its_blocks_and_one_more(
+    tree: Tree, places: list[tuple[int, int]], size: int, chance: random.Random
+) -> None:
+    """Reads of one length far apart, cut and reordered as the kernel does: at most one block more each."""
+    far = 8 * MIB
+    rig = Rig(tree, 256 * far)
+    needed = 0
+    for number, page in places:
+        start = number * far + page * 4 * KIB
+        read = Span(start, start + size * 64 * KIB)
+        parts = blocks.cut(read, PIECE)
+        for at in range(0, len(parts) - 1, 2):
+            if chance.random() < 0.3:
+                parts[at], parts[at + 1] = parts[at + 1], parts[at]
+        for part in parts:
+            rig.read(part)
+            rig.run(chance.randint(0, 2), chance)
+        needed += len(blocks.covering(read, BLOCK))
+    fetched = rig.fetched()
+    check_in_the_file(fetched, rig.file.size)
+    assert len(numbers_of(fetched)) <= needed + len(places)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_many_threads_fetch_nothing_twice(tree: Tree, seed: int) -> None:
+    """Threads that read one file in line here and there, and do the tasks ahead: each block comes once."""
+    rig = Rig(tree, 24 * MIB)
+    chance = random.Random(seed)
+
+    def in_line(start: int) -> None:
+        for part in blocks.cut(Span(start, start + 4 * MIB), PIECE):
+            rig.read(part)
+            with suppress(IndexError):  # nothing is to be done, or another thread was quicker
+                rig.tasks.pop(0)()
+
+    starts = [chance.randrange(0, 20 * 16) * 64 * KIB for _ in range(6)]
+    assert at_once([lambda start=start: in_line(start) for start in starts]) == [None] * 6  # type: ignore[misc]
+    check_in_the_file(rig.fetched(), rig.file.size)
+
+
+def test_a_storm_on_one_cold_block_is_one_request(tree: Tree) -> None:
+    """64 threads that want one block at the same time cost one request, at a jump and at the start."""
+    for start in (0, 50 * MIB):
+        rig = Rig(tree, 64 * MIB)
+        assert at_once([lambda rig=rig, start=start: rig.read(Span(start, start + 1000))] * 64) == [None] * 64  # type: ignore[misc]
+        assert rig.fetched() == [Span(start, start + BLOCK)]

@@ -1,0 +1,177 @@
+"""Connections, counted at the server: all programs of a user together keep the budget; readers who meet share."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from apache import BASE, Apache
+from counted import Counted, counted, in_a_calm_moment
+from gate import Gate
+from machine import PROJECT
+from mounting import DEADLINE, Mounts, eventually
+from relay import Line, Relay
+
+from empiarfs import wire
+from empiarfs.archive import OpenFile
+from empiarfs.settings import KIB, MIB, Settings
+
+BUDGET = 10  # connections, as they come
+KEPT = 2  # of them, that are never lent to what nobody waits for
+SPARSE = "10200/data/sparse.mrc"
+RANDOM = "10100/data/random.bin"
+ROUND_TRIP = 0.02  # seconds; long enough for requests to be under way together
+EACH = 12  # readers in each program: more than the budget
+ENDED_IN_A_READ = r"Interrupted|the archive was closed"
+
+
+def read_together(path: str, seed: int, count: int) -> int:
+    """Read 256 KiB at places of a file by several threads at once; give how many bytes came."""
+
+    def one(number: int) -> int:
+        total = 0
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        for turn in range(4):
+            place = (seed * 997 + number * 83 + turn * 211) % 4000 * 1024 * 1024
+            total += os.preadv(fd, [bytearray(256 * 1024)], place)
+        os.close(fd)
+        return total
+
+    with ThreadPoolExecutor(count) as pool:
+        return sum(pool.map(one, range(count)))
+
+
+def read_by_python(project: str, url: str, folder: str, path: str, seed: int, count: int, connections: int) -> int:
+    """The same without a mount."""
+    sys.path.insert(0, project)
+    from empiarfs import wire  # noqa: PLC0415
+    from empiarfs.settings import Settings  # noqa: PLC0415
+
+    archive = wire.archive(
+        Settings(base_url=url, cache_dir=Path(folder), connections=connections, no_ftp=True, patience=60.0)
+    )
+    opened = archive.open(path)
+
+    def one(number: int) -> int:
+        total = 0
+        for turn in range(4):
+            place = (seed * 997 + number * 83 + turn * 211) % 4000 * 1024 * 1024
+            total += len(opened.read(place, 256 * 1024))
+        return total
+
+    with ThreadPoolExecutor(count) as pool:
+        total = sum(pool.map(one, range(count)))
+    archive.close()
+    return total
+
+
+@pytest.fixture
+def sparse(apache: Apache) -> Iterator[Counted]:
+    """The way to the files, which counts connections."""
+    with counted(apache, ROUND_TRIP) as made:
+        yield made
+
+
+def read_by_three(mount: Mounts, url: str, connections: int, *expected: str) -> None:
+    """Read with two mounts and a Python program of one user at the same time, and see that all of it comes."""
+    account = mount.account()
+    flags = [f"--connections={connections}", "--no-ftp"]
+    caches = [account.home / f"cache-{number}" for number in range(3)]  # one of its own for each: nothing is shared
+    env = {"EMPIARFS_PATIENCE": "60"}
+    mounts = [
+        mount("10200", base_url=url, account=account, flags=[*flags, f"--cache-dir={cache}"], env=env)
+        for cache in caches[:2]
+    ]
+    for made in mounts:
+        made.expect(*expected)
+    answers = [made.calling(read_together, made / SPARSE, seed, EACH)[1] for seed, made in enumerate(mounts)]
+    words = (PROJECT, url, caches[2], SPARSE, 2, EACH, connections)
+    answers.append(account.calling(read_by_python, *words)[1])
+    assert [answer(60) for answer in answers] == [EACH * 4 * 256 * KIB] * 3
+
+
+@pytest.mark.parametrize("connections", [4, BUDGET])
+def test_programs_together_keep_the_budget(mount: Mounts, sparse: Counted, connections: int) -> None:
+    """Two mounts and a Python program of one user hold no more connections than one alone may, and use them."""
+    read_by_three(mount, sparse.url, connections)
+    assert connections - 1 <= sparse.connections <= connections
+
+
+def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, gate: Gate) -> None:
+    """Replies of 503 take nobody over the budget, and every byte comes in the end."""
+    host, _, port = gate.url.removeprefix("http://").partition("/")[0].partition(":")
+    with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
+        with gate.answer(SPARSE, 503, method="GET", times=12):
+            read_by_three(mount, f"http://127.0.0.1:{relay.port}{BASE}", BUDGET, "HTTP 503")
+        assert gate.count("GET", SPARSE) > 12
+        assert 0 < relay.counts.highest <= BUDGET
+
+
+def test_two_connections_are_kept_for_who_waits(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    def check() -> None:
+        cache = Path(tempfile.mkdtemp(dir=tmp_path))
+        archive = wire.archive(Settings(base_url=gate.url, cache_dir=cache, no_ftp=True))
+        with closing(archive), ThreadPoolExecutor(2) as pool:
+            opened, other = archive.open(SPARSE), archive.open(RANDOM)
+            read_on(opened, 0, 8 * MIB)
+            with gate.hold(SPARSE, method="GET") as rule:
+                reading = pool.submit(read_on, opened, 8 * MIB, 64 * MIB)
+                eventually(lambda: rule.waiting >= BUDGET - KEPT, "what is fetched ahead is stuck")
+                time.sleep(0.2)  # for more of it to come; less than it takes until silence is noticed
+                assert rule.waiting == BUDGET - KEPT
+                assert len(pool.submit(other.read, 0, 10).result(DEADLINE)) == 10
+                assert not reading.done()
+                rule.release()
+            reading.result(DEADLINE)
+
+    in_a_calm_moment(check)
+
+
+def read_on(opened: OpenFile, start: int, stop: int) -> None:
+    """Read in line."""
+    for offset in range(start, stop, 128 * KIB):
+        opened.read(offset, 128 * KIB)
+
+
+def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, gate: Gate) -> None:
+    """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
+
+    def read(path: str, mark: str, flags: int) -> int:
+        fd = os.open(path, os.O_RDONLY | flags)
+        Path(mark).touch()
+        return os.preadv(fd, [bytearray(4096)], 0)
+
+    def sleeps(process: int) -> bool:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
+
+    def check() -> None:
+        made = mount("10100", base_url=gate.url)
+        made.expect(ENDED_IN_A_READ)
+        marks = [made.account.home / name for name in ("killed", "waiting")]
+        asked = gate.count("GET", RANDOM)
+        with gate.hold(
+            RANDOM, method="GET", after=1
+        ) as rule:  # it has begun: it is not asked twice for its silence
+            killed, _ = made.calling(read, made / RANDOM, marks[0], 0)
+            eventually(lambda: rule.waiting, "the first has asked")
+            waiting, answer = made.calling(read, made / RANDOM, marks[1], os.O_DIRECT)
+            eventually(lambda: marks[1].exists() and sleeps(waiting.pid), "the second waits")
+            killed.kill()
+            assert killed.wait(DEADLINE) == -signal.SIGKILL
+            rule.release()
+            assert answer(DEADLINE) == 4096
+        made.umount()
+        assert gate.count("GET", RANDOM) == asked + 1
+
+    in_a_calm_moment(check)

@@ -1,0 +1,272 @@
+"""What each job of scripts/bench costs the server: counters, not clocks."""
+
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH123, PTH208
+
+import ctypes
+import mmap
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from apache import Apache
+from counted import BLOCK, Counted, asked_twice, blocks_of, bytes_of, counted, in_a_calm_moment, spans
+from ftp_server import FtpServer
+from mounting import Account, Mount, Mounts
+from world import SMALL_FILES, World
+
+from empiarfs.model import Span
+from empiarfs.settings import KIB, MIB
+
+BUDGET = 10  # connections, as they come
+ROUND_TRIP = 0.005  # seconds
+BIG, EIGHTH, HEADED, STACK = 32 * MIB, 8 * MIB, 4 * MIB, 512 * MIB
+HEADS, MOVIES = 100, 200
+MOST_READY = 64  # files that are made ready for one who walks
+READS = 30
+
+DATA = "10600/data"
+BIG_FILE, STACK_FILE = f"{DATA}/big.bin", f"{DATA}/stack.mrcs"
+MANY = "10300/data"
+
+
+@pytest.fixture(scope="module")
+def jobs_apache() -> Iterator[Apache]:
+    """An Apache that serves what the jobs read, all of it holes."""
+    folder = Path(tempfile.mkdtemp(prefix="empiarfs-jobs-"))
+    folder.chmod(0o755)
+    sizes = {"big.bin": BIG, "stack.mrcs": STACK}
+    sizes |= {f"eight/{number}.bin": EIGHTH for number in range(8)}
+    sizes |= {f"movies/{number:03}.mrc": HEADED for number in range(MOVIES)}
+    for name, size in sizes.items():
+        file = folder / DATA / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.truncate(file, size)
+    with closing(Apache(folder)) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def jobs(jobs_apache: Apache) -> Iterator[Counted]:
+    """What the jobs read; whatever a test does with it ends within the budget of connections."""
+    with counted(jobs_apache, ROUND_TRIP) as made:
+        yield made
+        assert 0 < made.connections <= BUDGET
+
+
+@pytest.fixture
+def many(apache: Apache) -> Iterator[Counted]:
+    """The directory of 3,000 files; whatever a test does with it ends within the budget of connections."""
+    with counted(apache, ROUND_TRIP) as made:
+        yield made
+        assert 0 < made.connections <= BUDGET
+
+
+@pytest.fixture
+def ftp(world: World) -> Iterator[FtpServer]:
+    """An FTP server that shows the world."""
+    with closing(FtpServer(world.root)) as server:
+        yield server
+
+
+@contextmanager
+def mounted(
+    mount: Mounts, served: Counted, entry: str, *flags: str, account: Account | None = None
+) -> Iterator[Mount]:
+    """Mount with an empty cache, or that of `account`; unmount at the end, so that connections are not added up."""
+    made = mount(entry, base_url=served.url, flags=flags, account=account or mount.account())
+    served.forget()
+    yield made
+    made.umount()
+
+
+def names(path: str) -> int:
+    """Give how many names a directory has."""
+    return len(os.listdir(path))
+
+
+def walk(path: str) -> int:
+    """Read a file in line; give its length."""
+    total = 0
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            total += len(piece)
+    return total
+
+
+def walk_all(folder: str, count: int) -> int:
+    """Read files at once; give the length of all."""
+
+    def one(number: int) -> int:
+        total = 0
+        with open(f"{folder}/{number}.bin", "rb", buffering=0) as file:
+            while piece := file.read(1 << 20):
+                total += len(piece)
+        return total
+
+    with ThreadPoolExecutor(count) as pool:
+        return sum(pool.map(one, range(count)))
+
+
+def heads(folder: str, count: int) -> int:
+    """Read the first KiB of files, in order; give the length of all."""
+    total = 0
+    for number in range(count):
+        with open(f"{folder}/{number:03}.mrc", "rb", buffering=0) as file:
+            total += len(file.read(1024))
+    return total
+
+
+def scattered(path: str, size: int, count: int) -> int:
+    """Read `size` bytes at random places; give the length of all."""
+    chance = random.Random(size)
+    total = 0
+    with open(path, "rb", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        for _ in range(count):
+            place = chance.randrange(0, length - size) // 4096 * 4096
+            total += len(os.pread(file.fileno(), size, place))
+    return total
+
+
+def pages(path: str) -> list[int]:
+    """Give the numbers of the pages of a file that the kernel holds: what it has asked us for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as whole:
+        found = (ctypes.c_ubyte * -(-len(whole) // 4096))()
+        first = ctypes.c_char.from_buffer(whole)
+        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(whole)), found)
+        del first
+    return [] if failed else [number for number, held in enumerate(found) if held & 1]
+
+
+def check_in_line(found: Sequence[Span], size: int) -> None:
+    """See that a file of `size` bytes was asked for once, whole, and in few requests."""
+    assert asked_twice(found) == []
+    assert size <= bytes_of(found) <= 1.02 * size
+    assert len(found) <= size // (256 * KIB) + 8
+
+
+def test_names_cost_one_request(mount: Mounts, many: Counted, binding: str) -> None:
+    """`ls` of 3,000 files asks for one page; no file is asked for, though each one's kind is known."""
+
+    def kinds(path: str) -> tuple[int, int]:
+        entries = list(os.scandir(path))
+        return len(entries), sum(entry.is_file(follow_symlinks=False) for entry in entries)
+
+    with mounted(mount, many, "10300", account=mount.account(binding=binding)) as made:
+        assert made.call(kinds, made / MANY) == (SMALL_FILES, SMALL_FILES)
+        assert [(one.method, one.path) for one in many.asked(f"{MANY}.*")] == [("GET", f"{MANY}/")]
+
+
+def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: Counted, ftp: FtpServer) -> None:
+    """`ls -l` of 3,000 files costs a page, one HEAD and one FTP list; after a remount it costs nothing."""
+
+    def check() -> None:
+        account = mount.account()
+        with mounted(mount, many, "10300", f"--ftp-url={ftp.url}", account=account) as made:
+            lists = ftp.commands().count("LIST")
+            done = made.run("ls", "-l", made / MANY)
+            assert len(done.stdout.splitlines()) == SMALL_FILES + 1
+            lists = ftp.commands().count("LIST") - lists
+            assert len(many.asked(f"{MANY}.*")) + lists <= 3
+        with mounted(mount, many, "10300", f"--ftp-url={ftp.url}", account=account) as again:
+            asked = len(ftp.commands())
+            assert again.run("ls", "-l", again / MANY).stdout == done.stdout
+            assert many.asked(f"{MANY}.*") == []
+            assert len(ftp.commands()) == asked
+
+    in_a_calm_moment(check)
+
+
+def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: Counted) -> None:
+    """`ls` shows the names after one request; `ls -l` asks once for each file, and after a remount for none."""
+
+    def check() -> None:
+        account = mount.account()
+        with mounted(mount, jobs, "10600", "--no-ftp", account=account) as made:
+            assert made.call(names, made / DATA / "movies") == MOVIES
+            assert [one.method for one in jobs.asked(f"{DATA}/movies/.*")] == ["GET"]
+            jobs.forget()
+            done = made.run("ls", "-l", made / DATA / "movies")
+            asked = [(one.method, one.path) for one in jobs.asked()]
+            assert sorted(asked) == [("HEAD", f"{DATA}/movies/{number:03}.mrc") for number in range(MOVIES)]
+        with mounted(mount, jobs, "10600", "--no-ftp", account=account) as again:
+            assert again.run("ls", "-l", again / DATA / "movies").stdout == done.stdout
+            assert jobs.asked(f"{DATA}/movies/.*") == []
+
+    in_a_calm_moment(check)
+
+
+def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: Counted) -> None:
+    """A file read from its start to its end costs its bytes, none twice; again nothing, nor after a remount."""
+
+    def check() -> None:
+        account = mount.account()
+        with mounted(mount, jobs, "10600", account=account) as made:
+            assert made.call(walk, made / BIG_FILE) == BIG
+            check_in_line(spans(jobs.asked(BIG_FILE), "GET"), BIG)
+            jobs.forget()
+            assert made.call(walk, made / BIG_FILE) == BIG
+            assert jobs.asked() == []
+        with mounted(mount, jobs, "10600", account=account) as again:  # the kernel's pages are gone, and our memory
+            assert again.call(walk, again / BIG_FILE) == BIG
+            assert jobs.asked(BIG_FILE) == []
+
+    in_a_calm_moment(check)
+
+
+def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: Counted) -> None:
+    """Eight files read at the same time cost their bytes, none twice, over the same few connections."""
+
+    def check() -> None:
+        with mounted(mount, jobs, "10600") as made:
+            assert made.call(walk_all, made / DATA / "eight", 8) == 8 * EIGHTH
+            for number in range(8):
+                check_in_line(spans(jobs.asked(f"{DATA}/eight/{number}.bin"), "GET"), EIGHTH)
+
+    in_a_calm_moment(check)
+
+
+@pytest.mark.parametrize("size", [64 * KIB, MIB])
+def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: Counted, size: int) -> None:
+    """Reads at random places cost the blocks of what the kernel asks for, and at most one more each; none twice."""
+
+    def check() -> None:
+        with mounted(mount, jobs, "10600") as made:
+            assert made.call(scattered, made / STACK_FILE, size, READS) == READS * size
+            found = spans(jobs.asked(STACK_FILE), "GET")
+            held = made.call(pages, made / STACK_FILE)
+            needed = {page * 4096 // BLOCK for page in held}
+            assert len(held) * 4096 >= READS * size
+            assert asked_twice(found) == []
+            more = blocks_of(found) - needed
+            assert more <= {number + 1 for number in needed}
+            assert len(more) <= READS
+
+    in_a_calm_moment(check)
+
+
+def test_heads_cost_a_block_each(mount: Mounts, jobs: Counted) -> None:
+    """The first KiB of each of 100 files costs a HEAD and a block of each; the walk runs 64 files ahead at most."""
+
+    def check() -> None:
+        with mounted(mount, jobs, "10600") as made:
+            assert made.call(names, made / DATA / "movies") == MOVIES
+            jobs.forget()
+            assert made.call(heads, made / DATA / "movies", HEADS) == HEADS * 1024
+            asked = jobs.asked(f"{DATA}/movies/.*")
+        paths = {one.path for one in asked}
+        assert HEADS <= len(paths) <= HEADS + MOST_READY
+        assert len({(one.method, one.path) for one in asked}) == len(asked) <= 2 * len(paths)
+        assert {(span.start, span.stop) for one in asked for span in spans([one], "GET")} == {(0, BLOCK)}
+
+    in_a_calm_moment(check)
