@@ -14,7 +14,7 @@ import click
 from empiarfs.archive import entry_of
 from empiarfs.cli import options
 from empiarfs.model import Directory, Entry, File, Stub, name_of
-from empiarfs.settings import Settings
+from empiarfs.settings import Settings, without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -47,6 +47,7 @@ def archive_path(text: str, base_url: str) -> str:
     Raises:
         click.UsageError: it points elsewhere.
     """
+    text, base_url = without_credentials(text) if "://" in text else text, without_credentials(base_url)
     scheme, separator, rest = text.partition("://")
     if separator and scheme.lower() in {"http", "https"}:
         try:

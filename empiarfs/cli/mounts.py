@@ -60,7 +60,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
-            _check(archive, only)
+            _check(archive, only, offline=chosen.offline)
             return archive
 
         def prepared() -> None:
@@ -127,8 +127,13 @@ def _entry_number(text: str) -> str:
     return number
 
 
-def _check(archive: "Archive", only: tuple[str, ...]) -> None:
+def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:
     """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount.
+
+    Args:
+        archive: what is mounted.
+        only: the entries that were named.
+        offline: whether the server is not to be asked.
 
     Raises:
         daemon.Failed: an entry is not there.
@@ -160,9 +165,8 @@ def _check(archive: "Archive", only: tuple[str, ...]) -> None:
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
     if troubles:
-        click.echo(
-            f"empiarfs: warning: {troubles[0]}; mounted all the same, reads will wait for the server", err=True
-        )
+        then = "what is not there answers 'No route to host'" if offline else "reads will wait for the server"
+        click.echo(f"empiarfs: warning: {troubles[0]}; mounted all the same, {then}", err=True)
 
 
 def _read_ahead(path: str, kib: int) -> None:

@@ -59,6 +59,8 @@ _ARCHIVE = (
     click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),
     click.option("--connections", metavar="N", help="The most connections at once, 1 to 12."),
     click.option("--patience", metavar="TIME", help="How long to wait for a silent server, like 300s."),
+    click.option("--offline", is_flag=True, help="Leave the network alone; show what is kept on disk."),
+    click.option("--ca-bundle", metavar="FILE", help="The certificate authorities to trust, in PEM form."),
     click.option("--verbose", "-v", is_flag=True, help="Log every request."),
 )
 
@@ -74,7 +76,7 @@ def archive_options(command: F) -> F:
 def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
     """Open the archive, or the embedded one, for one command."""
     log_to(None, verbose=chosen.verbose)
-    opened, close = opener(chosen, sample=sample)
+    opened, close = opener(chosen, sample=sample, at_prompt=True)
     try:
         with closing(opened(())) as archive:
             yield archive
@@ -83,7 +85,7 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 
 
 def opener(
-    chosen: settings.Settings, *, sample: bool
+    chosen: settings.Settings, *, sample: bool, at_prompt: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
     """Give what opens the archive, and what is to be called when it is closed.
 
@@ -92,7 +94,7 @@ def opener(
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     if not sample:
-        return (lambda only: wire.archive(chosen, only)), lambda: None
+        return (lambda only: wire.archive(chosen, only, at_prompt=at_prompt)), lambda: None
     from empiarfs.sample import embedded  # noqa: PLC0415 - the same
 
     return embedded.opener(chosen)

@@ -15,8 +15,10 @@ NAME = "sample"  # what the cache knows it by: its port is another each time
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
     """Give what opens the sample archive, made now if it is not there, and what closes its server.
 
-    The server starts when the archive is opened, so that a daemon can fork in between.
+    The server starts when the archive is opened, so that a daemon can fork in between. Offline there is none.
     """
+    if settings.offline:
+        return (lambda only: wire.archive(settings, only, NAME)), lambda: None
     server = SampleServer(content.build(settings.cache_dir / "sample"))
 
     def opened(only: Sequence[str]) -> Archive:

@@ -25,7 +25,7 @@ from diskcache.core import DBNAME, MODE_BINARY
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
-from empiarfs.storage.folders import Identity, identity, secure
+from empiarfs.storage.folders import Identity, identity, secure, secure_file
 from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,7 @@ class DiskStore:
     def _opened(self) -> diskcache.Cache:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
         secure(self._folder)
+        secure_file(self._database_file)
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
