@@ -50,7 +50,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     """
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
-    only = tuple(dict.fromkeys(_entry_number(one) for one in entry))
+    only = tuple(dict.fromkeys(options.entry_number(one) for one in entry))
     path = _free(mountpoint, alone=not only)
     if chosen.allow_other:
         for_libfuse.append("allow_other")
@@ -118,13 +118,6 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         return points.prepared(mountpoint)
     except points.CannotMount as error:
         raise click.ClickException(str(error)) from error
-
-
-def _entry_number(text: str) -> str:
-    number = entry_of(text) or text
-    if not (number.isascii() and number.isdigit()):
-        raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
-    return number
 
 
 def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:

@@ -1,7 +1,8 @@
 """The embedded archive, opened like any other."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from empiarfs import wire
 from empiarfs.archive import Archive
@@ -19,10 +20,21 @@ def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Call
     """
     if settings.offline:
         return (lambda only: wire.archive(settings, only, NAME)), lambda: None
-    server = SampleServer(content.build(settings.cache_dir / "sample"))
+    server = _server(settings)
 
     def opened(only: Sequence[str]) -> Archive:
         server.start()
         return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, NAME)
 
     return opened, server.stop
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[Settings]:
+    """Give `settings` with the base URL of the sample's server, which answers meanwhile."""
+    with _server(settings) as server:
+        yield dataclasses.replace(settings, base_url=server.base_url)
+
+
+def _server(settings: Settings) -> SampleServer:
+    return SampleServer(content.build(settings.cache_dir / "sample"))

@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
@@ -19,6 +19,7 @@ VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
 LOOK_SECONDS = 1.0  # how old a look at the file may be
+BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for
 
 _TABLES = (
     """
@@ -133,6 +134,26 @@ class SqliteIndex:
                 (_key(path), *_below(path)),
             ).fetchone()
             return bool(count)
+        return False
+
+    def counted(self) -> tuple[int, int]:
+        """Give how many directories were listed, and of how many files the exact size is known."""
+        with self._used() as database:
+            (directories,) = database.execute("SELECT count(*) FROM directories").fetchone()
+            (files,) = database.execute("SELECT count(*) FROM entries WHERE size IS NOT NULL").fetchone()
+            return directories, files
+        return 0, 0
+
+    def forget(self, entry: str = "") -> bool:
+        """Forget what lies in `entry`, or all where it is empty; tell whether that could be done."""
+        with self._used("writing") as database:
+            low, high = _below(entry)
+            for table, column in (("directories", "path"), ("entries", "directory"), ("absent", "path")):
+                database.execute(
+                    f"DELETE FROM {table} WHERE {column} = ? OR {column} > ? AND {column} < ?",  # noqa: S608 - constants
+                    (_key(entry), low, high),
+                )
+            return True
         return False
 
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
@@ -338,7 +359,7 @@ def _check_version(version: int) -> None:
 
 def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=0.5, check_same_thread=False)
+    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
@@ -346,3 +367,18 @@ def _connected(file: Path | None) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def fault(file: Path) -> str:
+    """Say why the index in `file` cannot be used; empty where it can, or is not there yet."""
+    if not file.exists():
+        return ""
+    try:
+        with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            _check_version(version)
+            database.execute("SELECT count(*) FROM directories").fetchone()
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if found == "ok" else str(found)
