@@ -11,6 +11,7 @@ Identity = tuple[int, int]
 log = logging.getLogger(__name__)
 
 VERSION = "v1"  # of what lies in the cache folder; another version has a folder of its own
+_ROOT = 0  # who may do anything anyway
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -62,7 +63,7 @@ def check_holder(folder: Path) -> None:
         NotSafe: it belongs to someone else, or all may rename what is in it.
     """
     status = folder.stat()
-    if status.st_uid not in {os.geteuid(), 0}:
+    if status.st_uid not in {os.geteuid(), _ROOT}:
         raise NotSafe(folder, "belongs to another user; choose a folder of your own: --cache-dir")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise NotSafe(folder, f"may be written by everybody; close it (chmod o-w {folder}), or: --cache-dir")
