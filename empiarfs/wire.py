@@ -246,6 +246,11 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
     return FtpSizes(url, settings.cache_dir / VERSION / f"ftp-silent-{digest}", slot)
 
 
+def ftp_of(settings: Settings) -> FtpSizes | None:
+    """Give the FTP server beside the base URL by itself; None where there is none."""
+    return _sizes(settings, lambda: _slots(settings, settings.base_url).take(SLOT_SECONDS))
+
+
 def ftp_url(settings: Settings) -> str:
     """Give the FTP server beside the base URL: the one named, or its host where that is named for it; or none."""
     base = urlsplit(settings.base_url)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from empiarfs.cli import cache, files, mounts
+from empiarfs.cli import cache, doctor, files, mounts
 from empiarfs.errors import ArchiveError
 from empiarfs.settings import BadSetting
 
@@ -44,5 +44,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for _command in (mounts.mount, mounts.umount, files.ls, files.stat, files.cat, cache.cache):
+for _command in (mounts.mount, mounts.umount, files.ls, files.stat, files.cat, cache.cache, doctor.doctor):
     main.add_command(_command)

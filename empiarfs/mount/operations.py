@@ -319,6 +319,15 @@ def serve(
     _Fuse(kind(archive, owner, mounted, ready), mountpoint, raw_fi=True, **encoding, **chosen)
 
 
+def library() -> str:
+    """Give the name of the binding, and the version of libfuse that it has loaded."""
+    if ON_FUSEPY:
+        major, minor = divmod(binding._libfuse.fuse_version(), 10)  # noqa: SLF001 - it tells in no other way
+    else:
+        major, minor = binding.fuse_version_major, binding.fuse_version_minor
+    return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {major}.{minor}"
+
+
 def binding_major() -> int:
     """Give the major version of the libfuse that was loaded."""
     return 2 if ON_FUSEPY else int(binding.fuse_version_major)

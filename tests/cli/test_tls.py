@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -26,7 +27,7 @@ class Authority:
         self.file = file
         self._authority.cert_pem.write_to_path(str(file))
 
-    def certificate(self, *names: str, **more: datetime) -> ssl.SSLContext:
+    def certificate(self, *names: str, **more: Any) -> ssl.SSLContext:
         """Give what a server shows that calls itself `names`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert(*names, **more).configure_cert(context)
