@@ -14,7 +14,8 @@ from empiarfs.model import Span
 from empiarfs.settings import GIB, KIB, MIB, Settings
 
 if TYPE_CHECKING:
-    from empiarfs.storage.upkeep import Contents, Sampled, Upkeep
+    from empiarfs.storage.contents import Contents, Sampled
+    from empiarfs.storage.upkeep import Upkeep
 
 MOST_FOREIGN = 10  # names of foreign files that are shown
 

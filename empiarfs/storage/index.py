@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
@@ -57,7 +57,7 @@ def _key(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _below(path: str) -> tuple[bytes, bytes]:
+def below(path: str) -> tuple[bytes, bytes]:
     """Give the two keys between which all paths below `path` lie."""
     key = _key(path)
     return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
@@ -131,29 +131,9 @@ class SqliteIndex:
         with self._used() as database:
             (count,) = database.execute(
                 "SELECT count(*) FROM directories WHERE path = ? OR path > ? AND path < ?",
-                (_key(path), *_below(path)),
+                (_key(path), *below(path)),
             ).fetchone()
             return bool(count)
-        return False
-
-    def counted(self) -> tuple[int, int]:
-        """Give how many directories were listed, and of how many files the exact size is known."""
-        with self._used() as database:
-            (directories,) = database.execute("SELECT count(*) FROM directories").fetchone()
-            (files,) = database.execute("SELECT count(*) FROM entries WHERE size IS NOT NULL").fetchone()
-            return directories, files
-        return 0, 0
-
-    def forget(self, entry: str = "") -> bool:
-        """Forget what lies in `entry`, or all where it is empty; tell whether that could be done."""
-        with self._used("writing") as database:
-            low, high = _below(entry)
-            for table, column in (("directories", "path"), ("entries", "directory"), ("absent", "path")):
-                database.execute(
-                    f"DELETE FROM {table} WHERE {column} = ? OR {column} > ? AND {column} < ?",  # noqa: S608 - constants
-                    (_key(entry), low, high),
-                )
-            return True
         return False
 
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
@@ -367,18 +347,3 @@ def _connected(file: Path | None) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def fault(file: Path) -> str:
-    """Say why the index in `file` cannot be used; empty where it can, or is not there yet."""
-    if not file.exists():
-        return ""
-    try:
-        with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            _check_version(version)
-            database.execute("SELECT count(*) FROM directories").fetchone()
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    return "" if found == "ok" else str(found)

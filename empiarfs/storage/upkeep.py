@@ -6,121 +6,22 @@ All of it may be done while mounts use the folder: what they miss then they fetc
 import os
 import random
 import shutil
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from empiarfs.storage import disk, index, table
+from empiarfs.storage import disk, listed, table
+from empiarfs.storage.contents import Contents, Part, Sampled, Verified
 from empiarfs.storage.folders import VERSION, check_holder, secure
-from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.table import Row, Segment, Table
 
 YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a block that is being stored now
 TOGETHER = 500  # rows removed in one go; a mount that stores waits for no longer than that takes
 _LISTINGS = "tree-"
 _OURS = (_LISTINGS, "ftp-silent-")  # what the names of our files begin with
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is kept of one entry of one archive."""
-
-    archive: str
-    entry: str
-    files: int
-    blocks: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a cache folder holds.
-
-    Attributes:
-        parts: entry by entry.
-        oldest, newest: when a block was stored or used last, in seconds since 1970; None where there is none.
-        index_bytes: of all listings together.
-        directories: how many are listed.
-        measured: of how many files the exact size is known.
-        free: bytes free on the file system.
-        floor: bytes of it that the cache always leaves free.
-        faults: what cannot be used, and why.
-        foreign: what is not ours.
-    """
-
-    parts: tuple[Part, ...]
-    oldest: float | None
-    newest: float | None
-    index_bytes: int
-    directories: int
-    measured: int
-    free: int
-    floor: int
-    faults: tuple[str, ...]
-    foreign: tuple[Path, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Of all blocks."""
-        return sum(part.bytes for part in self.parts)
-
-    @property
-    def blocks(self) -> int:
-        """How many."""
-        return sum(part.blocks for part in self.parts)
-
-    @property
-    def files(self) -> int:
-        """Of how many files there are blocks."""
-        return sum(part.files for part in self.parts)
-
-
-@dataclass(slots=True)
-class Verified:
-    """What a look at every block has found.
-
-    Attributes:
-        blocks: how many were read.
-        bytes: theirs.
-        damaged: how many were not what their names say; they are gone now.
-        missing: of how many the file was gone; their rows are, too.
-        orphans: how many files nobody knew of; they are gone now.
-        faults: what could not be looked at, and why.
-        foreign: what is not ours, and stays.
-    """
-
-    blocks: int = 0
-    bytes: int = 0
-    damaged: int = 0
-    missing: int = 0
-    orphans: int = 0
-    faults: tuple[str, ...] = ()
-    foreign: tuple[Path, ...] = ()
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing was damaged."""
-        return not (self.damaged or self.missing or self.faults)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One kept block, to be compared with the server's.
-
-    Attributes:
-        row: where it is kept, with others.
-        segment: what that holds.
-        number: which block of the file it is.
-        data: its bytes.
-    """
-
-    row: Row
-    segment: Segment
-    number: int
-    data: bytes
 
 
 class Upkeep:
@@ -152,7 +53,7 @@ class Upkeep:
                 files[key].add(segment and segment.file)
                 oldest = row.stored if oldest is None else min(oldest, row.stored)
                 newest = row.stored if newest is None else max(newest, row.stored)
-        counts = [self._counted(file) for file in self._indexes() if not index.fault(file)]
+        counts = [listed.counted(file) for file in self._indexes() if not listed.fault(file)]
         room = shutil.disk_usage(_there(self._cache))
         return Contents(
             tuple(Part(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
@@ -243,8 +144,8 @@ class Upkeep:
                 if not entries:
                     self._dropped(self._files())
         for file in self._indexes():
-            if not index.fault(file):
-                self._forget(file, entries)
+            if not listed.fault(file):
+                _forget(file, entries)
             elif not entries:
                 _remove_database(file)
         if not entries:
@@ -254,7 +155,7 @@ class Upkeep:
 
     def faults(self) -> tuple[str, ...]:
         """Say what cannot be used, and why; a mount would begin it anew."""
-        found = {self._blocks: table.fault(self._blocks)} | {file: index.fault(file) for file in self._indexes()}
+        found = {self._blocks: table.fault(self._blocks)} | {file: listed.fault(file) for file in self._indexes()}
         return tuple(f"{path}: {reason}" for path, reason in found.items() if reason)
 
     def foreign(self) -> Iterator[Path]:
@@ -282,21 +183,6 @@ class Upkeep:
 
     def _indexes(self) -> list[Path]:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
-
-    def _counted(self, file: Path) -> tuple[int, int]:
-        opened = SqliteIndex(file)
-        try:
-            return opened.counted()
-        finally:
-            opened.close()
-
-    def _forget(self, file: Path, entries: Sequence[str]) -> None:
-        opened = SqliteIndex(file)
-        try:
-            if not all(opened.forget(entry) for entry in entries or ("",)):
-                raise OSError(f"{file} is in use; try once more")
-        finally:
-            opened.close()
 
     def _files(self) -> dict[str, float]:
         """Give the files of blocks, below their folder, and when they were written."""
@@ -338,6 +224,13 @@ def _is_in(row: Row, entries: Sequence[str]) -> bool:
 
 def _removed(store: Table, rows: Sequence[Row]) -> int:
     return sum(store.remove(rows[begin : begin + TOGETHER]) for begin in range(0, len(rows), TOGETHER))
+
+
+def _forget(file: Path, entries: Sequence[str]) -> None:
+    try:
+        listed.forget(file, entries)
+    except sqlite3.Error as error:
+        raise OSError(f"{file}: {error}; try once more") from error
 
 
 def _remove_database(file: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from apache import Apache
 from mounting import Account, Mount, Mounts, eventually
-from world import BLOCK, SMALL_FILES, World, listed
+from world import SMALL_FILES, World, listed
 
 RANDOM = "10100/data/random.bin"
 FIRST = 2**20  # bytes that were read of the file of which the rest was not
@@ -55,6 +55,11 @@ def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EH
     assert seconds < SOON
 
 
+def on_disk(store: Path) -> int:
+    """Give the bytes of all blocks."""
+    return sum(file.stat().st_size for file in store.rglob("*.val"))
+
+
 @pytest.fixture
 def filled(mount: Mounts, binding: str) -> Account:
     """A user whose cache holds a file, the beginning of another, and some listings."""
@@ -66,8 +71,7 @@ def filled(mount: Mounts, binding: str) -> Account:
     made.run("stat", made / "10300/data/0007.txt")
     assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
     store = account.home / "cache/empiarfs/v1/blocks"
-    blocks = (8 * 2**20 + FIRST) // (BLOCK // 2)
-    eventually(lambda: len(list(store.rglob("*.val"))) >= blocks, "all blocks are on disk")
+    eventually(lambda: on_disk(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
     made.umount()
     return account
 
