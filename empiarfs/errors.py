@@ -74,6 +74,10 @@ class Overloaded(Unavailable):
         return type(self), (self.path, self.reason, self.pause)
 
 
+class Untrusted(Unavailable):
+    """The server's certificate cannot be verified; waiting heals that where a portal stands before the network."""
+
+
 class Offline(ArchiveError):
     """Not in the cache, and the network is not to be asked."""
 

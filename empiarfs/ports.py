@@ -88,6 +88,10 @@ class Index(Protocol):
         """Give what is known of the one name `path`; None if nothing is."""
         ...
 
+    def holds(self, path: str) -> bool:
+        """Tell whether `path`, or a directory somewhere below it, was ever listed."""
+        ...
+
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
         """Take a new listing of `path` in, and give what is now known of it.
 

@@ -1,6 +1,7 @@
 """Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
@@ -42,6 +43,8 @@ class Settings:
         memory: the most bytes of blocks in memory, those on their way to the disk included.
         connections: the most connections to the server at once.
         patience: seconds a read waits for a server that does not answer before it fails with EIO.
+        offline: whether the network is left alone: the index and the disk cache are all there is.
+        ca_bundle: the file of the certificate authorities to trust; None for those the machine trusts.
         fresh: seconds for which a listing is not asked for again.
         block: bytes of one block.
         kernel_readahead: KiB that the kernel reads ahead, set by root; 0 leaves the kernel's 128.
@@ -58,6 +61,8 @@ class Settings:
     memory: int = 256 * MIB  # two movies of 128 MiB
     connections: int = 10  # EBI refuses above about 16 and bans above 25
     patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
+    offline: bool = False
+    ca_bundle: Path | None = None
     fresh: float = 86400.0  # entries hardly change once they are public
     block: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
     kernel_readahead: int = 0  # random readers pay for a larger one
@@ -104,14 +109,25 @@ def web_address(text: str) -> str:
     Raises:
         ValueError: it is not http or https, or has no host, a query or a fragment.
     """
+    if not _is_address(text, {"http", "https"}):
+        raise ValueError(f"{_unfit(text)} is not a web address; write it like {BASE_URL}")
+    return text.strip().rstrip("/")
+
+
+def _is_address(text: str, schemes: set[str]) -> bool:
     try:
         url = urlsplit(text.strip())
         _ = url.port
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a web address: {error}") from error
-    if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-        raise ValueError(f"{text!r} is not a web address; write it like {BASE_URL}")
-    return text.strip().rstrip("/")
+        for part in (url.username, url.password):
+            unquote(part or "").encode("latin-1")  # as HTTP's basic authentication writes it
+    except ValueError:
+        return False
+    return bool(url.scheme in schemes and url.hostname and not url.query and not url.fragment)
+
+
+def _unfit(text: str) -> str:
+    """Give what may be shown of an address that is none: nobody can tell where a password in it ends."""
+    return repr(f"...@{text.rpartition('@')[2]}" if "@" in text else text)
 
 
 def ftp_address(text: str) -> str:
@@ -120,10 +136,9 @@ def ftp_address(text: str) -> str:
     Raises:
         ValueError: it is not ftp, or has no host.
     """
-    url = urlsplit(text.strip())
-    if text.strip() and (url.scheme != "ftp" or not url.hostname):
+    if text.strip() and not _is_address(text, {"ftp"}):
         raise ValueError(
-            f"{text!r} is not an FTP address; write it like ftp://ftp.ebi.ac.uk/empiar/world_availability"
+            f"{_unfit(text)} is not an FTP address; write it like ftp://ftp.ebi.ac.uk/empiar/world_availability"
         )
     return text.strip().rstrip("/")
 
@@ -159,7 +174,23 @@ def _at_least(low: int) -> Callable[[str], int]:
 def _folder(text: str) -> Path:
     if not text.strip():
         raise ValueError("an empty path")
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~someone who is nobody here
+        raise ValueError(f"{text!r}: there is no such user") from error
+
+
+def _certificates(text: str) -> Path:
+    import ssl  # noqa: PLC0415 - a setting that few make; `--help` need not wait for OpenSSL
+
+    file = _folder(text)
+    try:
+        ssl.create_default_context(cafile=os.fspath(file))
+    except ssl.SSLError as error:
+        raise ValueError(f"{os.fspath(file)!r} holds no certificates in PEM form ({error.reason})") from error
+    except OSError as error:
+        raise ValueError(f"{os.fspath(file)!r} cannot be read: {error.strerror}") from error
+    return file
 
 
 def _cache_folder(text: str) -> Path:
@@ -184,6 +215,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "memory": _at_least(16 * MIB),
     "connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
     "patience": seconds,
+    "offline": _flag,
+    "ca_bundle": _certificates,
     "fresh": seconds,
     "block": _block,
     "kernel_readahead": _between(0, 16384),

@@ -6,10 +6,14 @@ Threads are made here, or by the parts made here, so an archive is opened after 
 import dataclasses
 import hashlib
 import logging
+import math
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
@@ -23,14 +27,16 @@ from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.later import LastSeen, Later
 from empiarfs.engine.listings import Listings
+from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.origins import Patience, Retrying, WaitedFor
 from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block
+from empiarfs.ports import Origin
 from empiarfs.settings import MIB, Settings, without_credentials
 from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.folders import runtime_folder, secure
+from empiarfs.storage.folders import VERSION, NotSafe, kept_folder, runtime_folder
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.slots import Slots
 
@@ -62,43 +68,51 @@ class _NoStore:
         """Do nothing."""
 
 
-def _store(settings: Settings, archive: str) -> "DiskStore | _NoStore":
-    if not settings.cache_size:
+def identity(settings: Settings, name: str = "") -> str:
+    """Give what the cache knows an archive by: its `name`, or what is made of its URL, whoever logs in there."""
+    return name or hashlib.blake2b(without_credentials(settings.base_url).encode(), digest_size=8).hexdigest()
+
+
+def _store(settings: Settings, archive: str, kept: Path | None) -> "DiskStore | _NoStore":
+    if not settings.cache_size or kept is None:
         return _NoStore()
-    folder = settings.cache_dir / "v1" / "blocks"
+    folder = kept / "blocks"
     try:
         return DiskStore(folder, settings.cache_size, archive=archive, block_bytes=settings.block)
-    except PermissionError:
-        raise  # someone else's: to be chosen otherwise, not to be done without
+    except NotSafe:
+        raise  # to be chosen otherwise, not to be done without
     except OSError as error:
         log.warning("%s: %s; nothing is kept on disk until the next mount", folder, error)
         return _NoStore()
 
 
-def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Archive:
+def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_prompt: bool = False) -> Archive:
     """Open the archive that `settings` tell of.
 
     Args:
         settings: where it is and what it may use.
         only: the entries to show; all where it is empty.
         name: what the cache knows it by; from the base URL where it is empty.
+        at_prompt: whether somebody sits and waits: what waiting seldom heals is then told at once.
 
     Raises:
-        OSError: the cache folder cannot be used.
+        OSError: the cache folder may not be trusted, or is none.
     """
-    identity = name or hashlib.blake2b(settings.base_url.encode(), digest_size=8).hexdigest()
-    settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secure(settings.cache_dir / "v1")
+    kept = kept_folder(settings.cache_dir)
+    archive_id = identity(settings, name)
+    store = _store(settings, archive_id, kept)
+    index = SqliteIndex(kept and kept / f"tree-{archive_id}.sqlite")
+    if settings.offline:
+        return _offline(settings, only, store, index)
     stopping = threading.Event()
-    slots = Slots(runtime_folder(), urlsplit(settings.base_url).netloc, settings.connections)
-    lines = Lines(settings.base_url, slots.take)
+    slots = _slots(settings, settings.base_url)
+    lines = _lines(settings, settings.base_url, slots)
     pace = Pace(RUN)
-    client = HttpClient(settings.base_url, lines, pace)
+    client = HttpClient(without_credentials(settings.base_url), lines, pace)
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
-    patience = Patience(settings.patience, time.monotonic, random.random, stopping)
+    patience = Patience(settings.patience, time.monotonic, random.random, stopping, at_prompt=at_prompt)
     hedged = Hedged(HttpOrigin(client), gate, pace)
     origin = Retrying(hedged, patience)
-    store = _store(settings, identity)
     cache = Cache(settings.memory, store)
     ahead = HttpOrigin(client)
     later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), "ahead", gate.ahead)
@@ -111,7 +125,6 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         longest_run=RUN,
         pace=pace,
     )
-    index = SqliteIndex(settings.cache_dir / "v1" / f"tree-{identity}.sqlite")
     listings = Listings(
         WaitedFor(HtmlListing(client), gate.demand, patience),
         index,
@@ -196,16 +209,86 @@ def _counters(
     )
 
 
+def _offline(settings: Settings, only: Sequence[str], store: "DiskStore | _NoStore", index: SqliteIndex) -> Archive:
+    """Open what is kept alone: no part is made that could open a connection, and nothing is done ahead."""
+    origin, pace = OfflineOrigin(index), Pace(RUN)
+    cache = Cache(settings.memory, store)
+    reader = Reader(origin, origin, cache, block_bytes=settings.block, longest_run=RUN, pace=pace)
+    listings = Listings(
+        OfflineListing(), index, fresh=math.inf, clock=time.time, background=_never, absent=math.inf
+    )
+    tree = Tree(listings, origin, origin, None, only=only)
+
+    looking = Later(1, "look")
+
+    def close() -> None:
+        looking.close()
+        store.close()
+        index.close()
+
+    return Archive(
+        tree,
+        reader,
+        _never,
+        close,
+        most_ahead=0,  # what is ahead of a reader may be missing where what he asks for is here
+        run_lengths=pace.run_lengths,
+        counters=_counters(settings, reader, cache, store, looking),
+    )
+
+
+def _never(_: Callable[[], object]) -> None:
+    """Drop a task."""
+
+
+def _slots(settings: Settings, url: str) -> Slots:
+    return Slots(runtime_folder(), urlsplit(without_credentials(url)).netloc, settings.connections)
+
+
+def _lines(settings: Settings, url: str, slots: Slots) -> Lines:
+    bundle = None if settings.ca_bundle is None else os.fspath(settings.ca_bundle)
+    return Lines(url, slots.take, ca_bundle=bundle)
+
+
+@contextmanager
+def client_of(settings: Settings, url: str) -> Iterator[HttpClient]:
+    """Lend what asks the server of `url`, a directory, by itself: over connections of the budget, and once."""
+    lines = _lines(settings, url, _slots(settings, url))
+    try:
+        yield HttpClient(without_credentials(url), lines, Pace(RUN))
+    finally:
+        lines.close()
+
+
+@contextmanager
+def origin_of(settings: Settings) -> Iterator[Origin]:
+    """Lend the archive's origin by itself: nothing cached, one request after the other over one connection."""
+    with client_of(settings, settings.base_url) as asking:
+        patience = Patience(settings.patience, time.monotonic, random.random, threading.Event(), at_prompt=True)
+        yield Retrying(HttpOrigin(asking), patience)
+
+
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:
-    """Give the FTP server beside the base URL: the one named, or the same host where it is named for it."""
-    base = urlsplit(settings.base_url)
-    url = settings.ftp_url
-    if not url and (base.hostname or "").startswith("ftp."):
-        url = f"ftp://{base.hostname}{base.path}"
-    if settings.no_ftp or not url:
+    url = ftp_url(settings)
+    if not url:
         return None
-    digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
-    return FtpSizes(url, settings.cache_dir / "v1" / f"ftp-silent-{digest}", slot)
+    digest = hashlib.blake2b(without_credentials(url).encode(), digest_size=8).hexdigest()
+    return FtpSizes(url, settings.cache_dir / VERSION / f"ftp-silent-{digest}", slot)
+
+
+def ftp_of(settings: Settings) -> FtpSizes | None:
+    """Give the FTP server beside the base URL by itself; None where there is none."""
+    return _sizes(settings, lambda: _slots(settings, settings.base_url).take(SLOT_SECONDS))
+
+
+def ftp_url(settings: Settings) -> str:
+    """Give the FTP server beside the base URL: the one named, or its host where that is named for it; or none."""
+    base = urlsplit(settings.base_url)
+    if settings.no_ftp:
+        return ""
+    if not settings.ftp_url and (base.hostname or "").startswith("ftp."):
+        return f"ftp://{base.hostname}{base.path}"
+    return settings.ftp_url
 
 
 def _tidy(lines: Lines, slots: Slots, stopping: threading.Event) -> None:

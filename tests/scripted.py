@@ -2,8 +2,10 @@
 
 import html
 import socket
+import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -57,13 +59,22 @@ class Reply:
 
 
 class ScriptedServer:
-    """Answers each request with what `answer` gives for it; `None` closes the connection without a byte."""
+    """Answers each request with what `answer` gives for it; `None` closes the connection without a byte.
 
-    def __init__(self, answer: Callable[[Request], Reply | None]) -> None:
+    Args:
+        answer: what is said.
+        tls: the certificate that it shows; it talks in the clear where there is None.
+    """
+
+    def __init__(self, answer: Callable[[Request], Reply | None], tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
         self.requests: list[Request] = []
         self.connections = 0
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._socket = tls.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
         self._open: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -84,7 +95,7 @@ class ScriptedServer:
     @property
     def base_url(self) -> str:
         """The URL of its root."""
-        return f"http://127.0.0.1:{self.port}{ROOT}"
+        return f"{self._scheme}://127.0.0.1:{self.port}{ROOT}"
 
     def stop(self) -> None:
         """Hang up on everyone, and be gone."""
@@ -251,6 +262,6 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         self.lines.close()
-        for thread in threading.enumerate():
-            if thread.name == "line":
-                thread.join(LONGEST_LIFE)
+        deadline = time.monotonic() + LONGEST_LIFE
+        while any(thread.name == "line" for thread in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.001)

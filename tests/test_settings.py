@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from empiarfs.settings import (
     load,
     seconds,
     web_address,
+    without_credentials,
 )
 
 
@@ -82,7 +84,7 @@ def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "h/x", "ftp://h/x", "http://", "http:///x", "http://h/x?y", "http://h/x#y", "http://[", "http://h:abc/x",
-     "http://h:99999/x"],
+     "http://h:99999/x", "http://us\u20acr:pw@h/x"],
 )  # fmt: skip
 def test_what_is_no_web_address_is_a_value_error(text: str) -> None:
     """Nor one with a query or a fragment, or a port that is none."""
@@ -105,12 +107,14 @@ VALUES = {
     "log_file": ("/one.log", "/two.log", "/three.log"),
     "verbose": ("yes", "no", "1"),
     "kernel_readahead": ("256", "512", "1024"),
+    "offline": ("yes", "no", "1"),
 }
+FILES = {"ca_bundle"}  # whose values must be there
 
 
 def test_every_setting_can_be_read() -> None:
     """Each field has a reader, and this test knows each."""
-    assert {field.name for field in dataclasses.fields(Settings)} == set(READERS) == set(VALUES)
+    assert {field.name for field in dataclasses.fields(Settings)} == set(READERS) == set(VALUES) | FILES
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
@@ -141,6 +145,12 @@ def test_the_defaults_can_be_written_down() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("ca_bundle", "/no/such/file"),
+        ("ca_bundle", "/"),
+        ("ca_bundle", "/dev/null"),
+        ("ca_bundle", ""),
+        ("offline", "perhaps"),
+        ("cache_dir", "~nobody-of-that-name/x"),
         ("connections", "0"),
         ("connections", "13"),
         ("connections", "1.5"),
@@ -205,6 +215,52 @@ def test_no_text_is_a_surprise(name: str, text: str) -> None:
     except BadSetting as error:
         told = str(error)
     assert told.startswith(f"EMPIARFS_{name.upper()}: ")
+
+
+def test_a_file_of_certificates_is_one(tmp_path: Path) -> None:
+    """It is read when it is named, so that a wrong one is told before anything begins."""
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    assert load({}, {"EMPIARFS_CA_BUNDLE": str(file)}).ca_bundle == file
+    file.write_bytes(file.read_bytes().replace(b"MII", b"!!!"))
+    with pytest.raises(BadSetting, match=r"^--ca-bundle: .*certificates"):
+        load({"ca_bundle": str(file)}, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@h:1/x", "https://h:1/x"),
+        ("ftp://me@h/x", "ftp://h/x"),
+        ("http://me:se%40cr@et@h/x", "http://h/x"),
+        ("me:secret@proxy:3128", "proxy:3128"),
+        ("http://h/a@b", "http://h/a@b"),
+        ("http://h/x", "http://h/x"),
+        ("", ""),
+        ("Failed to parse: http://me:secret@h:port/x", "Failed to parse: http://h:port/x"),
+    ],
+)
+def test_an_address_can_be_shown_without_who_logs_in(url: str, shown: str) -> None:
+    """And nothing else of it is lost."""
+    assert without_credentials(url) == shown
+
+
+@pytest.mark.parametrize("name", ["base_url", "ftp_url"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gopher://me:secret@h/x",
+        "http://me:secret/x@h",
+        "http://me:secret@h:port/x",
+        "me:secret@h",
+        "x://me:secret@",
+    ],
+)
+def test_an_address_that_is_refused_shows_no_password(name: str, url: str) -> None:
+    """Wherever in it the mistake is."""
+    with pytest.raises(BadSetting) as caught:
+        load({name: url}, {})
+    assert "secret" not in str(caught.value)
 
 
 def test_settings_do_not_change() -> None:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from empiarfs.cli import files, mounts, status
+from empiarfs.cli import cache, doctor, files, mounts, status
 from empiarfs.errors import ArchiveError
 from empiarfs.settings import BadSetting
 
@@ -44,5 +44,7 @@ def main() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for _command in (mounts.mount, mounts.umount, status.status, files.ls, files.stat, files.cat):
+for _command in (
+    mounts.mount, mounts.umount, status.status, files.ls, files.stat, files.cat, cache.cache, doctor.doctor,
+):  # fmt: skip
     main.add_command(_command)

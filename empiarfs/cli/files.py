@@ -12,9 +12,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import click
 
 from empiarfs.archive import entry_of
-from empiarfs.cli import options
+from empiarfs.cli import options, progress
 from empiarfs.model import Directory, Entry, File, Stub, name_of
-from empiarfs.settings import Settings
+from empiarfs.settings import Settings, without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -47,6 +47,7 @@ def archive_path(text: str, base_url: str) -> str:
     Raises:
         click.UsageError: it points elsewhere.
     """
+    text, base_url = without_credentials(text) if "://" in text else text, without_credentials(base_url)
     scheme, separator, rest = text.partition("://")
     if separator and scheme.lower() in {"http", "https"}:
         try:
@@ -227,17 +228,5 @@ def _date(entry: Entry) -> str:
 @contextmanager
 def _progress(size: int) -> Iterator[Callable[[int], object]]:
     """Show how far `size` bytes have come, where somebody looks on and the bytes go elsewhere."""
-    if sys.stdout.isatty() or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich import console, progress  # noqa: PLC0415 - 0.1 s that other commands need not wait for
-
-    with progress.Progress(
-        progress.BarColumn(),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=console.Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=size)
-        yield lambda count: bar.advance(task, count)
+    with progress.shown(size, wanted=not sys.stdout.isatty()) as advance:
+        yield advance

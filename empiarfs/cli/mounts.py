@@ -50,7 +50,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     """
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
-    only = tuple(dict.fromkeys(_entry_number(one) for one in entry))
+    only = tuple(dict.fromkeys(options.entry_number(one) for one in entry))
     troubles = status.Troubles()
     path = _free(mountpoint, alone=not only)
     if chosen.allow_other:
@@ -61,7 +61,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
-            _check(archive, only)
+            _check(archive, only, offline=chosen.offline)
             return archive
 
         def prepared() -> None:
@@ -121,15 +121,13 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         raise click.ClickException(str(error)) from error
 
 
-def _entry_number(text: str) -> str:
-    number = entry_of(text) or text
-    if not (number.isascii() and number.isdigit()):
-        raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
-    return number
-
-
-def _check(archive: "Archive", only: tuple[str, ...]) -> None:
+def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:
     """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount.
+
+    Args:
+        archive: what is mounted.
+        only: the entries that were named.
+        offline: whether the server is not to be asked.
 
     Raises:
         daemon.Failed: an entry is not there.
@@ -161,9 +159,8 @@ def _check(archive: "Archive", only: tuple[str, ...]) -> None:
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
     if troubles:
-        click.echo(
-            f"empiarfs: warning: {troubles[0]}; mounted all the same, reads will wait for the server", err=True
-        )
+        then = "what is not there answers 'No route to host'" if offline else "reads will wait for the server"
+        click.echo(f"empiarfs: warning: {troubles[0]}; mounted all the same, {then}", err=True)
 
 
 def _read_ahead(path: str, kib: int) -> None:

@@ -13,6 +13,7 @@ import click
 import platformdirs
 
 from empiarfs import settings
+from empiarfs.archive import entry_of
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -49,32 +50,49 @@ def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> se
     return settings.load(given, os.environ, text, str(file), defaults)
 
 
-_ARCHIVE = (
-    click.option("--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."),
-    click.option("--base-url", metavar="URL", help="The directory that holds the numbered entries."),
-    click.option("--ftp-url", metavar="URL", help="The same directory on FTP, for exact sizes in bulk."),
-    click.option("--no-ftp", is_flag=True, help="Do not ask FTP for sizes."),
-    click.option("--cache-dir", metavar="DIR", help="Where blocks and listings are kept."),
-    click.option("--cache-size", metavar="SIZE", help="The most to keep on disk, like 20G; 0 for nothing."),
-    click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),
-    click.option("--connections", metavar="N", help="The most connections at once, 1 to 12."),
-    click.option("--patience", metavar="TIME", help="How long to wait for a silent server, like 300s."),
-    click.option("--verbose", "-v", is_flag=True, help="Log every request."),
-)
+_ARCHIVE = {
+    "sample": click.option(
+        "--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."
+    ),
+    "base_url": click.option("--base-url", metavar="URL", help="The directory that holds the numbered entries."),
+    "ftp_url": click.option("--ftp-url", metavar="URL", help="The same directory on FTP, for exact sizes in bulk."),
+    "no_ftp": click.option("--no-ftp", is_flag=True, help="Do not ask FTP for sizes."),
+    "cache_dir": click.option("--cache-dir", metavar="DIR", help="Where blocks and listings are kept."),
+    "cache_size": click.option(
+        "--cache-size", metavar="SIZE", help="The most to keep on disk, like 20G; 0 for nothing."
+    ),
+    "memory": click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),
+    "connections": click.option("--connections", metavar="N", help="The most connections at once, 1 to 12."),
+    "patience": click.option("--patience", metavar="TIME", help="How long to wait for a silent server, like 300s."),
+    "offline": click.option("--offline", is_flag=True, help="Leave the network alone; show what is kept on disk."),
+    "ca_bundle": click.option(
+        "--ca-bundle", metavar="FILE", help="The certificate authorities to trust, in PEM form."
+    ),
+    "verbose": click.option("--verbose", "-v", is_flag=True, help="Log every request."),
+}
 
 
 def archive_options(command: F) -> F:
     """Give `command` the options that tell which archive, and what it may use."""
-    for option in reversed(_ARCHIVE):
-        command = option(command)
-    return command
+    return some(*_ARCHIVE)(command)
+
+
+def some(*names: str) -> Callable[[F], F]:
+    """Give what gives a command some of these options."""
+
+    def with_options(command: F) -> F:
+        for name in reversed(names):
+            command = _ARCHIVE[name](command)
+        return command
+
+    return with_options
 
 
 @contextmanager
 def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
     """Open the archive, or the embedded one, for one command."""
     log_to(None, verbose=chosen.verbose)
-    opened, close = opener(chosen, sample=sample)
+    opened, close = opener(chosen, sample=sample, at_prompt=True)
     try:
         with closing(opened(())) as archive:
             yield archive
@@ -83,7 +101,7 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 
 
 def opener(
-    chosen: settings.Settings, *, sample: bool
+    chosen: settings.Settings, *, sample: bool, at_prompt: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
     """Give what opens the archive, and what is to be called when it is closed.
 
@@ -92,10 +110,34 @@ def opener(
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     if not sample:
-        return (lambda only: wire.archive(chosen, only)), lambda: None
+        return (lambda only: wire.archive(chosen, only, at_prompt=at_prompt)), lambda: None
     from empiarfs.sample import embedded  # noqa: PLC0415 - the same
 
     return embedded.opener(chosen)
+
+
+@contextmanager
+def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settings.Settings, str]]:
+    """Give settings whose base URL answers while this lasts, and what the cache knows the archive by."""
+    if not sample:
+        yield chosen, ""
+        return
+    from empiarfs.sample import embedded  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    with embedded.served(chosen) as there:
+        yield there, embedded.NAME
+
+
+def entry_number(text: str) -> str:
+    """Give the number of the entry that `text` names.
+
+    Raises:
+        click.BadParameter: it names none.
+    """
+    number = entry_of(text) or text
+    if not (number.isascii() and number.isdigit()):
+        raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
+    return number
 
 
 def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:

@@ -5,7 +5,7 @@ import ftplib
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,7 +28,8 @@ class FtpSizes:
     """Sizes from the FTP server that shows the same tree.
 
     Args:
-        url: the same directory as the base URL, on FTP: `ftp://ftp.ebi.ac.uk/empiar/world_availability`.
+        url: the same directory as the base URL, on FTP: `ftp://ftp.ebi.ac.uk/empiar/world_availability`. Where it
+            has no user name and password the login is anonymous.
         note: a file that is there while the server is known not to answer; so nobody waits for it twice a day.
         slot: takes a slot of the machine's budget of connections, and gives what gives it back.
     """
@@ -38,6 +39,7 @@ class FtpSizes:
         self._host = parts.hostname or ""
         self._port = parts.port or ftplib.FTP_PORT
         self._root = unquote(parts.path, "latin-1").rstrip("/")
+        self._login = [unquote(part) for part in (parts.username, parts.password) if part is not None]
         self._note = note
         self._slot = slot
 
@@ -77,16 +79,37 @@ class FtpSizes:
                 raise ValueError("the list is too long")
             lines.append(line)
 
+        with self._entered(directory) as ftp:
+            ftp.retrlines("LIST", take)
+        return lines
+
+    @contextlib.contextmanager
+    def _entered(self, directory: str) -> Iterator[ftplib.FTP]:
+        """Connect, and go to `directory`."""
         with ftplib.FTP(timeout=CONNECT_SECONDS, encoding="latin-1") as ftp:  # noqa: S321 - public, and names only
             ftp.connect(self._host, self._port)
             assert ftp.sock is not None  # noqa: S101 - connected
             ftp.sock.settimeout(SILENCE_SECONDS)
             ftp.timeout = SILENCE_SECONDS
-            ftp.login()
+            ftp.login(*self._login)
             path = directory.encode("utf-8", "surrogateescape").decode("latin-1")
             ftp.cwd(f"{self._root}/{path}")
-            ftp.retrlines("LIST", take)
-        return lines
+            yield ftp
+
+    def check(self) -> None:
+        """See that the server answers and has the directory; nothing is listed.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        release = self._slot()
+        try:
+            with self._entered(""):
+                pass
+        except (OSError, EOFError, ftplib.Error) as error:
+            raise Unavailable("", f"FTP does not answer: {error}") from error
+        finally:
+            release()
 
 
 def sizes(lines: Sequence[str]) -> dict[str, int]:

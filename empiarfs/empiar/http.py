@@ -16,8 +16,9 @@ from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 from empiarfs.empiar.lines import Line, Lines, Lost, Reply
 from empiarfs.engine.hedge import Cut
 from empiarfs.engine.pace import Pace
-from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
+from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable, Untrusted
 from empiarfs.model import File, Span
+from empiarfs.settings import without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +148,15 @@ class HttpClient:
             self.stalls += error.is_silence
             if "refuses connections" in str(error):
                 raise Overloaded(path, str(error)) from error
+            if "certificate" in str(error):
+                raise Untrusted(path, str(error)) from error
             raise Unavailable(path, str(error)) from error
         self._pace.note(time.monotonic() - begun)
         return reply
 
     def _redirected(self, url: str, location: str, path: str) -> str:
         try:
-            target = urljoin(url, location)
+            target = without_credentials(urljoin(url, location))
             there = urlsplit(target)
         except ValueError as error:
             raise Unavailable(path, "the server redirects to no address") from error
@@ -162,6 +165,8 @@ class HttpClient:
         here, beyond = unquote_to_bytes(urlsplit(url).path), unquote_to_bytes(there.path)
         if beyond == here + b"/":
             raise IsADirectory(path)
+        if there.scheme != urlsplit(self._base_url).scheme == "https":
+            raise Unavailable(path, "the server redirects to where the line is not encrypted")
         return target
 
 

@@ -15,11 +15,15 @@ from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
+import requests.auth
 import requests.utils
 import urllib3
+
+from empiarfs.settings import without_credentials
 
 PIECE = 128 * 1024  # the most bytes handed on at once: a block, which then needs no copying
 QUICK = 0.125  # seconds for a piece, below which the next one is waited for as a whole
@@ -36,7 +40,14 @@ _SIGNS = (
     ("timed out", "the server went silent"),
     ("NameResolution", "the server's name cannot be found; is there a network?"),
     ("Connection refused", "the server refuses connections"),
-    ("CERTIFICATE", "the server's certificate cannot be verified"),
+    ("certificate has expired", "the server's certificate has expired, or this machine's clock is wrong"),
+    ("not yet valid", "the server's certificate is not valid yet, or this machine's clock is wrong"),
+    ("certificate is not valid for", "the server's certificate is for another host"),
+    ("CERTIFICATE", "the server's certificate cannot be verified; --ca-bundle names a file with its authority's"),
+    (
+        "CA certificate bundle",
+        "the file of certificates that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names is not there",
+    ),
     ("ProxyError", "the proxy does not answer"),
     ("reset", "the line was lost"),
     ("IncompleteRead", "the line was lost"),
@@ -199,6 +210,19 @@ class _Session(requests.Session):
         return
 
 
+class _Login(requests.auth.AuthBase):
+    """The user name and password of `url`, for its own server alone, wherever that may send us."""
+
+    def __init__(self, url: str) -> None:
+        self._server = urlsplit(without_credentials(url))[:2]
+        self._login = requests.auth.HTTPBasicAuth(*requests.utils.get_auth_from_url(url))
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._login.username and urlsplit(request.url or "")[:2] == self._server:
+            self._login(request)
+        return request
+
+
 class _Watched(requests.adapters.HTTPAdapter):
     """An adapter with one connection, which another thread can cut."""
 
@@ -248,17 +272,19 @@ class Lines:
     """All lines to one server.
 
     Args:
-        url: an address there; decides which proxy is used.
+        url: an address there; decides which proxy is used, and who logs in.
         slot: takes a slot of the machine's budget, waiting for so many seconds, and gives what gives it back.
+        ca_bundle: the file of the authorities to trust; the environment's, or the machine's, where it is None.
     """
 
-    def __init__(self, url: str, slot: Callable[[float], Callable[[], None]]) -> None:
+    def __init__(self, url: str, slot: Callable[[float], Callable[[], None]], ca_bundle: str | None = None) -> None:
         self._url = url
         self._slot = slot
         self._idle: list[Line] = []
         self._lock = threading.Lock()
         self._proxies = dict(requests.utils.get_environ_proxies(url))
-        self._verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._login = _Login(url)
+        self._verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self._open = 0
         self._closed = False
         self._lent: set[Line] = set()
@@ -339,6 +365,7 @@ class Lines:
         session.trust_env = False  # it would read the environment and ~/.netrc at every request
         session.proxies = self._proxies
         session.verify = self._verify
+        session.auth = self._login
         session.headers.update(
             {
                 "User-Agent": f"empiarfs/{version('empiarfs')} (read-only mount of EMPIAR)",
@@ -365,4 +392,4 @@ def _why(error: BaseException) -> str:
     for sign, words in _SIGNS:
         if sign in text:
             return words
-    return f"no reply: {type(error).__name__}: {str(error)[:200]}"
+    return f"no reply: {type(error).__name__}: {without_credentials(str(error))[:200]}"

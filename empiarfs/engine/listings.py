@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
-from empiarfs.errors import ArchiveError, Closed, NotADirectory, NotFound, Refused
+from empiarfs.errors import ArchiveError, Closed, NotADirectory, NotFound, Offline, Refused
 from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Index, Known, Listing
 
@@ -26,6 +26,7 @@ class Listings:
         fresh: seconds for which a listing is not asked for again.
         clock: seconds since 1970.
         background: runs a task that lists soon, behind the caller's back.
+        absent: seconds for which a name that was not there is not asked for again.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Listings:
         fresh: float,
         clock: Callable[[], float],
         background: Callable[[Callable[[], object]], None],
+        absent: float = ABSENT_SECONDS,
     ) -> None:
         self._listing = listing
         self._index = index
         self._fresh = fresh
         self._clock = clock
         self._background = background
+        self._absent = absent
         self._scans = Together()
         self._next_refresh: dict[str, float] = {}
         self._refused_until: dict[str, float] = {}
@@ -94,7 +97,7 @@ class Listings:
             return self._index.entry(path)
         try:
             return self.known(parent).entries.get(name_of(path))
-        except Refused:  # a directory may be closed to listings and its files open
+        except (Refused, Offline):  # a directory may be closed to listings, or never listed, and its files known
             return self._index.entry(path)
         except NotADirectory as error:
             raise NotADirectory(path, error.reason) from error
@@ -104,7 +107,7 @@ class Listings:
     def is_absent(self, path: str) -> bool:
         """Tell whether `path` was asked for a short while ago, and was not there."""
         since = self._index.absent_since(path)
-        return since is not None and self._clock() - since < ABSENT_SECONDS
+        return since is not None and self._clock() - since < self._absent
 
     def keep(self, entry: File | Directory) -> None:
         """Take in what was found by asking for it."""
@@ -160,7 +163,7 @@ class Listings:
         except Refused:
             self._refused_until[directory] = self._clock() + REFUSED_SECONDS
             raise
-        except NotFound as error:
+        except (NotFound, Offline) as error:
             if directory and isinstance(self.entry(directory), File | Stub):
                 raise NotADirectory(directory) from error
             raise

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from typing import TypeVar
 
 from empiarfs.engine.hedge import begun
-from empiarfs.errors import Closed, Overloaded, Unavailable
+from empiarfs.errors import Closed, Overloaded, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
 
@@ -33,6 +33,7 @@ class Patience:
         clock: seconds that only grow.
         chance: a number from 0 to 1; spreads the pauses of many readers.
         stopping: set when the archive closes; ends every pause.
+        at_prompt: whether somebody waits who can do something about a certificate that cannot be verified.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class Patience:
         clock: Callable[[], float],
         chance: Callable[[], float],
         stopping: threading.Event,
+        *,
+        at_prompt: bool = False,
     ) -> None:
         self._seconds = seconds
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
         self.retries = 0  # requests that were asked again
+        self._at_prompt = at_prompt
 
     def asked(self, path: str, ask: Callable[[], T]) -> T:
         """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
@@ -90,9 +94,10 @@ class Patience:
     def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
         """Give how long to wait before the next try; raise `error` when patience is at its end."""
         left = since + self._seconds - self._clock()
-        if left <= 0:
+        untrusted = isinstance(error, Untrusted)
+        if left <= 0 or (untrusted and self._at_prompt):
             raise error
-        if tries == NEWS:
+        if tries == (1 if untrusted else NEWS):
             log.warning("%s; asking again for up to %.0f s", error, left)
         asked_for = error.pause if isinstance(error, Overloaded) else 0.0
         return min(left, max(asked_for, pause * (0.5 + self._chance())))

@@ -16,7 +16,7 @@ from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine.cache import Recent
-from empiarfs.errors import ArchiveError, NotFound, Unavailable
+from empiarfs.errors import ArchiveError, NotFound, Offline, Unavailable
 from empiarfs.model import Entry, File, name_of, parent_of
 from empiarfs.mount import status, view
 
@@ -35,6 +35,7 @@ THREADS = 96  # of libfuse: more than the kernel's background requests, so that 
 BACKGROUND = 48  # requests of the kernel's readahead at once
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
 MOST_TOLD = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
+MOST_OFFLINE = 10_000  # files and directories that were told to be out of reach
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
 READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
 
@@ -220,6 +221,9 @@ class _Called(Operations):
 class _errors:  # noqa: N801 - reads like a verb where it is used
     """Hand on what an OSError says; what nobody foresaw is logged and becomes EIO."""
 
+    # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
+    _told: Recent[tuple[str, str], bool] = Recent(MOST_OFFLINE, lambda _: 1)
+
     def __init__(self, verb: str, path: str) -> None:
         self._verb = verb
         self._path = path
@@ -235,11 +239,20 @@ class _errors:  # noqa: N801 - reads like a verb where it is used
                 log.debug("%s %s", self._verb, error)
             case Unavailable():
                 log.warning("%s %s; given up", self._verb, error)
+            case Offline() if not self._is_news(error.path):
+                log.debug("%s %s", self._verb, error)
             case ArchiveError():
                 log.warning("%s %s", self._verb, error)
             case _:
                 log.error("%s %s", self._verb, self._path, exc_info=error)
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+
+    def _is_news(self, path: str) -> bool:
+        """Tell, once for each file that is read and each directory looked into, that `path` is out of reach."""
+        about = (self._verb, parent_of(path) if self._verb == "stat" else path)
+        news = self._told.get(about) is None
+        self._told.put(about, True)
+        return news
 
 
 class _Fuse(binding.FUSE):  # type: ignore[misc] # the bindings ship no types
@@ -333,6 +346,15 @@ def serve(
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
     _Fuse(kind(archive, owner, mounted, ready, watch), mountpoint, raw_fi=True, **encoding, **chosen)
+
+
+def library() -> str:
+    """Give the name of the binding, and the version of libfuse that it has loaded."""
+    if ON_FUSEPY:
+        major, minor = divmod(binding._libfuse.fuse_version(), 10)  # noqa: SLF001 - it tells in no other way
+    else:
+        major, minor = binding.fuse_version_major, binding.fuse_version_minor
+    return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {major}.{minor}"
 
 
 def binding_major() -> int:

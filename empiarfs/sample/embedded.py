@@ -1,7 +1,8 @@
 """The embedded archive, opened like any other."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from empiarfs import wire
 from empiarfs.archive import Archive
@@ -15,12 +16,25 @@ NAME = "sample"  # what the cache knows it by: its port is another each time
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
     """Give what opens the sample archive, made now if it is not there, and what closes its server.
 
-    The server starts when the archive is opened, so that a daemon can fork in between.
+    The server starts when the archive is opened, so that a daemon can fork in between. Offline there is none.
     """
-    server = SampleServer(content.build(settings.cache_dir / "sample"))
+    if settings.offline:
+        return (lambda only: wire.archive(settings, only, NAME)), lambda: None
+    server = _server(settings)
 
     def opened(only: Sequence[str]) -> Archive:
         server.start()
         return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, NAME)
 
     return opened, server.stop
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[Settings]:
+    """Give `settings` with the base URL of the sample's server, which answers meanwhile."""
+    with _server(settings) as server:
+        yield dataclasses.replace(settings, base_url=server.base_url)
+
+
+def _server(settings: Settings) -> SampleServer:
+    return SampleServer(content.build(settings.cache_dir / "sample"))

@@ -25,7 +25,7 @@ from diskcache.core import DBNAME, MODE_BINARY
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
-from empiarfs.storage.folders import Identity, identity, secure
+from empiarfs.storage.folders import Identity, identity, secure, secure_file
 from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,14 @@ TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError)
 _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")  # as diskcache names them
 
 
-def _is_ours(filename: object) -> TypeGuard[str]:
+def is_block_file(filename: object) -> TypeGuard[str]:
+    """Tell whether `filename`, below the folder of a store, is called like the file of a segment."""
     return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
+
+
+def floor_of(total: int) -> int:
+    """Give how many of `total` bytes of a file system are always left free."""
+    return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
 
 class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
@@ -84,7 +90,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         raise ValueError("DiskStore reads the files itself, block by block")
 
     def remove(self, file_path: str) -> None:
-        if _is_ours(file_path):  # else it is a row that someone else wrote, and a file that is not ours
+        if is_block_file(file_path):  # else it is a row that someone else wrote, and a file that is not ours
             super().remove(file_path)
 
 
@@ -184,6 +190,7 @@ class DiskStore:
     def _opened(self) -> diskcache.Cache:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
         secure(self._folder)
+        secure_file(self._database_file)
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
@@ -379,7 +386,7 @@ class DiskStore:
             )
             places: dict[int, _Place] = {}
             for name, filename in rows:
-                if isinstance(name, str) and _is_ours(filename):  # else a row that someone else wrote
+                if isinstance(name, str) and is_block_file(filename):  # else a row that someone else wrote
                     numbers = segments.numbers(prefix, name)
                     places.update(dict.fromkeys(numbers, _Place(name, numbers, filename)))
             self._known.pop(block.file, None)
@@ -406,7 +413,7 @@ class DiskStore:
     def _has_room(self, cache: diskcache.Cache) -> bool:
         """Tell whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
-        floor = max(int(disk.total * FLOOR_SHARE), FLOOR_BYTES)
+        floor = floor_of(disk.total)
         limit = min(self._most, max(0, self.volume() + disk.free - floor))
         cache.reset("size_limit", limit, update=False)
         if disk.free >= floor:

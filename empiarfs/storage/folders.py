@@ -1,10 +1,30 @@
-"""Folders of our own: for their owner alone."""
+"""Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
 
+import logging
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 Identity = tuple[int, int]
+
+log = logging.getLogger(__name__)
+
+VERSION = "v1"  # of what lies in the cache folder; another version has a folder of its own
+_ROOT = 0  # who may do anything anyway
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class NotSafe(PermissionError):
+    """Someone else may have written here: what is found here is not believed, and nothing is put here.
+
+    Args:
+        path: the folder or file.
+        reason: one line for a person.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
 
 
 def runtime_folder() -> Path:
@@ -13,18 +33,73 @@ def runtime_folder() -> Path:
     return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
 
 
-def secure(folder: Path) -> None:
-    """Make `folder`, for its owner alone.
+def kept_folder(cache: Path) -> Path | None:
+    """Give where blocks and the index are kept in the folder `cache`; None, told once, where nothing can be kept.
 
     Raises:
-        OSError: it is someone else's, or cannot be made.
+        NotSafe: someone else may write there.
+        OSError: it is a file, or below one.
+    """
+    folder = cache / VERSION
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_holder(cache)
+        secure(folder)
+    except (NotSafe, FileExistsError, NotADirectoryError):
+        raise
+    except OSError as error:
+        log.warning("%s: %s; nothing is kept on disk, another folder may do: --cache-dir", folder, error.strerror)
+        return None
+    if not os.access(folder, os.W_OK):
+        log.warning("%s may not be written; nothing is kept on disk, another folder may do: --cache-dir", folder)
+        return None
+    return folder
+
+
+def check_holder(folder: Path) -> None:
+    """See that nobody but root could put a folder of his in the place of one of ours in `folder`.
+
+    Raises:
+        NotSafe: it belongs to someone else, or all may rename what is in it.
+    """
+    status = folder.stat()
+    if status.st_uid not in {os.geteuid(), _ROOT}:
+        raise NotSafe(folder, "belongs to another user; choose a folder of your own: --cache-dir")
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise NotSafe(folder, f"may be written by everybody; close it (chmod o-w {folder}), or: --cache-dir")
+
+
+def secure(folder: Path) -> None:
+    """Make `folder`, for its owner alone. One that others could look into is closed to them.
+
+    Raises:
+        NotSafe: it, or the link that leads to it, is someone else's, or others may have written into it.
+        OSError: it cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if status.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to another user")
-    if status.st_mode & 0o077:
+    _check_owner(folder)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & _OTHERS_WRITE:
+        raise NotSafe(
+            folder, f"may be written by others; nobody knows what they put there: rm -r {folder}, or choose another"
+        )
+    if mode & 0o077:
         folder.chmod(0o700)
+
+
+def secure_file(file: Path) -> None:
+    """See that `file`, which lies in a folder that `secure` has made, is its owner's, if it is there.
+
+    Raises:
+        NotSafe: it is someone else's, or a link to a file that others may write.
+    """
+    try:
+        _check_owner(file)
+        others = file.is_symlink() and file.stat().st_mode & _OTHERS_WRITE
+    except FileNotFoundError:
+        return
+    if others:
+        raise NotSafe(file, "leads to a file that others may write; take it away, or choose another folder")
 
 
 def identity(file: Path) -> Identity | None:
@@ -38,3 +113,9 @@ def identity(file: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _check_owner(path: Path) -> None:
+    for status in (path.lstat(), path.stat()):
+        if status.st_uid != os.geteuid():
+            raise NotSafe(path, "belongs to another user; take it away, or choose another folder: --cache-dir")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
-from empiarfs.storage.folders import Identity, identity, secure
+from empiarfs.storage.folders import Identity, NotSafe, identity, secure, secure_file
 from empiarfs.storage.trouble import Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
 LOOK_SECONDS = 1.0  # how old a look at the file may be
+BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for
 
 _TABLES = (
     """
@@ -56,6 +57,12 @@ def _key(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
+def below(path: str) -> tuple[bytes, bytes]:
+    """Give the two keys between which all paths below `path` lie."""
+    key = _key(path)
+    return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
+
+
 def _entry(directory: str, row: _Row) -> Entry:
     name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
     path = join(directory, name.decode("utf-8", "surrogateescape"))
@@ -69,10 +76,13 @@ def _entry(directory: str, row: _Row) -> Entry:
 class SqliteIndex:
     """An index in one SQLite file, shared by all processes that use the cache.
 
-    Where the file cannot be used, the index lives in memory and is gone with the process.
+    Where the file cannot be used, or there is None, the index lives in memory and is gone with the process.
+
+    Raises:
+        NotSafe: others may have written the file.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._trouble = Trouble(f"the index {file}")
@@ -83,6 +93,8 @@ class SqliteIndex:
         self._database: sqlite3.Connection | None
         try:
             self._database = self._opened()
+        except NotSafe:
+            raise
         except (OSError, sqlite3.Error) as error:
             self._trouble.tell(error, "opening")
             self._database, self._outdated = _with_tables(_connected(None)), True
@@ -113,6 +125,16 @@ class SqliteIndex:
             if row is not None:
                 return _entry(parent_of(path), row)
         return None
+
+    def holds(self, path: str) -> bool:
+        """See `Index.holds`."""
+        with self._used() as database:
+            (count,) = database.execute(
+                "SELECT count(*) FROM directories WHERE path = ? OR path > ? AND path < ?",
+                (_key(path), *below(path)),
+            ).fetchone()
+            return bool(count)
+        return False
 
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
         """See `Index.replace`."""
@@ -207,7 +229,9 @@ class SqliteIndex:
 
     def _usable(self, use: str) -> sqlite3.Connection | None:
         """Give the database, opened anew where that is due; None after a close, or where `use` of it rests."""
-        if self._database is None or self._trouble.rests(use):
+        if self._database is None or self._file is None:
+            return self._database
+        if self._trouble.rests(use):
             return None
         now = time.monotonic()
         if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._trouble.rests("opening"):
@@ -223,7 +247,10 @@ class SqliteIndex:
 
     def _opened(self) -> sqlite3.Connection:
         """Open the file; one that is broken or of another version is set aside."""
+        if self._file is None:
+            return _with_tables(_connected(None))
         secure(self._file.parent)
+        secure_file(self._file)
         try:
             if self._wrong and identity(self._file) == self._identity:
                 raise sqlite3.DatabaseError("its content is wrong")
@@ -312,7 +339,7 @@ def _check_version(version: int) -> None:
 
 def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=0.5, check_same_thread=False)
+    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else

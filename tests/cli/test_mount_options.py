@@ -6,7 +6,8 @@ import click
 import pytest
 from commands import isolated, run
 
-from empiarfs.cli.mounts import _entry_number, _log_file, _with_extra
+from empiarfs.cli.mounts import _log_file, _with_extra
+from empiarfs.cli.options import entry_number
 from empiarfs.settings import BadSetting
 
 
@@ -75,14 +76,14 @@ def test_flags_are_not_changed() -> None:
 @pytest.mark.parametrize(("text", "number"), [("10028", "10028"), ("EMPIAR-10028", "10028"), ("empiar-7", "7")])
 def test_an_entry_is_a_number_or_an_accession(text: str, number: str) -> None:
     """In either form it is its number."""
-    assert _entry_number(text) == number
+    assert entry_number(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "abc", "10028/data", "..", "²", "\uff11", "EMPIAR-", "-5"])
 def test_anything_else_is_no_entry(text: str) -> None:
     """It says how to write one."""
     with pytest.raises(click.BadParameter, match="10028"):
-        _entry_number(text)
+        entry_number(text)
 
 
 @pytest.mark.parametrize("point", ["/mnt/empiar", "/", "/home/\u017e/\udcff", "/" + "x" * 4000])

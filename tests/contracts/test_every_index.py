@@ -38,6 +38,18 @@ def test_an_index_knows_nothing_at_first(index: Index) -> None:
     assert index.directory(DATA) is None
     assert index.entry(A) is None
     assert index.absent_since(A) is None
+    assert not index.holds("")
+    assert not index.holds(DATA)
+
+
+def test_a_directory_holds_what_was_listed_at_or_below_it(index: Index) -> None:
+    """By whole names: 1002 and 10028/dat lead nowhere."""
+    index.replace(DATA, [], 1.0)
+    assert [path for path in ("", "10028", DATA, "1002", "10028/dat", f"{DATA}/x") if index.holds(path)] == [
+        "",
+        "10028",
+        DATA,
+    ]
 
 
 def test_a_listing_is_given_back_as_it_came(index: Index) -> None:

@@ -99,7 +99,8 @@ def port(tmp_path: Path) -> Iterator[int]:
         (folder / name).write_bytes(bytes(size))
     authorizer = DummyAuthorizer()
     authorizer.add_anonymous(str(tmp_path / "tree"))
-    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
+    authorizer.add_user("me", "p@ss", str(tmp_path / "tree" / "empiar"))
+    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer, "auth_failed_timeout": 0})
     server = FTPServer(("127.0.0.1", 0), handler)
     stopping = threading.Event()
 
@@ -153,6 +154,18 @@ def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> N
     ]
     assert (slots.taken, slots.held) == (1, 0)
     assert not (tmp_path / "note").exists()
+
+
+def test_who_has_a_name_there_logs_in(port: int, tmp_path: Path) -> None:
+    """With the user name and password of the address; a wrong one is told without it, and is no anonymous login."""
+    ftp = FtpSizes(f"ftp://me:p%40ss@127.0.0.1:{port}", tmp_path / "note", Slots())
+    ftp.check()
+    assert ftp.measured(DATA, STUBS)
+    with pytest.raises(Unavailable) as caught:
+        FtpSizes(f"ftp://me:secret@127.0.0.1:{port}", tmp_path / "note", Slots()).check()
+    assert "secret" not in str(caught.value)
+    with pytest.raises(Unavailable):
+        FtpSizes(f"ftp://127.0.0.1:{port}/none", tmp_path / "note", Slots()).check()
 
 
 def test_a_directory_that_is_not_there_is_no_word_about_the_server(port: int, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Cut, Hedged
 from empiarfs.engine.origins import PROGRESS, Patience, Retrying, WaitedFor
-from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 
 PATH = "10028/data/a.mrc"
@@ -205,11 +205,13 @@ def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
 class Patiently:
     """A patience of `seconds` with all its parts in reach; no pause takes time."""
 
-    def __init__(self, seconds: float = 300.0, *, chance: float = 0.5, stop_at: int | None = None) -> None:
+    def __init__(
+        self, seconds: float = 300.0, *, chance: float = 0.5, stop_at: int | None = None, at_prompt: bool = False
+    ) -> None:
         self.clock = FakeClock()
         self.begun = self.clock.now
         self.stopping = FakeStopping(self.clock, stop_at)
-        self.patience = Patience(seconds, self.clock, lambda: chance, self.stopping)
+        self.patience = Patience(seconds, self.clock, lambda: chance, self.stopping, at_prompt=at_prompt)
 
     @property
     def passed(self) -> float:
@@ -346,6 +348,30 @@ def test_a_reply_that_breaks_off_and_goes_on_is_a_retry(origin: FakeOrigin) -> N
     fetched = Retrying(origin, with_patience.patience).fetch(origin.file(PATH), Span(0, 50))
     assert b"".join(fetched) == b"".join(origin.fetch(origin.file(PATH), Span(0, 50)))
     assert with_patience.patience.retries == 3
+
+
+STRANGE = Untrusted(PATH, "the server's certificate cannot be verified")
+
+
+def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A mount asks on, for a portal before the network may let it through; the log tells it from the start."""
+    with_patience = Patiently()
+    assert with_patience.patience.asked(PATH, Answers(STRANGE, "yes")) == "yes"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+    with pytest.raises(Untrusted):
+        with_patience.patience.asked(PATH, Answers(STRANGE))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+
+
+def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
+    """Who sits there can do more about it than time can; a line that is lost is asked for again as ever."""
+    with_patience, ask = Patiently(at_prompt=True), Answers(STRANGE)
+    with pytest.raises(Untrusted):
+        with_patience.patience.asked(PATH, ask)
+    assert (ask.asked, with_patience.stopping.pauses) == (1, [])
+    assert with_patience.patience.asked(PATH, Answers(AWAY, "yes")) == "yes"
 
 
 @pytest.fixture

@@ -178,3 +178,42 @@ def test_memory_stays_in_bounds(mount: Mounts) -> None:
     status = Path(f"/proc/{made.daemon()}/status").read_text()
     (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
     assert int(peak) < (64 + 200) * 1024
+
+
+def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, truth: str, binding: str) -> None:
+    """It is told of, verified, compared and cleared while a mount uses it, which goes on, and fetches again."""
+    account = mount.account(binding=binding)
+    made = mount("10100", account=account)
+    assert made.call(digest, made / RANDOM) == truth
+    kept = account.home / "cache/empiarfs/v1/blocks"
+    eventually(lambda: sum(file.stat().st_size for file in kept.rglob("*.val")) > 8 * 2**20, "all is on disk")
+    where = f"--base-url={mount.base_url}"
+    for words in (("info",), ("verify", where, "--against-origin=5"), ("clear",)):
+        done = account.empiarfs("cache", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert b"mounts that are running go on" in done.stdout
+    assert list(kept.rglob("*.val")) == []
+    made.umount()
+    apache.clear()
+    again = mount("10100", account=account)
+    assert again.call(digest, again / RANDOM) == truth
+    assert apache.requests("GET", RANDOM)
+
+
+def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: str) -> None:
+    """In one line that says what to do; nothing is mounted."""
+    account = mount.account(user)
+    shown = account.home / "shown"
+    account.call(open_directory, shown)
+    made = mount.prepare(account)
+    done = mount.command(made, "10100", flags=[f"--cache-dir={shown}"])
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert "may be written by everybody" in line
+    assert not made.is_mounted()
+
+
+def open_directory(path: str) -> None:
+    """Make a directory that everybody may write to."""
+    Path(path).mkdir()
+    Path(path).chmod(0o777)

@@ -1,0 +1,198 @@
+"""`empiarfs cache`: what is kept on disk, whether it is whole, and how to be rid of it."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from empiarfs.cli import options, progress
+from empiarfs.cli.files import PROMPT_PATIENCE, printable
+from empiarfs.errors import Changed, NotFound
+from empiarfs.model import Span
+from empiarfs.settings import GIB, KIB, MIB, Settings
+
+if TYPE_CHECKING:
+    from empiarfs.storage.contents import Contents, Sampled
+    from empiarfs.storage.upkeep import Upkeep
+
+MOST_FOREIGN = 10  # names of foreign files that are shown
+
+
+@click.group(epilog="Example: empiarfs cache info")
+def cache() -> None:
+    """Look after what is kept on disk: blocks of files, and listings. Mounts may go on meanwhile."""
+
+
+@cache.command(epilog="Example: du -sh $(empiarfs cache path)")
+@options.some("cache_dir")
+def path(**flags: Any) -> None:
+    """Print the cache folder."""
+    click.echo(options.load(flags).cache_dir)
+
+
+@cache.command(epilog="Example: empiarfs cache info --json")
+@options.some("cache_dir", "cache_size")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs, in bytes and seconds since 1970.")
+def info(*, as_json: bool, **flags: Any) -> None:
+    """Tell how much is kept, of which entries, and how much room there is."""
+    chosen = options.load(flags)
+    found = _upkeep(chosen).contents()
+    if as_json:
+        click.echo(json.dumps(_as_json(found, chosen), indent=2))
+        return
+    click.echo(f"folder:    {chosen.cache_dir}")
+    click.echo(
+        f"kept:      {_size(found.bytes)} of at most {_size(chosen.cache_size)}: "
+        f"{found.blocks} blocks of {found.files} files"
+    )
+    if found.oldest is not None and found.newest is not None:
+        click.echo(f"used:      {_time(found.oldest)} to {_time(found.newest)}")
+    click.echo(
+        f"listings:  {_size(found.index_bytes)}: {found.directories} directories, "
+        f"the exact sizes of {found.measured} files"
+    )
+    click.echo(f"room:      {_size(found.free)} free, of which {_size(found.floor)} are always left")
+    for part in sorted(found.parts, key=lambda part: -part.bytes):
+        click.echo(f"{part.entry or '?':<10} {_size(part.bytes):>9} in {part.blocks} blocks of {part.files} files")
+    _tell(found.faults, found.foreign)
+
+
+@cache.command(epilog="Example: empiarfs cache verify --against-origin 20")
+@options.archive_options
+@click.option(
+    "--against-origin",
+    "count",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    help="Fetch N blocks chosen at random once more, and compare.",
+)
+def verify(count: int, **flags: Any) -> None:
+    """Read every block and check it; remove what is damaged, which mounts then fetch again.
+
+    The status is 1 if anything was.
+    """
+    chosen = options.load(flags, Settings(patience=PROMPT_PATIENCE))
+    if count and chosen.offline:
+        raise click.UsageError("--against-origin asks the server, and --offline leaves it alone")
+    upkeep = _upkeep(chosen)
+    found = upkeep.verified(progress.shown)
+    click.echo(
+        f"{found.blocks} blocks, {_size(found.bytes)}: {found.damaged} damaged, {found.missing} without a file"
+    )
+    if found.orphans:
+        click.echo(f"{found.orphans} files that belonged to no block are removed")
+    _tell(found.faults, found.foreign)
+    sound = found.is_sound
+    if count:
+        sound = _compared(upkeep, chosen, count, sample=flags["sample"]) and sound
+    if not sound:
+        click.get_current_context().exit(1)
+
+
+@cache.command(epilog="Example: empiarfs cache clear 10028 10934")
+@click.argument("entry", nargs=-1)
+@options.some("cache_dir")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
+    """Remove what is kept: everything, or the blocks and listings of the given entries.
+
+    Mounts that use the folder go on, and fetch again what they need.
+    """
+    chosen = options.load(flags)
+    entries = [options.entry_number(one) for one in entry]
+    what = f"what is kept of {', '.join(entries)}" if entries else "all that is kept"
+    if not yes and _is_asked():
+        click.confirm(f"Remove {what} in {chosen.cache_dir}?", abort=True)
+    upkeep = _upkeep(chosen)
+    click.echo(f"{_size(upkeep.cleared(entries))} removed")
+    _tell((), tuple(upkeep.foreign()))
+    from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+
+    if any(mounted.kind == points.KIND for mounted in points.table()):
+        click.echo("mounts that are running go on, and fetch again what they need")
+
+
+def _upkeep(chosen: Settings) -> "Upkeep":
+    from empiarfs.storage.upkeep import Upkeep  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
+
+    options.log_to(None, verbose=chosen.verbose)
+    return Upkeep(chosen.cache_dir)
+
+
+def _compared(upkeep: "Upkeep", chosen: Settings, count: int, *, sample: bool) -> bool:
+    """Fetch blocks once more, one after the other, and drop those that differ; tell whether none did."""
+    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    same = changed = 0
+    different: list[Sampled] = []
+    with options.located(chosen, sample=sample) as (there, name):
+        kept = upkeep.sample(wire.identity(there, name), count)
+        with wire.origin_of(there) as origin:
+            for one in kept:
+                begin = one.number * one.segment.block_bytes
+                span = Span(begin, begin + len(one.data))
+                try:
+                    fetched = b"".join(origin.fetch(one.segment.file, span))
+                except (Changed, NotFound):  # it is another version's, which a mount will not ask for again
+                    changed += 1
+                    continue
+                if fetched == one.data:
+                    same += 1
+                else:
+                    different.append(one)
+    upkeep.drop([one.row for one in different])
+    click.echo(
+        f"{len(kept)} blocks compared with the server's: {same} the same, {changed} of files that changed there"
+    )
+    for one in different:
+        click.echo(f"{printable(one.segment.file.path)}: block {one.number} differs; it is removed")
+    return not different
+
+
+def _as_json(found: "Contents", chosen: Settings) -> dict[str, Any]:
+    return {
+        "folder": str(chosen.cache_dir),
+        "bytes": found.bytes,
+        "limit": chosen.cache_size,
+        "blocks": found.blocks,
+        "files": found.files,
+        "oldest": found.oldest,
+        "newest": found.newest,
+        "entries": [
+            {"archive": p.archive, "entry": p.entry, "bytes": p.bytes, "blocks": p.blocks, "files": p.files}
+            for p in found.parts
+        ],
+        "index": {"bytes": found.index_bytes, "directories": found.directories, "measured": found.measured},
+        "free": found.free,
+        "floor": found.floor,
+        "faults": list(found.faults),
+        "foreign": [str(path) for path in found.foreign],
+    }
+
+
+def _tell(faults: tuple[str, ...], foreign: tuple[Any, ...]) -> None:
+    for fault in faults:
+        click.echo(f"cannot be used: {printable(fault)}; the next mount begins it anew, or: empiarfs cache clear")
+    for path in foreign[:MOST_FOREIGN]:
+        click.echo(f"not of empiarfs, and left alone: {printable(str(path))}")
+    if len(foreign) > MOST_FOREIGN:
+        click.echo(f"and {len(foreign) - MOST_FOREIGN} more that are not of empiarfs")
+
+
+def _is_asked() -> bool:
+    """Tell whether somebody sits there who can answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _size(count: int) -> str:
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,34 @@
+"""`empiarfs doctor`: what stands in the way of a mount, and what to do about it."""
+
+import json
+from typing import Any
+
+import click
+
+from empiarfs.cli import machine, network, options
+from empiarfs.cli.files import printable
+
+
+@click.command(epilog="Example: empiarfs doctor")
+@options.some("base_url", "ftp_url", "no_ftp", "cache_dir", "offline", "ca_bundle", "verbose")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def doctor(*, as_json: bool, **flags: Any) -> None:
+    """Look whether this machine can mount and reach the archive; say what to do where it cannot.
+
+    Takes up to 15 seconds. The status is 1 if anything is bad, 0 where there are warnings alone.
+    """
+    chosen = options.load(flags)
+    options.log_to(None, verbose=chosen.verbose)
+    found = [*machine.findings(chosen), *network.findings(chosen)]
+    healthy = all(one.state != "bad" for one in found)
+    if as_json:
+        rows = [{"state": one.state, "what": one.what, "advice": one.advice} for one in found]
+        click.echo(json.dumps({"healthy": healthy, "findings": rows}, indent=2))
+    else:
+        for one in found:
+            click.echo(f"{one.state:<5} {printable(one.what)}")
+            if one.advice:
+                click.echo(f"      {printable(one.advice)}")
+        click.echo("all is well" if healthy else "not well: see the lines that say bad")
+    if not healthy:
+        click.get_current_context().exit(1)

@@ -1,0 +1,178 @@
+"""What of this machine stands in the way of a mount."""
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from empiarfs.cli.findings import Finding, Findings
+from empiarfs.mount import points
+from empiarfs.settings import MIB, Settings, without_credentials
+from empiarfs.storage.folders import VERSION, check_holder, runtime_folder, secure
+
+FEWEST_FILES = 512  # a busy mount has a few for each of its threads
+DEVICE = "/dev/fuse"
+FUSE_CONFIG = Path("/etc/fuse.conf")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# on these SQLite's locks are slow, or do not lock
+REMOTE = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "fhgfs", "ceph", "fuse.ceph", "fuse.sshfs",
+    "afs", "9p", "glusterfs", "fuse.glusterfs", "panfs", "pvfs2",
+}  # fmt: skip
+
+
+def findings(chosen: Settings) -> Findings:
+    """Look at all that needs no network."""
+    yield from device()
+    yield from helper()
+    yield from library()
+    yield from others(chosen)
+    yield from cache_folder(chosen.cache_dir)
+    yield from slots_folder()
+    yield from open_files()
+    yield from proxies(chosen)
+
+
+def device() -> Findings:
+    """Look whether the FUSE device can be opened."""
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        yield Finding(
+            "bad",
+            f"there is no {DEVICE}",
+            "load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN; "
+            "ls, stat and cat work without",
+        )
+    except OSError as error:
+        advice = (
+            "load the module: modprobe fuse" if error.errno == errno.ENODEV else "ask your administrator for it"
+        )
+        yield Finding("bad", f"{DEVICE} cannot be opened: {error.strerror}", advice)
+    else:
+        yield Finding("ok", f"{DEVICE} can be opened")
+
+
+def helper() -> Findings:
+    """Look for the program by which ordinary users mount."""
+    found = shutil.which("fusermount3") or shutil.which("fusermount")
+    if found:
+        yield Finding("ok", f"{found} mounts for ordinary users")
+    elif os.geteuid() == 0:
+        yield Finding("ok", "there is no fusermount3, and root needs none")
+    else:
+        yield Finding("bad", "there is no fusermount3", "install it: apt install fuse3, or dnf install fuse3")
+
+
+def library() -> Findings:
+    """Load the binding that a mount would use, and the libfuse below it."""
+    name = os.environ.get("EMPIARFS_FUSE", "mfusepy")
+    if name not in {"mfusepy", "fusepy"}:
+        yield Finding("bad", f"EMPIARFS_FUSE: {name!r} is no binding", "write mfusepy or fusepy")
+        return
+    try:
+        from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse
+    except (OSError, ImportError) as error:
+        other = {
+            "mfusepy": "apt install libfuse3-3, or: export EMPIARFS_FUSE=fusepy",
+            "fusepy": "apt install libfuse2",
+        }
+        yield Finding("bad", f"{name} does not load: {error}", f"install libfuse: {other[name]}")
+    else:
+        yield Finding("ok", operations.library())
+
+
+def others(chosen: Settings) -> Findings:
+    """Look whether ordinary users may let others read."""
+    try:
+        lines = FUSE_CONFIG.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if os.geteuid() == 0 or "user_allow_other" in {line.strip() for line in lines}:
+        yield Finding("ok", "--allow-other is open to you")
+    else:
+        yield Finding(
+            "bad" if chosen.allow_other else "ok",
+            "--allow-other is not open to you",
+            f"where other accounts are to read, an administrator writes user_allow_other into {FUSE_CONFIG}",
+        )
+
+
+def cache_folder(folder: Path) -> Findings:
+    """Look at where blocks and listings are kept: whose it is, on what, and how much room there is."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        if there == folder:
+            check_holder(folder)
+            if (folder / VERSION).exists():
+                secure(folder / VERSION)
+    except OSError as error:
+        yield Finding("bad", f"the cache is refused: {error}")
+        return
+    if not os.access(there, os.W_OK):
+        yield Finding("warn", f"{there} may not be written: nothing will be kept", "choose another: --cache-dir")
+    text = os.fspath(there.resolve())
+    above = [one for one in points.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
+    kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else "an unknown file system"
+    if kind in REMOTE:
+        yield Finding("warn", f"the cache {folder} is on {kind}", "choose a folder on a local disk: --cache-dir")
+    else:
+        yield Finding("ok", f"the cache {folder} is on {kind}")
+    from empiarfs.storage.disk import floor_of  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
+
+    room = shutil.disk_usage(there)
+    left = room.free - floor_of(room.total)
+    if left < 0:
+        yield Finding("warn", "there is no room for the cache", "make room, or choose another disk: --cache-dir")
+    else:
+        yield Finding("ok", f"the cache may take {left / MIB:.0f} MiB of the {room.free / MIB:.0f} MiB free there")
+
+
+def slots_folder() -> Findings:
+    """Look whether connections can be counted over all processes."""
+    folder = runtime_folder()
+    advice = "set XDG_RUNTIME_DIR to a folder of your own on this machine"
+    try:
+        secure(folder)
+        lock = os.open(folder / "doctor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # another doctor's; locks work
+        finally:
+            os.close(lock)
+    except OSError as error:
+        yield Finding("warn", f"{folder}: {error}; connections of other programs are not counted", advice)
+    else:
+        yield Finding("ok", f"connections are counted in {folder}")
+
+
+def open_files() -> Findings:
+    """Look how many files a process may open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < FEWEST_FILES:
+        yield Finding("warn", f"a process may open {most} files; a busy mount needs more", "ulimit -n 1024")
+    else:
+        yield Finding("ok", f"a process may open {'any number of' if most < 0 else most} files")
+
+
+def proxies(chosen: Settings) -> Findings:
+    """Tell which proxy stands before the server."""
+    named = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES}
+    shown = [f"{name}={without_credentials(value)}" for name, value in named.items() if value]
+    if not shown:
+        yield Finding("ok", "no proxy")
+        return
+    url = urlsplit(chosen.base_url)
+    if urllib.request.proxy_bypass(url.hostname or ""):
+        yield Finding("ok", f"no proxy for {url.hostname} (no_proxy; {', '.join(shown)})")
+        return
+    used = named[f"{url.scheme}_proxy"] or named["all_proxy"] or ""
+    if used.lower().startswith("socks"):
+        yield Finding("bad", f"a SOCKS proxy is set: {', '.join(shown)}", "empiarfs needs an HTTP proxy")
+    else:
+        yield Finding("ok", f"by proxy: {', '.join(shown)}")

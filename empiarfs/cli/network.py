@@ -1,0 +1,207 @@
+"""Which servers answer, how soon, and how fast."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from empiarfs.cli.findings import Finding, Findings, State
+from empiarfs.engine import blocks
+from empiarfs.errors import ArchiveError, Unavailable, Untrusted
+from empiarfs.model import Directory, File, Span, Stub
+from empiarfs.settings import BASE_URL, KIB, Settings, without_credentials
+
+if TYPE_CHECKING:
+    from empiarfs.empiar.http import HttpClient
+
+API_URL = "https://www.ebi.ac.uk/empiar/api/entry"
+AN_ENTRY = "10028"  # small, and there since the beginning
+NETWORK_SECONDS = 12.0  # for all that is asked of servers, together
+TRIPS = 3  # requests to measure the round trip by
+DEEPEST = 5  # directories on the way to a file that is worth reading
+READS = 3  # parts of it, to measure the rate by
+PART = 512 * KIB
+WORTH_READING = re.compile(r"[\d.]+[MG]")  # as a listing rounds a mebibyte and more
+LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches count hours
+NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
+
+
+def findings(chosen: Settings, seconds: float = NETWORK_SECONDS) -> Findings:
+    """Ask all servers at once, and wait for no longer than `seconds`."""
+    if chosen.offline:
+        yield Finding("ok", "offline, as set: no server is asked")
+        return
+    asked = [_Asked("the server", "bad", lambda: server(chosen))]
+    if chosen.base_url == BASE_URL:
+        asked.append(_Asked("EMPIAR's API", "warn", lambda: api(chosen)))
+    asked.append(_Asked("FTP", "warn", lambda: ftp(chosen)))
+    deadline = time.monotonic() + seconds
+    for one in asked:
+        yield from one.found(deadline)
+
+
+class _Asked:
+    """A look that runs in a thread of its own: names that cannot be found may take their time.
+
+    Args:
+        whom: who is asked, for the line that says that no answer came.
+        state: how bad that is.
+        look: what is done.
+    """
+
+    def __init__(self, whom: str, state: State, look: Callable[[], Findings]) -> None:
+        self._whom = whom
+        self._state: State = state
+        self._look = look
+        self._found: list[Finding] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def found(self, deadline: float) -> Findings:
+        """Give what was found before `deadline`."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        found = list(self._found)
+        yield from found
+        if self._thread.is_alive():
+            what = "takes long; not all was measured" if found else "does not answer"
+            yield Finding("warn" if found else self._state, f"{self._whom} {what}", "" if found else NO_NETWORK)
+
+    def _run(self) -> None:
+        try:
+            try:
+                self._look_once()
+            except Unavailable as error:  # about 3 % of requests hang
+                if self._found or isinstance(error, Untrusted):
+                    raise
+                self._look_once()
+        except OSError as error:
+            state: State = "warn" if self._found else self._state
+            self._found.append(Finding(state, f"{self._whom}: {_reason(error)}", _advice(error)))
+
+    def _look_once(self) -> None:
+        for one in self._look():
+            self._found.append(one)  # one by one, so that what is known is known when time is up
+
+
+def server(chosen: Settings) -> Findings:
+    """Ask the server of the base URL; measure the clock, the round trip and the rate."""
+    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    with wire.client_of(chosen, chosen.base_url) as asking:
+        with asking.asked("HEAD", "", slash=True) as reply:
+            date = reply.headers.get("Date", "")
+        yield Finding("ok", f"{without_credentials(chosen.base_url)} answers")
+        yield from clock(date, time.time())
+        trips = [_seconds(lambda: _head(asking)) for _ in range(TRIPS)]
+        yield Finding("ok", f"a round trip takes {min(trips) * 1000:.0f} ms")
+        yield from rate(asking, AN_ENTRY if chosen.base_url == BASE_URL else "")
+
+
+def clock(date: str, now: float) -> Findings:
+    """Compare the clock of this machine with the server's.
+
+    Args:
+        date: the Date header of a reply.
+        now: when it came, in seconds since 1970.
+    """
+    try:
+        skew = now - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return
+    if abs(skew) > LARGEST_SKEW:
+        side = "fast" if skew > 0 else "slow"
+        yield Finding(
+            "warn", f"this machine's clock is {abs(skew):.0f} s {side}", "set it: timedatectl set-ntp true"
+        )
+    else:
+        yield Finding("ok", "this machine's clock is right")
+
+
+def rate(asking: "HttpClient", begin: str) -> Findings:
+    """Read parts of a file below `begin`, one after the other, and tell how fast they came."""
+    from empiarfs.empiar.http import HttpOrigin  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    file = _some_file(asking, begin)
+    if file is None:
+        yield Finding("warn", "no file was found to measure the rate by")
+        return
+    origin = HttpOrigin(asking)
+    spans = blocks.cut(Span(0, min(file.size, READS * PART)), PART)
+    seconds = sum(_seconds(lambda span=span: sum(map(len, origin.fetch(file, span)))) for span in spans)  # type: ignore[misc]
+    if file.size < PART:
+        yield Finding("ok", f"{file.path} can be read; it is too short to measure the rate by")
+    else:
+        speed = spans[-1].stop / max(seconds, 1e-6) / 1e6
+        yield Finding("ok", f"one connection brings {speed:.1f} MB/s, from {file.path}")
+
+
+def api(chosen: Settings) -> Findings:
+    """Ask for what EMPIAR knows of an entry."""
+    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    with wire.client_of(chosen, API_URL) as asking, asking.asked("GET", AN_ENTRY, slash=True) as reply:
+        is_record = next(reply.pieces(), b"").lstrip().startswith(b"{")
+    if is_record:
+        yield Finding("ok", "EMPIAR's API answers")
+    else:
+        yield Finding("warn", f"{API_URL} gives no record", "files do not need it")
+
+
+def ftp(chosen: Settings) -> Findings:
+    """Ask the FTP server, from which exact sizes may come."""
+    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+
+    sizes = wire.ftp_of(chosen)
+    if sizes is None:
+        yield Finding("ok", "no FTP: sizes are measured file by file")
+        return
+    sizes.check()
+    yield Finding("ok", f"FTP answers: {without_credentials(wire.ftp_url(chosen))}")
+
+
+def _some_file(asking: "HttpClient", begin: str) -> File | None:
+    """Give a file of a mebibyte or more, or else any, on the way down from `begin`."""
+    from empiarfs.empiar.http import HttpOrigin  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+    from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - the same
+
+    listing, directory = HtmlListing(asking), begin
+    found: Stub | None = None
+    for _ in range(DEEPEST):
+        entries = listing.scan(directory)
+        stubs = [entry for entry in entries if isinstance(entry, Stub)]
+        worth = [stub for stub in stubs if WORTH_READING.fullmatch(stub.listed_size)]
+        found = next(iter(worth), found or next(iter(stubs), None))
+        below = next((entry.path for entry in entries if isinstance(entry, Directory)), None)
+        if worth or below is None:
+            break
+        directory = below
+    return None if found is None else HttpOrigin(asking).measure(found.path)
+
+
+def _head(asking: "HttpClient") -> None:
+    with asking.asked("HEAD", "", slash=True):
+        pass
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
+
+
+def _reason(error: OSError) -> str:
+    return error.reason if isinstance(error, ArchiveError) else without_credentials(str(error))
+
+
+def _advice(error: OSError) -> str:
+    match error:
+        case Untrusted():
+            return "a proxy of your site may stand before it: ask for its certificate, and give it with --ca-bundle"
+        case FileNotFoundError():
+            return "is that the directory that holds the numbered entries? --base-url names another"
+        case PermissionError():
+            return "does it want a user name and password in the address, or is your address refused?"
+        case _:
+            return NO_NETWORK

@@ -1,0 +1,105 @@
+"""What a look into the cache folder finds; values only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from empiarfs.storage.table import Row, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is kept of one entry of one archive."""
+
+    archive: str
+    entry: str
+    files: int
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a cache folder holds.
+
+    Attributes:
+        parts: entry by entry.
+        oldest, newest: when a block was stored or used last, in seconds since 1970; None where there is none.
+        index_bytes: of all listings together.
+        directories: how many are listed.
+        measured: of how many files the exact size is known.
+        free: bytes free on the file system.
+        floor: bytes of it that the cache always leaves free.
+        faults: what cannot be used, and why.
+        foreign: what is not ours.
+    """
+
+    parts: tuple[Part, ...]
+    oldest: float | None
+    newest: float | None
+    index_bytes: int
+    directories: int
+    measured: int
+    free: int
+    floor: int
+    faults: tuple[str, ...]
+    foreign: tuple[Path, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all blocks."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def blocks(self) -> int:
+        """How many."""
+        return sum(part.blocks for part in self.parts)
+
+    @property
+    def files(self) -> int:
+        """Of how many files there are blocks."""
+        return sum(part.files for part in self.parts)
+
+
+@dataclass(slots=True)
+class Verified:
+    """What a look at every block has found.
+
+    Attributes:
+        blocks: how many were read.
+        bytes: theirs.
+        damaged: how many were not what their names say; they are gone now.
+        missing: of how many the file was gone; their rows are, too.
+        orphans: how many files nobody knew of; they are gone now.
+        faults: what could not be looked at, and why.
+        foreign: what is not ours, and stays.
+    """
+
+    blocks: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    missing: int = 0
+    orphans: int = 0
+    faults: tuple[str, ...] = ()
+    foreign: tuple[Path, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was damaged."""
+        return not (self.damaged or self.missing or self.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One kept block, to be compared with the server's.
+
+    Attributes:
+        row: where it is kept, with others.
+        segment: what that holds.
+        number: which block of the file it is.
+        data: its bytes.
+    """
+
+    row: Row
+    segment: Segment
+    number: int
+    data: bytes

@@ -1,0 +1,401 @@
+"""`empiarfs cache`: what is kept, whether it is whole, and how to be rid of it."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from commands import isolated, run
+from fakes import noise
+from scripted import MODIFIED, Reply, Request, ScriptedServer, Website
+
+from empiarfs import wire
+from empiarfs.model import Block, File
+from empiarfs.settings import KIB, Settings, load
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.index import SqliteIndex
+from empiarfs.storage.table import parsed
+
+SIZE = 128 * KIB
+LARGE = noise(4 * SIZE + 100)
+FILES = {
+    b"10028/data/large.mrc": LARGE,
+    b"10028/data/a b \xff.mrc": b"odd",
+    b"10029/x": b"x",
+}
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """A good server, which the settings name, and a cache that holds all of its files: seven blocks."""
+    isolated(tmp_path, monkeypatch)
+    with ScriptedServer(Website(FILES)) as server:
+        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+        for path in FILES:
+            assert run("stat", os.fsdecode(path)).exit_code == 0
+        with closing(store()) as kept:
+            for path, content in FILES.items():
+                file = File(os.fsdecode(path), len(content), MODIFIED)
+                parts = [content[begin : begin + SIZE] for begin in range(0, len(content), SIZE)]
+                for numbers in filter(None, (range(len(parts))[:2], range(len(parts))[2:3], range(len(parts))[3:])):
+                    kept.put(Block(file, numbers.start), *(parts[number] for number in numbers))
+        yield server
+
+
+def store() -> DiskStore:
+    """Open the blocks as an archive does."""
+    settings = load({}, os.environ)
+    folder = settings.cache_dir / "v1" / "blocks"
+    return DiskStore(folder, 1 << 30, archive=wire.identity(settings), block_bytes=SIZE)
+
+
+def cache() -> Path:
+    """Give the cache folder."""
+    return load({}, os.environ).cache_dir
+
+
+def segments() -> list[Path]:
+    """Give the files of segments: of the large file two, one and two blocks together, and of the others one."""
+    return sorted((cache() / "v1" / "blocks").rglob("*.val"))
+
+
+def kept_text() -> str:
+    """Give the bytes of all segments, as people read them."""
+    return f"{sum(file.stat().st_size for file in segments()) / KIB:.1f} KiB"
+
+
+def large_segment(number: int) -> Path:
+    """Give the file of the segment that holds a block of the large file."""
+    folder = cache() / "v1" / "blocks"
+    with closing(sqlite3.connect(folder / "cache.db")) as database:
+        for key, name in database.execute("SELECT key, filename FROM Cache"):
+            found = parsed(key)
+            if found and found.file.path == "10028/data/large.mrc" and number in found.numbers:
+                return Path(folder / name)
+    raise AssertionError("it is not kept")
+
+
+def info() -> Any:
+    """Give what `info` tells programs."""
+    result = run("cache", "info", "--json")
+    assert result.exit_code == 0
+    return json.loads(result.stdout)
+
+
+def kept() -> dict[str, int]:
+    """Give the number of blocks of each entry."""
+    return {one["entry"]: one["blocks"] for one in info()["entries"]}
+
+
+def test_path_is_the_folder(server: ScriptedServer) -> None:
+    """One line, fit for a shell."""
+    assert run("cache", "path").stdout == f"{cache()}\n"
+    assert run("cache", "path", "--cache-dir=/elsewhere").stdout == "/elsewhere\n"
+
+
+def test_info_counts_what_is_kept(server: ScriptedServer) -> None:
+    """Blocks and bytes, entry by entry; listings; the room there is."""
+    told = info()
+    assert kept() == {"10028": 6, "10029": 1}
+    assert (told["blocks"], told["files"], told["limit"]) == (7, 3, Settings().cache_size)
+    assert told["bytes"] == sum(file.stat().st_size for file in segments())
+    assert (told["index"]["directories"], told["index"]["measured"]) == (2, 3)
+    assert told["foreign"] == told["faults"] == []
+    room = shutil.disk_usage(cache())
+    assert told["floor"] == max(room.total // 20, 2 << 30)
+
+
+def test_info_is_for_people_too(server: ScriptedServer) -> None:
+    """Every entry has a line, the largest first."""
+    lines = run("cache", "info").stdout.splitlines()
+    assert lines[0] == f"folder:    {cache()}"
+    assert lines[1].startswith(f"kept:      {kept_text()} of at most 20.0 GiB: 7 blocks of 3 files")
+    assert [line.split()[0] for line in lines[-2:]] == ["10028", "10029"]
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "clear"])
+def test_a_cache_that_is_not_there_is_empty(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no error, and none is made."""
+    isolated(tmp_path, monkeypatch)
+    assert run("cache", command).exit_code == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_verify_finds_nothing_wrong_with_a_good_cache(server: ScriptedServer) -> None:
+    """Every block is read, no server asked, nothing removed."""
+    asked = len(server.requests)
+    result = run("cache", "verify")
+    assert (result.exit_code, result.stdout) == (0, f"7 blocks, {kept_text()}: 0 damaged, 0 without a file\n")
+    assert len(server.requests) == asked
+    assert len(segments()) == 5
+
+
+def flipped(file: Path) -> None:
+    """Change one bit of the last byte."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def emptied(file: Path) -> None:
+    """Leave nothing."""
+    os.truncate(file, 0)
+
+
+def replaced(file: Path) -> None:
+    """Put a directory in its place."""
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("harm", [flipped, emptied, replaced])
+def test_verify_removes_a_damaged_block(server: ScriptedServer, harm: Callable[[Path], None]) -> None:
+    """It says so, by its status too; the next look finds all well, and the block is fetched again."""
+    harm(large_segment(2))
+    result = run("cache", "verify")
+    assert result.exit_code == 1
+    assert "1 damaged" in result.stdout
+    assert kept() == {"10028": 5, "10029": 1}
+    assert run("cache", "verify").exit_code == 0
+    assert run("cat", "10028/data/large.mrc").stdout_bytes == LARGE
+
+
+def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
+    """A file in which something went wrong is not trusted for the rest."""
+    flipped(large_segment(4))
+    assert "7 blocks" in (said := run("cache", "verify").stdout)
+    assert "1 damaged" in said
+    assert kept() == {"10028": 4, "10029": 1}
+
+
+def test_verify_removes_rows_whose_files_are_gone(server: ScriptedServer) -> None:
+    """Which counts as damage: somebody was in the folder."""
+    large_segment(2).unlink()
+    result = run("cache", "verify")
+    assert result.exit_code == 1
+    assert "1 without a file" in result.stdout
+    assert len(kept()) == 2
+    assert run("cache", "verify").exit_code == 0
+
+
+def test_verify_removes_files_that_nobody_knows_of(server: ScriptedServer) -> None:
+    """Old ones: a young one may be a block that a mount is just storing."""
+    old, young = (cache() / "v1" / "blocks" / "ab" / "cd" / f"{digit * 28}.val" for digit in "01")
+    old.parent.mkdir(parents=True, exist_ok=True)
+    for file in (old, young):
+        file.write_bytes(b"left over")
+    os.utime(old, (LONG_AGO, LONG_AGO))
+    result = run("cache", "verify")
+    assert (result.exit_code, "1 files that belonged to no block are removed" in result.stdout) == (0, True)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_verify_removes_rows_of_other_programs_and_not_the_files_they_name(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Whatever a row points at outside stays as it is."""
+    outside = tmp_path / "precious"
+    outside.write_bytes(b"x")
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database, database:
+        database.execute(
+            "UPDATE Cache SET filename = ? WHERE rowid = (SELECT min(rowid) FROM Cache)", (str(outside),)
+        )
+        database.execute("UPDATE Cache SET raw = 0 WHERE rowid = (SELECT max(rowid) FROM Cache)")
+    result = run("cache", "verify")
+    assert (result.exit_code, "2 damaged" in result.stdout) == (1, True)
+    assert outside.exists()
+    assert run("cache", "verify").exit_code == 0
+
+
+def test_a_sample_is_compared_with_the_server(server: ScriptedServer) -> None:
+    """As many blocks as are asked for, one request each, over one connection."""
+    asked, lines = len(server.requests), server.connections
+    result = run("cache", "verify", "--against-origin", "3")
+    assert result.exit_code == 0
+    assert "3 blocks compared with the server's: 3 the same" in result.stdout
+    assert len(server.requests) - asked == 3
+    assert server.connections - lines == 1
+
+
+def test_all_are_compared_where_there_are_fewer(server: ScriptedServer) -> None:
+    """Each once."""
+    assert "7 blocks compared with the server's: 7 the same" in run("cache", "verify", "--against-origin=99").stdout
+
+
+def test_a_block_that_differs_from_the_servers_is_removed(server: ScriptedServer) -> None:
+    """A block that is whole and wrong can be found in no other way; the status says so."""
+    file = File("10028/data/large.mrc", len(LARGE), MODIFIED)
+    with closing(store()) as kept:
+        assert kept.get(Block(file, 2)) == LARGE[2 * SIZE : 3 * SIZE]
+        kept.put(Block(file, 2), noise(SIZE, 7))
+    assert run("cache", "verify").exit_code == 0
+    result = run("cache", "verify", "--against-origin", "99")
+    assert result.exit_code == 1
+    assert "10028/data/large.mrc: block 2 differs; it is removed" in result.stdout
+    assert run("cat", "10028/data/large.mrc").stdout_bytes == LARGE
+
+
+def test_a_file_that_changed_at_the_server_is_no_damage(server: ScriptedServer) -> None:
+    """Its old blocks are those of the old version."""
+    server.answer = Website(FILES | {b"10029/x": b"longer"})
+    result = run("cache", "verify", "--against-origin", "99")
+    assert result.exit_code == 0
+    assert "6 the same, 1 of files that changed there" in result.stdout
+
+
+def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
+    """What was not compared was not found the same; and nothing is removed for it."""
+    server.stop()
+    result = run("cache", "verify", "--against-origin", "1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert len(segments()) == 5
+
+
+def test_clear_removes_everything(server: ScriptedServer) -> None:
+    """Blocks, listings, notes; the folder can be used again."""
+    words = f"{kept_text()} removed"
+    result = run("cache", "clear")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, words)
+    assert segments() == []
+    told = info()
+    assert told["blocks"] == 0
+    assert (told["index"]["directories"], told["index"]["measured"]) == (0, 0)
+    asked = len(server.requests)
+    assert run("ls", "10028/data").exit_code == 0
+    assert len(server.requests) == asked + 1
+
+
+def test_clear_of_an_entry_leaves_the_others(server: ScriptedServer) -> None:
+    """Its blocks and listings are gone, by either name; a longer number is another entry."""
+    run("ls")
+    for number, left in (("1002", {"10028": 6, "10029": 1}), ("EMPIAR-10028", {"10029": 1})):
+        assert run("cache", "clear", number).exit_code == 0
+        assert kept() == left
+    asked = len(server.requests)
+    run("ls")
+    run("cat", "10029/x")
+    assert len(server.requests) == asked
+    run("ls", "10028/data")
+    assert len(server.requests) > asked
+
+
+def test_clear_wants_entries(server: ScriptedServer) -> None:
+    """What is none removes nothing."""
+    assert run("cache", "clear", "../10028").exit_code == 2
+    assert len(segments()) == 5
+
+
+@pytest.mark.parametrize(("answer", "left"), [("no", 5), ("yes", 0)])
+def test_clear_asks_on_a_terminal(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, answer: str, left: int
+) -> None:
+    """And does as it is told; --yes is not asked."""
+    asked = []
+
+    def confirm(text: str, *, abort: bool) -> None:
+        asked.append(text)
+        if abort and answer == "no":
+            raise click.Abort
+
+    monkeypatch.setattr("empiarfs.cli.cache._is_asked", lambda: True)
+    monkeypatch.setattr(click, "confirm", confirm)
+    assert run("cache", "clear").exit_code == (0 if answer == "yes" else 1)
+    assert len(asked) == 1
+    assert len(segments()) == left
+    assert run("cache", "clear", "--yes").exit_code == 0
+    assert len(asked) == 1
+    assert segments() == []
+
+
+def test_what_is_not_ours_stays_and_is_named(server: ScriptedServer) -> None:
+    """Wherever in the folder it lies, by info, verify and clear."""
+    ours = cache() / "v1" / "blocks"
+    foreign = [
+        cache() / "thesis.tex", cache() / "v1" / "notes", ours / "README", ours / "ab" / "x.val", ours / "00" / "y",
+    ]  # fmt: skip
+    for file in foreign:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("precious")
+    assert sorted(info()["foreign"]) == sorted(str(path) for path in foreign)
+    for command in ("info", "verify", "clear"):
+        said = run("cache", command).stdout
+        assert [path for path in foreign if str(path) not in said] == []
+        assert all(path.read_text() == "precious" for path in foreign)
+
+
+def test_a_broken_database_is_told_and_cleared(server: ScriptedServer) -> None:
+    """Looking at it changes nothing: it may be rescued. Verify fails, clear makes room, and all is well again."""
+    file = cache() / "v1" / "blocks" / "cache.db"
+    for more in ("-wal", "-shm"):
+        file.with_name(file.name + more).unlink(missing_ok=True)
+    file.write_bytes(b"rubbish " * 4096)
+    assert "cannot be used" in run("cache", "info").stdout
+    assert run("cache", "verify").exit_code == 1
+    assert file.read_bytes()[:7] == b"rubbish"
+    assert run("cache", "clear").exit_code == 0
+    assert segments() == []
+    assert run("cache", "verify").exit_code == 0
+    assert run("cat", "10029/x").stdout == "x"
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_listings_of_another_version_are_told_and_cleared(server: ScriptedServer, version: int) -> None:
+    """Older or newer; looking sets nothing aside."""
+    (file,) = (cache() / "v1").glob("tree-*.sqlite")
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    (fault,) = info()["faults"]
+    assert f"version {version}" in fault
+    assert "cannot be used" in run("cache", "info").stdout
+    assert file.exists()
+    assert run("cache", "clear").exit_code == 0
+    assert info()["faults"] == []
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "clear"])
+def test_a_folder_that_others_may_write_to_is_refused(server: ScriptedServer, command: str) -> None:
+    """In one line that says what to do."""
+    (cache() / "v1").chmod(0o777)
+    result = run("cache", command)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "may be written by others" in result.stderr
+    assert stat.S_IMODE((cache() / "v1").stat().st_mode) == 0o777
+
+
+def test_a_store_that_is_in_use_goes_on(server: ScriptedServer) -> None:
+    """What is cleared under an open archive is fetched again by it."""
+    settings = load({}, os.environ)
+    with closing(wire.archive(settings)) as archive:
+        opened = archive.open("10028/data/large.mrc")
+        assert opened.read(0, 10) == LARGE[:10]
+        assert run("cache", "clear").exit_code == 0
+        asked = len(server.requests)
+        assert opened.read(3 * SIZE, 10) == LARGE[3 * SIZE : 3 * SIZE + 10]
+        assert len(server.requests) > asked
+    with closing(SqliteIndex(next((cache() / "v1").glob("tree-*.sqlite")))) as index:
+        assert index.directory("10028/data") is None
+
+
+def test_what_the_server_says_of_itself_is_compared_by_its_bytes(server: ScriptedServer) -> None:
+    """A reply that is not what was asked for is no comparison, but an error."""
+    site = Website(FILES)
+
+    def cut(request: Request) -> Reply | None:
+        reply = site(request)
+        if reply is not None and request.method == "GET":
+            reply.body = reply.body[:-1]
+            reply.then = "close"
+        return reply
+
+    server.answer = cut
+    assert run("cache", "verify", "--against-origin", "1").exit_code == 1
+    assert len(segments()) == 5

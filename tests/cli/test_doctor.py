@@ -1,0 +1,364 @@
+"""`empiarfs doctor`: what stands in the way of a mount is told in a line with advice, and by the status."""
+
+import json
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import isolated, run
+from fakes import SOON, noise
+from scripted import Reply, Request, ScriptedServer, Website
+
+from empiarfs.cli import machine, network
+from empiarfs.cli.findings import Finding
+from empiarfs.mount import points
+from empiarfs.settings import BASE_URL, GIB, MIB, Settings, load
+
+FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/part 1/a.mrc": noise(2 * MIB), b"10029/x": b"x"}
+NOW = 1_700_000_000.0
+IN_ALL = 15.0  # seconds, whatever the network does
+
+
+class Dated(Website):
+    """A website that knows what time it is."""
+
+    skew = 0.0
+
+    def __call__(self, request: Request) -> Reply:
+        """Answer one request."""
+        from email.utils import formatdate  # noqa: PLC0415 - used here alone
+
+        reply = super().__call__(request)
+        reply.headers["Date"] = formatdate(time.time() + self.skew, usegmt=True)
+        return reply
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """A good server, which the settings name; and no proxy."""
+    isolated(tmp_path, monkeypatch)
+    for name in machine.PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with ScriptedServer(Dated(FILES)) as server:
+        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+        yield server
+
+
+def told(*flags: str) -> Any:
+    """Give what `doctor` tells programs."""
+    return json.loads(run("doctor", "--json", *flags).stdout)
+
+
+def of_network(*, seconds: float = SOON) -> list[Finding]:
+    """Give what is found of the network."""
+    return list(network.findings(load({}, os.environ), seconds))
+
+
+def states(findings: list[Finding]) -> list[str]:
+    """Give the states alone."""
+    return [one.state for one in findings]
+
+
+def test_all_is_well(server: ScriptedServer) -> None:
+    """Here, where mounts are tested: status 0, every line is ok, and the last line says so."""
+    result = run("doctor")
+    lines = result.stdout.splitlines()
+    assert (result.exit_code, lines[-1]) == (0, "all is well")
+    assert not [line for line in lines if line.startswith("bad")]
+    for word in ("/dev/fuse", "libfuse", "--allow-other", "cache", "connections", "files", "proxy", "round trip"):
+        assert any(line.startswith(("ok", "warn")) and word in line for line in lines), word
+
+
+def test_programs_are_told_the_same(server: ScriptedServer) -> None:
+    """State, line and advice of each, and whether all is well."""
+    found = told()
+    assert found["healthy"] is True
+    assert {frozenset(one) for one in found["findings"]} == {frozenset({"state", "what", "advice"})}
+
+
+def test_the_rate_is_measured_politely(server: ScriptedServer) -> None:
+    """By a few short parts of the first file that is worth it: a dozen requests over one connection."""
+    found = of_network()
+    assert states(found) == ["ok"] * 5
+    assert found[3].what.startswith("one connection brings ")
+    assert "10028/data/part 1/a.mrc" in found[3].what
+    assert len(server.requests) <= 12
+    assert server.connections == 1
+    wanted = [request.headers["range"] for request in server.requests if "range" in request.headers]
+    assert wanted == ["bytes=0-524287", "bytes=524288-1048575", "bytes=1048576-1572863"]
+
+
+@pytest.mark.parametrize("files", [{b"10028/small": b"x"}, {b"10028/empty": b""}])
+def test_a_file_that_is_too_short_is_read_all_the_same(server: ScriptedServer, files: dict[bytes, bytes]) -> None:
+    """It says nothing of the rate."""
+    server.answer = Dated(files)
+    assert "too short" in of_network()[3].what
+
+
+def test_an_archive_without_files_is_told(server: ScriptedServer) -> None:
+    """It is a warning."""
+    server.answer = Dated({b"x/y/z/1/2/3/4/5/6/7": b""})
+    assert of_network()[3] == Finding("warn", "no file was found to measure the rate by")
+
+
+def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
+    """With advice, and in time."""
+    server.stop()
+    begun = time.monotonic()
+    result = run("doctor")
+    assert time.monotonic() - begun < IN_ALL
+    assert result.exit_code == 1
+    assert "bad   the server: the server refuses connections\n      is there a network" in result.stdout
+    assert result.stdout.splitlines()[-1] == "not well: see the lines that say bad"
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [("404 Not Found", "--base-url"), ("401 Unauthorized", "password"), ("502 Bad", "network")],
+)
+def test_a_server_that_refuses_is_bad(server: ScriptedServer, status: str, advice: str) -> None:
+    """Each with its own advice."""
+    server.answer = lambda _: Reply(status, {"Content-Length": "0"})
+    found = of_network()
+    assert found[0].state == "bad"
+    assert advice in found[0].advice
+
+
+def test_one_request_that_is_lost_is_no_illness(server: ScriptedServer) -> None:
+    """About 3 % of them hang."""
+    site, first = Dated(FILES), threading.Event()
+
+    def answer(request: Request) -> Reply | None:
+        if not first.is_set():
+            first.set()
+            return None
+        return site(request)
+
+    server.answer = answer
+    assert states(of_network()) == ["ok"] * 5
+
+
+def test_what_breaks_off_in_the_middle_is_a_warning(server: ScriptedServer) -> None:
+    """The server answers, and not to everything."""
+    site = Dated(FILES)
+    server.answer = lambda request: site(request) if request.method == "HEAD" else None
+    found = of_network()
+    assert states(found) == ["ok", "ok", "ok", "warn", "ok"]
+
+
+def test_a_network_that_is_silent_is_given_up_in_time(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking a name up can take minutes where packets are lost."""
+    release = threading.Event()
+
+    def forever(*_: object, **__: object) -> None:
+        release.wait(SOON)
+        raise OSError("no")
+
+    monkeypatch.setattr(socket, "getaddrinfo", forever)
+    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://archive.invalid/x")
+    begun = time.monotonic()
+    found = of_network(seconds=0.3)
+    assert time.monotonic() - begun < SOON / 2
+    assert found[0] == Finding("bad", "the server does not answer", network.NO_NETWORK)
+    release.set()
+
+
+def test_offline_nobody_is_asked(server: ScriptedServer) -> None:
+    """And that is no illness."""
+    result = run("doctor", "--offline")
+    assert result.exit_code == 0
+    assert "no server is asked" in result.stdout
+    assert server.connections == 0
+
+
+def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the server's nor the proxy's."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url.replace("://", "://me:secret@"))
+    result = run("doctor")
+    assert "proxy:3128" in result.stdout
+    assert "secret" not in result.output
+
+
+def test_empiars_api_is_asked_of_empiar_alone(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
+    """Its record counts, and nothing else that comes in its place."""
+    assert not any("API" in one.what for one in of_network())
+    monkeypatch.setattr(network, "API_URL", f"{server.base_url}/api")
+    for body, state in ((b'{"EMPIAR-10028": {}}', "ok"), (b"<html>", "warn"), (b"", "warn")):
+        server.answer = Website({b"api/10028/": body})
+        assert states(list(network.api(Settings()))) == [state]
+    monkeypatch.setattr(network, "server", lambda _: iter(()))
+    monkeypatch.setattr(network, "ftp", lambda _: iter(()))
+    server.answer = Website({b"api/10028/": b"{"})
+    assert states(list(network.findings(Settings(base_url=BASE_URL)))) == ["ok"]
+
+
+def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes can be had without."""
+    monkeypatch.delenv("EMPIARFS_NO_FTP")
+    monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@127.0.0.1:{server.port}/x")
+    server.stop()
+    found = of_network()[-1]
+    assert found.state == "warn"
+    assert "FTP" in found.what
+    assert "secret" not in found.what
+
+
+@pytest.mark.parametrize(
+    ("ahead", "state", "words"),
+    [(0, "ok", "right"), (59, "ok", "right"), (90, "warn", "90 s fast"), (-3600, "warn", "3600 s slow")],
+)
+def test_the_clock_is_compared_with_the_servers(ahead: int, state: str, words: str) -> None:
+    """A minute matters to nobody."""
+    (found,) = network.clock("Tue, 14 Nov 2023 22:13:20 GMT", NOW + ahead)
+    assert (found.state, words in found.what) == (state, True)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:20 GMT"])
+def test_a_server_that_tells_no_time_says_nothing_of_the_clock(date: str) -> None:
+    """Nothing is guessed."""
+    assert list(network.clock(date, NOW)) == []
+
+
+def refusing(error: OSError) -> Any:
+    """Give an `os.open` that cannot open the FUSE device."""
+    before = os.open
+
+    def opened(path: Any, *arguments: Any, **more: Any) -> int:
+        if path == machine.DEVICE:
+            raise error
+        return before(path, *arguments, **more)
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (FileNotFoundError(2, "none"), "--device"),
+        (OSError(19, "no module"), "modprobe"),
+        (PermissionError(13, "no"), "ask"),
+    ],
+)
+def test_a_machine_without_fuse_is_bad(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, error: OSError, advice: str
+) -> None:
+    """As in most containers."""
+    monkeypatch.setattr(os, "open", refusing(error))
+    (found,) = machine.device()
+    assert (found.state, advice in found.advice) == ("bad", True)
+    assert run("doctor").exit_code == 1
+
+
+def test_a_user_without_fusermount_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Root needs none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert states(list(machine.helper())) == ["ok"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert states(list(machine.helper())) == ["bad"]
+
+
+def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those there are."""
+    monkeypatch.setenv("EMPIARFS_FUSE", "pyfuse3")
+    (found,) = machine.library()
+    assert (found.state, found.advice) == ("bad", "write mfusepy or fusepy")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "state", "open_to_us"),
+    [
+        ("user_allow_other", "yes", "ok", 1),
+        (" user_allow_other ", "yes", "ok", 1),
+        ("#user_allow_other", "yes", "bad", 0),
+        ("#user_allow_other", "no", "ok", 0),
+    ],
+)
+def test_others_may_read_where_the_administrator_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: str, state: str, open_to_us: int
+) -> None:
+    """It is an illness only where it is asked for."""
+    (tmp_path / "fuse.conf").write_text(f"# a comment\n{line}\n")
+    monkeypatch.setattr(machine, "FUSE_CONFIG", tmp_path / "fuse.conf")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (found,) = machine.others(load({"allow_other": wanted}, {}))
+    assert found.state == state
+    assert ("is open" in found.what) == bool(open_to_us)
+
+
+@pytest.mark.parametrize(("kind", "state"), [("ext4", "ok"), ("nfs4", "warn"), ("lustre", "warn")])
+def test_a_cache_that_is_not_on_a_local_disk_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
+) -> None:
+    """By the file system that is mounted nearest above it, and last."""
+    inside = points.Mounted(str(tmp_path), kind, frozenset())
+    table = [points.Mounted("/", "xfs", frozenset()), points.Mounted(str(tmp_path), "tmpfs", frozenset()), inside]
+    table.append(points.Mounted(f"{tmp_path}x", "nfs", frozenset()))
+    monkeypatch.setattr(points, "table", lambda: table)
+    found = next(machine.cache_folder(tmp_path / "not" / "there"))
+    assert (found.state, kind in found.what) == (state, True)
+
+
+def test_a_disk_without_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is free than is always left."""
+    from types import SimpleNamespace  # noqa: PLC0415 - used here alone
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=100 * GIB, free=4 * GIB))
+    assert states(list(machine.cache_folder(tmp_path))) == ["ok", "warn"]
+
+
+def test_a_cache_that_is_not_safe_is_bad(tmp_path: Path) -> None:
+    """Nothing would open on it."""
+    tmp_path.chmod(0o777)
+    (found,) = machine.cache_folder(tmp_path)
+    assert (found.state, "written by everybody" in found.what) == ("bad", True)
+
+
+def test_a_folder_for_slots_that_cannot_be_used_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections of other programs are not counted then."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    assert states(list(machine.slots_folder())) == ["warn"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert states(list(machine.slots_folder())) == ["ok"]
+
+
+@pytest.mark.parametrize(("most", "state"), [(256, "warn"), (1024, "ok"), (resource.RLIM_INFINITY, "ok")])
+def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch, most: int, state: str) -> None:
+    """A busy mount has many."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
+    assert states(list(machine.open_files())) == [state]
+
+
+@pytest.mark.parametrize(
+    ("environ", "state", "words"),
+    [
+        ({}, "ok", "no proxy"),
+        ({"HTTPS_PROXY": "http://p:1"}, "ok", "by proxy: https_proxy=http://p:1"),
+        ({"https_proxy": "socks5://p:1"}, "bad", "SOCKS"),
+        ({"ALL_PROXY": "socks5://p:1"}, "bad", "SOCKS"),
+        ({"HTTP_PROXY": "socks5://p:1"}, "ok", "by proxy"),
+        ({"https_proxy": "http://p:1", "no_proxy": "ebi.ac.uk"}, "ok", "no proxy for ftp.ebi.ac.uk"),
+    ],
+)
+def test_proxies_are_told(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], state: str, words: str) -> None:
+    """Which there are, and whether they can be used."""
+    for name in (*machine.PROXIES, "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (found,) = machine.proxies(Settings())
+    assert (found.state, words in found.what) == (state, True), found

@@ -1,0 +1,134 @@
+"""TLS: verified always, by the authorities one names; and what a user is told where it cannot be."""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from commands import isolated, run
+from scripted import Reply, Request, ScriptedServer, Website
+
+HERE = "127.0.0.1"
+FILES = {b"10028/data/a.mrc": b"bytes"}
+Start = Callable[..., ScriptedServer]
+AT_ONCE = 10.0  # seconds; a third of the patience that `ls` has
+
+
+class Authority:
+    """An authority that nobody but the test trusts, and the file that names it."""
+
+    def __init__(self, file: Path) -> None:
+        self._authority = trustme.CA()
+        self.file = file
+        self._authority.cert_pem.write_to_path(str(file))
+
+    def certificate(self, *names: str, **more: Any) -> ssl.SSLContext:
+        """Give what a server shows that calls itself `names`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(*names, **more).configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority of one's own; of the environment nothing is left."""
+    isolated(tmp_path, monkeypatch)
+    monkeypatch.setenv("EMPIARFS_PATIENCE", "30")
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return Authority(tmp_path / "authority.pem")
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts servers with the certificate given; the settings name the last."""
+    with ExitStack() as stack:
+
+        def started(tls: ssl.SSLContext, answer: Callable[[Request], Reply | None] | None = None) -> ScriptedServer:
+            server = stack.enter_context(ScriptedServer(answer or Website(FILES), tls))
+            monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+            return server
+
+        yield started
+
+
+def refused(*flags: str) -> str:
+    """See that `ls` is refused at once, in one line; give it."""
+    begun = time.monotonic()
+    result = run("ls", "10028/data", *flags)
+    assert time.monotonic() - begun < AT_ONCE
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_the_authority_that_is_named_is_believed(authority: Authority, start: Start) -> None:
+    """For listings and for bytes."""
+    start(authority.certificate(HERE))
+    bundle = f"--ca-bundle={authority.file}"
+    assert run("ls", "10028/data", bundle).stdout == "a.mrc\n"
+    assert run("cat", "10028/data/a.mrc", bundle).stdout == "bytes"
+
+
+def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Start) -> None:
+    """Nothing is asked of such a server, and the line says which flag may help."""
+    server = start(authority.certificate(HERE))
+    assert "--ca-bundle" in refused()
+    assert server.requests == []
+
+
+def test_another_name_is_not_believed(authority: Authority, start: Start) -> None:
+    """Whoever has signed it."""
+    server = start(authority.certificate("elsewhere.example"))
+    assert "another host" in refused(f"--ca-bundle={authority.file}")
+    assert server.requests == []
+
+
+def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, start: Start) -> None:
+    """Nor one that is not valid yet."""
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    start(authority.certificate(HERE, not_before=now - 2 * day, not_after=now - day))
+    assert "expired" in refused(f"--ca-bundle={authority.file}")
+    start(authority.certificate(HERE, not_before=now + day, not_after=now + 2 * day))
+    assert "not valid yet" in refused(f"--ca-bundle={authority.file}")
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_setting_goes_before_the_environment(
+    authority: Authority, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Which is believed where there is no setting."""
+    start(authority.certificate(HERE))
+    other = Authority(tmp_path / "other.pem")
+    monkeypatch.setenv(variable, str(authority.file))
+    assert "--ca-bundle" in refused(f"--ca-bundle={other.file}")
+    assert run("ls", "10028/data").exit_code == 0
+    monkeypatch.setenv(variable, str(other.file))
+    assert run("ls", "10028", f"--ca-bundle={authority.file}").exit_code == 0
+    monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
+    assert "REQUESTS_CA_BUNDLE" in refused("--base-url", start(authority.certificate(HERE)).base_url)
+
+
+def test_a_bundle_that_is_none_is_told_before_anything_begins(authority: Authority, start: Start) -> None:
+    """Also to a mount."""
+    server = start(authority.certificate(HERE))
+    for words in (("ls",), ("mount", str(authority.file.parent / "mnt"))):
+        result = run(*words, "--ca-bundle=/no/such/file")
+        assert result.exit_code == 1
+        assert result.stderr == "Error: --ca-bundle: '/no/such/file' cannot be read: No such file or directory\n"
+    assert server.connections == 0
+
+
+def test_nobody_is_sent_to_where_the_line_is_not_encrypted(authority: Authority, start: Start) -> None:
+    """A redirect of the same server to plain HTTP is an error."""
+    with ScriptedServer(Website(FILES)) as plain:
+        away = {"Location": f"{plain.base_url}/10028/data/", "Content-Length": "0"}
+        start(authority.certificate(HERE), lambda _: Reply("302 Found", away))
+        assert "not encrypted" in run("ls", "10028/x", "--patience=0", f"--ca-bundle={authority.file}").stderr
+        assert plain.requests == []

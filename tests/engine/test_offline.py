@@ -1,0 +1,177 @@
+"""Offline: what is known is given, the rest refused at once, and nothing is ever asked, refreshed or done ahead."""
+
+import math
+import pickle
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fakes import FakeClock, directory, noise, stub
+
+from empiarfs import wire
+from empiarfs.archive import Archive
+from empiarfs.engine.listings import Listings
+from empiarfs.engine.offline import OfflineListing, OfflineOrigin
+from empiarfs.engine.tree import Tree
+from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
+from empiarfs.model import Block, Directory, File, Span
+from empiarfs.settings import KIB, Settings
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.index import SqliteIndex
+
+DATA = "10028/data"
+A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
+FILE = File(A, 600 * KIB, 5)
+YEARS = 1e9  # seconds
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[SqliteIndex]:
+    """An index in which one directory was listed, one of its files measured, and one name found missing."""
+    with closing(SqliteIndex(tmp_path / "tree.sqlite")) as index:
+        index.replace(DATA, [stub(A), stub(B), directory(f"{DATA}/sub")], 0.0)
+        index.add(FILE)
+        index.remove(f"{DATA}/none", 0.0)
+        yield index
+
+
+@pytest.fixture
+def tree(index: SqliteIndex) -> Tree:
+    """A tree that is offline, a long time after all that."""
+
+    def never(_: object) -> None:
+        pytest.fail("a task was begun behind the reader's back")
+
+    origin = OfflineOrigin(index)
+    listings = Listings(
+        OfflineListing(), index, fresh=math.inf, clock=FakeClock(YEARS), background=never, absent=math.inf
+    )
+    return Tree(listings, origin, origin, None)
+
+
+def test_a_file_that_was_measured_is_measured(index: SqliteIndex) -> None:
+    """Also by another program, meanwhile."""
+    origin = OfflineOrigin(index)
+    assert origin.measure(A) == FILE
+    with pytest.raises(Offline):
+        origin.measure(B)
+    index.add(File(B, 7, None))
+    assert origin.measure(B) == File(B, 7, None)
+
+
+@pytest.mark.parametrize("path", ["10028", DATA, f"{DATA}/sub"])
+def test_what_is_known_to_be_a_directory_is_one(index: SqliteIndex, path: str) -> None:
+    """Because it was listed, or stands in a listing, or something below it was listed."""
+    with pytest.raises(IsADirectory):
+        OfflineOrigin(index).measure(path)
+
+
+@pytest.mark.parametrize("path", [B, "1002", "100281", "10028/dat", "10028/data2", "10029/data"])
+def test_the_rest_is_offline_and_says_which(index: SqliteIndex, path: str) -> None:
+    """A neighbour of a known directory is not known."""
+    with pytest.raises(Offline, match="offline") as caught:
+        OfflineOrigin(index).measure(path)
+    assert caught.value.path == path
+    assert pickle.loads(pickle.dumps(caught.value)).errno == caught.value.errno == 113  # noqa: S301 - our own
+
+
+def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
+    """Not even of what is known; at the call, before anybody waits."""
+    with pytest.raises(Offline) as of_bytes:
+        OfflineOrigin(index).fetch(FILE, Span(0, 1))
+    with pytest.raises(Offline) as of_names:
+        OfflineListing().scan(DATA)
+    assert (of_bytes.value.path, of_names.value.path) == (A, DATA)
+
+
+def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
+    """However old it is."""
+    assert [entry.path for entry in tree.entries(DATA)] == [A, B, f"{DATA}/sub"]
+    assert tree.stat(A) == FILE
+
+
+def test_what_was_missing_is_missing_for_good(tree: Tree) -> None:
+    """Nobody can say that it has come meanwhile."""
+    with pytest.raises(NotFound):
+        tree.stat(f"{DATA}/none")
+
+
+def test_a_name_that_is_not_listed_is_not_said_to_be_missing(tree: Tree) -> None:
+    """A listing may lack a name that the server has."""
+    with pytest.raises(Offline) as caught:
+        tree.stat(f"{DATA}/unlisted")
+    assert caught.value.path == f"{DATA}/unlisted"
+
+
+def test_a_directory_that_was_never_listed_is_walked_through(tree: Tree) -> None:
+    """Where something below it is known; its own names are not."""
+    assert tree.stat("10028") == Directory("10028")
+    assert tree.stat(DATA) == Directory(DATA)
+    with pytest.raises(Offline):
+        tree.entries("10028")
+    with pytest.raises(Offline):
+        tree.entries("")
+
+
+def test_a_known_file_is_no_directory(tree: Tree) -> None:
+    """That much is known of it."""
+    with pytest.raises(NotADirectory):
+        tree.entries(A)
+    with pytest.raises(NotADirectory):
+        tree.stat(f"{A}/x")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Offline, with nothing kept, at an address where nobody may knock."""
+    return Settings(
+        base_url="http://127.0.0.1:9/x", ftp_url="ftp://127.0.0.1:9/x", cache_dir=tmp_path / "cache", offline=True
+    )
+
+
+@pytest.fixture
+def archive(settings: Settings) -> Iterator[Archive]:
+    """What the wire puts together, with three of five blocks of one file kept."""
+    with closing(wire.archive(settings)) as archive:
+        kept = settings.cache_dir / "v1"
+        name = wire.identity(settings)
+        with closing(SqliteIndex(kept / f"tree-{name}.sqlite")) as index:
+            index.replace(DATA, [stub(A)], 0.0)
+            index.add(FILE)
+        store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block)
+        with closing(store):
+            for number in (0, 1, 2):
+                store.put(Block(FILE, number), noise(settings.block, number))
+        yield archive
+
+
+def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings: Settings) -> None:
+    """Reading in line neither asks nor fails for what lies ahead of the reader."""
+    opened = archive.open(A)
+    for offset in range(0, 3 * settings.block, 32 * KIB):
+        number, begin = divmod(offset, settings.block)
+        assert opened.read(offset, 32 * KIB) == noise(settings.block, number)[begin : begin + 32 * KIB]
+    with pytest.raises(Offline) as caught:
+        opened.read(3 * settings.block, 1)
+    assert caught.value.path == A
+    assert opened.read(FILE.size, 10) == b""
+
+
+def test_no_connection_is_made_and_no_slot_taken(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked for."""
+    import socket  # noqa: PLC0415 - replaced here alone
+
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", never)
+    monkeypatch.setattr(socket.socket, "connect_ex", never)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    for ask in (archive.entries, archive.stat, archive.open):
+        for path in (B, "10029", "10029/data"):
+            with pytest.raises(Offline):
+                ask(path)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,17 @@
+"""`empiarfs doctor` where mounts are made: the same users, the same bindings, a real server."""
+
+from apache import Apache
+from mounting import Mounts
+
+
+def test_where_mounts_work_all_is_well(mount: Mounts, apache: Apache, binding: str, user: str) -> None:
+    """For both users and bindings, and nothing is left behind that stands in the way of a mount."""
+    account = mount.account(user, binding)
+    done = account.empiarfs("doctor", f"--base-url={mount.base_url}", timeout=30)
+    lines = done.stdout.decode().splitlines()
+    assert (done.returncode, lines[-1]) == (0, "all is well"), lines
+    assert done.stderr == b""
+    assert any(binding in line and "libfuse" in line for line in lines)
+    assert any("can be read" in line for line in lines)
+    assert len(apache.requests()) <= 15
+    mount("10028", account=account)

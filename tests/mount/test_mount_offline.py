@@ -1,0 +1,226 @@
+"""Offline: what is kept is served, the rest is refused at once, and no server hears of it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from apache import Apache
+from mounting import Account, Mount, Mounts, eventually
+from world import SMALL_FILES, World, listed
+
+RANDOM = "10100/data/random.bin"
+FIRST = 2**20  # bytes that were read of the file of which the rest was not
+EHOSTUNREACH, ENOENT = 113, 2
+SOON = 1.0  # seconds in which a refusal must come; on a busy machine too, where most of it is Python's start
+
+
+def digest(path: str) -> str:
+    """Give the checksum of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def beginning(path: str, size: int) -> str:
+    """Give the checksum of the first bytes of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.sha256(file.read(size)).hexdigest()
+
+
+def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
+    """Give the error that an attempt meets, 0 for none, and the seconds it took."""
+    import os  # noqa: PLC0415 - runs in a process of its own
+    import time  # noqa: PLC0415 - the same
+
+    begun = time.monotonic()
+    try:
+        if verb == "list":
+            os.listdir(path)  # noqa: PTH208 - as programs do
+        elif verb == "stat":
+            os.stat(path)  # noqa: PTH116 - as programs do
+        else:
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.pread(number, 1000, offset)
+            finally:
+                os.close(number)
+    except OSError as error:
+        return error.errno or 0, time.monotonic() - begun
+    return 0, time.monotonic() - begun
+
+
+def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EHOSTUNREACH) -> None:
+    """See that an attempt is refused, and at once."""
+    found, seconds = made.call(refusal, verb, made / path, offset)
+    assert found == number
+    assert seconds < SOON
+
+
+def on_disk(store: Path) -> int:
+    """Give the bytes of all blocks."""
+    return sum(file.stat().st_size for file in store.rglob("*.val"))
+
+
+@pytest.fixture
+def filled(mount: Mounts, binding: str) -> Account:
+    """A user whose cache holds a file, the beginning of another, and some listings."""
+    account = mount.account(binding=binding)
+    made = mount("10100", "10200", "10300", "10400", account=account)
+    made.call(digest, made / RANDOM)
+    made.call(beginning, made / "10200/data/sparse.mrc", FIRST)
+    made.run("ls", made / "10300/data")
+    made.run("stat", made / "10300/data/0007.txt")
+    assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
+    store = account.home / "cache/empiarfs/v1/blocks"
+    eventually(lambda: on_disk(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
+    made.umount()
+    return account
+
+
+@pytest.fixture
+def offline(mount: Mounts, apache: Apache, filled: Account) -> Callable[..., Mount]:
+    """Mounts what `filled` has kept; the server hears nothing from then on."""
+    apache.clear()
+
+    def made(*entries: str, env: dict[str, str] | None = None) -> Mount:
+        flags = [] if env else ["--offline"]
+        one = mount(*(entries or ("10100", "10200", "10300", "10400")), account=filled, flags=flags, env=env)
+        one.expect("offline")
+        return one
+
+    return made
+
+
+def test_what_is_kept_is_served_and_no_server_hears_of_it(
+    offline: Callable[..., Mount], apache: Apache, world: World
+) -> None:
+    """Names, sizes and bytes that were seen before are there; the list of requests of the server stays empty."""
+    made = offline()
+    assert made.call(digest, made / RANDOM) == hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+    names = made.run("ls", made / "10300/data").stdout.decode().splitlines()
+    assert sorted(names) == listed(world.root / "10300/data")
+    status = made.run("stat", "--format=%s %Y", made / "10300/data/0007.txt").stdout.split()
+    truth = (world.root / "10300/data/0007.txt").stat()
+    assert [int(word) for word in status] == [truth.st_size, int(truth.st_mtime)]
+    made.umount()
+    assert apache.requests() == []
+
+
+def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree: Path, binding: str) -> None:
+    """With the server gone, and the setting in the environment, what was read is read."""
+    account = mount.account(binding=binding)
+    online = mount("10028", account=account, base_url=own_apache.url)
+    assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
+    eventually(lambda: list((account.home / "cache/empiarfs/v1/blocks").rglob("*.val")), "the block is on disk")
+    online.umount()
+    own_apache.stop()
+    made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})
+    made.expect("offline")
+    assert made.run("cat", made / "10028/data/a.txt").stdout == b"a.txt"
+    refused(made, "read", "10028/data/b.txt")
+
+
+def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
+    """A size, a listing, bytes, a name that is not listed: EHOSTUNREACH within a second, and again the same."""
+    made = offline()
+    for _ in range(2):  # the kernel keeps what is not there, and must not take this for it
+        refused(made, "stat", "10300/data/0008.txt")
+        refused(made, "list", "10400")
+        refused(made, "stat", "10300/data/unlisted.txt")
+        refused(made, "read", "10200/data/sparse.mrc", 2**31)
+    made.umount()
+    assert apache.requests() == []
+
+
+def test_what_was_not_there_is_not_there(offline: Callable[..., Mount]) -> None:
+    """A name of which the server said that it is none is ENOENT; so is an entry that was not asked for."""
+    made = offline()
+    refused(made, "stat", "10300/data/none.txt", number=ENOENT)
+    refused(made, "stat", "10028", number=ENOENT)
+
+
+def test_the_kept_part_of_a_file_is_read_whatever_is_missing_behind_it(offline: Callable[..., Mount]) -> None:
+    """Reading in line, with all that kernel and program ask for ahead, gives every byte up to the first gap."""
+    made = offline()
+    path = made / "10200/data/sparse.mrc"
+    done = made.run("dd", f"if={path}", "bs=64K", f"count={FIRST // 65536}", "status=none")
+    assert (done.returncode, len(done.stdout)) == (0, FIRST)
+    assert b"EMPIAR-3D" in done.stdout
+    after = made.run("dd", f"if={path}", "bs=1M", f"skip={2**31 // 2**20}", "count=1", "of=/dev/null")
+    assert b"No route to host" in after.stderr
+
+
+def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
+    """`ls -l` lists the files whose size is known, names the others, and goes on to the end."""
+    made = offline()
+    done = made.run("ls", "-l", made / "10300/data")
+    lines = done.stdout.decode().splitlines()[1:]
+    known = [line for line in lines if not line.startswith("-?")]
+    assert len(lines) == SMALL_FILES
+    assert [line.split()[-1] for line in known] == ["0007.txt"]
+    assert done.stderr.count(b"No route to host") == SMALL_FILES - 1
+
+
+def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
+    """However often a file is read or a directory looked into, each is one line; none is a traceback."""
+    made = offline()
+    for _ in range(3):
+        made.run("ls", "-l", made / "10300/data")
+        made.run("ls", made / "10400")
+        for place in (2**31, 2**31 + 2**20):
+            made.call(refusal, "read", made / "10200/data/sparse.mrc", place)
+    told = [line.partition(": ")[2] for line in made.log().splitlines() if "is offline" in line]
+    assert len(told) == len(set(told)) <= 3, told
+    assert any(line.startswith("read 10200/data/sparse.mrc") for line in told)
+
+
+def test_what_another_program_fetches_meanwhile_is_seen(
+    mount: Mounts, offline: Callable[..., Mount], filled: Account
+) -> None:
+    """A mount offline is not blind for what a program online brings into the cache beside it."""
+    made = offline()
+    refused(made, "list", "10400")
+    refused(made, "stat", "10300/data/0008.txt")
+    for words in (("ls", "10400"), ("stat", "10300/data/0008.txt")):
+        assert filled.empiarfs(*words, f"--base-url={mount.base_url}").returncode == 0
+    assert made.run("ls", made / "10400").stdout == b"closed\nopen.txt\n"
+    assert made.run("stat", "--format=%s", made / "10300/data/0008.txt").stdout == b"2\n"
+
+
+def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, binding: str) -> None:
+    """And does not wait for a server first; everything but the root is refused."""
+    account = mount.account(binding=binding)
+    made = mount(account=account, flags=["--offline"])
+    made.expect("offline")
+    assert made.started is not None
+    assert b"warning" in made.started.stderr
+    assert b"offline" in made.started.stderr
+    assert made.run("stat", made.path).returncode == 0
+    refused(made, "list", "")
+    refused(made, "stat", "10028")
+    assert apache.requests() == []
+
+
+def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, binding: str) -> None:
+    """Where a directory was listed its parents can be walked through, whether or not they were listed."""
+    account = mount.account(binding=binding)
+    assert account.empiarfs("ls", "10001/data/deep", f"--base-url={mount.base_url}").returncode == 0
+    apache.clear()
+    made = mount(account=account, flags=["--offline"])
+    made.expect("offline")
+    assert made.run("ls", made / "10001/data/deep").stdout == b"2\n"
+    refused(made, "list", "10001")
+    refused(made, "stat", "10001/other")
+    assert apache.requests() == []
+
+
+def test_the_sample_works_offline(mount: Mounts, binding: str) -> None:
+    """Its server is not started; what was read of it before is read, the rest is refused."""
+    account = mount.account(binding=binding)
+    whole = account.empiarfs("cat", "--sample", "99001/99001.xml")
+    assert whole.returncode == 0
+    made = mount("99001", account=account, flags=["--offline", "--sample"])
+    made.expect("offline")
+    assert made.run("cat", made / "99001/99001.xml").stdout == whole.stdout
+    refused(made, "list", "99001/data")
+    done = account.empiarfs("cat", "--sample", "--offline", "99001/99001.xml")
+    assert (done.returncode, done.stdout) == (0, whole.stdout)

@@ -1,0 +1,53 @@
+"""TLS under a mount: verified; and a certificate that cannot be is told at once, waited for, and then an error."""
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from mounting import Mounts
+from scripted import ScriptedServer, Website
+
+FILES = {b"10028/data/a.txt": b"bytes"}
+EIO = 5
+
+
+@pytest.fixture
+def authority(open_folder: Path) -> trustme.CA:
+    """An authority that nobody but the test trusts; `open_folder` has it in a file."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(open_folder / "authority.pem"))
+    return authority
+
+
+@pytest.fixture
+def server(authority: trustme.CA) -> Iterator[ScriptedServer]:
+    """A server with a certificate of that authority."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ScriptedServer(Website(FILES), context) as server:
+        yield server
+
+
+def test_a_mount_believes_the_authority_that_is_named(
+    mount: Mounts, server: ScriptedServer, open_folder: Path, binding: str
+) -> None:
+    """In the environment as well as by flag."""
+    bundle = {"EMPIARFS_CA_BUNDLE": str(open_folder / "authority.pem")}
+    made = mount("10028", base_url=server.base_url, env=bundle, account=mount.account(binding=binding))
+    assert made.run("cat", made / "10028/data/a.txt").stdout == b"bytes"
+
+
+def test_a_mount_tells_of_a_certificate_at_once_and_waits(mount: Mounts, server: ScriptedServer) -> None:
+    """The mount is made, with a warning that names the flag; readers get EIO when patience is at its end."""
+    made = mount("10028", base_url=server.base_url, env={"EMPIARFS_PATIENCE": "2"})
+    made.expect("certificate")
+    assert made.started is not None
+    assert b"--ca-bundle" in made.started.stderr
+    done = made.run("cat", made / "10028/data/a.txt")
+    assert b"Input/output error" in done.stderr
+    (first, *_) = [line for line in made.log().splitlines() if "WARNING" in line]
+    assert "certificate" in first
+    assert "asking again" in first
+    assert server.requests == []
