@@ -79,6 +79,12 @@ def begun(made: Mount) -> tuple[Path, Path, Callable[[float], Any]]:
     return path, go_on, answer
 
 
+@pytest.mark.promise("Bytes read are the bytes of the server's file, of one version of it.")
+@pytest.mark.promise(
+    "A file that changed at the server is another file: a handle opened before gets `ESTALE` for what was not "
+    "read yet; a new `open` gets the new version, whole."
+)
+@pytest.mark.promise("What the kernel had of the old version is dropped then.")
 @SIZES
 def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> None:
     """A handle opened before gets ESTALE; a new open gets the new version, whole, with its own length."""
@@ -89,6 +95,10 @@ def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> No
     eventually(lambda: made.call(whole, path) == new, "the new version is there, whole")
 
 
+@pytest.mark.promise(
+    "While a handle of the old version is open, a new `open` is `ESTALE` and the length is that of the old "
+    "version: the kernel has one set of pages for both."
+)
 @SIZES
 def test_while_the_old_version_is_open_nobody_gets_the_new_one(made: Mount, file: Path, size: int) -> None:
     """The kernel has one set of pages for both: who opens the file then gets ESTALE, and the log says why."""
