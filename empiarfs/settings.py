@@ -1,6 +1,7 @@
 """Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
 
 import dataclasses
+import hashlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
+
+SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
 
 LARGEST = 2**63 - 1  # what SQLite and the kernel can count
 
@@ -64,6 +67,11 @@ class Settings:
     allow_other: bool = False
     log_file: Path | None = None
     verbose: bool = False
+
+
+def archive_name(base_url: str) -> str:
+    """Give what the cache knows the archive at `base_url` by."""
+    return hashlib.blake2b(base_url.encode(), digest_size=8).hexdigest()
 
 
 def byte_count(text: str) -> int:

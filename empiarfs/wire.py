@@ -28,10 +28,10 @@ from empiarfs.engine.pace import Pace
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block
-from empiarfs.settings import MIB, Settings, without_credentials
+from empiarfs.settings import MIB, Settings, archive_name, without_credentials
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.folders import runtime_folder, secure
-from empiarfs.storage.index import SqliteIndex
+from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
     Raises:
         OSError: the cache folder cannot be used.
     """
-    identity = name or hashlib.blake2b(settings.base_url.encode(), digest_size=8).hexdigest()
+    identity = name or archive_name(settings.base_url)
     settings.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     secure(settings.cache_dir / "v1")
     stopping = threading.Event()
@@ -111,7 +111,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "") -> Arc
         longest_run=RUN,
         pace=pace,
     )
-    index = SqliteIndex(settings.cache_dir / "v1" / f"tree-{identity}.sqlite")
+    index = SqliteIndex(index_file(settings.cache_dir, identity))
     listings = Listings(
         WaitedFor(HtmlListing(client), gate.demand, patience),
         index,

@@ -7,9 +7,7 @@ from empiarfs import wire
 from empiarfs.archive import Archive
 from empiarfs.sample import content
 from empiarfs.sample.server import SampleServer
-from empiarfs.settings import Settings
-
-NAME = "sample"  # what the cache knows it by: its port is another each time
+from empiarfs.settings import SAMPLE, Settings
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
@@ -21,6 +19,6 @@ def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Call
 
     def opened(only: Sequence[str]) -> Archive:
         server.start()
-        return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, NAME)
+        return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, SAMPLE)
 
     return opened, server.stop

@@ -52,6 +52,11 @@ ON CONFLICT DO UPDATE SET
 _Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
 
+def index_file(cache_dir: Path, archive: str) -> Path:
+    """Give where the index of `archive` is kept."""
+    return cache_dir / "v1" / f"tree-{archive}.sqlite"
+
+
 def _key(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
