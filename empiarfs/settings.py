@@ -1,6 +1,7 @@
 """Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
 
 import dataclasses
+import hashlib
 import os
 import re
 import tomllib
@@ -18,6 +19,8 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
+
+SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
 
 LARGEST = 2**63 - 1  # what SQLite and the kernel can count
 
@@ -69,6 +72,11 @@ class Settings:
     allow_other: bool = False
     log_file: Path | None = None
     verbose: bool = False
+
+
+def archive_name(base_url: str) -> str:
+    """Give what the cache knows the archive at `base_url` by, whoever logs in there."""
+    return hashlib.blake2b(without_credentials(base_url).encode(), digest_size=8).hexdigest()
 
 
 def byte_count(text: str) -> int:

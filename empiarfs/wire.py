@@ -34,10 +34,10 @@ from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block
 from empiarfs.ports import Origin
-from empiarfs.settings import MIB, Settings, without_credentials
+from empiarfs.settings import MIB, Settings, archive_name, without_credentials
 from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.folders import VERSION, NotSafe, kept_folder, runtime_folder
-from empiarfs.storage.index import SqliteIndex
+from empiarfs.storage.folders import FOLDER, NotSafe, kept_folder, runtime_folder
+from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,6 @@ class _NoStore:
         """Do nothing."""
 
 
-def identity(settings: Settings, name: str = "") -> str:
-    """Give what the cache knows an archive by: its `name`, or what is made of its URL, whoever logs in there."""
-    return name or hashlib.blake2b(without_credentials(settings.base_url).encode(), digest_size=8).hexdigest()
-
-
 def _store(settings: Settings, archive: str, kept: Path | None) -> "DiskStore | _NoStore":
     if not settings.cache_size or kept is None:
         return _NoStore()
@@ -99,9 +94,9 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
         OSError: the cache folder may not be trusted, or is none.
     """
     kept = kept_folder(settings.cache_dir)
-    archive_id = identity(settings, name)
+    archive_id = name or archive_name(settings.base_url)
     store = _store(settings, archive_id, kept)
-    index = SqliteIndex(kept and kept / f"tree-{archive_id}.sqlite")
+    index = SqliteIndex(kept and index_file(settings.cache_dir, archive_id))
     if settings.offline:
         return _offline(settings, only, store, index)
     stopping = threading.Event()
@@ -273,7 +268,7 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
     if not url:
         return None
     digest = hashlib.blake2b(without_credentials(url).encode(), digest_size=8).hexdigest()
-    return FtpSizes(url, settings.cache_dir / VERSION / f"ftp-silent-{digest}", slot)
+    return FtpSizes(url, settings.cache_dir / FOLDER / f"ftp-silent-{digest}", slot)
 
 
 def ftp_of(settings: Settings) -> FtpSizes | None:

@@ -11,7 +11,7 @@ from empiarfs.cli import options, progress
 from empiarfs.cli.files import PROMPT_PATIENCE, printable
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
-from empiarfs.settings import GIB, KIB, MIB, Settings
+from empiarfs.settings import GIB, KIB, MIB, Settings, archive_name
 
 if TYPE_CHECKING:
     from empiarfs.storage.contents import Contents, Sampled
@@ -129,7 +129,7 @@ def _compared(upkeep: "Upkeep", chosen: Settings, count: int, *, sample: bool) -
     same = changed = 0
     different: list[Sampled] = []
     with options.located(chosen, sample=sample) as (there, name):
-        kept = upkeep.sample(wire.identity(there, name), count)
+        kept = upkeep.sample(name or archive_name(there.base_url), count)
         with wire.origin_of(there) as origin:
             for one in kept:
                 begin = one.number * one.segment.block_bytes

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import click
 
 from empiarfs.archive import entry_of
-from empiarfs.cli import options, progress
+from empiarfs.cli import complete, options, progress
 from empiarfs.model import Directory, Entry, File, Stub, name_of
 from empiarfs.settings import Settings, without_credentials
 
@@ -146,7 +146,7 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
 
 
 @click.command(epilog="Example: empiarfs ls -l 10028/data/Micrographs")
-@click.argument("path", default="")
+@click.argument("path", default="", shell_complete=complete.archive_paths)
 @click.option("--long", "-l", is_flag=True, help="Sizes and dates too; ~ marks a size that the server rounds.")
 @options.archive_options
 def ls(path: str, *, long: bool, **flags: Any) -> None:
@@ -169,7 +169,7 @@ def ls(path: str, *, long: bool, **flags: Any) -> None:
 
 
 @click.command(epilog="Example: empiarfs stat EMPIAR-10028/10028.xml")
-@click.argument("path")
+@click.argument("path", shell_complete=complete.archive_paths)
 @options.archive_options
 def stat(path: str, **flags: Any) -> None:
     """Tell the kind, exact size, date and address of PATH; a file is measured by one request, once."""
@@ -189,7 +189,7 @@ def stat(path: str, **flags: Any) -> None:
 
 
 @click.command(epilog="Example: empiarfs cat 10028/data/Particles/shiny_2sets.star > shiny_2sets.star")
-@click.argument("path")
+@click.argument("path", shell_complete=complete.archive_paths)
 @options.archive_options
 def cat(path: str, **flags: Any) -> None:
     """Write the bytes of the file PATH to standard output; with a progress bar where that is a file or a pipe."""

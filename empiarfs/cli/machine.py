@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from empiarfs.cli.findings import Finding, Findings
 from empiarfs.mount import points
 from empiarfs.settings import MIB, Settings, without_credentials
-from empiarfs.storage.folders import VERSION, check_holder, runtime_folder, secure
+from empiarfs.storage.folders import FOLDER, check_holder, runtime_folder, secure
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
 DEVICE = "/dev/fuse"
@@ -108,8 +108,8 @@ def cache_folder(folder: Path) -> Findings:
     try:
         if there == folder:
             check_holder(folder)
-            if (folder / VERSION).exists():
-                secure(folder / VERSION)
+            if (folder / FOLDER).exists():
+                secure(folder / FOLDER)
     except OSError as error:
         yield Finding("bad", f"the cache is refused: {error}")
         return

@@ -13,7 +13,7 @@ import click
 import platformdirs
 
 from empiarfs.archive import entry_of
-from empiarfs.cli import options
+from empiarfs.cli import complete, options
 from empiarfs.mount import daemon, points, status
 from empiarfs.settings import READERS, BadSetting
 
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0  # how long the shell waits for the server to know the entries it named
+
+# of libfuse's options those that change nothing of what SEMANTICS.md promises; a mistyped setting is none of them
+_FOR_LIBFUSE = {
+    "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname", "max_read",
+    "max_readahead", "rootcontext",
+}  # fmt: skip
 
 # what mount(8), fstab and systemd hand on, and what a read-only mount has anyway
 _IDLE = {
@@ -35,7 +41,7 @@ _IDLE = {
     epilog="Example: empiarfs mount ~/empiar 10028 10934, then: ls ~/empiar/10028/data",
 )
 @click.argument("mountpoint", type=click.Path(path_type=Path))
-@click.argument("entry", nargs=-1)
+@click.argument("entry", nargs=-1, shell_complete=complete.entries)
 @options.archive_options
 @click.option("--kernel-readahead", metavar="KIB", help="Let the kernel read KIB ahead; root alone may.")
 @click.option("--allow-other", is_flag=True, help="Let other users read; needs user_allow_other in /etc/fuse.conf.")
@@ -88,7 +94,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
 
 @click.command(epilog="Example: empiarfs umount ~/empiar")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(path_type=Path), shell_complete=complete.mount_points)
 @click.option("--lazy", "-z", is_flag=True, help="Take it away even from programs that use it.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount MOUNTPOINT; also one whose daemon died ("Transport endpoint is not connected")."""
@@ -173,7 +179,11 @@ def _read_ahead(path: str, kib: int) -> None:
 
 
 def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list[str]]:
-    """Sort the options of `-o` into settings, idle ones, and those for libfuse; a flag goes before them."""
+    """Sort the options of `-o` into settings, idle ones, and those for libfuse; a flag goes before them.
+
+    Raises:
+        BadSetting: one of them is none of these.
+    """
     merged = dict(flags)
     rest = []
     for option in filter(None, (word.strip() for word in extra.split(","))):
@@ -186,8 +196,12 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
                 merged[setting] = value if equals else "yes"
         elif setting == "sample":
             merged["sample"] = True
-        elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
+        elif name in _FOR_LIBFUSE:
             rest.append(option)
+        elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
+            raise BadSetting(
+                f"-o {name}: there is no such option; there are {', '.join((*READERS, *sorted(_FOR_LIBFUSE)))}"
+            )
     return merged, rest
 
 

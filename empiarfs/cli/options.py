@@ -125,7 +125,7 @@ def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settin
     from empiarfs.sample import embedded  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     with embedded.served(chosen) as there:
-        yield there, embedded.NAME
+        yield there, settings.SAMPLE
 
 
 def entry_number(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from empiarfs.cli import prometheus
+from empiarfs.cli import complete, prometheus
 from empiarfs.cli.files import printable
 from empiarfs.counters import Counters
 from empiarfs.mount import look, points
@@ -23,7 +23,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 @click.command(epilog="Example: empiarfs status ~/empiar")
-@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.argument("mountpoint", type=click.Path(path_type=Path), required=False, shell_complete=complete.mount_points)
 @click.option(
     "--json", "as_json", is_flag=True, help="As JSON: one object, or a list where no MOUNTPOINT is given."
 )

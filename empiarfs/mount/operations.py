@@ -19,6 +19,7 @@ from empiarfs.engine.cache import Recent
 from empiarfs.errors import ArchiveError, NotFound, Offline, Unavailable
 from empiarfs.model import Entry, File, name_of, parent_of
 from empiarfs.mount import status, view
+from empiarfs.mount.versions import Versions
 
 # with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 THREADS = 96  # of libfuse: more than the kernel's background requests, so that slow reads never block `ls`
 BACKGROUND = 48  # requests of the kernel's readahead at once
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
-MOST_TOLD = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
 MOST_OFFLINE = 10_000  # files and directories that were told to be out of reach
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
 READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
@@ -84,9 +84,7 @@ class Operations:
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
-        # the versions whose attributes the kernel has, and those whose pages it may have
-        self._told: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
-        self._paged: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
+        self._versions = Versions()
         self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
         self._numbers = itertools.count(1)
 
@@ -132,23 +130,17 @@ class Operations:
 
     def releasedir(self, _path: str | None, handle: int) -> int:
         """Forget a listing."""
-        return self._forget(handle)
+        self._handles.pop(handle, None)
+        return 0
 
     def open(self, path: str, info: Any) -> int:
-        """Open a file; its pages are kept across opens as long as it is the same version.
-
-        Where the kernel still has the attributes of another version, ESTALE makes it look the name up anew and
-        open once more (open(2) in fs/namei.c); it would cut the new file at the old one's end.
-        """
+        """Open a file; its pages are kept across opens as long as it is the same version."""
         path = path[1:]
         if path == status.NAME:
             return self._open_status(info)
         with _errors("open", path):
             opened = self._archive.open(path)
-        if self._told.get(path) != opened.file:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        info.keep_cache = self._paged.get(path) in {None, opened.file}
-        self._paged.put(path, opened.file)
+        info.keep_cache = self._versions.opened(opened.file)
         self._watch.opened(path)
         info.fh = self._kept(opened)
         return 0
@@ -162,7 +154,10 @@ class Operations:
 
     def release(self, _path: str | None, info: Any) -> int:
         """Forget an open file."""
-        return self._forget(info.fh)
+        opened = self._handles.pop(info.fh, None)
+        if isinstance(opened, OpenFile):
+            self._versions.closed(opened.file)
+        return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
         """Give bytes of an open file."""
@@ -194,7 +189,7 @@ class Operations:
     def filled(self, entry: Entry) -> dict[str, int]:
         """Give all attributes of a measured entry, for the kernel to keep."""
         if isinstance(entry, File):
-            self._told.put(entry.path, entry)
+            entry = self._versions.told(entry)
         assert view.is_measured(entry)  # noqa: S101 - the callers have looked
         return view.attributes(entry, self._owner, self._mounted)  # type: ignore[arg-type] # measured: no Stub
 
@@ -205,10 +200,6 @@ class Operations:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
-
-    def _forget(self, handle: int) -> int:
-        self._handles.pop(handle, None)
-        return 0
 
 
 class _Called(Operations):

@@ -8,9 +8,7 @@ from empiarfs import wire
 from empiarfs.archive import Archive
 from empiarfs.sample import content
 from empiarfs.sample.server import SampleServer
-from empiarfs.settings import Settings
-
-NAME = "sample"  # what the cache knows it by: its port is another each time
+from empiarfs.settings import SAMPLE, Settings
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
@@ -19,12 +17,12 @@ def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Call
     The server starts when the archive is opened, so that a daemon can fork in between. Offline there is none.
     """
     if settings.offline:
-        return (lambda only: wire.archive(settings, only, NAME)), lambda: None
+        return (lambda only: wire.archive(settings, only, SAMPLE)), lambda: None
     server = _server(settings)
 
     def opened(only: Sequence[str]) -> Archive:
         server.start()
-        return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, NAME)
+        return wire.archive(dataclasses.replace(settings, base_url=server.base_url), only, SAMPLE)
 
     return opened, server.stop
 

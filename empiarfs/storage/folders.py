@@ -10,7 +10,7 @@ Identity = tuple[int, int]
 
 log = logging.getLogger(__name__)
 
-VERSION = "v1"  # of what lies in the cache folder; another version has a folder of its own
+FOLDER = "v1"  # of what lies in the cache folder; another version has a folder of its own
 _ROOT = 0  # who may do anything anyway
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -40,7 +40,7 @@ def kept_folder(cache: Path) -> Path | None:
         NotSafe: someone else may write there.
         OSError: it is a file, or below one.
     """
-    folder = cache / VERSION
+    folder = cache / FOLDER
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_holder(cache)

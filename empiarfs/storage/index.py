@@ -10,7 +10,7 @@ from pathlib import Path
 
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
-from empiarfs.storage.folders import Identity, NotSafe, identity, secure, secure_file
+from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
 from empiarfs.storage.trouble import Trouble, is_busy, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ ON CONFLICT DO UPDATE SET
     dated_by_list = excluded.dated_by_list
 """
 _Row = tuple[bytes, int, str, str, int | None, int | None, int]
+
+
+def index_file(cache_dir: Path, archive: str) -> Path:
+    """Give where the index of `archive` is kept."""
+    return cache_dir / FOLDER / f"tree-{archive}.sqlite"
 
 
 def _key(path: str) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from empiarfs.storage import disk, listed, table
 from empiarfs.storage.contents import Contents, Part, Sampled, Verified
-from empiarfs.storage.folders import VERSION, check_holder, secure
+from empiarfs.storage.folders import FOLDER, check_holder, secure
 from empiarfs.storage.table import Row, Segment, Table
 
 YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a block that is being stored now
@@ -33,7 +33,7 @@ class Upkeep:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._kept = cache / VERSION
+        self._kept = cache / FOLDER
         self._blocks = self._kept / "blocks"
         if self._kept.is_dir():
             check_holder(cache)
@@ -161,7 +161,7 @@ class Upkeep:
     def foreign(self) -> Iterator[Path]:
         """Give what lies in the folder and is not ours: nothing here touches it."""
         for path in _children(self._cache):
-            if path.name not in {VERSION, "sample"}:
+            if path.name not in {FOLDER, "sample"}:
                 yield path
         for path in _children(self._kept):
             if path != self._blocks and not path.name.startswith(_OURS):

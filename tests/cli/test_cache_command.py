@@ -18,7 +18,7 @@ from scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
 from empiarfs.model import Block, File
-from empiarfs.settings import KIB, Settings, load
+from empiarfs.settings import KIB, Settings, archive_name, load
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.table import parsed
@@ -54,7 +54,7 @@ def store() -> DiskStore:
     """Open the blocks as an archive does."""
     settings = load({}, os.environ)
     folder = settings.cache_dir / "v1" / "blocks"
-    return DiskStore(folder, 1 << 30, archive=wire.identity(settings), block_bytes=SIZE)
+    return DiskStore(folder, 1 << 30, archive=archive_name(settings.base_url), block_bytes=SIZE)
 
 
 def cache() -> Path:

@@ -60,6 +60,15 @@ def test_the_rest_is_for_libfuse() -> None:
     assert sorted_out("max_read=4096,ro,debug, ,") == ({}, ["max_read=4096", "debug"])
 
 
+@pytest.mark.parametrize(
+    "word", ["nonsense", "cash_size=50G", "kernel_cache", "direct_io", "attr_timeout=1", "subtype=x"]
+)
+def test_what_nobody_knows_is_refused(word: str) -> None:
+    """So is what would break a promise; the line names the option, and those that there are."""
+    with pytest.raises(BadSetting, match=rf"-o {word.partition('=')[0]}: .*cache_size.*max_read"):
+        sorted_out(f"ro,{word}")
+
+
 def test_writing_is_refused() -> None:
     """`-o rw` typed by a user is a mistake worth a word."""
     with pytest.raises(BadSetting, match="read-only"):
@@ -95,7 +104,7 @@ def test_a_log_file_has_a_name_of_its_own_for_every_mount(point: str) -> None:
     assert file.parent == _log_file("/mnt").parent
 
 
-@pytest.mark.parametrize("option", ["cache_size=much", "connections=99", "memory=1M", "rw"])
+@pytest.mark.parametrize("option", ["cache_size=much", "connections=99", "memory=1M", "rw", "nonsense"])
 def test_a_wrong_option_is_one_line_and_nothing_is_mounted(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

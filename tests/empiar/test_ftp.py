@@ -143,6 +143,11 @@ STUBS = [
 ]
 
 
+@pytest.mark.promise(
+    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "server's time zone; the reply to every read is then checked against it as closely as that allows."
+)
+@pytest.mark.promise("Data never come over FTP; one list of a directory may.")
 def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> None:
     """All at once, over a connection that has a slot and gives it back."""
     slots = Slots()

@@ -181,6 +181,10 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
 }
 
 
+@pytest.mark.promise(
+    "A reply is used only if it is the part that was asked for (206, the very Content-Range) of a file of the "
+    "length and date that were measured."
+)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_reply_that_is_not_what_was_asked_for_is_refused(
     client: Client, server: ScriptedServer, wrong: str
@@ -209,12 +213,20 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
     assert len(got) <= 200
 
 
+@pytest.mark.promise(
+    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "server's time zone; the reply to every read is then checked against it as closely as that allows."
+)
 @pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
 def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client, apart: int) -> None:
     """A listing cuts the seconds off and writes local time: such a difference is no other version."""
     assert fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True)) == CONTENT[100:300]
 
 
+@pytest.mark.promise(
+    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "server's time zone; the reply to every read is then checked against it as closely as that allows."
+)
 @pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
 def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Client, apart: int) -> None:
     """Minutes that no time zone explains, or days, are another file."""
@@ -222,6 +234,9 @@ def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Clie
         fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True))
 
 
+@pytest.mark.promise(
+    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+)
 @pytest.mark.parametrize(
     ("text", "low", "high"),
     [
@@ -416,13 +431,16 @@ def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServ
     assert len(server.requests) <= 10
 
 
+@pytest.mark.promise(
+    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+)
 def test_a_refused_connection_is_unavailable() -> None:
     """A server that is not there is away, and nothing else."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         port = listening.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}{ROOT}") as client:
         for ask in (lambda: client.origin.measure(PATH), lambda: fetched(client), lambda: client.listing.scan("")):
-            with pytest.raises(Unavailable, match="refuses connections"):
+            with pytest.raises(Overloaded, match="refuses connections"):
                 ask()
 
 

@@ -177,6 +177,11 @@ def test_an_accession_stands_for_its_number(name: str, entry: str | None) -> Non
     assert entry_of(name) == entry
 
 
+@pytest.mark.promise(
+    "An archive that was opened before a fork refuses to work in the child, with a clear error: the two would "
+    "share connections, and get each other's replies."
+)
+@pytest.mark.promise("Open it in each process.")
 def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a fork all methods raise Closed, also those of a file opened before, and nothing is asked."""
     file = rig.archive.open(PATH)

@@ -41,6 +41,9 @@ def gate(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> Gate:
     return Gate(8, 2, clock)
 
 
+@pytest.mark.promise(
+    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+)
 def test_an_overloaded_server_halves_the_connections(gate: Gate, clock: FakeClock) -> None:
     """And halves them again when that was not enough, but never to none."""
     assert allowed(gate) == 8

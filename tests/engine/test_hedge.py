@@ -49,6 +49,10 @@ def test_what_is_answered_in_time_is_asked_once() -> None:
     assert rig.hedged.seconds == 0
 
 
+@pytest.mark.promise(
+    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most "
+    "eight at the beginning, and one in twenty from then on."
+)
 def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
     """The second answers; the first is broken, and both places are given back."""
     rig = Rig(Impatient())
@@ -101,6 +105,10 @@ def test_no_second_place_no_second_asking() -> None:
     assert len(rig.origin.fetches) == 1
 
 
+@pytest.mark.promise(
+    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most "
+    "eight at the beginning, and one in twenty from then on."
+)
 def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow throughout is not asked twice for everything: after a few it is only waited for."""
     monkeypatch.setattr(hedge, "SECONDS_AT_ONCE", 4.0)
@@ -117,6 +125,33 @@ def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
         barrier.lift()
         assert measuring.result(SOON) == rig.file
     assert rig.hedged.seconds == 4
+
+
+@pytest.mark.promise(
+    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most eight "
+    "at the beginning, and one in twenty from then on."
+)
+def test_twenty_requests_earn_a_second_asking() -> None:
+    """Eight are there to begin with; after them one in twenty requests may be sent twice."""
+    rig = Rig(Impatient(), most=1000)
+    for _ in range(8):
+        rig.origin.held(times=1)
+        assert rig.hedged.measure(PATH) == rig.file
+    barrier = rig.origin.held(times=1)
+    with ThreadPoolExecutor(1) as pool:
+        measuring = pool.submit(rig.hedged.measure, PATH)
+        barrier.wait_reached()
+        assert wait([measuring], timeout=0.2).done == set()
+        barrier.lift()
+        measuring.result(SOON)
+    assert rig.hedged.seconds == 8
+    rig.hedged._pace = EvenPace()  # on a busy machine one of these could be late
+    for _ in range(20):
+        rig.hedged.measure(PATH)
+    rig.hedged._pace = Impatient()
+    rig.origin.held(times=1)
+    assert rig.hedged.measure(PATH) == rig.file
+    assert rig.hedged.seconds == 9
 
 
 @pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Unavailable(PATH, "away")])

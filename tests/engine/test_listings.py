@@ -20,6 +20,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.promise("`ls` costs one request for a directory that is not known, none for one that is.")
 def test_a_directory_is_listed_once(world: World) -> None:
     """The second look costs no request, also in the next run."""
     assert world.listed() == ["a.mrc", "b.mrc"]
@@ -86,6 +87,9 @@ def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> N
     assert world.run_later() == 1
 
 
+@pytest.mark.promise(
+    "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
+)
 @pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Refused(DATA)])
 def test_a_failing_refresh_leaves_the_old_listing(
     world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
@@ -152,6 +156,7 @@ def test_a_refresh_keeps_what_was_measured(world: World) -> None:
     assert world.origin.measured == [A]
 
 
+@pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
 def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
     """Another size or date in the listing is another file."""
     world.listed()

@@ -16,7 +16,7 @@ from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
 from empiarfs.model import Block, Directory, File, Span
-from empiarfs.settings import KIB, Settings
+from empiarfs.settings import KIB, Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 
@@ -135,7 +135,7 @@ def archive(settings: Settings) -> Iterator[Archive]:
     """What the wire puts together, with three of five blocks of one file kept."""
     with closing(wire.archive(settings)) as archive:
         kept = settings.cache_dir / "v1"
-        name = wire.identity(settings)
+        name = archive_name(settings.base_url)
         with closing(SqliteIndex(kept / f"tree-{name}.sqlite")) as index:
             index.replace(DATA, [stub(A)], 0.0)
             index.add(FILE)

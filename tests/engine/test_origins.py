@@ -120,6 +120,7 @@ def test_all_places_may_be_taken_by_readers() -> None:
     assert gate.highest == 10
 
 
+@pytest.mark.promise("Two of them are never lent to what nobody waits for.")
 def test_two_places_are_never_lent_to_prefetch() -> None:
     """Of ten connections prefetch gets eight, and a reader who comes then is let in at once."""
     gate, telling = gate_of(10)

@@ -93,6 +93,7 @@ def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
     assert world.origin.measured == [f"{DATA}/hidden"]
 
 
+@pytest.mark.promise("One that is not there is not asked for again for an hour.")
 def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
     """A name that was not there is NotFound without asking for an hour, then asked for anew."""
     path = f"{DATA}/nothing"
@@ -109,6 +110,9 @@ def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
     assert world.tree.stat(path) == File(path, 3, world.origin.modified)
 
 
+@pytest.mark.promise(
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+)
 def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     """The server says of the very URL that it is not there: it disappears."""
     world.tree.entries(DATA)
@@ -118,6 +122,7 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     assert world.names(DATA) == ["b.mrc"]
 
 
+@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
 @pytest.mark.parametrize("error", [Unavailable(A), Refused(A), Changed(A), Closed(A)])
 def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
     """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
@@ -150,6 +155,7 @@ def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path
         world.tree.stat(path)
 
 
+@pytest.mark.promise("What else the server has at its root is not there, and is not asked for.")
 @pytest.mark.parametrize(
     "name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "\uff11\uff10\uff10\uff12\uff18", "-5", "10 028"]
 )
@@ -481,6 +487,10 @@ def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list
     assert world.ahead.measured == [walk[5]]
 
 
+@pytest.mark.promise(
+    "A length is believed if the directory's listing may have rounded it; where they disagree, the directory "
+    "is listed anew, and a server that still contradicts itself is `EIO`."
+)
 def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
     """The file was replaced since it was listed; the new listing says so too."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
@@ -494,6 +504,10 @@ def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(wo
     assert world.listing.diary == [DATA, DATA]
 
 
+@pytest.mark.promise(
+    "A length is believed if the directory's listing may have rounded it; where they disagree, the directory "
+    "is listed anew, and a server that still contradicts itself is `EIO`."
+)
 def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
     """An error page or a proxy's cut: one new listing, then an error, and nothing of it is kept."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
@@ -528,6 +542,7 @@ def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: W
     assert world.origin.measured == [A, A]
 
 
+@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
 def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
     """It is believed then, and its name goes."""
     world.origin = Lagging(world.origin.files)

@@ -29,6 +29,7 @@ def said(done: Any) -> str:
     return str((done.stdout + done.stderr).decode(errors="replace"))
 
 
+@pytest.mark.promise("Bytes read are the bytes of the server's file, of one version of it.")
 @pytest.mark.parametrize("entry", ["10001", "10028", "10100"])
 def test_diff_finds_nothing(mounted: Mount, world: World, entry: str) -> None:
     """`diff -r` of a mounted tree with the server's finds no difference."""
@@ -123,6 +124,9 @@ def test_sizes_around_a_block(mounted: Mount, world: World, size: int) -> None:
     assert mounted.call(ends, mounted / path) == (hashlib.sha256(data).hexdigest(), size, expected)
 
 
+@pytest.mark.promise(
+    "Any number of threads and processes may read at once; those who want the same block share one request."
+)
 def test_threads_read_one_file_crosswise(mounted: Mount, world: World) -> None:
     """16 threads that read one file in all directions, by descriptors of their own and a shared one, read right."""
 
@@ -151,6 +155,7 @@ def test_threads_read_one_file_crosswise(mounted: Mount, world: World) -> None:
     assert mounted.call(crosswise, mounted / RANDOM, world.root / RANDOM) == 0
 
 
+@pytest.mark.promise("`mmap`, shared and private, works.")
 @pytest.mark.parametrize("kind", ["MAP_SHARED", "MAP_PRIVATE"])
 def test_mmap(mounted: Mount, world: World, kind: str) -> None:
     """A file can be mapped, shared and private, and the map holds its bytes."""
@@ -168,6 +173,9 @@ def test_mmap(mounted: Mount, world: World, kind: str) -> None:
     assert mounted.call(mapped, mounted / RANDOM, kind, offsets) == expected
 
 
+@pytest.mark.promise(
+    "What changes nothing works: `O_CREAT` of a file that is there, `fsync`, a private map that is written to."
+)
 def test_a_private_map_can_be_written(mounted: Mount, world: World) -> None:
     """What is written into a private map stays there: the file is as it was."""
 
@@ -180,6 +188,10 @@ def test_a_private_map_can_be_written(mounted: Mount, world: World) -> None:
     assert mounted.call(written, mounted / RANDOM) == (b"12345", first)
 
 
+@pytest.mark.promise(
+    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
+    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+)
 def test_sendfile(mounted: Mount, world: World) -> None:
     """`sendfile` sends a file's bytes into a socket, from any offset."""
 
@@ -205,6 +217,7 @@ def test_sendfile(mounted: Mount, world: World) -> None:
     assert mounted.call(sent, mounted / RANDOM, 54_321, 3_000_000) == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.promise("A file has no holes: `SEEK_DATA` finds data everywhere, and `SEEK_HOLE` the end.")
 def test_a_file_has_no_holes(mounted: Mount) -> None:
     """`lseek` finds data everywhere, the one hole at the end, and nothing beyond."""
 
@@ -248,6 +261,10 @@ def test_a_jump_fetches_little(mount: Mounts, apache: Apache) -> None:
     assert sum(one.sent for one in apache.requests("GET", "10200/data/sparse.mrc")) <= 4 * BLOCK
 
 
+@pytest.mark.promise(
+    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
+    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+)
 def test_direct_reads_at_odd_places(mounted: Mount, world: World) -> None:
     """O_DIRECT reads the same bytes, aligned or not."""
 

@@ -49,6 +49,10 @@ def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: st
     assert apache.requests("GET", RANDOM) == []
 
 
+@pytest.mark.promise(
+    "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
+    "the free-space floor, and may be shared by several processes."
+)
 def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -> None:
     """Two mounts at once share what either has read, and both read right while both read."""
     account = mount.account()
@@ -63,6 +67,10 @@ def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -
     assert len({answer(60) for _, answer in pairs}) == 1
 
 
+@pytest.mark.promise(
+    "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
+    "the free-space floor, and may be shared by several processes."
+)
 def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
     """The cache directory, and all that is in it, is closed to others."""
     account = mount.account(user)
@@ -83,6 +91,10 @@ def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
     assert stat.S_IMODE((folder / "v1").stat().st_mode) == 0o700
 
 
+@pytest.mark.promise(
+    "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
+    "the free-space floor, and may be shared by several processes."
+)
 def test_the_cache_keeps_its_bounds(mount: Mounts, truth: str) -> None:
     """With --cache-size 4M no more than about 4 MiB stay on disk, and what was given up is fetched again."""
     account = mount.account()
@@ -121,6 +133,11 @@ def emptied(file: Path) -> None:
     os.truncate(file, 0)
 
 
+@pytest.mark.promise(
+    "A cached block is verified against its checksum and its name whenever it is read from disk; one that "
+    "fails is fetched again."
+)
+@pytest.mark.promise("Losing any of it costs requests, nothing else.")
 @pytest.mark.parametrize("harm", [flipped, halved, emptied, Path.unlink])
 def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: object, truth: str) -> None:
     """Blocks that were changed, cut or lost on disk are noticed, told of in the log, and fetched again."""
@@ -138,6 +155,10 @@ def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: ob
         assert "WARNING" in again.log(), "nobody is told that the disk is failing"
 
 
+@pytest.mark.promise(
+    "A cached block is verified against its checksum and its name whenever it is read from disk; one that "
+    "fails is fetched again."
+)
 def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str) -> None:
     """A block that lies, whole and unharmed, where another belongs is not taken for it."""
     account = mount.account()
@@ -151,6 +172,7 @@ def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str)
     assert again.call(digest, again / RANDOM) == truth
 
 
+@pytest.mark.promise("Losing any of it costs requests, nothing else.")
 def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> None:
     """When both databases of the cache are overwritten the mount works on, and says so."""
     account = mount.account()

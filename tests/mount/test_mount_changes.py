@@ -4,53 +4,110 @@ import errno
 import hashlib
 import os
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apache import Apache
-from mounting import Mounts, eventually
+from mounting import Mount, Mounts, eventually
 
 OLD = random.Random(1).randbytes(4_000_000)
+SIZES = pytest.mark.parametrize("size", [4_000_000, 5_500_000, 3_950_000], ids=["same size", "grown", "shrunk"])
+NEWS = "was replaced|had 4000000 bytes|shorter than it was|another length|contradicts|older version is still open"
 
 
-def read_across_a_change(path: str, here: str, go_on: str) -> int:
-    """Read the start, wait for the change, read the end; give the errno of that, 0 where there is none."""
+def read_across_a_change(path: str, here: str, go_on: str) -> list[int]:
+    """Read the start, wait, read at the start, further on and at the end; give each errno, 0 for the old bytes."""
     fd = os.open(path, os.O_RDONLY)
+    old = random.Random(1).randbytes(4_000_000)
+    found = []
     os.pread(fd, 65_536, 0)
-    os.close(os.open(here, os.O_CREAT | os.O_WRONLY))
-    while not os.access(go_on, os.F_OK):
-        os.sched_yield()
-    try:
-        os.pread(fd, 65_536, 3_900_000)
-    except OSError as error:
-        return error.errno or 0
-    return 0
+    Path(here).touch()
+    while not os.path.exists(go_on):  # noqa: PTH110 - plainly
+        time.sleep(0.01)
+    for place in (0, 3_000_000, 3_990_000):
+        try:
+            found.append(0 if os.pread(fd, 4096, place) == old[place : place + 4096] else -1)
+        except OSError as error:
+            found.append(error.errno or -2)
+    return found
 
 
 def whole(path: str) -> tuple[int, str]:
-    """Give the length by `stat` after opening, and the digest of what can be read."""
-    fd = os.open(path, os.O_RDONLY)
-    content = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    """Give the length by `stat` after opening, and the digest of what can be read; for both the errno, if any."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        content = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    except OSError as error:
+        return error.errno or -1, ""
     return os.fstat(fd).st_size, hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("size", [4_000_000, 5_500_000, 3_950_000], ids=["same size", "grown", "shrunk"])
-def test_a_changed_file_is_never_mixed(
-    mount: Mounts, own_apache: Apache, small_tree: Path, binding: str, size: int
-) -> None:
-    """A handle opened before gets ESTALE; a new open gets the new version, whole, with its own length."""
+@pytest.fixture
+def file(small_tree: Path) -> Path:
+    """A file at the server, of 4 MB."""
     file = small_tree / "10028/data/big.mrc"
     file.write_bytes(OLD)
     os.utime(file, (1_700_000_000, 1_700_000_000))
+    return file
+
+
+@pytest.fixture
+def made(mount: Mounts, own_apache: Apache, file: Path, binding: str) -> Mount:
+    """A mount of it."""
     made = mount("10028", base_url=own_apache.url, binding=binding)
-    made.expect("was replaced|had 4000000 bytes|shorter than it was|another length|contradicts")
+    made.expect(NEWS)
+    return made
+
+
+def replaced(file: Path, size: int) -> tuple[int, str]:
+    """Put another version in the place of `file`; give its length and digest."""
+    new = random.Random(size).randbytes(size)
+    file.write_bytes(new)
+    os.utime(file, (1_700_009_000, 1_700_009_000))
+    return size, hashlib.sha256(new).hexdigest()
+
+
+def begun(made: Mount) -> tuple[Path, Path, Callable[[float], Any]]:
+    """Let a program open the file; give the file's path, what lets it go on, and what gives its result."""
     path = made / "10028/data/big.mrc"
     here, go_on = made.account.home / "here", made.account.home / "go on"
     _, answer = made.calling(read_across_a_change, path, here, go_on)
     eventually(here.exists, "the reader has begun")
-    new = random.Random(size).randbytes(size)
-    file.write_bytes(new)
-    os.utime(file, (1_700_009_000, 1_700_009_000))
+    return path, go_on, answer
+
+
+@pytest.mark.promise("Bytes read are the bytes of the server's file, of one version of it.")
+@pytest.mark.promise(
+    "A file that changed at the server is another file: a handle opened before gets `ESTALE` for what was not "
+    "read yet; a new `open` gets the new version, whole."
+)
+@pytest.mark.promise("What the kernel had of the old version is dropped then.")
+@SIZES
+def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> None:
+    """A handle opened before gets ESTALE; a new open gets the new version, whole, with its own length."""
+    path, go_on, answer = begun(made)
+    new = replaced(file, size)
     go_on.touch()
-    assert answer(60) == errno.ESTALE
-    assert made.call(whole, path) == (size, hashlib.sha256(new).hexdigest())
+    assert answer(60) == [0, errno.ESTALE, errno.ESTALE]
+    eventually(lambda: made.call(whole, path) == new, "the new version is there, whole")
+
+
+@pytest.mark.promise(
+    "While a handle of the old version is open, a new `open` is `ESTALE` and the length is that of the old "
+    "version: the kernel has one set of pages for both."
+)
+@SIZES
+def test_while_the_old_version_is_open_nobody_gets_the_new_one(made: Mount, file: Path, size: int) -> None:
+    """The kernel has one set of pages for both: who opens the file then gets ESTALE, and the log says why."""
+    path, go_on, answer = begun(made)
+    new = replaced(file, size)
+    for _ in range(3):
+        assert made.call(whole, path) == (errno.ESTALE, "")
+    assert made.run("stat", "--format=%s", path).stdout == b"4000000\n"
+    assert "older version is still open" in made.log()
+    go_on.touch()
+    assert answer(60) == [0, errno.ESTALE, errno.ESTALE]
+    eventually(lambda: made.call(whole, path) == new, "the new version is there, whole")

@@ -187,6 +187,7 @@ def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: Counted, ftp: Ftp
     in_a_calm_moment(check)
 
 
+@pytest.mark.promise("`ls` costs one request for a directory that is not known, none for one that is.")
 def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: Counted) -> None:
     """`ls` shows the names after one request; `ls -l` asks once for each file, and after a remount for none."""
 

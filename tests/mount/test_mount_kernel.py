@@ -72,6 +72,7 @@ def test_findmnt_shows_what_it_is(mounted: Mount) -> None:
     assert {"ro", "nosuid", "nodev", "default_permissions"} <= set(options.split(","))
 
 
+@pytest.mark.promise("There are no extended attributes.")
 def test_there_are_no_extended_attributes(mounted: Mount) -> None:
     """Extended attributes are not supported, and `ls` and `cp` do not mind."""
 
@@ -105,6 +106,9 @@ def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
     assert counted["GETXATTR"] <= 1
 
 
+@pytest.mark.promise(
+    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+)
 def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     """`ls -l` of 3,000 measured files is a few pages of names with attributes, and no question for each file."""
     account = mount.account()
@@ -118,15 +122,22 @@ def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     assert counted["LOOKUP"] + counted["GETATTR"] < 100
 
 
+@pytest.mark.promise(
+    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+)
 def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> None:
     """The kernel keeps what was read: a program that opens the file again asks us for nothing."""
     with upcalls(mount, mount.account(binding=binding), "10100") as (made, counted):
         assert made.run("md5sum", made / RANDOM).returncode == 0
+        eventually(lambda: counted["RELEASE"], "all that the kernel asked so far is counted")
         first = counted["READ"]
         assert made.run("md5sum", made / RANDOM).returncode == 0
     assert counted["READ"] == first > 30
 
 
+@pytest.mark.promise(
+    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+)
 def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
     """The kernel keeps that a name is missing: a program that looks for it a thousand times asks us once."""
 
@@ -187,6 +198,7 @@ def test_locks_for_reading_work(mounted: Mount) -> None:
     assert mounted.call(locks, mounted / RANDOM) is None
 
 
+@pytest.mark.promise("An open directory is one listing: read in pieces, it doubles no name and misses none.")
 def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> None:
     """A directory of 3,000 names that is listed in pieces, left and gone on with, shows each name once."""
 
@@ -203,6 +215,7 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
     assert mounted.call(walks, mounted / "10300/data") == [[SMALL_FILES] * 4] * 3
 
 
+@pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
 def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, gate: Gate, binding: str) -> None:
     """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
 
@@ -237,6 +250,9 @@ def sleeps(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
 
+@pytest.mark.promise(
+    "Any number of threads and processes may read at once; those who want the same block share one request."
+)
 def test_readers_of_one_block_share_one_request(mount: Mounts, gate: Gate, binding: str) -> None:
     """64 readers that want one block at the same time cost one request."""
 

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from apache import Apache
 from gate import Gate
 from mounting import Mount, Mounts, eventually
@@ -33,6 +34,7 @@ def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+@pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
 def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:
     """`ls -l` measures each file by one HEAD; again, and after a new mount, it asks for nothing."""
     account = mount.account(binding=binding)
@@ -51,6 +53,10 @@ def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, bind
     assert apache.requests(path="10001/.*") == []
 
 
+@pytest.mark.promise(
+    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
+    "hide `README*` and dot files."
+)
 def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> None:
     """README.md, which Apache leaves out of its listings, is there for whoever asks for it."""
     made = mount("10001")
@@ -59,6 +65,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
     assert len(apache.requests("HEAD", "10001/data/README.md")) == 1
 
 
+@pytest.mark.promise("One that is not there is not asked for again for an hour.")
 def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
     """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, for an hour."""
 
@@ -76,6 +83,11 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
     assert len(apache.requests(path="10001/data/nothing.mrc")) == 1
 
 
+@pytest.mark.promise(
+    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
+    "hide `README*` and dot files."
+)
+@pytest.mark.promise("It is shown from then on.")
 def test_a_file_that_one_listing_omits_is_there(mount: Mounts, gate: Gate) -> None:
     """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
@@ -89,6 +101,9 @@ def test_a_file_that_one_listing_omits_is_there(mount: Mounts, gate: Gate) -> No
         assert "plain.mrc" in made.call(names, made / "10001/data")
 
 
+@pytest.mark.promise(
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+)
 def test_a_listing_that_shrinks_is_not_believed_at_once(
     mount: Mounts, own_apache: Apache, small_tree: Path
 ) -> None:
@@ -121,6 +136,9 @@ def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, s
     assert made.call(read, folder / "d.txt") == b"d"
 
 
+@pytest.mark.promise(
+    "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
+)
 def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Apache) -> None:
     """When the server cannot be reached, old listings, sizes and cached bytes are served, at a new mount too."""
     account = mount.account()
@@ -138,6 +156,9 @@ def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Ap
     assert again.call(read, again / "10028/data/b.txt") == b"b.txt"
 
 
+@pytest.mark.promise(
+    "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
+)
 def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_apache: Apache) -> None:
     """A server that is away is no reason not to mount; what is unknown then fails with EIO after the patience."""
     own_apache.stop()
@@ -154,6 +175,10 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, gate: Ga
         assert len(made.call(read, made / "10100/data/random.bin")) == 8 * 2**20 + 4_321
 
 
+@pytest.mark.promise(
+    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
+    "never fewer."
+)
 def test_an_error_that_lasts_is_an_error(mount: Mounts, gate: Gate) -> None:
     """When patience is at its end a read fails with EIO; it never gives other bytes."""
 
@@ -170,6 +195,7 @@ def test_an_error_that_lasts_is_an_error(mount: Mounts, gate: Gate) -> None:
     assert made.call(outcome, made / "10100/data/random.bin") > 0
 
 
+@pytest.mark.promise("A listing's rounded size is never shown as one.")
 def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, world: World) -> None:
     """A size that a listing rounds, as 973 bytes to 1.0K, is shown exactly."""
 

@@ -50,16 +50,20 @@ def attributes(root: str) -> dict[str, dict[str, int]]:
     return found
 
 
+@pytest.mark.promise("The root holds the entries as numbers.")
 def test_root_lists_the_entries_alone(mounted: Mount) -> None:
     """The root shows every entry by its number, and nothing else that the server has beside them."""
     assert mounted.call(names, mounted.path) == ENTRIES
 
 
+@pytest.mark.promise("A directory shows what the server lists.")
+@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
 def test_every_legal_name_is_listed(mounted: Mount, world: World) -> None:
     """A directory lists exactly the names that the server lists, whatever bytes they are made of."""
     assert mounted.call(names, mounted / "10001/data") == listed(world.root / "10001/data")
 
 
+@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
 def test_every_legal_name_opens(mounted: Mount) -> None:
     """A name of any legal bytes opens, and holds its own file's content."""
 
@@ -80,6 +84,7 @@ def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, world: World)
         server.close()
 
 
+@pytest.mark.promise("A trailing slash in the listing, and nothing else, makes a directory.")
 def test_a_trailing_slash_alone_makes_a_directory(mounted: Mount) -> None:
     """A directory called like an image is a directory, and can be gone into."""
     assert mounted.call(names, mounted / "10001/data/TS_016.mrc") == ["inside.mrc"]
@@ -124,6 +129,7 @@ def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, gate:
         assert made.call(names, made / "10002") == ["10002.xml"]
 
 
+@pytest.mark.promise("`EMPIAR-10028`, in any case, is a link to `10028`; it is not listed.")
 @pytest.mark.parametrize("name", ["EMPIAR-10028", "empiar-10028", "Empiar-10028"])
 def test_an_accession_is_a_link_to_its_entry(mounted: Mount, name: str) -> None:
     """EMPIAR-10028, in any case, is a symbolic link to 10028 and leads there."""
@@ -134,6 +140,7 @@ def test_an_accession_is_a_link_to_its_entry(mounted: Mount, name: str) -> None:
     assert mounted.call(link, mounted.path, name) == ("10028", True, ["data"])
 
 
+@pytest.mark.promise("`EMPIAR-10028`, in any case, is a link to `10028`; it is not listed.")
 def test_accessions_are_not_listed(mounted: Mount) -> None:
     """A link that was used does not show up in the listing of the root."""
     assert mounted.call(error_of, "stat", mounted / "EMPIAR-10028") == 0
@@ -146,6 +153,7 @@ def test_an_accession_that_is_none_does_not_exist(mounted: Mount, path: str) -> 
     assert mounted.call(error_of, "stat", mounted / path) == errno.ENOENT
 
 
+@pytest.mark.promise("A mount of some entries shows these alone.")
 def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache) -> None:
     """With entries named, those alone are there, by listing and by lookup, and nothing else is asked for."""
     made = mount("10028", "EMPIAR-10100")
@@ -157,6 +165,7 @@ def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache)
     assert not apache.requests(path="(?!10100).*")
 
 
+@pytest.mark.promise("A directory that the server does not list (403) gives `EACCES`; files in it open by name.")
 def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
     """A directory that the server does not list (403) says EACCES, and its files still open by name."""
     mounted.expect("10400/closed")
@@ -164,6 +173,7 @@ def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
     assert mounted.call(error_of, "open", mounted / "10400/closed/known.txt") == 0
 
 
+@pytest.mark.promise("A file used as a directory is `ENOTDIR`, a directory read as a file is `EISDIR`.")
 @pytest.mark.parametrize(
     ("call", "path", "number"),
     [
@@ -183,6 +193,11 @@ def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number
     assert mounted.call(error_of, call, mounted / path) == number
 
 
+@pytest.mark.promise("`st_size` is exact.")
+@pytest.mark.promise("`st_blocks` counts the whole file, cached or not.")
+@pytest.mark.promise("`st_mtime` is the server's Last-Modified.")
+@pytest.mark.promise("Files are 0444, directories 0555, all owned by the user who mounted.")
+@pytest.mark.promise("`st_blksize` is 4096.")
 def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> None:
     """A file has its exact size and date, one link, mode 0444; a directory mode 0555; both the mounting user's."""
     owner = mounted.account.user
@@ -204,6 +219,7 @@ def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> Non
             assert fields["st_blocks"] == -(-truth.st_size // 512)
 
 
+@pytest.mark.promise("Inode numbers are the same at every mount.")
 def test_inode_numbers_outlive_a_mount(mount: Mounts, binding: str) -> None:
     """Every path has an inode number of its own, the same at the next mount and in the listing."""
 
@@ -224,6 +240,7 @@ def test_inode_numbers_outlive_a_mount(mount: Mounts, binding: str) -> None:
     assert len(set(first.values())) == len(first) > len(NAMES)
 
 
+@pytest.mark.promise("`statfs` shows 10 PiB, none of it free.")
 def test_the_file_system_has_a_sane_size(mounted: Mount) -> None:
     """`statfs` tells of a large file system with no room, and names of up to 255 bytes."""
 

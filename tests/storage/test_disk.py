@@ -288,6 +288,10 @@ class Evil:
         return os.mkdir, (os.fspath(self._mark),)
 
 
+@pytest.mark.promise(
+    "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
+    "the free-space floor, and may be shared by several processes."
+)
 @pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, None, "4"])
 def test_nothing_is_ever_unpickled(
     store: DiskStore, folder: Path, tmp_path: Path, mode: object, caplog: pytest.LogCaptureFixture
@@ -427,6 +431,10 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     return room
 
 
+@pytest.mark.promise(
+    "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
+    "the free-space floor, and may be shared by several processes."
+)
 @pytest.mark.parametrize(
     ("total", "free", "kept"),
     [

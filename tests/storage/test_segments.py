@@ -1,5 +1,6 @@
 """Segments: whatever became of one, a block of it is given whole, or not at all."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,10 @@ def test_each_block_comes_back(name: str, blocks: list[bytes]) -> None:
     assert blocks_of(name, len(blocks), stored(name, blocks)) == blocks
 
 
+@pytest.mark.promise(
+    "A cached block is verified against its checksum and its name whenever it is read from disk; one that fails is "
+    "fetched again."
+)
 @given(name=NAMES, blocks=SEGMENT, flip=st.integers(0, 10_000))
 def test_a_flipped_bit_costs_the_blocks_it_is_in_at_most_and_changes_none(
     name: str, blocks: list[bytes], flip: int

@@ -37,6 +37,10 @@ def test_no_more_than_the_budget_is_given(tmp_path: Path) -> None:
         release()
 
 
+@pytest.mark.promise(
+    "All processes of a user on a machine together hold at most `--connections` connections to a server (10; "
+    "never more than 12)."
+)
 def test_all_who_use_the_folder_share_one_budget(tmp_path: Path) -> None:
     """Two programs together hold no more than one may."""
     one, other = (Slots(tmp_path / "slots", SERVER, 2) for _ in range(2))

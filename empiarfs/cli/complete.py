@@ -1,0 +1,75 @@
+"""What the shell offers at the tab key: paths that the index knows, and mount points; never asks the network."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import click
+from click.shell_completion import CompletionItem
+
+from empiarfs.archive import entry_of
+from empiarfs.cli import options
+from empiarfs.model import Directory, Entry, name_of
+from empiarfs.settings import SAMPLE, BadSetting, Settings, archive_name
+from empiarfs.storage.index import SqliteIndex, index_file
+
+_PLAIN = re.compile(r"[\w.,:+=@%-]+")
+_FILES_OF_THE_SHELL = ("/", ".", "~")
+
+
+def archive_paths(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Give the paths that begin with `incomplete`, as far as they were ever listed."""
+    if incomplete.startswith(_FILES_OF_THE_SHELL):
+        return [CompletionItem(incomplete, type="file")]  # inside a mount
+    return [CompletionItem(path) for path in _paths(context, incomplete)]
+
+
+def entries(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Give the entries that begin with `incomplete`, as far as they were ever listed."""
+    return [CompletionItem(path[:-1]) for path in _paths(context, incomplete) if path.find("/") == len(path) - 1]
+
+
+def mount_points(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Give the mounts of empiarfs that begin with `incomplete`; directories, where the user means another."""
+    from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+
+    ours = [one.point for one in points.table() if one.kind == points.KIND]
+    found = [CompletionItem(point) for point in ours if point.startswith(os.path.abspath(incomplete))]  # noqa: PTH100
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+def _paths(context: click.Context, incomplete: str) -> Iterator[str]:
+    directory, slash, begun = incomplete.rpartition("/")
+    first, *rest = directory.split("/")
+    known = _children(context, "/".join([entry_of(first) or first, *rest]))
+    matching = [entry for entry in known if name_of(entry.path).startswith(begun)]
+    for entry in matching:
+        shown = f"{directory}{slash}{name_of(entry.path)}"
+        if not isinstance(entry, Directory):
+            yield shown
+            continue
+        yield f"{shown}/"
+        if len(matching) == 1:  # else the shell puts a space behind the one that it has found
+            yield from (f"{shown}/{name_of(child.path)}" for child in _children(context, entry.path))
+
+
+def _children(context: click.Context, directory: str) -> list[Entry]:
+    """Give what the index knows of `directory` and a shell can take; nothing where there is no index."""
+    try:
+        chosen = options.load(context.params, Settings())
+    except BadSetting:
+        return []
+    name = SAMPLE if context.params.get("sample") else archive_name(chosen.base_url)
+    file = index_file(chosen.cache_dir, name)
+    if not file.exists():
+        return []
+    index = SqliteIndex(file)
+    known = index.directory(directory)
+    index.close()
+    return [entry for entry in known.entries.values() if _is_fit(entry)] if known else []
+
+
+def _is_fit(entry: Entry) -> bool:
+    """Tell whether a shell can take the name of `entry` as it is, and whether it is one that the root shows."""
+    name = name_of(entry.path)
+    return _PLAIN.fullmatch(name) is not None and ("/" in entry.path or name.isdigit())

@@ -1,0 +1,123 @@
+"""What the shell offers at the tab key."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.shell_completion import ShellComplete
+from commands import isolated
+from mounting import Mounts
+
+from empiarfs.cli import main
+from empiarfs.model import Directory, Entry, File, Stub
+from empiarfs.settings import BASE_URL, archive_name
+from empiarfs.storage.index import SqliteIndex, index_file
+
+TREE: dict[str, list[Entry]] = {
+    "": [Directory("10028"), Directory("10934"), Directory("about"), Stub("notes.txt")],
+    "10028": [Directory("10028/data"), Stub("10028/10028.xml")],
+    "10028/data": [
+        Directory("10028/data/Micrographs"),
+        File("10028/data/a.mrc", 5, 6),
+        Stub("10028/data/b.mrc"),
+        Stub("10028/data/with space.mrc"),
+        Stub("10028/data/tick`.mrc"),
+        Stub("10028/data/\udcff.mrc"),
+        Stub("10028/data/new\nline"),
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that knows a tree, of a server that is not there."""
+    isolated(tmp_path, monkeypatch)
+    file = index_file(tmp_path / "cache", archive_name(BASE_URL))
+    file.parent.mkdir(parents=True)
+    index = SqliteIndex(file)
+    for path, entries in TREE.items():
+        index.replace(path, entries, 1.0)
+    index.close()
+
+
+def offered(*words: str) -> list[str]:
+    """Press the tab key behind `words`; give what the shell is told, each with its kind."""
+    shell = ShellComplete(main, {}, "empiarfs", "_EMPIARFS_COMPLETE")
+    return [f"{item.type},{item.value}" for item in shell.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_bash_is_told() -> None:
+    """The program itself, asked as bash asks it, and nothing beside the answer."""
+    asked = {"_EMPIARFS_COMPLETE": "bash_complete", "COMP_WORDS": "empiarfs ls 109", "COMP_CWORD": "2"}
+    program = "from empiarfs.cli import main; main(prog_name='empiarfs')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asked, capture_output=True, check=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == (b"plain,10934/\n", b"")
+
+
+@pytest.mark.parametrize("command", ["ls", "stat", "cat"])
+@pytest.mark.parametrize(
+    ("begun", "paths"),
+    [
+        ("1", ["10028/", "10934/"]),
+        ("109", ["10934/"]),
+        ("10028", ["10028/", "10028/data", "10028/10028.xml"]),  # two, lest the shell puts a space behind it
+        ("10028/", ["10028/data/", "10028/10028.xml"]),
+        ("10028/1", ["10028/10028.xml"]),
+        ("EMPIAR-10028/data/a", ["EMPIAR-10028/data/a.mrc"]),
+        ("10028/data/", ["10028/data/Micrographs/", "10028/data/a.mrc", "10028/data/b.mrc"]),
+        ("10028/data/M", ["10028/data/Micrographs/"]),
+        ("10934/", []),
+        ("a", []),
+    ],
+)
+def test_paths_that_were_listed_are_offered(command: str, begun: str, paths: list[str]) -> None:
+    """The children of what is written so far; of the names none that a shell would not take as it is."""
+    assert offered(command, begun) == [f"plain,{path}" for path in paths]
+
+
+@pytest.mark.parametrize("begun", ["/mnt/e", "./x", "~/empiar/1"])
+def test_paths_of_this_machine_are_the_shells_own_business(begun: str) -> None:
+    """They may be inside a mount."""
+    (line,) = offered("ls", begun)
+    assert line.startswith("file,")
+
+
+def test_entries_are_offered_to_mount() -> None:
+    """Behind the mount point, any number of them."""
+    assert offered("mount", "/mnt/empiar", "10934", "100") == ["plain,10028"]
+
+
+def test_another_archive_has_an_index_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that was never listed nothing is known."""
+    assert offered("ls", "--base-url", "https://example.org/e", "1") == []
+    assert offered("ls", "--sample", "9") == []
+    monkeypatch.setenv("EMPIARFS_BASE_URL", "https://example.org/e")
+    assert offered("ls", "1") == []
+
+
+def test_without_an_index_nothing_is_offered_and_nothing_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tab is no reason to make a folder."""
+    folder = tmp_path / "elsewhere"
+    monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(folder))
+    assert offered("ls", "1") == []
+    assert not folder.exists()
+
+
+def test_a_setting_that_is_wrong_is_not_told_at_the_tab_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command itself will."""
+    monkeypatch.setenv("EMPIARFS_MEMORY", "much")
+    assert offered("ls", "1") == []
+
+
+@pytest.mark.parametrize("command", ["umount", "status"])
+def test_mount_points_are_offered(mount: Mounts, command: str) -> None:
+    """Those of empiarfs; where none begins so, directories."""
+    made = mount("10028")
+    assert f"plain,{made.path}" in offered(command, f"{made.path.parent}/mn")
+    assert offered(command, "/no/such") == ["dir,/no/such"]

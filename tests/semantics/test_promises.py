@@ -1,0 +1,85 @@
+"""Each promise of SEMANTICS.md is quoted above a test that keeps it, and nothing else is quoted."""
+
+from pathlib import Path
+
+import promises
+import pytest
+from promises import Quotation
+
+TESTS = Path(__file__).resolve().parent.parent
+DOCUMENT = TESTS.parent / "SEMANTICS.md"
+
+ADVICE = """
+A promise without a test: find or write the test that keeps it, and put above it, word by word,
+    @pytest.mark.promise("the sentence")
+A quotation that is no promise: SEMANTICS.md says it otherwise now. See whether the test keeps what it says."""
+
+
+def test_every_promise_is_quoted_above_a_test() -> None:
+    """SEMANTICS.md promises nothing that no test keeps, and no test quotes what it does not promise."""
+    found = promises.troubles(DOCUMENT.read_text(encoding="utf-8"), promises.quoted(TESTS))
+    assert not found, "\n\n".join(["", *found, ADVICE])
+
+
+def test_the_document_is_read_whole() -> None:
+    """Every line that is neither a title nor the preface is part of a promise."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    body = text[text.index("\n## ") :]
+    lines = [line for line in body.splitlines() if line and not line.startswith("## ")]
+    bullets = " ".join(" ".join(line.removeprefix("* ").split()) for line in lines)
+    assert " ".join(promises.promised(text)) == bullets
+
+
+def quoting(*texts: str) -> list[Quotation]:
+    """Give quotations of `texts`."""
+    return [Quotation(text, "test_a.py:7: test_it") for text in texts]
+
+
+TEXT = """\
+# Title
+
+A preface promises nothing.
+
+* Files are `0444`, and so
+  on. `ls` is cheap (mostly). Sizes, e.g. of a file, are exact.
+- Names stay.
+"""
+
+
+def test_a_promise_is_a_sentence_of_a_bullet() -> None:
+    """Lines are joined, and an abbreviation or code ends none."""
+    assert promises.promised(TEXT) == [
+        "Files are `0444`, and so on.",
+        "`ls` is cheap (mostly).",
+        "Sizes, e.g. of a file, are exact.",
+        "Names stay.",
+    ]
+
+
+def test_a_promise_that_no_test_quotes_is_told() -> None:
+    """By its own words."""
+    found = promises.troubles(TEXT, quoting("Files are `0444`, and so on. `ls` is cheap (mostly).", "Names stay."))
+    assert found == ["no test quotes this promise:\n    Sizes, e.g. of a file, are exact."]
+
+
+def test_a_quotation_that_is_no_promise_is_told() -> None:
+    """With where it stands, and what may be meant."""
+    (found,) = promises.troubles("* Names stay.", quoting("Names stay.", "Names stay put."))
+    assert "test_a.py:7: test_it quotes what is not promised:\n    Names stay put." in found
+    assert "the nearest promise is:\n    Names stay." in found
+
+
+@pytest.mark.parametrize("words", ["stay.", "Names", "Names stay. Or not."])
+def test_a_part_of_a_promise_is_not_enough(words: str) -> None:
+    """What is quoted are whole sentences."""
+    assert any("not promised" in one for one in promises.troubles("* Names stay.", quoting(words)))
+
+
+def test_quotations_are_found_above_tests_alone(tmp_path: Path) -> None:
+    """Wherever the test lives, in one or several pieces; above a helper they count for nothing."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "test_it.py").write_text(
+        "@pytest.mark.promise('One.')\n@pytest.mark.promise('Tw' 'o.', 'Three.')\ndef test_it() -> None: ...\n"
+        "@pytest.mark.promise('Four.')\ndef helper() -> None: ...\n"
+    )
+    assert [one.text for one in promises.quoted(tmp_path)] == ["One.", "Two.", "Three."]
