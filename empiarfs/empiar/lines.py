@@ -278,7 +278,7 @@ class Lines:
     """
 
     def __init__(self, url: str, slot: Callable[[float], Callable[[], None]], ca_bundle: str | None = None) -> None:
-        self._url = url
+        self._url = without_credentials(url)
         self._slot = slot
         self._idle: list[Line] = []
         self._lock = threading.Lock()
