@@ -139,6 +139,7 @@ def archive(settings: Settings) -> Iterator[Archive]:
         with closing(SqliteIndex(kept / f"tree-{name}.sqlite")) as index:
             index.replace(DATA, [stub(A)], 0.0)
             index.add(FILE)
+            index.remove(f"{DATA}/none", 0.0)
         store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block)
         with closing(store):
             for number in (0, 1, 2):
@@ -156,6 +157,13 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
         opened.read(3 * settings.block, 1)
     assert caught.value.path == A
     assert opened.read(FILE.size, 10) == b""
+
+
+def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
+    """Names, and names that were missing."""
+    assert [entry.path for entry in archive.entries(DATA)] == [A]
+    with pytest.raises(NotFound):
+        archive.stat(f"{DATA}/none")
 
 
 def test_no_connection_is_made_and_no_slot_taken(
