@@ -35,8 +35,10 @@ def findings(chosen: Settings, seconds: float = NETWORK_SECONDS) -> Findings:
         return
     asked = [_Asked("the server", "bad", lambda: server(chosen))]
     if chosen.base_url == BASE_URL:
-        asked.append(_Asked("EMPIAR's API", "warn", lambda: api(chosen)))
-    asked.append(_Asked("FTP", "warn", lambda: ftp(chosen)))
+        asked.append(_Asked("EMPIAR's API", "warn", lambda: api(chosen), "files do not need it"))
+    asked.append(
+        _Asked("FTP", "warn", lambda: ftp(chosen), "sizes are measured file by file; --no-ftp spares the try")
+    )
     deadline = time.monotonic() + seconds
     for one in asked:
         yield from one.found(deadline)
@@ -49,12 +51,14 @@ class _Asked:
         whom: who is asked, for the line that says that no answer came.
         state: how bad that is.
         look: what is done.
+        advice: for when it fails; according to what went wrong where it is empty.
     """
 
-    def __init__(self, whom: str, state: State, look: Callable[[], Findings]) -> None:
+    def __init__(self, whom: str, state: State, look: Callable[[], Findings], advice: str = "") -> None:
         self._whom = whom
         self._state: State = state
         self._look = look
+        self._advice = advice
         self._found: list[Finding] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -66,7 +70,11 @@ class _Asked:
         yield from found
         if self._thread.is_alive():
             what = "takes long; not all was measured" if found else "does not answer"
-            yield Finding("warn" if found else self._state, f"{self._whom} {what}", "" if found else NO_NETWORK)
+            yield Finding(
+                "warn" if found else self._state,
+                f"{self._whom} {what}",
+                "" if found else self._advice or NO_NETWORK,
+            )
 
     def _run(self) -> None:
         try:
@@ -78,7 +86,7 @@ class _Asked:
                 self._look_once()
         except OSError as error:
             state: State = "warn" if self._found else self._state
-            self._found.append(Finding(state, f"{self._whom}: {_reason(error)}", _advice(error)))
+            self._found.append(Finding(state, f"{self._whom}: {_reason(error)}", self._advice or _advice(error)))
 
     def _look_once(self) -> None:
         for one in self._look():

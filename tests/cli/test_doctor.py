@@ -210,6 +210,7 @@ def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypat
     found = of_network()[-1]
     assert found.state == "warn"
     assert "FTP" in found.what
+    assert "--no-ftp" in found.advice
     assert "secret" not in found.what
 
 
