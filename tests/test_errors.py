@@ -20,6 +20,7 @@ TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
     errors.Changed: (116, OSError),
     errors.Unavailable: (5, OSError),
     errors.Overloaded: (5, OSError),
+    errors.Untrusted: (5, OSError),
     errors.Offline: (113, OSError),
     errors.Closed: (5, OSError),
 }
