@@ -65,12 +65,27 @@ def below(path: str) -> tuple[bytes, bytes]:
 
 def _entry(directory: str, row: _Row) -> Entry:
     name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
+    if not _is_ours(row):
+        raise sqlite3.DataError("a row that this program did not write")
     path = join(directory, name.decode("utf-8", "surrogateescape"))
     if is_directory:
         return Directory(path, modified)
     if size is None:
         return Stub(path, listed_size, listed_date)
     return File(path, size, modified, bool(dated_by_list))
+
+
+def _is_ours(row: _Row) -> bool:
+    """Tell whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
+    name, _, listed_size, listed_date, size, modified, _ = row
+    return (
+        isinstance(name, bytes)
+        and b"/" not in name
+        and isinstance(listed_size, str)
+        and isinstance(listed_date, str)
+        and (size is None or (isinstance(size, int) and size >= 0))
+        and (modified is None or isinstance(modified, int))
+    )
 
 
 class SqliteIndex:
@@ -112,7 +127,7 @@ class SqliteIndex:
             key = _key(path)
             scanned = database.execute("SELECT scanned FROM directories WHERE path = ?", (key,)).fetchone()
             if scanned is not None:
-                return Known(_children(database, path), scanned[0])
+                return Known(_children(database, path), float(scanned[0]))
         return None
 
     def entry(self, path: str) -> Entry | None:
@@ -207,7 +222,7 @@ class SqliteIndex:
                 "SELECT listed_size, listed_date FROM entries WHERE directory = ? AND name = ?", where
             ).fetchone()
             if row is not None:
-                return Stub(file.path, *row)
+                return Stub(file.path, *map(str, row))
         return Stub(file.path)
 
     @contextmanager
@@ -218,7 +233,7 @@ class SqliteIndex:
             try:
                 yield database
                 database.commit()
-            except (OSError, sqlite3.Error, OverflowError) as error:
+            except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
                 if database is self._database:
                     self._tell(error, use)
                 with suppress(sqlite3.Error):
