@@ -66,7 +66,7 @@ def below(path: str) -> tuple[bytes, bytes]:
 def _entry(directory: str, row: _Row) -> Entry:
     name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
     if not _is_ours(row):
-        raise sqlite3.DataError("a row that this program did not write")
+        raise _foreign()
     path = join(directory, name.decode("utf-8", "surrogateescape"))
     if is_directory:
         return Directory(path, modified)
@@ -86,6 +86,19 @@ def _is_ours(row: _Row) -> bool:
         and (size is None or (isinstance(size, int) and size >= 0))
         and (modified is None or isinstance(modified, int))
     )
+
+
+def _moment(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise _foreign()
+    return float(value)
+
+
+def _foreign() -> sqlite3.Error:
+    """Give the error that says of the file, as SQLite's own does, that its content is wrong."""
+    error = sqlite3.DatabaseError("a row that this program did not write")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 class SqliteIndex:
@@ -127,7 +140,7 @@ class SqliteIndex:
             key = _key(path)
             scanned = database.execute("SELECT scanned FROM directories WHERE path = ?", (key,)).fetchone()
             if scanned is not None:
-                return Known(_children(database, path), float(scanned[0]))
+                return Known(_children(database, path), _moment(scanned[0]))
         return None
 
     def entry(self, path: str) -> Entry | None:
@@ -204,7 +217,7 @@ class SqliteIndex:
         """See `Index.absent_since`."""
         with self._used() as database:
             row = database.execute("SELECT asked FROM absent WHERE path = ?", (_key(path),)).fetchone()
-            return None if row is None else float(row[0])
+            return None if row is None else _moment(row[0])
         return None
 
     def unmeasure(self, file: File) -> Stub:
@@ -233,7 +246,7 @@ class SqliteIndex:
             try:
                 yield database
                 database.commit()
-            except (OSError, sqlite3.Error, OverflowError, TypeError, ValueError) as error:
+            except (OSError, sqlite3.Error, OverflowError) as error:
                 if database is self._database:
                     self._tell(error, use)
                 with suppress(sqlite3.Error):
