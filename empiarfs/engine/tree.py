@@ -30,6 +30,7 @@ class _Bulk:
         self.scanned = scanned
         self.over = threading.Event()
 
+
 _NO_NAMES = {"", ".", ".."}
 
 

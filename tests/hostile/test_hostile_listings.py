@@ -11,7 +11,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 from bombs import RawServer
-from fakes import FakeClock, FakeListing, FakeOrigin
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scripted import Client
@@ -19,10 +18,8 @@ from scripted import Client
 from empiarfs.cli import files, options
 from empiarfs.empiar import pages
 from empiarfs.empiar.pages import NotAListing, rows
-from empiarfs.engine.tree import Tree
 from empiarfs.errors import NotFound
 from empiarfs.model import File, Stub, join
-from empiarfs.storage.index import SqliteIndex
 
 HERE = "https://ftp.ebi.ac.uk/empiar/world_availability/10028/data/"
 HEAD = b"<title>Index of /</title><h1>Index of /</h1><table>"
@@ -167,24 +164,6 @@ def test_a_hundred_thousand_names_are_listed_within_bounds() -> None:
         assert time.process_time() - begun < SLOW
     assert len(found) == 100_000
     assert sum(sys.getsizeof(one) + sys.getsizeof(one.path) for one in found) < 100_000 * 500
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["10028/..", "10028/../10029", "10028/./a", "10028//a", "10028/", "10028/a/..", "10028/a\0", "10028/\0/a"],
-)
-def test_a_path_that_is_no_path_is_not_there(tmp_path: Path, path: str) -> None:
-    """Nobody is asked: the library that sends the request would resolve its dots, and ask for another file."""
-    origin, listing = FakeOrigin({}), FakeListing({})
-    index = SqliteIndex(tmp_path / "tree.sqlite")
-    tree = Tree(listing, origin, origin, None, index, fresh=1, clock=FakeClock(), background=lambda _: None)
-    with pytest.raises(NotFound):
-        tree.stat(path)
-    with pytest.raises(NotFound):
-        tree.entries(path)
-    index.close()
-    assert not origin.diary
-    assert not listing.diary
 
 
 def test_a_name_makes_no_lines_in_the_log(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from empiarfs.empiar.lines import Reply
 from empiarfs.errors import ArchiveError, Changed, Overloaded, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
 from empiarfs.settings import LARGEST, LONGEST_SECONDS, READERS, byte_count, seconds
-from empiarfs.storage.disk import DiskStore, unwrapped
+from empiarfs.storage import segments
+from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 
 FILE = File("10028/a", 1000, 1_700_000_000)
@@ -208,32 +209,65 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("blocks")
 
 
+def _sql(store: DiskStore, statement: str, *values: object) -> None:
+    assert store._cache is not None
+    store._cache._sql(statement, values)
+
+
 @_quick
 @given(
     cells=st.tuples(CELLS, CELLS, CELLS, CELLS, CELLS),
-    number=st.sampled_from(["", "0", "x", "-1", "9" * 30, "\u0660"]),
+    number=st.sampled_from(["", "0+1", "x", "-1+1", "0+9999", "0+0", "9" * 30 + "+1", "\u0660+1"]),
 )
 def test_any_row_of_the_cache_is_a_block_or_nothing(disk: Path, cells: tuple[Any, ...], number: str) -> None:
     """Nothing is raised, nothing outside of the folder is read, and no bytes come that were not put."""
     with closing(DiskStore(disk, 1 << 30, archive="a", block_bytes=1024)) as store:
         raw, *rest = cells
         with suppress(sqlite3.Error, OverflowError):
-            store._cache._sql(
+            _sql(
+                store,
                 "INSERT OR REPLACE INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)"
                 " VALUES (?, ?, 0, 0, ?, ?, ?, ?)",
-                (f"{store._prefix_of(FILE)}{number or 0}", raw if number else 1, *rest),
+                f"{store._prefix_of(FILE)}{number or '0+1'}",
+                raw if number else 1,
+                *rest,
             )
         assert store.get(BLOCK) is None
         store.put(BLOCK, b"right")
         assert store.get(BLOCK) in {b"right", None}
         with suppress(sqlite3.Error):
-            store._cache._sql("DELETE FROM Cache")
+            _sql(store, "DELETE FROM Cache")
 
 
-@given(name=st.text(max_size=20), stored=st.binary(max_size=200))
-def test_no_bytes_pass_for_a_stored_block(name: str, stored: bytes) -> None:
-    """Without the head and the checksum that belong to the name."""
-    assert unwrapped(name, stored) is None
+@given(name=st.text(max_size=20), count=st.integers(1, 4), index=st.integers(0, 3), stored=st.binary(max_size=200))
+def test_no_bytes_pass_for_a_stored_block(name: str, count: int, index: int, stored: bytes) -> None:
+    """Without the digest that belongs to the name."""
+    head = stored[: segments.head_bytes(count)]
+    assert segments.part(name, count, index % count, head) is None
+
+
+@given(name=st.text(max_size=20), blocks=st.lists(st.binary(max_size=30), min_size=1, max_size=3), data=st.data())
+def test_a_stored_block_whose_bits_flip_is_none(name: str, blocks: list[bytes], data: st.DataObject) -> None:
+    """Wherever in its file."""
+    whole = bytearray(segments.head(name, blocks) + b"".join(blocks))
+    bit = data.draw(st.integers(min_value=0, max_value=8 * len(whole) - 1))
+    whole[bit // 8] ^= 1 << bit % 8
+    head = bytes(whole[: segments.head_bytes(len(blocks))])
+    for index, block in enumerate(blocks):
+        part = segments.part(name, len(blocks), index, head)
+        if part is not None:
+            found = bytes(whole[part.start : part.stop])
+            assert found == block or not segments.is_whole(name, index, head, found)
+
+
+@given(prefix=st.text(max_size=9), end=st.one_of(st.text(max_size=30), st.builds("{}+{}".format, DIGITS, DIGITS)))
+@example(prefix="", end="9" * 18 + "+9999")
+@example(prefix="", end="\u0660+\u0661")
+def test_a_name_of_a_segment_holds_few_blocks_or_none(prefix: str, end: str) -> None:
+    """However it is written by whoever wrote it."""
+    numbers = segments.numbers(prefix, prefix + end)
+    assert numbers.start >= 0
+    assert len(numbers) < 10_000
 
 
 @_quick
