@@ -247,9 +247,10 @@ def _check_status(reply: Reply, path: str) -> None:
 
 
 def _length(text: str, path: str) -> int:
-    if not _LENGTH.fullmatch(text.strip()) or int(text) > LONGEST_FILE:
+    number = text.strip(" \t")  # what else strip() takes for space, int() does not
+    if not _LENGTH.fullmatch(number) or int(number) > LONGEST_FILE:
         raise Unavailable(path, "the server tells no length")
-    return int(text)
+    return int(number)
 
 
 def _check_identity(reply: Reply, path: str) -> None:
