@@ -23,10 +23,13 @@ BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
 SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
 
 LARGEST = 2**63 - 1  # what SQLite and the kernel can count
+LONGEST_SECONDS = 1e9  # 30 years; what waits for longer than the machine can count would fail
 
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
+# ASCII: else there are digits of other scripts, and the sign of the kelvin is a K
+_SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
 
 
 class BadSetting(ValueError):
@@ -100,10 +103,13 @@ def seconds(text: str) -> float:
     Raises:
         ValueError: it is none of these.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    match = _TIME.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a time; write it like 300s, 5m, 24h or 1d")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    count = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    if count > LONGEST_SECONDS:
+        raise ValueError(f"{text!r} is too long")
+    return count
 
 
 def without_credentials(url: str) -> str:

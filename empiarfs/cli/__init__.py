@@ -6,6 +6,7 @@ import sys
 import click
 
 from empiarfs.cli import cache, doctor, files, mounts, status
+from empiarfs.cli.text import printable
 from empiarfs.errors import ArchiveError
 from empiarfs.settings import BadSetting
 
@@ -22,10 +23,10 @@ class _Program(click.Group):
         except BadSetting as error:
             raise click.ClickException(str(error)) from error
         except ArchiveError as error:
-            raise click.ClickException(files.printable(str(error))) from error
+            raise click.ClickException(printable(str(error))) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(files.printable(f"{where}{error.strerror or error}")) from error
+            raise click.ClickException(printable(f"{where}{error.strerror or error}")) from error
 
 
 @click.group(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from empiarfs.cli import options, progress
-from empiarfs.cli.files import PROMPT_PATIENCE, printable
+from empiarfs.cli.files import PROMPT_PATIENCE
+from empiarfs.cli.text import printable
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
 from empiarfs.settings import GIB, KIB, MIB, Settings, archive_name

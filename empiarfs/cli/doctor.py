@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from empiarfs.cli import machine, network, options
-from empiarfs.cli.files import printable
+from empiarfs.cli.text import printable
 
 
 @click.command(epilog="Example: empiarfs doctor")

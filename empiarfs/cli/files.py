@@ -1,6 +1,5 @@
 """`empiarfs ls`, `stat` and `cat`: looking without a mount."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import click
 
 from empiarfs.archive import entry_of
 from empiarfs.cli import complete, options, progress
+from empiarfs.cli.text import printable
 from empiarfs.model import Directory, Entry, File, Stub, name_of
 from empiarfs.settings import Settings, without_credentials
 
@@ -21,21 +21,6 @@ if TYPE_CHECKING:
 
 PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 CAT_PIECE = 4 * 1024 * 1024
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]")
-
-
-def printable(text: str) -> str:
-    """Give `text` with everything escaped that could move a cursor, turn the line around, or is no character."""
-
-    def escaped(match: re.Match[str]) -> str:
-        code = ord(match[0])
-        if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - surrogate escapes of single bytes, PEP 383
-            return f"\\x{code - 0xDC00:02x}"
-        return {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}.get(match[0]) or (
-            f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - what \x can write
-        )
-
-    return _UNPRINTABLE.sub(escaped, text)
 
 
 def archive_path(text: str, base_url: str) -> str:
@@ -221,7 +206,7 @@ def _size(entry: Entry) -> str:
 
 def _date(entry: Entry) -> str:
     if isinstance(entry, Stub):
-        return entry.listed_date
+        return printable(entry.listed_date)  # as the server wrote it
     return "" if entry.modified is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.modified))
 
 

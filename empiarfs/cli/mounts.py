@@ -14,6 +14,7 @@ import platformdirs
 
 from empiarfs.archive import entry_of
 from empiarfs.cli import complete, options
+from empiarfs.cli.text import printable
 from empiarfs.mount import daemon, points, status
 from empiarfs.settings import READERS, BadSetting
 
@@ -166,7 +167,7 @@ def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:
         troubles.append("the server does not answer")
     if troubles:
         then = "what is not there answers 'No route to host'" if offline else "reads will wait for the server"
-        click.echo(f"empiarfs: warning: {troubles[0]}; mounted all the same, {then}", err=True)
+        click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted all the same, {then}", err=True)
 
 
 def _read_ahead(path: str, kib: int) -> None:

@@ -14,6 +14,7 @@ import platformdirs
 
 from empiarfs import settings
 from empiarfs.archive import entry_of
+from empiarfs.cli.text import printable
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 * settings.MIB
+
+
+class _Printable(logging.Formatter):
+    """Lines in which a name from the server neither begins another line nor moves a cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
 
 
 def config_file() -> Path:
@@ -145,11 +153,11 @@ def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("empiarfs: %(message)s"))
+        handler.setFormatter(_Printable("empiarfs: %(message)s"))
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8", errors="replace")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("empiarfs")
     logger.handlers[:] = [handler, *others]
     logger.propagate = False

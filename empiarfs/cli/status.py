@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from empiarfs.cli import complete, prometheus
-from empiarfs.cli.files import printable
+from empiarfs.cli.text import printable
 from empiarfs.counters import Counters
 from empiarfs.mount import look, points
 from empiarfs.mount.look import Look

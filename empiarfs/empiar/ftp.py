@@ -4,22 +4,30 @@ import contextlib
 import ftplib
 import logging
 import re
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from empiarfs.empiar import pages
 from empiarfs.errors import Unavailable
 from empiarfs.model import File, Stub, name_of
+from empiarfs.settings import MIB
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
 SILENCE_SECONDS = 5.0
+LONGEST_SECONDS = 120.0  # for all of it: 100,000 names over a slow line; nobody waits so long
 DAY = 86400.0
 LONGEST_LINE = 4096
-MOST_LINES = 1_000_000
+MOST_LINES = 1_000_000  # as many as a page of the listing may have
+MOST_BYTES = 512 * MIB  # of the list: as many as a page of the listing may have
+MOST_REPLY_LINES = 1000  # of all replies together; a welcome has some tens
+LONGEST_WORDS = 200  # characters of what the server says
+TROUBLES = (OSError, EOFError, ftplib.Error, ValueError, OverflowError)
 # -rw-r--r--   1 ftp  anonymous  67109888 May 17  2024 name, which may hold spaces
 _LINE = re.compile(r"-[rwxsStT-]{9}[.+@]?\s+\d+\s+\S+\s+\S+\s+(\d{1,18})\s+\S+\s+\S+\s+\S+ (.+)")
 
@@ -55,15 +63,15 @@ class FtpSizes:
         except OSError as error:  # our own programs use all connections: no word about the server
             raise Unavailable(directory, str(error)) from error
         try:
-            lines = self._listed(directory)
-        except (OSError, EOFError, ftplib.Error, ValueError) as error:
+            found = self._listed(directory, {name_of(stub.path) for stub in stubs})
+        except TROUBLES as error:
             if isinstance(error, TimeoutError | ConnectionRefusedError):
                 with contextlib.suppress(OSError):
                     self._note.touch()
-            raise Unavailable(directory, f"FTP gives no list: {error}") from error
+            raise Unavailable(directory, f"FTP gives no list: {_words(error)}") from error
         finally:
             release()
-        return agreeing(sizes(lines), stubs)
+        return agreeing(found, stubs)
 
     def _is_silent(self) -> bool:
         try:
@@ -71,30 +79,42 @@ class FtpSizes:
         except OSError:
             return False
 
-    def _listed(self, directory: str) -> list[str]:
-        lines: list[str] = []
+    def _listed(self, directory: str, wanted: set[str]) -> dict[str, int]:
+        """Give the sizes of the names `wanted`, as far as they are listed; the list itself is not kept."""
+        found: dict[str, int] = {}
+        count = heard = 0
 
         def take(line: str) -> None:
-            if len(lines) >= MOST_LINES:
+            nonlocal count, heard
+            count += 1
+            heard += len(line)
+            if count > MOST_LINES or heard > MOST_BYTES:
                 raise ValueError("the list is too long")
-            lines.append(line)
+            found.update((name, size) for name, size in sizes([line]).items() if name in wanted)
 
         with self._entered(directory) as ftp:
             ftp.retrlines("LIST", take)
-        return lines
+        return found
 
     @contextlib.contextmanager
     def _entered(self, directory: str) -> Iterator[ftplib.FTP]:
-        """Connect, and go to `directory`."""
-        with ftplib.FTP(timeout=CONNECT_SECONDS, encoding="latin-1") as ftp:  # noqa: S321 - public, and names only
-            ftp.connect(self._host, self._port)
-            assert ftp.sock is not None  # noqa: S101 - connected
-            ftp.sock.settimeout(SILENCE_SECONDS)
-            ftp.timeout = SILENCE_SECONDS
-            ftp.login(*self._login)
-            path = directory.encode("utf-8", "surrogateescape").decode("latin-1")
-            ftp.cwd(f"{self._root}/{path}")
-            yield ftp
+        """Connect, and go to `directory`; it is all over after a while, whatever the server says."""
+        ftp = _Connection()
+        end = threading.Timer(LONGEST_SECONDS, ftp.cut)
+        end.daemon = True
+        end.start()
+        try:
+            with ftp:
+                ftp.connect(self._host, self._port)
+                assert ftp.sock is not None  # noqa: S101 - connected
+                ftp.sock.settimeout(SILENCE_SECONDS)
+                ftp.timeout = SILENCE_SECONDS
+                ftp.login(*self._login)
+                path = directory.encode("utf-8", "surrogateescape").decode("latin-1")
+                ftp.cwd(f"{self._root}/{path}")  # a name with a newline would be two commands; ftplib refuses it
+                yield ftp
+        finally:
+            end.cancel()
 
     def check(self) -> None:
         """See that the server answers and has the directory; nothing is listed.
@@ -106,13 +126,42 @@ class FtpSizes:
         try:
             with self._entered(""):
                 pass
-        except (OSError, EOFError, ftplib.Error) as error:
-            raise Unavailable("", f"FTP does not answer: {error}") from error
+        except TROUBLES as error:
+            raise Unavailable("", f"FTP does not answer: {_words(error)}") from error
         finally:
             release()
 
 
-def sizes(lines: Sequence[str]) -> dict[str, int]:
+class _Connection(ftplib.FTP):
+    """A connection whose replies have an end, and which another thread can cut."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=CONNECT_SECONDS, encoding="latin-1")
+        self._heard = 0
+        self._data: socket.socket | None = None
+
+    def getline(self) -> str:
+        """Give the next line of a reply; a reply of many lines is one text, and could be of any length."""
+        self._heard += 1
+        if self._heard > MOST_REPLY_LINES:
+            raise ValueError("the reply is too long")
+        line: str = super().getline()
+        return line
+
+    def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
+        """Begin a transfer, and note its connection."""
+        self._data, size = super().ntransfercmd(cmd, rest)
+        return self._data, size
+
+    def cut(self) -> None:
+        """Shut both connections; who reads from them is told that they ended, first from the one of replies."""
+        for one in (self.sock, self._data):
+            if one is not None:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+
+def sizes(lines: Iterable[str]) -> dict[str, int]:
     """Give the sizes of the plain files in a Unix-form LIST, by name; lines of another form are left out."""
     matches = (_LINE.fullmatch(line) for line in lines if len(line) <= LONGEST_LINE)
     return {_name(match[2]): int(match[1]) for match in matches if match}
@@ -136,3 +185,9 @@ def agreeing(found: dict[str, int], stubs: Sequence[Stub]) -> list[File]:
 
 def _name(text: str) -> str:
     return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _words(error: Exception) -> str:
+    """Give what went wrong on one line, without what could move a cursor: the server has written it."""
+    text = " ".join(str(error).split())[:LONGEST_WORDS]
+    return text if text.isprintable() else type(error).__name__

@@ -9,9 +9,10 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from empiarfs.empiar.lines import Line, Lines, Lost, Reply
 from empiarfs.engine.hedge import Cut
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 MOST_REDIRECTS = 5
 FIRST_BURST = 64 * 1024  # bytes that may come at once with the head, and say nothing of how fast the line is
 LONGEST_RETRY_AFTER = 3600.0
+LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
 FARTHEST_ZONE = 15 * 3600  # seconds
 QUARTER = 900
 
@@ -49,6 +51,7 @@ class HttpClient:
     def __init__(self, base_url: str, lines: Lines, pace: Pace) -> None:
         self._base_url = base_url
         self._host = urlsplit(base_url).hostname
+        self._places = _places(base_url)
         self._lines = lines
         self._pace = pace
         self.requests = self.stalls = 0
@@ -158,16 +161,31 @@ class HttpClient:
         try:
             target = without_credentials(urljoin(url, location))
             there = urlsplit(target)
+            place = there.scheme, there.hostname, _port(there)
         except ValueError as error:
             raise Unavailable(path, "the server redirects to no address") from error
+        elsewhere = Unavailable(path, f"the server redirects to another place: {target[:200]!r}")
         if there.scheme not in {"http", "https"} or there.hostname != self._host or not location:
-            raise Unavailable(path, f"the server redirects to another place: {target[:200]!r}")
+            raise elsewhere
         here, beyond = unquote_to_bytes(urlsplit(url).path), unquote_to_bytes(there.path)
-        if beyond == here + b"/":
+        if beyond == here + b"/":  # asked nowhere: behind a balancer a server of HTTPS may name HTTP
             raise IsADirectory(path)
         if there.scheme != urlsplit(self._base_url).scheme == "https":
             raise Unavailable(path, "the server redirects to where the line is not encrypted")
+        if place not in self._places:
+            raise elsewhere
         return target
+
+
+def _places(base_url: str) -> set[tuple[str, str | None, int]]:
+    """Give the servers that may answer for `base_url`: its own, and that of HTTPS where it is plain HTTP."""
+    base = urlsplit(base_url)
+    own = (base.scheme, base.hostname, _port(base))
+    return {own, ("https", base.hostname, 443)} if own[0] == "http" and own[2] == 80 else {own}  # noqa: PLR2004
+
+
+def _port(url: SplitResult) -> int:
+    return url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
 class HttpOrigin:
@@ -229,9 +247,10 @@ def _check_status(reply: Reply, path: str) -> None:
 
 
 def _length(text: str, path: str) -> int:
-    if not _LENGTH.fullmatch(text.strip()) or int(text) > LONGEST_FILE:
+    number = text.strip(" \t")  # what else strip() takes for space, int() does not
+    if not _LENGTH.fullmatch(number) or int(number) > LONGEST_FILE:
         raise Unavailable(path, "the server tells no length")
-    return int(text)
+    return int(number)
 
 
 def _check_identity(reply: Reply, path: str) -> None:
@@ -268,8 +287,11 @@ def _modified(reply: Reply) -> int | None:
 
 
 def _date(text: str) -> int | None:
+    if len(text) > LONGEST_DATE:
+        return None
     try:
-        return int(parsedate_to_datetime(text).timestamp())
+        date = parsedate_to_datetime(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())  # -0000 is UTC, not our zone
     except (ValueError, OverflowError):
         return None
 

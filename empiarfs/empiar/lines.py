@@ -30,6 +30,7 @@ QUICK = 0.125  # seconds for a piece, below which the next one is waited for as 
 CONNECT_SECONDS = 10.0
 SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
 IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
+LONGEST_REASON = 80  # characters of the words behind a status
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
 SLOWEST = 1024  # bytes a second; slower than this for as long as silence is borne counts as silence
 # what the libraries below raise for a line that was lost, silent, or never there
@@ -82,8 +83,10 @@ class Reply:
         self._response = response
         self._silence = silence
         self._due = due
+        self._is_begun = False
         self.status = response.status_code
-        self.reason = response.reason or ""
+        reason = (response.reason or "")[:LONGEST_REASON]
+        self.reason = reason if reason.isprintable() else ""
         self.headers: Mapping[str, str] = response.headers
 
     def pieces(self) -> Iterator[bytes]:
@@ -95,14 +98,12 @@ class Reply:
         body = self._response.raw
         since = begun = time.monotonic()
         fresh, at, quick = 0, 0, False  # quick: whether the last piece came fast
+        self._is_begun = True
         try:
             while True:
                 rest = PIECE - at % PIECE
-                if quick:
-                    self._due(begun + 2 * self._silence)  # a drip in the middle trips no timeout
-                    piece = body.read(rest, decode_content=False)
-                else:
-                    piece = body.read1(rest, decode_content=False)
+                with self._awaited():
+                    piece = (body.read if quick else body.read1)(rest, decode_content=False)
                 if not piece:
                     return
                 now = time.monotonic()
@@ -120,16 +121,27 @@ class Reply:
                 begun = time.monotonic()
         except _TROUBLE as error:
             raise Lost(_why(error)) from error
-        finally:
-            self._due(float("inf"))
 
     def close(self) -> None:
-        """Be done. A short rest is read, so that the line can be used again; else it is closed."""
+        """Be done. A short body is read, so that the line can be used again; else it is closed."""
         length = self.headers.get("Content-Length", "")
         short = length.isascii() and length.isdigit() and len(length) < len(str(SHORT_REST))
-        if short or self._method == "HEAD":  # which has no body, whatever its length says
-            self._response.raw.drain_conn()
+        is_chunked = "Transfer-Encoding" in self.headers  # of any length, whatever another header says
+        is_unread = not self._is_begun  # what broke off in its middle is not waited for again
+        # HEAD has no body, whatever its length says
+        if (short and is_unread and not is_chunked) or self._method == "HEAD":
+            with self._awaited():
+                self._response.raw.drain_conn()
         self._response.close()
+
+    @contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """Be cut when it takes too long: a drip trips no timeout, nor does what surrounds chunks without end."""
+        self._due(time.monotonic() + 2 * self._silence)
+        try:
+            yield
+        finally:
+            self._due(float("inf"))
 
 
 class Line:

@@ -5,6 +5,7 @@ times as much, selectolax 0.7 and 12 (it holds the whole page), the standard lib
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,9 @@ LONGEST_SILENCE_BYTES: Final = KIB * KIB  # without a tag; whatever is unfinishe
 LONGEST_HREF: Final = 16 * KIB  # a host, and a path of 4 KiB with every byte escaped
 LONGEST_NAME_BYTES: Final = 255  # Linux's NAME_MAX
 LONGEST_TEXT: Final = 4 * KIB  # of a heading or a cell; what stands further on is a description
+LONGEST_DATE: Final = 64  # characters; longer is no date of any server, and every row would keep it
+ELEMENTS_A_ROW: Final = 16  # Apache writes 8; each costs time, also one that gives no row
+MOST_ELEMENTS_BESIDE: Final = 250_000  # of the text above and below; about a second
 MOST_CELLS: Final = 4  # what is left of the link's own, date, size, and one for all the rest
 STRIDE_BYTES: Final = 64 * KIB  # how often the limits are looked at
 TAIL_BYTES: Final = KIB  # where the end of a whole page is looked for
@@ -81,7 +85,7 @@ def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
     page = _Page(_Place(url))
     # whatever charset the reply or the page claims: only read as Latin-1 do the bytes of an href come through
     parser = etree.HTMLParser(target=page, encoding="iso-8859-1", huge_tree=False, no_network=True)
-    parts = _checked(pieces, page)
+    parts = _checked(pieces, page, len(url))
     try:
         # read as a file, not fed: a parser that is fed keeps the whole page
         etree.parse(SimpleNamespace(read=lambda _most: next(parts, b"")), parser=parser)
@@ -196,7 +200,7 @@ def _parts(path: str) -> list[bytes]:
     return [unquote_to_bytes(part) for part in raw.split(b"/") if part]
 
 
-def _checked(pieces: Iterable[bytes], page: "_Page") -> Iterator[bytes]:
+def _checked(pieces: Iterable[bytes], page: "_Page", path_bytes: int) -> Iterator[bytes]:
     """Give the page in parts and then a mark, as long as what `page` has made of them is an honest index."""
     size = heard = silence = 0
     tail = b""
@@ -208,8 +212,11 @@ def _checked(pieces: Iterable[bytes], page: "_Page") -> Iterator[bytes]:
             silence = silence + len(part) if page.opened == heard else 0
             heard = page.opened
             tail = (tail + part)[-TAIL_BYTES:]
-            if size > MOST_BYTES or len(page.rows) > MOST_ROWS:
-                raise NotAListing(f"too large for an index page: {size} bytes, {len(page.rows)} rows")
+            count = len(page.rows)  # each row becomes a path, which repeats the directory's
+            if max(size, count * path_bytes) > MOST_BYTES or count > MOST_ROWS:
+                raise NotAListing(f"too large for an index page: {size} bytes, {count} rows")
+            if page.opened > MOST_ELEMENTS_BESIDE + ELEMENTS_A_ROW * count:
+                raise NotAListing(f"not an index page: {page.opened} elements in {count} rows")
             if page.nested > MOST_NESTED or max(silence, 0 if page.is_index else size) > LONGEST_SILENCE_BYTES:
                 raise NotAListing(f"not an index page, by its first {size} bytes")
     # an open tag or comment swallows the mark, so that a cut there is seen as well
@@ -283,7 +290,7 @@ class _Page:
         # with IconsAreLinks Apache links the icon as well: the same name, and nothing behind it
         if self.rows and self.rows[-1].name == name and self.rows[-1] == Row(name, is_directory, "", ""):
             del self.rows[-1]
-        self.rows.append(Row(name, is_directory, size, date))
+        self.rows.append(Row(name, is_directory, sys.intern(size), sys.intern(date)))  # most say the same
 
 
 def _columns(cells: list[str]) -> tuple[str, str]:
@@ -291,4 +298,4 @@ def _columns(cells: list[str]) -> tuple[str, str]:
     # preformatted text knows no cells
     texts = [*filter(None, map(str.strip, cells[1:] or re.split(r"\s{2,}|\n", cells[0].strip()))), ""]
     date = texts.pop(0) if _CLOCK.search(texts[0]) else ""
-    return texts[0] if _SIZE.fullmatch(texts[0]) else "", date
+    return texts[0] if _SIZE.fullmatch(texts[0]) else "", date if len(date) <= LONGEST_DATE else ""

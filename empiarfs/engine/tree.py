@@ -31,6 +31,9 @@ class _Bulk:
         self.over = threading.Event()
 
 
+_NO_NAMES = {"", ".", ".."}
+
+
 class Tree:
     """What is where.
 
@@ -155,8 +158,13 @@ class Tree:
         self._listings.changed(file)
 
     def _check_entry(self, path: str) -> None:
-        """Raise NotFound for what no archive holds, without asking: all that stands at the root is numbers."""
-        entry = path.partition("/")[0]
+        """Raise NotFound for what no archive holds, without asking: all that stands at the root is numbers.
+
+        Nor is a path that climbs asked for: the library that sends the request would ask for what it leads to.
+        """
+        entry, *below = path.split("/")
+        if any(name in _NO_NAMES or "\0" in name for name in below):
+            raise NotFound(path, "no such name")
         if not _is_number(entry) or (self._only and entry not in self._only):
             raise NotFound(path, "no such entry here")
 

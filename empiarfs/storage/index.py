@@ -70,12 +70,40 @@ def below(path: str) -> tuple[bytes, bytes]:
 
 def _entry(directory: str, row: _Row) -> Entry:
     name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
+    if not _is_ours(row):
+        raise _foreign()
     path = join(directory, name.decode("utf-8", "surrogateescape"))
     if is_directory:
         return Directory(path, modified)
     if size is None:
         return Stub(path, listed_size, listed_date)
     return File(path, size, modified, bool(dated_by_list))
+
+
+def _is_ours(row: _Row) -> bool:
+    """Tell whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
+    name, _, listed_size, listed_date, size, modified, _ = row
+    return (
+        isinstance(name, bytes)
+        and b"/" not in name
+        and isinstance(listed_size, str)
+        and isinstance(listed_date, str)
+        and (size is None or (isinstance(size, int) and size >= 0))
+        and (modified is None or isinstance(modified, int))
+    )
+
+
+def _moment(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise _foreign()
+    return float(value)
+
+
+def _foreign() -> sqlite3.Error:
+    """Give the error that says of the file, as SQLite's own does, that its content is wrong."""
+    error = sqlite3.DatabaseError("a row that this program did not write")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 class SqliteIndex:
@@ -117,7 +145,7 @@ class SqliteIndex:
             key = _key(path)
             scanned = database.execute("SELECT scanned FROM directories WHERE path = ?", (key,)).fetchone()
             if scanned is not None:
-                return Known(_children(database, path), scanned[0])
+                return Known(_children(database, path), _moment(scanned[0]))
         return None
 
     def entry(self, path: str) -> Entry | None:
@@ -194,7 +222,7 @@ class SqliteIndex:
         """See `Index.absent_since`."""
         with self._used() as database:
             row = database.execute("SELECT asked FROM absent WHERE path = ?", (_key(path),)).fetchone()
-            return None if row is None else float(row[0])
+            return None if row is None else _moment(row[0])
         return None
 
     def unmeasure(self, file: File) -> Stub:
@@ -212,7 +240,7 @@ class SqliteIndex:
                 "SELECT listed_size, listed_date FROM entries WHERE directory = ? AND name = ?", where
             ).fetchone()
             if row is not None:
-                return Stub(file.path, *row)
+                return Stub(file.path, *map(str, row))
         return Stub(file.path)
 
     @contextmanager

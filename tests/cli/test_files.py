@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Reply, ScriptedServer, Website
 
-from empiarfs.cli.files import archive_path, printable
+from empiarfs.cli.files import archive_path
+from empiarfs.cli.text import printable
 from empiarfs.sample.index_page import listed_size
 
 CONTENT = noise(9_000_000)

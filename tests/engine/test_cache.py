@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.engine.cache import Cache, Recent
+from empiarfs.engine.cache import SEGMENT_BYTES, Cache, Recent, _together
 from empiarfs.model import Block, File
+from empiarfs.settings import KIB, MIB
 
 FILE = File("10028/data/a.mrc", 10**9, 5)
 
@@ -240,3 +242,18 @@ def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int],
     written = sum(map(len, store.blocks.values()))
     assert written + sum(sizes[n] for n in range(len(sizes)) if block(n) not in store.blocks) == sum(sizes)
     assert len(store.blocks) + cache.dropped_writes == len(sizes)
+
+
+@given(numbers=st.sets(st.integers(0, 30)), size=st.sampled_from([1, 64 * KIB, MIB // 2, MIB, 4 * MIB]))
+def test_neighbours_go_to_the_store_together_as_far_as_a_segment_reaches(numbers: set[int], size: int) -> None:
+    """Each block once, in runs without a gap, none longer than a segment unless one block is."""
+    data = bytes(size)
+    segments = _together([(block(number), data) for number in sorted(numbers, reverse=True)])
+    assert sorted(one.number for segment in segments for one, _ in segment) == sorted(numbers)
+    for segment in segments:
+        first = segment[0][0].number
+        assert [one.number for one, _ in segment] == list(range(first, first + len(segment)))
+        assert len(segment) == 1 or len(segment) * size <= SEGMENT_BYTES
+    for segment, after in pairwise(segments):
+        touches = segment[-1][0].number + 1 == after[0][0].number
+        assert not touches or (len(segment) + 1) * size > SEGMENT_BYTES

@@ -552,3 +552,17 @@ def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
         world.tree.stat(A)
     assert world.origin.measured == [A, A]
     assert world.names(DATA) == ["b.mrc"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["10028/..", "10028/../10029", "10028/./a", "10028//a", "10028/", "10028/a/..", "10028/a\0", "10028/\0/a"],
+)
+def test_a_path_that_is_no_path_is_not_there(world: World, path: str) -> None:
+    """Nobody is asked: the library that sends the request would resolve its dots, and ask for another file."""
+    with pytest.raises(NotFound):
+        world.tree.stat(path)
+    with pytest.raises(NotFound):
+        world.tree.entries(path)
+    assert not world.origin.diary
+    assert not world.listing.diary
