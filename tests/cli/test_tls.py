@@ -75,6 +75,7 @@ def test_the_authority_that_is_named_is_believed(authority: Authority, start: St
     assert run("cat", "10028/data/a.mrc", bundle).stdout == "bytes"
 
 
+@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
 def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Start) -> None:
     """Nothing is asked of such a server, and the line says which flag may help."""
     server = start(authority.certificate(HERE))
@@ -82,6 +83,7 @@ def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Star
     assert server.requests == []
 
 
+@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
 def test_another_name_is_not_believed(authority: Authority, start: Start) -> None:
     """Whoever has signed it."""
     server = start(authority.certificate("elsewhere.example"))
@@ -89,6 +91,7 @@ def test_another_name_is_not_believed(authority: Authority, start: Start) -> Non
     assert server.requests == []
 
 
+@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
 def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, start: Start) -> None:
     """Nor one that is not valid yet."""
     now = datetime.now(UTC)
@@ -125,6 +128,9 @@ def test_a_bundle_that_is_none_is_told_before_anything_begins(authority: Authori
     assert server.connections == 0
 
 
+@pytest.mark.promise(
+    "A redirect is followed on the same server alone, never from HTTPS to HTTP, and never with credentials."
+)
 def test_nobody_is_sent_to_where_the_line_is_not_encrypted(authority: Authority, start: Start) -> None:
     """A redirect of the same server to plain HTTP is an error."""
     with ScriptedServer(Website(FILES)) as plain:

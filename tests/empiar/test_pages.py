@@ -540,6 +540,10 @@ def endless(page: bytes, opening: bytes) -> Iterator[bytes]:
     pytest.fail("read on and on")
 
 
+@pytest.mark.promise(
+    "A listing of a million names is read, in some tens of seconds; a longer one, one of more than 512 MiB, "
+    "and one that is mostly something else is `EIO`, and no empty directory."
+)
 @pytest.mark.parametrize(
     ("opening", "page"),
     [
@@ -565,6 +569,10 @@ def test_a_link_that_is_too_long_is_not_believed() -> None:
         rows([table_page("x" * 20_000)], HERE)
 
 
+@pytest.mark.promise(
+    "A listing of a million names is read, in some tens of seconds; a longer one, one of more than 512 MiB, "
+    "and one that is mostly something else is `EIO`, and no empty directory."
+)
 @pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS", 9), ("MOST_BYTES", 1000)])
 def test_a_page_that_is_too_large_is_not_believed(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     """Above the most rows, and above the most bytes, reading ends."""
@@ -575,6 +583,10 @@ def test_a_page_that_is_too_large_is_not_believed(monkeypatch: pytest.MonkeyPatc
         rows([page[at : at + 500] for at in range(0, len(page), 500)], HERE)
 
 
+@pytest.mark.promise(
+    "A listing of a million names is read, in some tens of seconds; a longer one, one of more than 512 MiB, "
+    "and one that is mostly something else is `EIO`, and no empty directory."
+)
 def test_the_limits_are_those_that_were_promised() -> None:
     """A million rows and half a GiB are still read."""
     assert (pages.MOST_ROWS, pages.MOST_BYTES) == (1_000_000, 1 << 29)

@@ -85,6 +85,10 @@ def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
     assert (of_bytes.value.path, of_names.value.path) == (A, DATA)
 
 
+@pytest.mark.promise(
+    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
+    "is seen."
+)
 def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
     """However old it is."""
     assert [entry.path for entry in tree.entries(DATA)] == [A, B, f"{DATA}/sub"]
@@ -166,6 +170,7 @@ def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
         archive.stat(f"{DATA}/none")
 
 
+@pytest.mark.promise("With `--offline` no connection is ever made.")
 def test_no_connection_is_made_and_no_slot_taken(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,6 +366,10 @@ def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.Lo
     caplog.clear()
 
 
+@pytest.mark.promise(
+    "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
+    "`--patience`; at a prompt at once."
+)
 def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
     """Who sits there can do more about it than time can; a line that is lost is asked for again as ever."""
     with_patience, ask = Patiently(at_prompt=True), Answers(STRANGE)

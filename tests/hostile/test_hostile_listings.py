@@ -46,6 +46,10 @@ a data file: javascript: data: http: https: ftp: //ftp.ebi.ac.uk //evil.invalid 
 PARTS = st.sampled_from([*WORDS.split(), " ", "\t", "\n"])
 
 
+@pytest.mark.promise(
+    "A name is a child of the directory that was listed: links that climb (`..`, `%2e%2e`), lead to another "
+    "host, port or scheme, or hold a slash or a NUL once they are decoded, are no names."
+)
 @given(hrefs=st.lists(st.lists(PARTS, min_size=1, max_size=6).map("".join), max_size=5))
 @example(hrefs=["..", "%2e%2e", "%2e%2e%2f", "..%2f..", "..\\..", "a%00", "&#46;&#46;", "&period;&period;/"])
 @example(hrefs=["https://ftp.ebi.ac.uk:443@evil.invalid/empiar/world_availability/10028/data/a"])
@@ -89,6 +93,10 @@ def test_rows_that_say_the_same_share_it() -> None:
     assert one.listed_size is other.listed_size
 
 
+@pytest.mark.promise(
+    "A listing of a million names is read, in some tens of seconds; a longer one, one of more than 512 MiB, "
+    "and one that is mostly something else is `EIO`, and no empty directory."
+)
 @pytest.mark.parametrize(
     "piece",
     [
@@ -166,6 +174,9 @@ def test_a_hundred_thousand_names_are_listed_within_bounds() -> None:
     assert sum(sys.getsizeof(one) + sys.getsizeof(one.path) for one in found) < 100_000 * 500
 
 
+@pytest.mark.promise(
+    "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
+)
 def test_a_name_makes_no_lines_in_the_log(tmp_path: Path) -> None:
     """What a server calls its files neither begins a line nor moves a cursor."""
     file = tmp_path / "log"

@@ -77,6 +77,10 @@ def walked(root: str) -> list[str]:
     return found
 
 
+@pytest.mark.promise(
+    "A name is a child of the directory that was listed: links that climb (`..`, `%2e%2e`), lead to another "
+    "host, port or scheme, or hold a slash or a NUL once they are decoded, are no names."
+)
 def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding: str) -> None:
     """Links that climb, or lead elsewhere, are no names; a name with newlines and escapes is one of any bytes."""
     mounted = mount("10028", base_url=server.base_url, binding=binding)
@@ -84,6 +88,9 @@ def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding
     assert all(request.target.startswith("/empiar/world_availability/10028") for request in server.requests)
 
 
+@pytest.mark.promise(
+    "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
+)
 def test_the_command_line_shows_lines_that_a_terminal_may_have(mount: Mounts, server: ScriptedServer) -> None:
     """One a name, whatever the server calls it, and whatever it writes in place of a date; in the mount as well."""
     mounted = mount("10028", base_url=server.base_url)

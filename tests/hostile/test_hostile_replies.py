@@ -74,6 +74,10 @@ FLOODS: dict[str, tuple[Speak, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Nothing of a reply is endless: heads, bodies, chunks, trailers and FTP lists that flow or drip are given "
+    "up in bounded time and memory."
+)
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("ask", ["fetch", "scan"])
 def test_a_head_without_end_or_sense_is_one_error(flood: str, ask: str) -> None:
@@ -105,6 +109,10 @@ BODIES: dict[str, tuple[Speak, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.promise(
+    "Nothing of a reply is endless: heads, bodies, chunks, trailers and FTP lists that flow or drip are given "
+    "up in bounded time and memory."
+)
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_without_end_or_sense_is_one_error_or_right(body: str) -> None:
     """Soon, and in little memory; 200 bytes are given only where the whole part has come."""
@@ -118,6 +126,7 @@ def test_a_body_without_end_or_sense_is_one_error_or_right(body: str) -> None:
 ZEROS = gzip.compress(bytes(200 << 20), 9)  # 200 kB
 
 
+@pytest.mark.promise("What is compressed and was not asked for is not unpacked.")
 @pytest.mark.parametrize("ask", ["measure", "fetch", "scan"])
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "br", "gzip, gzip"])
 def test_a_compressed_reply_that_nobody_asked_for_is_not_unpacked(ask: str, kind: str) -> None:
@@ -212,6 +221,9 @@ def test_a_reply_of_old_is_not_believed(method: str) -> None:
         answered(ask, CONTENT[100:300], None)
 
 
+@pytest.mark.promise(
+    "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
+)
 @pytest.mark.parametrize(
     "reason", [b"\x1b[2J\x1b]0;pwned\x07", b"No\x9b2J", b"a\x85b", b"x" * 60_000, "\u202egnp".encode()]
 )
@@ -224,6 +236,9 @@ def test_the_words_of_a_server_do_not_reach_the_terminal(reason: bytes) -> None:
     assert len(caught.value.reason) < 200
 
 
+@pytest.mark.promise(
+    "A redirect is followed on the same server alone, never from HTTPS to HTTP, and never with credentials."
+)
 @pytest.mark.parametrize(
     "location",
     [

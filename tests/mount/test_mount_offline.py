@@ -90,6 +90,7 @@ def offline(mount: Mounts, apache: Apache, filled: Account) -> Callable[..., Mou
     return made
 
 
+@pytest.mark.promise("With `--offline` no connection is ever made.")
 def test_what_is_kept_is_served_and_no_server_hears_of_it(
     offline: Callable[..., Mount], apache: Apache, world: World
 ) -> None:
@@ -119,6 +120,10 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     refused(made, "read", "10028/data/b.txt")
 
 
+@pytest.mark.promise(
+    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
+    "is only what the server said when it was last asked."
+)
 def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
     """A size, a listing, bytes, a name that is not listed: EHOSTUNREACH within a second, and again the same."""
     made = offline()
@@ -131,6 +136,10 @@ def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apac
     assert apache.requests() == []
 
 
+@pytest.mark.promise(
+    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
+    "is only what the server said when it was last asked."
+)
 def test_what_was_not_there_is_not_there(offline: Callable[..., Mount]) -> None:
     """A name of which the server said that it is none is ENOENT; so is an entry that was not asked for."""
     made = offline()
@@ -160,6 +169,7 @@ def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
     assert done.stderr.count(b"No route to host") == SMALL_FILES - 1
 
 
+@pytest.mark.promise("The log tells of each file that is read in vain, and each directory looked into, once.")
 def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
     """However often a file is read or a directory looked into, each is one line; none is a traceback."""
     made = offline()
@@ -173,6 +183,11 @@ def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
     assert any(line.startswith("read 10200/data/sparse.mrc") for line in told)
 
 
+@pytest.mark.promise("The kernel keeps none of these refusals.")
+@pytest.mark.promise(
+    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
+    "is seen."
+)
 def test_what_another_program_fetches_meanwhile_is_seen(
     mount: Mounts, offline: Callable[..., Mount], filled: Account
 ) -> None:
@@ -200,6 +215,7 @@ def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, bin
     assert apache.requests() == []
 
 
+@pytest.mark.promise("A directory that was not listed can be walked through where something below it is known.")
 def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, binding: str) -> None:
     """Where a directory was listed its parents can be walked through, whether or not they were listed."""
     account = mount.account(binding=binding)

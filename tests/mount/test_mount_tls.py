@@ -39,6 +39,10 @@ def test_a_mount_believes_the_authority_that_is_named(
     assert made.run("cat", made / "10028/data/a.txt").stdout == b"bytes"
 
 
+@pytest.mark.promise(
+    "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
+    "`--patience`; at a prompt at once."
+)
 def test_a_mount_tells_of_a_certificate_at_once_and_waits(mount: Mounts, server: ScriptedServer) -> None:
     """The mount is made, with a warning that names the flag; readers get EIO when patience is at its end."""
     made = mount("10028", base_url=server.base_url, env={"EMPIARFS_PATIENCE": "2"})
