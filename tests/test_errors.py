@@ -74,6 +74,7 @@ def test_overload_is_a_way_to_be_unavailable() -> None:
     assert {kind for kind in KINDS if issubclass(kind, errors.Unavailable)} == {
         errors.Unavailable,
         errors.Overloaded,
+        errors.Untrusted,
     }
 
 
