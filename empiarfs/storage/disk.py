@@ -26,7 +26,7 @@ from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
 from empiarfs.storage.folders import Identity, identity, secure, secure_file
-from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
+from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -191,11 +191,11 @@ class DiskStore:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
         secure(self._folder)
         secure_file(self._database_file)
+        if self._cache is not None:
+            self._cache._local = _ByThread()  # noqa: SLF001 - connections that fail may hold locks
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
-            if identity(self._database_file) is None:
-                self._clear()
             return self._taken(self._database())
         except sqlite3.Error as error:
             if may_be_whole(error):
@@ -203,18 +203,13 @@ class DiskStore:
             self._trouble.tell(error, "")
         except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
             self._trouble.tell(error, "")
-        self._clear()
+        for file in self._folder.glob(f"{DBNAME}*"):
+            file.unlink(missing_ok=True)
         log.info("%s: the cache begins anew", self._folder)
         return self._taken(self._database())
 
-    def _clear(self) -> None:
-        """Take the database away, and all that only it knew."""
-        for file in self._folder.glob(f"{DBNAME}*"):
-            file.unlink(missing_ok=True)
-        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
-            shutil.rmtree(folder, ignore_errors=True)
-
     def _taken(self, cache: diskcache.Cache) -> diskcache.Cache:
+        cache.close()  # the connection of its constructor, which nobody would close
         cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
         with self._lock:
             self._cache, self._known, self._places = cache, {}, 0
@@ -227,9 +222,7 @@ class DiskStore:
         return identity(self._database_file) != self._identity
 
     def _database(self) -> diskcache.Cache:
-        # diskcache would wait for a whole minute for a lock while it opens
-        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS)) as database:
-            database.execute("BEGIN IMMEDIATE")
+        self._check()
         return diskcache.Cache(
             os.fspath(self._folder),
             disk=_OnlyBytes,
@@ -245,6 +238,21 @@ class DiskStore:
             tag_index=False,
             statistics=0,
         )
+
+    def _check(self) -> None:
+        """See that diskcache can open the database: it would wait for a lock for a whole minute.
+
+        Raises:
+            sqlite3.Error: it cannot, or what is in it is not diskcache's.
+        """
+        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")
+                return
+        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
+            shutil.rmtree(folder, ignore_errors=True)
 
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
@@ -428,7 +436,7 @@ class DiskStore:
         row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
         self._trouble.tell(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or (isinstance(error, sqlite3.Error) and not is_busy(error))
+        self._outdated = self._outdated or isinstance(error, sqlite3.Error | diskcache.Timeout)
         with suppress(*TROUBLES):
             if self._cache is not None:
                 self._cache.close()  # the connection of this thread, which may hold a lock
