@@ -26,7 +26,7 @@ from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
 from empiarfs.storage.folders import Identity, identity, secure, secure_file
-from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_wrong, may_be_whole
+from empiarfs.storage.trouble import CALM_SECONDS, JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ class DiskStore:
             # here looks are free, and what was used is given a newer store time now and then.
             eviction_policy="least-recently-stored",
             cull_limit=10,
+            sqlite_journal_mode=JOURNAL,
             sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
             sqlite_mmap_size=0,
             sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
@@ -246,7 +247,7 @@ class DiskStore:
             sqlite3.Error: it cannot, or what is in it is not diskcache's.
         """
         with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA journal_mode = {JOURNAL}")
             database.execute("BEGIN IMMEDIATE")
             if database.execute("SELECT 1 FROM sqlite_master").fetchone():
                 database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")

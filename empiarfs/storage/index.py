@@ -11,7 +11,7 @@ from pathlib import Path
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
 from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
-from empiarfs.storage.trouble import Trouble, is_wrong, may_be_whole
+from empiarfs.storage.trouble import JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -318,7 +318,7 @@ def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]
 
 
 def _set_aside(file: Path) -> None:
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-journal", "-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
 
@@ -357,8 +357,8 @@ def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
+        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute("PRAGMA synchronous = OFF")  # what a power cut breaks is set aside, and costs requests
     except BaseException:
         database.close()
         raise

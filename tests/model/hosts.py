@@ -1,6 +1,6 @@
 """Processes that hold an archive and do as they are told over a socket; they can be killed at any moment.
 
-The first one imports everything, makes no thread, and is forked for each archive: that takes a hundredth of a second.
+The first one imports everything, makes no thread, and is forked for each archive: that takes no time.
 """
 
 import dataclasses
@@ -148,10 +148,11 @@ class _Held:
     def __init__(self, settings: Settings, ahead: float) -> None:
         self._ahead = ahead
         self._made: dict[str, list[Any]] = {}
-        clock = SimpleNamespace(time=lambda: time.time() + self._ahead, monotonic=time.monotonic)
-        wire.time = clock  # type: ignore[assignment] # its clock of the wall alone
-        for name, kind in (("Later", _Later), ("Patience", wire.Patience), ("Gate", wire.Gate), ("Lines", wire.Lines)):
-            setattr(wire, name, self._noting(name, kind))
+        parts: Any = wire
+        parts.time = SimpleNamespace(time=lambda: time.time() + self._ahead, monotonic=time.monotonic)
+        parts.Later = self._noting("Later", _Later)
+        for name in ("Patience", "Gate", "Lines"):
+            setattr(parts, name, self._noting(name, getattr(parts, name)))
         gate.QUIET_SECONDS = gate.GROW_SECONDS = gate.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
         self._surprises = _Surprises()

@@ -1,7 +1,7 @@
 """What an archive may know of the tree, by SEMANTICS.md alone: the reference that the model compares it with; pure.
 
-For each name there is a set of what may be known of it. It holds one element, but after a kill, which may or may not
-have come before something was written down.
+For each name there is a set of what may be known of it. It holds one element, but after a kill, which may or may
+not have come before something was written down.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A server on loopback whose tree changes and which misbehaves as the model tells it, with a diary of what it said."""
+"""A server on loopback whose tree changes and which misbehaves as it is told, with a diary of what it said."""
 
 import threading
 from collections import deque
@@ -14,7 +14,18 @@ from empiarfs.sample import index_page
 
 BEGUN = 1_700_000_040  # a whole minute
 APART = 420  # seconds between the dates of two versions: each change shows in a listing, which knows minutes
-MISFORTUNES = ("503", "500", "nothing", "reset", "cut", "cut and reset", "another part", "the whole", "a page")
+MISFORTUNES = (
+    "503",
+    "500",
+    "nothing",
+    "reset",
+    "cut",
+    "cut and reset",
+    "another part",
+    "the start",
+    "a page",
+    "404",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +134,12 @@ class Served:
             said = len(self.diary)
             reply = self._good(request, path)
             misfortune = self.misfortunes.popleft() if self.misfortunes else ""
-            broken = self._broken(misfortune, request, reply)
+            content = self.files[path].content if path in self.files else b""
+            broken = self._broken(misfortune, request, reply, content)
             if broken is not reply:
                 del self.diary[said:]  # the reply is not to be believed
+                if misfortune == "404" and broken is not None and broken.status.startswith("404"):
+                    self.diary.append(Missed(path))
             elif reply.status.startswith("206"):
                 self.sent += len(reply.body)
             return broken
@@ -181,26 +195,29 @@ class Served:
             "206 Partial Content", {**headers, "Content-Length": str(stop - start)}, version.content[start:stop]
         )
 
-    def _broken(self, misfortune: str, request: Request, reply: Reply) -> Reply | None:
+    def _broken(self, misfortune: str, request: Request, reply: Reply, content: bytes) -> Reply | None:
         """Give what comes in place of `reply`; itself where the misfortune does not fit it."""
-        is_part = reply.status.startswith("206")
         headers, body = reply.headers, reply.body
-        match misfortune:
-            case "503" | "500":
-                return Reply(f"{misfortune} Sorry", {"Content-Length": "0"})
-            case "reset" if body and request.method == "GET":
-                return Reply(reply.status, headers, b"", "reset")
-            case "nothing" | "reset":
-                return None
-            case "cut" | "cut and reset" if len(body) > 1 and request.method == "GET":
-                then = "close" if misfortune == "cut" else "reset"
-                return Reply(reply.status, headers, body[: len(body) // 2], then)
-            case "another part" if is_part and len(body) > 1:
-                start, _, rest = headers["Content-Range"].removeprefix("bytes ").partition("-")
-                return Reply(reply.status, {**headers, "Content-Range": f"bytes {int(start) + 1}-{rest}"}, body)
-            case "the whole" if is_part:
-                return Reply("200 OK", {**headers, "Content-Length": str(len(body))}, body)
-            case "a page" if request.method == "GET":
-                page = b"<html><body>Sorry, we are having a bad day</body></html>"
-                return Reply("200 OK", {"Content-Type": "text/html", "Content-Length": str(len(page))}, page)
-        return reply
+        if misfortune in {"503", "500"}:
+            return Reply(f"{misfortune} Sorry", {"Content-Length": "0"})
+        if misfortune == "404" and request.method == "HEAD" and reply.status.startswith("200"):
+            return Reply("404 Not Found", {"Content-Length": "0"})
+        if misfortune == "nothing" or (misfortune == "reset" and not body):
+            return None
+        if request.method == "HEAD" or not body:
+            return reply
+        page = b"<html><body>Sorry, we are having a bad day</body></html>"
+        broken = {
+            "reset": Reply(reply.status, headers, b"", "reset"),
+            "cut": Reply(reply.status, headers, body[: len(body) // 2], "close"),
+            "cut and reset": Reply(reply.status, headers, body[: len(body) // 2], "reset"),
+            "a page": Reply("200 OK", {"Content-Type": "text/html", "Content-Length": str(len(page))}, page),
+        }
+        if "Content-Range" in headers:
+            start, _, rest = headers["Content-Range"].removeprefix("bytes ").partition("-")
+            other = {**headers, "Content-Range": f"bytes {int(start) + 1}-{rest}"}
+            broken |= {
+                "another part": Reply(reply.status, other, bytes(len(body))),
+                "the start": Reply("200 OK", headers, content[: len(body)]),
+            }
+        return broken.get(misfortune, reply)

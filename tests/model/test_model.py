@@ -1,7 +1,7 @@
-"""Whatever is read, changed, lost, killed and broken, in whatever order: what SEMANTICS.md promises, and nothing else.
+"""Whatever is read, changed, lost, killed and broken, in whatever order: what SEMANTICS.md promises, nothing else.
 
-Hypothesis makes up the story; `knowledge` is what an archive may know of the tree by then, and the bytes are those of
-one version. The archive lives in a process of its own, over a real server (`served`), and is killed at any moment.
+Hypothesis makes up the story; `knowledge` is what an archive may know of the tree by then, and the bytes are those
+of one version. The archive lives in a process of its own, with a real server (`served`), and is killed at times.
 """
 
 import os
@@ -13,6 +13,7 @@ from calendar import timegm
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import strptime
 from typing import Any
@@ -32,21 +33,25 @@ from empiarfs.model import Directory, Entry, File, Stub, parent_of
 
 BLOCK = 4096
 MEMORY = 64 * 1024
-DISK = 400_000
+DISK = 250_000
 CONNECTIONS = 4
 SLACK = 3 * 32 * 1024  # a segment that was just stored, and the database
 FEWEST = 4  # files that are always there
 SHORT_PATIENCE = 0.05
 
 DIRECTORIES = ("10028", "10028/a", "10028/b", "10028/a/c")
-SIZES = st.one_of(
-    st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 97_001]), st.integers(0, 60_000)
-)
+SIZES = st.one_of(st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 97_001]), st.integers(0, 60_000))
+NEW_SIZES = st.one_of(st.none(), SIZES)  # of a file that is replaced; None for as many bytes as before
 NAMES = st.sampled_from(["0.mrc", "1.mrc", "2.mrc", "3.mrc", "4 %.mrc"])
 PATHS = st.builds("{}/{}".format, st.sampled_from(DIRECTORIES), NAMES)
-OFFSETS = st.one_of(st.integers(0, 100_000), st.integers(0, 24).map(lambda number: number * BLOCK))
-LENGTHS = st.one_of(st.integers(1, 3 * BLOCK), st.just(BLOCK), st.just(200_000))
-READS = st.tuples(st.integers(0, 10**6), OFFSETS, LENGTHS)
+# of which handle, from which share of the file on, how much, and whether to begin with a block
+READS = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(0, 104),
+    st.one_of(st.integers(1, 3 * BLOCK), st.just(BLOCK), st.just(200_000)),
+    st.booleans(),
+)
+Read = tuple[int, int, int, bool]
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Model(RuleBasedStateMachine):
         for directory in DIRECTORIES[:3]:
             self.served.make(directory)
             for number in range(3):
-                self.served.write(f"{directory}/{number}.mrc", noise(20_000 * number + 17, number))
+                self.served.write(f"{directory}/{number}.mrc", noise(45_000 * number + 17, number))
         self.known = Knowledge()
         self.handles: list[Handle] = []
         self.now = 0.0  # how far ahead the clock of the wall is; what happens takes no time
@@ -162,7 +167,7 @@ class Model(RuleBasedStateMachine):
             entry = shown.get(path)
             assert any(shows(one, entry) for one in may), f"{path}: {entry} is shown, {may} is known"
             if before.of(path) == self.known.of(path):
-                self.known.settle(path, lambda one, entry=entry: shows(one, entry))
+                self.known.settle(path, partial(shows, entry=entry))
 
     @rule(path=PATHS)
     def look_at_a_name(self, path: str) -> None:
@@ -199,7 +204,6 @@ class Model(RuleBasedStateMachine):
                 elif is_noted and not misses:
                     pass
                 elif parent_of(path) in self.served.directories:
-                    assert path not in self.served.files, "it is there"
                     is_listed = all(one is not None for one in before.of(path)) and not relists
                     assert misses >= (2 if is_listed else 1), "nobody has said so"
                     self.known.gone(path, self.now)
@@ -225,42 +229,79 @@ class Model(RuleBasedStateMachine):
         told = {event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path}
         return {one for one in (*told, self.served.files.get(path)) if one is not None}
 
-    @rule(read=READS)
-    def read_a_part(self, read: tuple[int, int, int]) -> None:
-        """The bytes of its version, or a clear error."""
-        choice, offset, size = read
+    def wanted(self, read: Read) -> tuple[Handle, int, int]:
+        """Give the handle, offset and size of a read."""
+        choice, share, size, aligned = read
         handle = self.chosen(choice)
+        offset = len(handle.version.content) * share // 100
+        return handle, offset // BLOCK * BLOCK if aligned else offset, size
+
+    @rule(read=READS)
+    def read_a_part(self, read: Read) -> None:
+        """The bytes of its version, or a clear error."""
+        handle, offset, size = self.wanted(read)
         result, _, _ = self.asked("read", handle.number, offset, size)
         self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
 
     @rule(reads=st.lists(READS, min_size=2, max_size=8))
-    def read_parts_at_once(self, reads: list[tuple[int, int, int]]) -> None:
+    def read_parts_at_once(self, reads: list[Read]) -> None:
         """The same with many threads, of one file or several."""
-        asked = [(self.chosen(choice), offset, size) for choice, offset, size in reads]
+        asked = [self.wanted(read) for read in reads]
         results, _, _ = self.asked("read_at_once", [(one.number, offset, size) for one, offset, size in asked])
         for (handle, offset, size), result in zip(asked, results, strict=True):
             self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
 
-    @rule(choice=st.integers(0, 10**6), step=st.sampled_from([BLOCK, 1000, 20_000]))
+    @rule(choice=st.integers(0, 10**6), step=st.sampled_from([BLOCK, 5000, 20_000]))
     def read_in_line(self, choice: int, step: int) -> None:
         """From the start to the end, as `cp` does."""
-        handle = self.chosen(choice)
+        self.read_all_of(self.chosen(choice), step)
+
+    def read_all_of(self, handle: Handle, step: int = 100_000) -> None:
+        """Read a file to its end, or to the first error."""
         for offset in range(0, len(handle.version.content) + step, step):
             result, _, _ = self.asked("read", handle.number, offset, step)
             self.see_right(handle, offset, step, result, {self.served.files.get(handle.path)})
             if isinstance(result, ArchiveError):
                 break
 
-    @rule(read=READS, size=SIZES)
-    def read_while_it_changes(self, read: tuple[int, int, int], size: int) -> None:
+    def read_all(self) -> None:
+        """Read all that is open."""
+        for handle in list(self.handles):
+            self.read_all_of(handle)
+
+    @rule(read=READS, misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=4))
+    def read_while_requests_go_wrong(self, read: Read, misfortunes: list[str]) -> None:
+        """What is not kept anywhere, while the server or the line misbehaves: nobody is told."""
+        handle, offset, size = self.wanted(read)
+        self.host.call("forget")
+        self.host.call("shrink", 0)
+        self.requests_will_go_wrong(misfortunes)
+        result, _, _ = self.asked("read", handle.number, offset, size)
+        self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
+
+    @rule(read=READS, size=NEW_SIZES)
+    def read_while_it_changes(self, read: Read, size: int | None) -> None:
         """A file that is replaced in the middle of a read is never mixed."""
-        choice, offset, length = read
-        handle = self.chosen(choice)
+        handle, offset, length = self.wanted(read)
+        size = len(handle.version.content) if size is None else size
         before = self.served.files.get(handle.path)
         self.served.before_next_part = lambda: self.written_anew(handle.path, size)
         result, _, _ = self.asked("read", handle.number, offset, length)
         self.served.before_next_part = None
         self.see_right(handle, offset, length, result, {before, self.served.files.get(handle.path)})
+
+    @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, kept=st.booleans())
+    def read_on_after_it_has_changed(self, choice: int, size: int | None, kept: bool) -> None:  # noqa: FBT001
+        """The old handle gives old bytes or an error, a new one new bytes; from whatever cache."""
+        handle = self.chosen(choice)
+        self.read_all_of(handle)
+        self.written_anew(handle.path, len(handle.version.content) if size is None else size)
+        self.host.call("forget")
+        if not kept:
+            self.host.call("shrink", 0)
+        self.read_all_of(handle)
+        self.open_a_file(handle.path)
+        self.read_all()
 
     def chosen(self, choice: int) -> Handle:
         """Give one of the handles there are; a new one where there is none, and the server answers."""
@@ -320,6 +361,21 @@ class Model(RuleBasedStateMachine):
         if len(self.served.files) > FEWEST:
             self.served.remove(sorted(self.served.files)[choice % len(self.served.files)])
 
+    @rule(path=PATHS, seconds=st.sampled_from([60.0, HOUR + 60]))
+    def a_file_comes_after_it_was_missed(self, path: str, seconds: float) -> None:
+        """Who has asked for it finds it an hour later."""
+        self.found("stat", path)
+        if path not in self.served.files:
+            self.written_anew(path, 3 * BLOCK)
+        self.time_passes(seconds)
+        self.found("stat", path)
+
+    @rule(path=PATHS, misfortunes=st.lists(st.just("404"), min_size=1, max_size=2))
+    def one_of_two_servers_lacks_a_file(self, path: str, misfortunes: list[str]) -> None:
+        """A name that is listed is missed twice, or it is there."""
+        self.requests_will_go_wrong(misfortunes)
+        self.found("stat", path)
+
     @rule(misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=3))
     def requests_will_go_wrong(self, misfortunes: list[str]) -> None:
         """The next few; whoever waits is not told."""
@@ -362,7 +418,7 @@ class Model(RuleBasedStateMachine):
         """Files of the cache are damaged."""
         chance = random.Random(seed)
         whole = [file for file in self.blocks() if file.stat().st_size]
-        for file in chance.sample(whole, -(-len(whole) // 3)):
+        for file in whole:
             content = bytearray(file.read_bytes())
             match harm:
                 case "flip":
@@ -372,13 +428,15 @@ class Model(RuleBasedStateMachine):
                     os.truncate(file, len(content) // 2)
                 case "empty":
                     os.truncate(file, 0)
-                case "swap":
-                    other = chance.choice(self.blocks())
+                case "swap":  # with one that is as long, if there is one
+                    alike = [one for one in whole if one.stat().st_size == len(content) and one != file]
+                    other = chance.choice(alike or whole)
                     file.write_bytes(other.read_bytes())
                     other.write_bytes(content)
                 case "lose":
                     file.unlink()
         self.host.call("forget")
+        self.read_all()
 
     @rule()
     def it_is_mounted_anew(self) -> None:
@@ -388,20 +446,18 @@ class Model(RuleBasedStateMachine):
         self.come_again()
 
     @rule(read=READS, path=PATHS, what=st.sampled_from(["read", "stat", "entries", "nothing"]), wait=st.booleans())
-    def it_is_killed(self, read: tuple[int, int, int], path: str, what: str, wait: bool) -> None:  # noqa: FBT001
+    def it_is_killed(self, read: Read, path: str, what: str, wait: bool) -> None:  # noqa: FBT001
         """In the middle of something, or of nothing; what was under way may have come to be known, or not."""
+        handle, offset, size = self.wanted(read)
         said = len(self.served.diary)
-        choice, offset, size = read
         if what == "read":
-            handle = self.chosen(choice)
-            said = len(self.served.diary)
             self.host.begin("read", handle.number, offset, size)
         elif what == "stat":
             self.host.begin("stat", path)
         elif what == "entries":
             self.host.begin("entries", parent_of(path))
         if wait and what != "nothing":  # until it has begun, on most machines
-            threading.Event().wait(0.001 * (choice % 8))
+            threading.Event().wait(0.001 * (read[0] % 8))
         self.host.kill()
         self.see_server_idle()
         for event in self.served.diary[said:]:
@@ -417,6 +473,7 @@ class Model(RuleBasedStateMachine):
         self.host = self.opened()
         for path in sorted(paths):
             self.open_a_file(path)
+        self.read_all()
 
     def see_server_idle(self) -> None:
         """Wait until the server has seen that nobody is there any more; what it says then is of the past."""
@@ -453,10 +510,12 @@ def told(counts: dict[str, int]) -> str:
 
 
 @pytest.mark.timeout(0)
-def test_every_story_ends_well(forks: Forks, capsys: pytest.CaptureFixture[str], how_long: Callable[..., int]) -> None:
+def test_every_story_ends_well(
+    forks: Forks, capsys: pytest.CaptureFixture[str], how_long: Callable[..., int]
+) -> None:
     """Bytes of one version or a clear error, names as the server told them, limits kept, nothing left under way."""
     Model.forks, Model.told = forks, {}
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Model,
         settings=settings(
             max_examples=how_long(25, 2000),

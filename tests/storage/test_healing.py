@@ -91,21 +91,16 @@ def knows(tree: SqliteIndex) -> bool:
     return tree.entry("10400/b") == stub("10400/b") and tree.entry("10400/c") == File("10400/c", 7, None)
 
 
-def parts(file: Path) -> list[Path]:
-    """Give the files of a database but the one that SQLite has in memory: who cuts that ends us (SIGBUS)."""
-    return [one for one in file.parent.glob(f"{file.name}*") if not one.name.endswith("-shm")]
-
-
 def scribbled(file: Path) -> None:
     """Write rubbish over a database, in its place, and over what belongs to it."""
-    for one in parts(file):
+    for one in file.parent.glob(f"{file.name}*"):
         with one.open("r+b") as opened:
             opened.write(b"rubbish!" * (one.stat().st_size // 8))
 
 
 def cut(file: Path) -> None:
     """Leave nothing in a database, in its place."""
-    for one in parts(file):
+    for one in file.parent.glob(f"{file.name}*"):
         os.truncate(one, 0)
 
 
@@ -231,9 +226,7 @@ def locked() -> Iterator[Callable[..., sqlite3.Connection]]:
     def lock(file: Path, *, alone: bool = False) -> sqlite3.Connection:
         database = sqlite3.connect(file, isolation_level=None, timeout=5)
         made.append(database)
-        if alone:
-            database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        database.execute("BEGIN EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE" if alone else "BEGIN IMMEDIATE")
         return database
 
     yield lock
@@ -390,6 +383,18 @@ def test_a_transaction_that_cannot_be_finished_holds_no_lock(
     assert len(warned(caplog)) == 1
 
 
+def test_folders_that_are_made_again_are_their_owners_alone(folder: Path) -> None:
+    """Those above too: whatever was deleted, nobody else looks into what comes in its place."""
+    before = os.umask(0o022)
+    try:
+        with closing(opened(folder)) as store:
+            shutil.rmtree(folder.parent)
+            assert works(store)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (folder.parent, folder)] == [0o700, 0o700]
+
+
 def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -> None:
     """Two mounts that share a folder share its successor, and leave nothing in it that nobody knows of."""
     with closing(opened(folder)) as one, closing(opened(folder)) as other:
@@ -471,6 +476,14 @@ def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
     finally:
         os.close(write_end)
         os.waitpid(child, 0)
+
+
+def test_no_database_is_read_through_memory(store: DiskStore, folder: Path, tree: SqliteIndex) -> None:
+    """What is mapped from a disk that fails ends the process: no database has a file for that beside it."""
+    store.put(Block(FILE, 1), noise(500, 1))
+    tree.add(File("10400/c", 7, None))
+    assert not [*folder.parent.rglob("*-shm"), *folder.parent.rglob("*-wal")]
+    assert "cache.db" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_stub_says_what_was_listed(tree: SqliteIndex) -> None:
