@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -36,6 +37,7 @@ KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
 MOST_KNOWN = 4096  # files whose blocks are listed in memory
 MOST_PLACES = 262_144  # blocks that are listed there; some 30 MB
 TOUCHED_AT_ONCE = 256
+MOST_TRIES = 5  # to make a file
 MOST_USED = 65_536  # blocks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
 BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
@@ -55,6 +57,17 @@ def floor_of(total: int) -> int:
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
 
+def _made(path: str) -> FileIO:
+    """Make the file `path`, and what is missing above it; another thread may be tidying empty folders away."""
+    for _ in range(MOST_TRIES):
+        try:
+            return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
+        except FileNotFoundError:
+            with suppress(FileNotFoundError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
 class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
     """A disk of diskcache that stores bytes under text, and refuses everything else."""
 
@@ -70,11 +83,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         if read or not isinstance(value, _Segment):
             raise ValueError("only segments are stored")
         path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
-        try:
-            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115 - see above
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
-            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
+        file = _made(path)
         head = segments.head(key, value.blocks)
         size = len(head) + sum(map(len, value.blocks))
         try:
@@ -260,25 +269,27 @@ class DiskStore:
         cache = self._cache
         if cache is None or self._trouble.rests("reading"):
             return None
-        try:
-            place = self._place(cache, block)
+        for _ in range(2):  # a segment that was stored anew meanwhile lies in another file
+            try:
+                place = self._place(cache, block)
+            except TROUBLES as error:
+                self._tell(error, "reading")
+                return None
             if place is None:
                 return None
-        except TROUBLES as error:
-            self._tell(error, "reading")
-            return None
-        try:
-            data = self._read(cache, place, block.number)
-        except FileNotFoundError:  # evicted meanwhile
-            self._forget(block)
-            return None
-        except OSError:  # of this one file; the others may be whole
-            data = None
-        if data is None:
-            self._drop(cache, place.name, block)
-        elif len(self._used) < MOST_USED:
-            self._used[place.name] = None
-        return data
+            try:
+                data = self._read(cache, place, block.number)
+            except FileNotFoundError:  # evicted, or stored anew
+                self._forget(block.file)
+                continue
+            except OSError:  # of this one file; the others may be whole
+                data = None
+            if data is None:
+                self._drop(cache, place.name, block)
+            elif len(self._used) < MOST_USED:
+                self._used[place.name] = None
+            return data
+        return None
 
     def _read(self, cache: diskcache.Cache, place: _Place, number: int) -> bytes | None:
         """Give a block; None where it is damaged."""
@@ -340,15 +351,15 @@ class DiskStore:
         except TROUBLES as error:
             self._tell(error, "writing")
 
-    def _forget(self, block: Block) -> None:
+    def _forget(self, file: File) -> None:
+        """Look for the blocks of `file` anew the next time."""
         with self._lock:
-            listed = self._known.get(block.file)
-            if listed is not None and listed.places.pop(block.number, None) is not None:
-                self._places -= 1
+            listed = self._known.pop(file, None)
+            self._places -= len(listed.places) if listed is not None else 0
 
     def _drop(self, cache: diskcache.Cache, name: str, block: Block) -> None:
         """Drop the segment of a damaged block; a disk that fails damages many, and is told of once."""
-        self._forget(block)
+        self._forget(block.file)
         self.broken += 1
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:

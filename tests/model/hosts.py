@@ -25,6 +25,7 @@ from typing import Any
 from empiarfs import wire
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine import cache, gate, origins
+from empiarfs.engine.later import Later
 from empiarfs.errors import ArchiveError
 from empiarfs.model import Entry, File
 from empiarfs.settings import Settings
@@ -117,7 +118,7 @@ class Host:
         self._line.close()
 
 
-class _Later(wire.Later):
+class _Later(Later):
     """Counts the tasks that are not done yet."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -149,7 +150,7 @@ class _Held:
         self._ahead = ahead
         self._made: dict[str, list[Any]] = {}
         parts: Any = wire
-        parts.time = SimpleNamespace(time=lambda: time.time() + self._ahead, monotonic=time.monotonic)
+        parts.time = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + self._ahead})
         parts.Later = self._noting("Later", _Later)
         for name in ("Patience", "Gate", "Lines"):
             setattr(parts, name, self._noting(name, getattr(parts, name)))

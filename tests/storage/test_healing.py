@@ -190,6 +190,7 @@ def test_an_index_heals_whatever_became_of_its_file(
     tree: SqliteIndex, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While it is in use: no error, at most one line, and soon it knows things again."""
+    assert tree._file is not None
     HARM[harm](tree._file)
     for _ in range(3):
         assert tree.directory("10028/data") is None or tree.entry("10028/data/a.mrc") in {LISTED, None}
@@ -417,6 +418,31 @@ def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: 
     assert [store.get(Block(FILE, number)) for number in range(100)] == [None] * 100
     assert store.broken == 100
     assert len(warned(caplog)) == 1
+
+
+def test_folders_that_are_tidied_away_meanwhile_are_made_again(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever drops the last block of a folder drops the folder, perhaps just as it is about to be used."""
+    make, times = os.makedirs, [0]
+
+    def tidied(path: str, *, exist_ok: bool) -> None:
+        make(path, exist_ok=exist_ok)
+        times[0] += 1
+        if times[0] < 3:
+            os.removedirs(path)
+
+    monkeypatch.setattr(os, "makedirs", tidied)
+    assert works(store)
+    assert warned(caplog) == []
+
+
+def test_a_block_that_another_process_stored_anew_is_found(store: DiskStore, folder: Path) -> None:
+    """It lies in another file then; a look at the database tells where."""
+    assert store.get(Block(FILE, 0)) == noise(500)
+    with closing(opened(folder)) as other:
+        other.put(Block(FILE, 0), noise(500))
+    assert store.get(Block(FILE, 0)) == noise(500)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSYS])
