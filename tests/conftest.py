@@ -17,6 +17,17 @@ hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machin
 hypothesis_settings.load_profile("empiarfs")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take `--long`."""
+    parser.addoption("--long", action="store_true", help="go on for as long as it takes to meet what is rare")
+
+
+@pytest.fixture(scope="session")
+def how_long(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """Gives the first of two numbers, or with `--long` the second."""
+    return lambda short, long: long if pytestconfig.getoption("long") else short
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Name our markers."""
     config.addinivalue_line("markers", "root: changes what root alone may change; not collected for others")

@@ -75,7 +75,7 @@ class FtpSizes:
 
     def _is_silent(self) -> bool:
         try:
-            return time.time() - self._note.stat().st_mtime < DAY
+            return 0 <= time.time() - self._note.stat().st_mtime < DAY  # the clock may have been set back
         except OSError:
             return False
 

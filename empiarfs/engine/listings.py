@@ -46,8 +46,8 @@ class Listings:
         self._background = background
         self._absent = absent
         self._scans = Together()
-        self._next_refresh: dict[str, float] = {}
-        self._refused_until: dict[str, float] = {}
+        self._refresh_tried: dict[str, float] = {}
+        self._refused: dict[str, float] = {}
         self._recent: Recent[str, Known] = Recent(
             MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
         )
@@ -60,12 +60,12 @@ class Listings:
         """
         known = self._remembered(directory)
         if known is None:
-            if self._clock() < self._refused_until.get(directory, 0.0):
+            if self._is_recent(self._refused.get(directory), REFUSED_SECONDS):
                 raise Refused(directory, "the server does not list it")
             return self.anew(directory)
-        now = self._clock()
-        if now - known.scanned > self._fresh and now > self._next_refresh.get(directory, 0.0):
-            self._next_refresh[directory] = now + REFRESH_PAUSE
+        is_fresh = self._is_recent(known.scanned, self._fresh)
+        if not is_fresh and not self._is_recent(self._refresh_tried.get(directory), REFRESH_PAUSE):
+            self._refresh_tried[directory] = self._clock()
             self._background(lambda: self._refreshed(directory))
         return known
 
@@ -106,8 +106,7 @@ class Listings:
 
     def is_absent(self, path: str) -> bool:
         """Tell whether `path` was asked for a short while ago, and was not there."""
-        since = self._index.absent_since(path)
-        return since is not None and self._clock() - since < self._absent
+        return self._is_recent(self._index.absent_since(path), self._absent)
 
     def keep(self, entry: File | Directory) -> None:
         """Take in what was found by asking for it."""
@@ -137,6 +136,10 @@ class Listings:
         if known is not None and known.entries.get(name_of(file.path)) == file:
             known.entries[name_of(file.path)] = stub
 
+    def _is_recent(self, since: float | None, seconds: float) -> bool:
+        """Tell whether `since` is less than `seconds` ago; what lies ahead was noted by a clock that was wrong."""
+        return since is not None and 0 <= self._clock() - since < seconds
+
     def _remembered(self, directory: str) -> Known | None:
         known = self._recent.get(directory)
         if known is None:
@@ -155,13 +158,13 @@ class Listings:
                 "%s; the listing of before is shown, and asked for again after %.0f s", error, REFRESH_PAUSE
             )
         else:
-            self._next_refresh.pop(directory, None)
+            self._refresh_tried.pop(directory, None)
 
     def _scanned(self, directory: str) -> Known:
         try:
             found = self._listing.scan(directory)
         except Refused:
-            self._refused_until[directory] = self._clock() + REFUSED_SECONDS
+            self._refused[directory] = self._clock()
             raise
         except (NotFound, Offline) as error:
             if directory and isinstance(self.entry(directory), File | Stub):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -26,7 +27,7 @@ from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
 from empiarfs.storage.folders import Identity, identity, secure, secure_file
-from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_busy, is_wrong, may_be_whole
+from empiarfs.storage.trouble import CALM_SECONDS, JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
 MOST_KNOWN = 4096  # files whose blocks are listed in memory
 MOST_PLACES = 262_144  # blocks that are listed there; some 30 MB
 TOUCHED_AT_ONCE = 256
+MOST_TRIES = 5  # to make a file
 MOST_USED = 65_536  # blocks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
 BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
@@ -55,6 +57,17 @@ def floor_of(total: int) -> int:
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
 
+def _made(path: str) -> FileIO:
+    """Make the file `path`, and what is missing above it; another thread may be tidying empty folders away."""
+    for _ in range(MOST_TRIES):
+        try:
+            return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
+        except FileNotFoundError:
+            with suppress(FileNotFoundError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
 class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
     """A disk of diskcache that stores bytes under text, and refuses everything else."""
 
@@ -70,11 +83,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
         if read or not isinstance(value, _Segment):
             raise ValueError("only segments are stored")
         path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
-        try:
-            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115 - see above
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
-            file = open(path, "xb", buffering=0)  # noqa: PTH123, SIM115
+        file = _made(path)
         head = segments.head(key, value.blocks)
         size = len(head) + sum(map(len, value.blocks))
         try:
@@ -191,11 +200,11 @@ class DiskStore:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
         secure(self._folder)
         secure_file(self._database_file)
+        if self._cache is not None:
+            self._cache._local = _ByThread()  # noqa: SLF001 - connections that fail may hold locks
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
-            if identity(self._database_file) is None:
-                self._clear()
             return self._taken(self._database())
         except sqlite3.Error as error:
             if may_be_whole(error):
@@ -203,18 +212,13 @@ class DiskStore:
             self._trouble.tell(error, "")
         except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
             self._trouble.tell(error, "")
-        self._clear()
+        for file in self._folder.glob(f"{DBNAME}*"):
+            file.unlink(missing_ok=True)
         log.info("%s: the cache begins anew", self._folder)
         return self._taken(self._database())
 
-    def _clear(self) -> None:
-        """Take the database away, and all that only it knew."""
-        for file in self._folder.glob(f"{DBNAME}*"):
-            file.unlink(missing_ok=True)
-        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
-            shutil.rmtree(folder, ignore_errors=True)
-
     def _taken(self, cache: diskcache.Cache) -> diskcache.Cache:
+        cache.close()  # the connection of its constructor, which nobody would close
         cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
         with self._lock:
             self._cache, self._known, self._places = cache, {}, 0
@@ -227,9 +231,7 @@ class DiskStore:
         return identity(self._database_file) != self._identity
 
     def _database(self) -> diskcache.Cache:
-        # diskcache would wait for a whole minute for a lock while it opens
-        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS)) as database:
-            database.execute("BEGIN IMMEDIATE")
+        self._check()
         return diskcache.Cache(
             os.fspath(self._folder),
             disk=_OnlyBytes,
@@ -238,6 +240,7 @@ class DiskStore:
             # here looks are free, and what was used is given a newer store time now and then.
             eviction_policy="least-recently-stored",
             cull_limit=10,
+            sqlite_journal_mode=JOURNAL,
             sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
             sqlite_mmap_size=0,
             sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
@@ -246,30 +249,47 @@ class DiskStore:
             statistics=0,
         )
 
+    def _check(self) -> None:
+        """See that diskcache can open the database: it would wait for a lock for a whole minute.
+
+        Raises:
+            sqlite3.Error: it cannot, or what is in it is not diskcache's.
+        """
+        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+            database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")
+                return
+        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
+            shutil.rmtree(folder, ignore_errors=True)
+
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
         cache = self._cache
         if cache is None or self._trouble.rests("reading"):
             return None
-        try:
-            place = self._place(cache, block)
+        for _ in range(2):  # a segment that was stored anew meanwhile lies in another file
+            try:
+                place = self._place(cache, block)
+            except TROUBLES as error:
+                self._tell(error, "reading")
+                return None
             if place is None:
                 return None
-        except TROUBLES as error:
-            self._tell(error, "reading")
-            return None
-        try:
-            data = self._read(cache, place, block.number)
-        except FileNotFoundError:  # evicted meanwhile
-            self._forget(block)
-            return None
-        except OSError:  # of this one file; the others may be whole
-            data = None
-        if data is None:
-            self._drop(cache, place.name, block)
-        elif len(self._used) < MOST_USED:
-            self._used[place.name] = None
-        return data
+            try:
+                data = self._read(cache, place, block.number)
+            except FileNotFoundError:  # evicted, or stored anew
+                self._forget(block.file)
+                continue
+            except OSError:  # of this one file; the others may be whole
+                data = None
+            if data is None:
+                self._drop(cache, place.name, block)
+            elif len(self._used) < MOST_USED:
+                self._used[place.name] = None
+            return data
+        return None
 
     def _read(self, cache: diskcache.Cache, place: _Place, number: int) -> bytes | None:
         """Give a block; None where it is damaged."""
@@ -331,15 +351,15 @@ class DiskStore:
         except TROUBLES as error:
             self._tell(error, "writing")
 
-    def _forget(self, block: Block) -> None:
+    def _forget(self, file: File) -> None:
+        """Look for the blocks of `file` anew the next time."""
         with self._lock:
-            listed = self._known.get(block.file)
-            if listed is not None and listed.places.pop(block.number, None) is not None:
-                self._places -= 1
+            listed = self._known.pop(file, None)
+            self._places -= len(listed.places) if listed is not None else 0
 
     def _drop(self, cache: diskcache.Cache, name: str, block: Block) -> None:
         """Drop the segment of a damaged block; a disk that fails damages many, and is told of once."""
-        self._forget(block)
+        self._forget(block.file)
         self.broken += 1
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:
@@ -428,7 +448,7 @@ class DiskStore:
         row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
         self._trouble.tell(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or (isinstance(error, sqlite3.Error) and not is_busy(error))
+        self._outdated = self._outdated or isinstance(error, sqlite3.Error | diskcache.Timeout)
         with suppress(*TROUBLES):
             if self._cache is not None:
                 self._cache.close()  # the connection of this thread, which may hold a lock

@@ -1,5 +1,6 @@
 """Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
 
+import itertools
 import logging
 import os
 import stat
@@ -70,13 +71,16 @@ def check_holder(folder: Path) -> None:
 
 
 def secure(folder: Path) -> None:
-    """Make `folder`, for its owner alone. One that others could look into is closed to them.
+    """Make `folder`, and what is missing above it, for its owner alone. One that others could look into is closed.
 
     Raises:
         NotSafe: it, or the link that leads to it, is someone else's, or others may have written into it.
         OSError: it cannot be made.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    missing = itertools.takewhile(lambda above: not above.exists(), folder.parents)
+    for above in reversed(list(missing)):  # mkdir's own `parents` would leave them open to others
+        above.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     _check_owner(folder)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & _OTHERS_WRITE:

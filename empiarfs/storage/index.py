@@ -11,7 +11,7 @@ from pathlib import Path
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
 from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
-from empiarfs.storage.trouble import Trouble, is_busy, is_wrong, may_be_whole
+from empiarfs.storage.trouble import JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
 LOOK_SECONDS = 1.0  # how old a look at the file may be
-BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for
+BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
 
 _TABLES = (
     """
@@ -123,14 +123,13 @@ class SqliteIndex:
         self._identity: Identity | None = None
         self._wrong = False  # the content of the file is
         self._outdated = False  # the file is to be opened anew
-        self._database: sqlite3.Connection | None
+        self._database: sqlite3.Connection | None = None
         try:
             self._database = self._opened()
         except NotSafe:
             raise
         except (OSError, sqlite3.Error) as error:
-            self._trouble.tell(error, "opening")
-            self._database, self._outdated = _with_tables(_connected(None)), True
+            self._fall_back(error)
 
     def close(self) -> None:
         """Close the file."""
@@ -271,10 +270,13 @@ class SqliteIndex:
             self._looked = now
             try:
                 if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, say
-                    self._database, before = self._opened(), self._database
+                    before = self._database
+                    if self._identity is not None:
+                        before.close()  # first: a connection that failed may hold locks
+                    self._database = self._opened()
                     before.close()
             except (OSError, sqlite3.Error) as error:
-                self._trouble.tell(error, "opening")
+                self._fall_back(error)
         self._trouble.well()
         return self._database
 
@@ -299,12 +301,19 @@ class SqliteIndex:
         self._wrong = self._outdated = False
         return database
 
+    def _fall_back(self, error: Exception) -> None:
+        """Live in memory, until the file can be opened."""
+        self._trouble.tell(error, "opening")
+        if self._database is None or self._identity is not None:
+            self._database = _with_tables(_connected(None))
+        self._identity, self._outdated = None, True
+
     def _tell(self, error: Exception, use: str) -> None:
         """Take in that `use` of the database failed; it may have to be opened anew."""
         absurd = isinstance(error, OverflowError)  # a value, not the file
         self._trouble.tell(error, "" if absurd else use)
         self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or not (absurd or is_busy(error))
+        self._outdated = self._outdated or not absurd
 
 
 def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
@@ -337,7 +346,7 @@ def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]
 
 
 def _set_aside(file: Path) -> None:
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-journal", "-wal", "-shm"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
 
@@ -349,33 +358,35 @@ def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
         sqlite3.DatabaseError: they are another program's, or another version's.
     """
     try:
-        with database:
-            database.execute("BEGIN IMMEDIATE")  # another process may be making them now
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if not version and not tables:
-                for statement in _TABLES:
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
-            _check_version(version if version or tables else VERSION)
-            database.execute("SELECT count(*) FROM directories").fetchone()
+        if _is_empty(database):
+            with database:
+                database.execute("BEGIN IMMEDIATE")  # another process may be making them now
+                if _is_empty(database):
+                    for statement in _TABLES:
+                        database.execute(statement)
+                    database.execute(f"PRAGMA user_version = {VERSION}")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            text = f"version {version} of the tables, and this program writes {VERSION}"
+            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - closed below like any other that is not ours
+        for table in ("directories", "entries", "absent"):
+            database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own three names
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _check_version(version: int) -> None:
-    if version != VERSION:
-        raise sqlite3.DatabaseError(f"version {version} of the tables, and this program writes {VERSION}")
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def _connected(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")  # a lost last moment costs a request, nothing else
+        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute("PRAGMA synchronous = OFF")  # what a power cut breaks is set aside, and costs requests
     except BaseException:
         database.close()
         raise

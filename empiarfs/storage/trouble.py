@@ -8,7 +8,10 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 FIRST_REST = 5.0  # seconds; a look at a locked database costs its timeout
-LONGEST_REST = 300.0
+LONGEST_REST = 20.0
+# Not WAL: its index is mapped into memory, and where that cannot be read (a bad disk, a server of homes that went
+# away) the kernel ends the process with SIGBUS; nor is it for several hosts that share a home.
+JOURNAL = "truncate"
 CALM_SECONDS = 60.0  # without trouble, after which it counts as over: a disk that is nearly full comes and goes
 
 
@@ -62,11 +65,6 @@ def may_be_whole(error: sqlite3.Error) -> bool:
 def is_wrong(error: Exception) -> bool:
     """Tell whether `error`, met while a database was in use, says that its content is wrong."""
     return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def is_busy(error: Exception) -> bool:
-    """Tell whether `error` says that someone else uses the database now."""
-    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _code(error: Exception) -> int:

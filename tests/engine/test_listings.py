@@ -123,6 +123,45 @@ def test_a_listing_heals_by_itself(world: World) -> None:
     assert "c.mrc" in world.listed()
 
 
+@pytest.mark.parametrize("jump", [-1.0, -3600.0, -86_400.0 * 3650, 86_400.0 * 3650])
+def test_a_clock_that_is_set_makes_no_listing_eternal(world: World, jump: float) -> None:
+    """What a clock that was wrong has noted is listed anew behind the user, soon after the clock was set."""
+    world.listed()
+    world.clock.go_on(jump)
+    world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
+    assert world.listed() == ["a.mrc", "b.mrc"]
+    assert world.run_later() == 1
+    assert world.listed() == ["a.mrc", "b.mrc", "c.mrc"]
+    assert world.later == []
+
+
+@pytest.mark.parametrize("jump", [-FRESH - 60.0, -86_400.0 * 3650])
+def test_a_clock_that_is_set_back_holds_no_refresh_up(world: World, jump: float) -> None:
+    """The pause between two tries is a minute by the new clock too."""
+    world.listed()
+    world.clock.go_on(FRESH + 1)
+    world.listing.refusals[DATA] = Unavailable(DATA)
+    world.listed()
+    world.run_later()
+    world.clock.go_on(jump)
+    world.listed()
+    assert world.run_later() == 1
+
+
+@pytest.mark.parametrize("jump", [-1.0, -86_400.0 * 3650, 86_400.0])
+def test_a_clock_that_is_set_makes_nothing_absent_or_closed_for_ever(world: World, jump: float) -> None:
+    """A name that was not there, and a directory that was closed, are asked for again."""
+    world.listing.refusals["10934"] = Refused("10934")
+    with pytest.raises(Refused):
+        world.listings.known("10934")
+    world.listings.gone(f"{DATA}/new")
+    assert world.listings.is_absent(f"{DATA}/new")
+    world.clock.go_on(jump)
+    world.listing.refusals.clear()
+    assert not world.listings.is_absent(f"{DATA}/new")
+    assert world.listed("10934") == []
+
+
 def refreshed(world: World, *entries: Entry) -> list[str]:
     """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
     world.listing.children[DATA] = list(entries)

@@ -1,0 +1,528 @@
+"""Whatever is read, changed, lost, killed and broken, in whatever order: what SEMANTICS.md promises, nothing else.
+
+Hypothesis makes up the story; `knowledge` is what an archive may know of the tree by then, and the bytes are those
+of one version. The archive lives in a process of its own, with a real server (`served`), and is killed at times.
+"""
+
+import os
+import random
+import shutil
+import tempfile
+import threading
+from calendar import timegm
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import strptime
+from typing import Any
+
+import pytest
+from fakes import noise
+from hosts import Forks, Host, settings_of
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from knowledge import DAY, HOUR, Knowledge, Name
+from mounting import eventually
+from served import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
+
+from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Unavailable
+from empiarfs.model import Directory, Entry, File, Stub, parent_of
+
+BLOCK = 4096
+MEMORY = 64 * 1024
+DISK = 250_000
+CONNECTIONS = 4
+SLACK = 3 * 32 * 1024  # a segment that was just stored, and the database
+FEWEST = 4  # files that are always there
+SHORT_PATIENCE = 0.05
+
+DIRECTORIES = ("10028", "10028/a", "10028/b", "10028/a/c")
+SIZES = st.one_of(st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 97_001]), st.integers(0, 60_000))
+NEW_SIZES = st.one_of(st.none(), SIZES)  # of a file that is replaced; None for as many bytes as before
+NAMES = st.sampled_from(["0.mrc", "1.mrc", "2.mrc", "3.mrc", "4 %.mrc"])
+PATHS = st.builds("{}/{}".format, st.sampled_from(DIRECTORIES), NAMES)
+# of which handle, from which share of the file on, how much, and whether to begin with a block
+READS = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(0, 104),
+    st.one_of(st.integers(1, 3 * BLOCK), st.just(BLOCK), st.just(200_000)),
+    st.booleans(),
+)
+Read = tuple[int, int, int, bool]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A file that was opened, and which version of it."""
+
+    number: int
+    path: str
+    version: Version
+
+
+class Model(RuleBasedStateMachine):
+    """One story."""
+
+    forks: Forks
+    told: dict[str, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="empiarfs-model-"))
+        self.served = Served()
+        for directory in DIRECTORIES[:3]:
+            self.served.make(directory)
+            for number in range(3):
+                self.served.write(f"{directory}/{number}.mrc", noise(45_000 * number + 17, number))
+        self.known = Knowledge()
+        self.handles: list[Handle] = []
+        self.now = 0.0  # how far ahead the clock of the wall is; what happens takes no time
+        self.written = 0
+        self.host = self.opened()
+        for directory in DIRECTORIES[:2]:
+            self.open_a_file(f"{directory}/2.mrc")
+
+    def opened(self) -> Host:
+        """Open the archive, on the cache there is."""
+        self.sent_before = self.served.sent
+        chosen = settings_of(self.served.url, self.folder / "cache", cache_size=DISK, memory=MEMORY)
+        host = self.forks.host(chosen, self.now)
+        if self.served.is_down:
+            host.call("set_patience", SHORT_PATIENCE)
+        return host
+
+    def teardown(self) -> None:
+        """End, and leave nothing."""
+        try:
+            self.served.is_down = False
+            self.host.close()
+            assert not self.served.complaints, self.served.complaints
+        finally:
+            with suppress(ProcessLookupError, OSError):
+                self.host.kill()
+            self.served.server.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def asked(self, command: str, *arguments: Any) -> tuple[Any, list[Event], Knowledge]:
+        """Ask for something; give what came, what the server said meanwhile, and what was known before."""
+        self.told[command] = self.told.get(command, 0) + 1
+        before, said = self.known.copy(), len(self.served.diary)
+        result: Any
+        try:
+            result = self.host.call(command, *arguments)
+        except ArchiveError as error:
+            result = error
+        self.host.call("settle")
+        events = self.served.diary[said:]
+        for event in events:
+            self.known.take(event, self.now)
+        self.see_still()
+        return result, events, before
+
+    def see_still(self) -> None:
+        """See that nothing is left under way, and every limit was kept."""
+        counters = self.host.call("counters")
+        assert counters["surprises"] == []
+        assert counters["flights"] == counters["in use"] == counters["waiting"] == 0, counters
+        assert counters["open"] == counters["idle"] <= CONNECTIONS, counters
+        assert counters["highest"] <= CONNECTIONS, counters
+        assert counters["in memory"] <= MEMORY, counters
+        assert counters["fetched"] <= self.served.sent - self.sent_before + counters["fetched"] * self.has_broken
+        kept = sum(file.stat().st_size for file in self.blocks())
+        assert kept <= DISK + SLACK, f"{kept} bytes are kept on disk"
+
+    has_broken = False  # whether replies were cut, whose bytes the server does not count
+
+    def blocks(self) -> list[Path]:
+        """Give the files that hold cached blocks."""
+        return sorted((self.folder / "cache").rglob("*.val"))
+
+    # what a reader does
+
+    @rule(directory=st.sampled_from([*DIRECTORIES, "10028/nowhere"]))
+    def list_a_directory(self, directory: str) -> None:
+        """It shows what was listed, and what was found; once it is known it costs nothing for a day."""
+        result, events, before = self.asked("entries", directory)
+        is_known = before.is_listed(directory)
+        if isinstance(result, ArchiveError):
+            assert not is_known, f"it was listed before: {result}"
+            match result:
+                case NotFound():
+                    assert directory not in self.served.directories
+                case Unavailable():
+                    assert self.served.is_down
+                case _:
+                    raise result
+            return
+        if before.is_fresh(directory, self.now):
+            assert not any(isinstance(event, Listed) for event in events), "it was listed anew"
+        shown: dict[str, Entry] = {entry.path: entry for entry in result}
+        assert len(shown) == len(result), "a name is shown twice"
+        was_shown = before.scanned.get(directory, {None}) != {None}
+        for path in shown.keys() | {path for path in self.known.names if parent_of(path) == directory}:
+            may = self.known.of(path) | (before.of(path) if was_shown else frozenset())
+            entry = shown.get(path)
+            assert any(shows(one, entry) for one in may), f"{path}: {entry} is shown, {may} is known"
+            if before.of(path) == self.known.of(path):
+                self.known.settle(path, partial(shows, entry=entry))
+
+    @rule(path=PATHS)
+    def look_at_a_name(self, path: str) -> None:
+        """Its exact length, asked for once; or that it is not there, which the server has said."""
+        self.found("stat", path)
+
+    @rule(path=PATHS)
+    def open_a_file(self, path: str) -> None:
+        """The version that was measured last, or the one that is there."""
+        result = self.found("open", path)
+        if result is not None:
+            number, file = result
+            self.handles.append(Handle(number, path, self.version_of(file)))
+
+    def found(self, command: str, path: str) -> Any:
+        """Look at `path`; give what came, None where it was a clear and right refusal."""
+        result, events, before = self.asked(command, path)
+        file = result[1] if isinstance(result, tuple) else result
+        relists = any(isinstance(event, Listed) and event.directory == parent_of(path) for event in events)
+        was_measured = all(one is not None and one.version is not None for one in before.of(path))
+        match file:
+            case File():
+                may = before.of(path) | self.known.of(path)
+                versions = {one.version for one in may if one is not None}
+                assert self.version_of(file) in versions, f"{file} is shown, {may} is known"
+                self.known.settle(path, lambda one: one is None or one.version in {None, self.version_of(file)})
+                if was_measured and not relists:
+                    assert not any(isinstance(event, Measured) and event.path == path for event in events)
+            case NotFound():
+                misses = events.count(Missed(path))
+                is_noted = before.may_be_absent(path, self.now) and None in before.of(path)
+                if is_noted and before.of(path) == {None} and before.is_absent(path, self.now):
+                    assert not misses, "it was asked for twice in an hour"
+                elif is_noted and not misses:
+                    pass
+                elif parent_of(path) in self.served.directories:
+                    is_listed = all(one is not None for one in before.of(path)) and not relists
+                    assert misses >= (2 if is_listed else 1), "nobody has said so"
+                    self.known.gone(path, self.now)
+                return None
+            case Unavailable():
+                assert self.served.is_down
+                assert not was_measured, f"it was measured before: {file}"
+                return None
+            case IsADirectory() | Directory():
+                raise AssertionError(f"{file} is no directory")
+            case ArchiveError():
+                raise file
+        return result
+
+    def version_of(self, file: File) -> Version:
+        """Give the version with this length and date, of all that the server ever had."""
+        (found,) = (one for one in self.versions(file.path) if one.modified == file.modified)
+        assert len(found.content) == file.size
+        return found
+
+    def versions(self, path: str) -> set[Version]:
+        """Give all versions of `path` that were ever told or are there."""
+        told = {event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path}
+        return {one for one in (*told, self.served.files.get(path)) if one is not None}
+
+    def wanted(self, read: Read) -> tuple[Handle, int, int]:
+        """Give the handle, offset and size of a read."""
+        choice, share, size, aligned = read
+        handle = self.chosen(choice)
+        offset = len(handle.version.content) * share // 100
+        return handle, offset // BLOCK * BLOCK if aligned else offset, size
+
+    @rule(read=READS)
+    def read_a_part(self, read: Read) -> None:
+        """The bytes of its version, or a clear error."""
+        handle, offset, size = self.wanted(read)
+        result, _, _ = self.asked("read", handle.number, offset, size)
+        self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
+
+    @rule(reads=st.lists(READS, min_size=2, max_size=8))
+    def read_parts_at_once(self, reads: list[Read]) -> None:
+        """The same with many threads, of one file or several."""
+        asked = [self.wanted(read) for read in reads]
+        results, _, _ = self.asked("read_at_once", [(one.number, offset, size) for one, offset, size in asked])
+        for (handle, offset, size), result in zip(asked, results, strict=True):
+            self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
+
+    @rule(choice=st.integers(0, 10**6), step=st.sampled_from([BLOCK, 5000, 20_000]))
+    def read_in_line(self, choice: int, step: int) -> None:
+        """From the start to the end, as `cp` does."""
+        self.read_all_of(self.chosen(choice), step)
+
+    def read_all_of(self, handle: Handle, step: int = 100_000) -> None:
+        """Read a file to its end, or to the first error."""
+        for offset in range(0, len(handle.version.content) + step, step):
+            result, _, _ = self.asked("read", handle.number, offset, step)
+            self.see_right(handle, offset, step, result, {self.served.files.get(handle.path)})
+            if isinstance(result, ArchiveError):
+                break
+
+    def read_all(self) -> None:
+        """Read all that is open."""
+        for handle in list(self.handles):
+            self.read_all_of(handle)
+
+    @rule(read=READS, misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=4))
+    def read_while_requests_go_wrong(self, read: Read, misfortunes: list[str]) -> None:
+        """What is not kept anywhere, while the server or the line misbehaves: nobody is told."""
+        handle, offset, size = self.wanted(read)
+        self.host.call("forget")
+        self.host.call("shrink", 0)
+        self.requests_will_go_wrong(misfortunes)
+        result, _, _ = self.asked("read", handle.number, offset, size)
+        self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
+
+    @rule(read=READS, size=NEW_SIZES)
+    def read_while_it_changes(self, read: Read, size: int | None) -> None:
+        """A file that is replaced in the middle of a read is never mixed."""
+        handle, offset, length = self.wanted(read)
+        size = len(handle.version.content) if size is None else size
+        before = self.served.files.get(handle.path)
+        self.served.before_next_part = lambda: self.written_anew(handle.path, size)
+        result, _, _ = self.asked("read", handle.number, offset, length)
+        self.served.before_next_part = None
+        self.see_right(handle, offset, length, result, {before, self.served.files.get(handle.path)})
+
+    @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, kept=st.booleans())
+    def read_on_after_it_has_changed(self, choice: int, size: int | None, kept: bool) -> None:  # noqa: FBT001
+        """The old handle gives old bytes or an error, a new one new bytes; from whatever cache."""
+        handle = self.chosen(choice)
+        self.read_all_of(handle)
+        self.written_anew(handle.path, len(handle.version.content) if size is None else size)
+        self.host.call("forget")
+        if not kept:
+            self.host.call("shrink", 0)
+        self.read_all_of(handle)
+        self.open_a_file(handle.path)
+        self.read_all()
+
+    def chosen(self, choice: int) -> Handle:
+        """Give one of the handles there are; a new one where there is none, and the server answers."""
+        if not self.handles:
+            self.the_server_comes_back()
+            self.written_anew("10028/0.mrc", 5 * BLOCK)
+            self.now += DAY + 60  # so that it is known
+            self.host.call("set_ahead", self.now)
+            self.open_a_file("10028/0.mrc")
+        return self.handles[choice % len(self.handles)]
+
+    def see_right(
+        self, handle: Handle, offset: int, size: int, result: bytes | ArchiveError, there: set[Version | None]
+    ) -> None:
+        """See that `result` is what a read may give while the server had the versions `there`."""
+        match result:
+            case bytes():
+                assert result == handle.version.content[offset : offset + size], "wrong bytes"
+            case Changed():
+                assert there - {handle.version}, f"it has not changed: {result}"
+                self.known.changed(handle.path, handle.version)
+            case NotFound():
+                assert None in there, f"it is there: {result}"
+            case Unavailable():
+                assert self.served.is_down, f"the server answers: {result}"
+            case _:
+                raise result
+
+    @rule(choice=st.integers(0, 10**6))
+    def close_a_file(self, choice: int) -> None:
+        """The handle is gone."""
+        handle = self.chosen(choice)
+        self.handles.remove(handle)
+        self.asked("release", handle.number)
+
+    # what the server does
+
+    @rule(path=PATHS, size=SIZES)
+    def a_file_is_written(self, path: str, size: int) -> None:
+        """It is new, or replaced, grown or shrunk."""
+        self.written_anew(path, size)
+
+    @rule(choice=st.integers(0, 10**6))
+    def a_file_is_replaced_by_as_many_bytes(self, choice: int) -> None:
+        """Only its date tells."""
+        path = sorted(self.served.files)[choice % len(self.served.files)]
+        self.written_anew(path, len(self.served.files[path].content))
+
+    def written_anew(self, path: str, size: int) -> None:
+        """Write bytes that were never there."""
+        self.written += 1
+        self.served.write(path, noise(size, 1000 + self.written))
+
+    @rule(choice=st.integers(0, 10**6))
+    def a_file_is_removed(self, choice: int) -> None:
+        """One of many."""
+        if len(self.served.files) > FEWEST:
+            self.served.remove(sorted(self.served.files)[choice % len(self.served.files)])
+
+    @rule(path=PATHS, seconds=st.sampled_from([60.0, HOUR + 60]))
+    def a_file_comes_after_it_was_missed(self, path: str, seconds: float) -> None:
+        """Who has asked for it finds it an hour later."""
+        self.found("stat", path)
+        if path not in self.served.files:
+            self.written_anew(path, 3 * BLOCK)
+        self.time_passes(seconds)
+        self.found("stat", path)
+
+    @rule(path=PATHS, misfortunes=st.lists(st.just("404"), min_size=1, max_size=2))
+    def one_of_two_servers_lacks_a_file(self, path: str, misfortunes: list[str]) -> None:
+        """A name that is listed is missed twice, or it is there."""
+        self.requests_will_go_wrong(misfortunes)
+        self.found("stat", path)
+
+    @rule(misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=3))
+    def requests_will_go_wrong(self, misfortunes: list[str]) -> None:
+        """The next few; whoever waits is not told."""
+        self.has_broken = True
+        self.served.misfortunes.extend(misfortunes)
+
+    @rule()
+    def the_server_goes_down(self) -> None:
+        """It refuses everything."""
+        self.served.is_down = True
+        self.host.call("set_patience", SHORT_PATIENCE)
+
+    @rule()
+    def the_server_comes_back(self) -> None:
+        """As it was."""
+        self.served.is_down = False
+        self.served.misfortunes.clear()
+        self.host.call("set_patience", 30.0)
+
+    @rule(seconds=st.sampled_from([HOUR / 2, HOUR + 60, DAY + 60]))
+    def time_passes(self, seconds: float) -> None:
+        """Listings and absences grow old."""
+        self.now += seconds
+        self.host.call("set_ahead", self.now)
+
+    # what the machine does
+
+    @rule()
+    def memory_is_lost(self) -> None:
+        """What was read lately is on disk alone."""
+        self.host.call("forget")
+
+    @rule(most=st.sampled_from([0, 100_000, 200_000]))
+    def the_cache_shrinks(self, most: int) -> None:
+        """Blocks are given up, as they are when room gets scarce."""
+        self.host.call("shrink", most)
+
+    @rule(seed=st.integers(0, 10**6), harm=st.sampled_from(["flip", "cut", "empty", "swap", "lose"]))
+    def the_disk_fails(self, seed: int, harm: str) -> None:
+        """Files of the cache are damaged."""
+        chance = random.Random(seed)
+        whole = [file for file in self.blocks() if file.stat().st_size]
+        for file in whole:
+            content = bytearray(file.read_bytes())
+            match harm:
+                case "flip":
+                    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+                    file.write_bytes(content)
+                case "cut":
+                    os.truncate(file, len(content) // 2)
+                case "empty":
+                    os.truncate(file, 0)
+                case "swap":  # with one that is as long, if there is one
+                    alike = [one for one in whole if one.stat().st_size == len(content) and one != file]
+                    other = chance.choice(alike or whole)
+                    file.write_bytes(other.read_bytes())
+                    other.write_bytes(content)
+                case "lose":
+                    file.unlink()
+        self.host.call("forget")
+        self.read_all()
+
+    @rule()
+    def it_is_mounted_anew(self) -> None:
+        """What was open is not; what was known is."""
+        self.host.close()
+        self.see_server_idle()
+        self.come_again()
+
+    @rule(read=READS, path=PATHS, what=st.sampled_from(["read", "stat", "entries", "nothing"]), wait=st.booleans())
+    def it_is_killed(self, read: Read, path: str, what: str, wait: bool) -> None:  # noqa: FBT001
+        """In the middle of something, or of nothing; what was under way may have come to be known, or not."""
+        handle, offset, size = self.wanted(read)
+        said = len(self.served.diary)
+        if what == "read":
+            self.host.begin("read", handle.number, offset, size)
+        elif what == "stat":
+            self.host.begin("stat", path)
+        elif what == "entries":
+            self.host.begin("entries", parent_of(path))
+        if wait and what != "nothing":  # until it has begun, on most machines
+            threading.Event().wait(0.001 * (read[0] % 8))
+        self.host.kill()
+        self.see_server_idle()
+        for event in self.served.diary[said:]:
+            self.known.take(event, self.now, surely=False)
+            if isinstance(event, Missed):
+                self.known.gone(event.path, self.now, surely=False)
+        self.come_again()
+
+    def come_again(self) -> None:
+        """Open the archive anew, and what was open."""
+        paths = {handle.path for handle in self.handles}
+        self.handles.clear()
+        self.host = self.opened()
+        for path in sorted(paths):
+            self.open_a_file(path)
+        self.read_all()
+
+    def see_server_idle(self) -> None:
+        """Wait until the server has seen that nobody is there any more; what it says then is of the past."""
+        eventually(lambda: not any(one.is_alive() for one in self.served.server._threads[1:]), "the server idles")
+
+
+def shows(known: Name | None, entry: Entry | None) -> bool:
+    """Tell whether a listing that knows this of a name shows this."""
+    match entry:
+        case None:
+            return known is None
+        case Directory():
+            return known is not None and known.stamp is None
+        case File():
+            version = known.version if known is not None else None
+            return version is not None and (len(version.content), version.modified) == (entry.size, entry.modified)
+        case Stub():
+            date = timegm(strptime(entry.listed_date, "%Y-%m-%d %H:%M")) // 60 if entry.listed_date else ""
+            stamp = f"{entry.listed_size.strip()} {date}".strip()
+            return known is not None and known.version is None and known.stamp == stamp
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Makes processes with archives."""
+    made = Forks()
+    yield made
+    made.close()
+
+
+def told(counts: dict[str, int]) -> str:
+    """Say how often each thing was asked for."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+@pytest.mark.timeout(0)
+def test_every_story_ends_well(
+    forks: Forks, capsys: pytest.CaptureFixture[str], how_long: Callable[..., int]
+) -> None:
+    """Bytes of one version or a clear error, names as the server told them, limits kept, nothing left under way."""
+    Model.forks, Model.told = forks, {}
+    run_state_machine_as_test(
+        Model,
+        settings=settings(
+            max_examples=how_long(25, 2000),
+            stateful_step_count=how_long(30, 60),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    with capsys.disabled():
+        print(f"\nmodel: {told(Model.told)}")  # noqa: T201 - how much the long run has done

@@ -1,0 +1,181 @@
+"""A cache on a disk that is full, failing, locked or gone: reads go on, one line says so, and it heals."""
+
+import itertools
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import ailing
+import machine
+import pytest
+from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from test_mount_cache import RANDOM, block_files, digest
+from world import World
+
+SPARSE = "10200/data/sparse.mrc"
+TROUBLE = r"cannot be used|was damaged|gives way"
+OTHERS = ["10028/data/stack.mrcs", "10028/data/movie.tif", "10100/data/1.bin", "10100/data/524288.bin"]
+
+
+def same(mounted: str, real: str, paths: list[str]) -> list[str]:
+    """Give the files that are not the same."""
+    return [path for path in paths if Path(mounted, path).read_bytes() != Path(real, path).read_bytes()]
+
+
+def bytes_at(path: str, offset: int) -> bytes:
+    """Read 64 KiB."""
+    with Path(path).open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), 65_536, offset)
+
+
+def keeps_again(made: Mount, world: World) -> Callable[[], bool]:
+    """Give what reads on, right, and tells whether blocks are kept once more."""
+    before = set(block_files(made.account))
+    offsets = itertools.count(10 * 2**20, 2**20)
+
+    def looked() -> bool:
+        offset = next(offsets)
+        assert made.call(bytes_at, made / SPARSE, offset) == bytes(65_536)
+        time.sleep(0.1)
+        return bool(set(block_files(made.account)) - before)
+
+    return looked
+
+
+def told(made: Mount) -> list[str]:
+    """Give what the warnings in the log are about."""
+    lines = [line.partition(" WARNING ")[2] for line in made.log().splitlines() if " WARNING " in line]
+    abouts = ("the cache in", "the index", "a cached block", "gives way", "")
+    return sorted(next(about for about in abouts if about in line) for line in lines)
+
+
+@pytest.fixture
+def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
+    """A user whose cache is on a disk that can be told to fail, and what tells it."""
+    account = mount.account()
+    for name in ("real", "cache"):
+        (account.home / name).mkdir()
+    illness = account.home / "illness"
+    illness.write_text("")
+    place = account.home / "cache"
+    account.start(sys.executable, ailing.__file__, account.home / "real", place, illness)
+    eventually(lambda: machine.mounted(place), "the disk is there")
+    yield account, illness
+    mount.finish()
+    subprocess.run(["umount", "-l", place] if not account.user.uid else ["fusermount3", "-uz", place], check=True)
+
+
+@pytest.mark.parametrize(
+    "illness",
+    ["write ENOSPC", "write EDQUOT", "write EIO", "create EROFS", "read EIO", "open EIO", "lock ENOLCK"],
+)
+def test_a_disk_that_fails_for_a_while(
+    disk: tuple[Account, Path], mount: Mounts, world: World, illness: str
+) -> None:
+    """Full, over quota, broken, read-only, without locks: no wrong byte, no error, a line, and it heals."""
+    account, ill = disk
+    made = mount("10028", "10100", "10200", account=account)
+    made.expect(TROUBLE)
+    assert made.call(same, made.path, world.root, [RANDOM]) == []
+    eventually(lambda: block_files(account), "blocks are kept")
+    ill.write_text(f"{illness}\n")
+    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+    looked = keeps_again(made, world)
+    looked()
+    ill.write_text("")
+    eventually(looked, "it heals", 60)
+    assert len(told(made)) == len(set(told(made))), made.log()
+
+
+def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mounts, world: World) -> None:
+    """On a file system without locks the mount comes up, reads right, and says what is not kept."""
+    account, ill = disk
+    (account.home / "real" / "empiarfs" / "v1" / "blocks").mkdir(parents=True)
+    ill.write_text("lock ENOLCK\n")
+    made = mount("10028", "10100", "10200", account=account)
+    made.expect(TROUBLE)
+    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+    assert block_files(account) == []
+    assert told(made) == ["the cache in", "the index"], made.log()
+    ill.write_text("")
+    eventually(keeps_again(made, world), "it heals", 60)
+
+
+def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) -> None:
+    """Whoever tidies up costs requests, nothing else; a new cache is there at once, for its owner alone."""
+    made = mount("10028", "10100", "10200")
+    made.expect(TROUBLE)
+    folder = made.account.home / "cache" / "empiarfs"
+    assert made.call(same, made.path, world.root, [RANDOM]) == []
+    eventually(lambda: block_files(made.account), "blocks are kept")
+    folder.rename(made.account.home / "deleted")  # in one step; the daemon goes on writing
+    shutil.rmtree(made.account.home / "deleted", ignore_errors=True)
+    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+    eventually(keeps_again(made, world), "it heals", 60)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    made.umount()
+    with closing(sqlite3.connect(folder / "v1" / "blocks" / "cache.db")) as database:
+        known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
+    blocks = folder / "v1" / "blocks"
+    assert {file.relative_to(blocks).as_posix() for file in block_files(made.account)} <= known
+    assert len(told(made)) <= 1
+
+
+def test_databases_that_another_program_locks(mount: Mounts, world: World) -> None:
+    """Reads go on, and none of them waits long for a lock."""
+    made = mount("10028", "10100", "10200")
+    made.expect(TROUBLE)
+    assert made.call(digest, made / RANDOM)
+    eventually(lambda: block_files(made.account), "blocks are kept")
+    folder = made.account.home / "cache" / "empiarfs" / "v1"
+    files = [*folder.glob("tree-*.sqlite"), folder / "blocks" / "cache.db"]
+    assert len(files) == 2
+    locks = [sqlite3.connect(file, isolation_level=None, timeout=10) for file in files]
+    try:
+        for lock in locks:
+            lock.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        assert made.call(same, made.path, world.root, OTHERS * 5) == []
+        assert time.monotonic() - begun < 10
+        looked = keeps_again(made, world)
+        looked()
+        assert not looked()
+    finally:
+        for lock in locks:
+            lock.close()
+    eventually(looked, "it heals", 60)
+    assert len(told(made)) == len(set(told(made))), made.log()
+
+
+@pytest.mark.root
+def test_a_small_file_system_that_fills_up(mount: Mounts, world: World) -> None:
+    """A cache on 8 MiB of memory keeps nothing, to leave them free; when they are full it reads on all the same."""
+    account = mount.account()
+    place = account.home / "cache"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], check=True)
+    try:
+        made = mount("10028", "10100", account=account)
+        made.expect(TROUBLE)
+        filler = place / "filler"
+        with filler.open("wb", buffering=0) as file:
+            for size in (65_536, 512):
+                try:
+                    while file.write(bytes(size)):
+                        pass
+                except OSError:
+                    continue
+        assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+        filler.unlink()
+        assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+        assert "gives way" in made.log()
+        assert len(told(made)) == len(set(told(made))), made.log()
+        made.umount()
+    finally:
+        subprocess.run(["umount", "-l", place], check=True, timeout=DEADLINE)

@@ -1,0 +1,517 @@
+"""What is kept on disk when the disk, or whoever shares it, does not play along: no error, a line, and it heals."""
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import pytest
+from fakes import noise, stub
+
+from empiarfs.model import Block, File, Stub
+from empiarfs.settings import MIB
+from empiarfs.storage import disk, index, trouble
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.index import SqliteIndex
+from empiarfs.storage.slots import Slots
+
+FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
+LISTED = stub("10028/data/a.mrc")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble that rests for no time, looks that are always due, and locks that are hardly waited for."""
+    monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
+    for module in (disk, index):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    for module in (disk, index):
+        monkeypatch.setattr(module, "BUSY_SECONDS", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where everything is kept."""
+    return tmp_path / "v1" / "blocks"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[DiskStore]:
+    """A store with one block."""
+    with closing(opened(folder)) as store:
+        store.put(Block(FILE, 0), noise(500))
+        yield store
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[SqliteIndex]:
+    """An index that knows one directory."""
+    with closing(SqliteIndex(tmp_path / "v1" / "tree.sqlite")) as tree:
+        tree.replace("10028/data", [LISTED], 1.0)
+        yield tree
+
+
+def opened(folder: Path) -> DiskStore:
+    """Open a store as the wire does."""
+    return DiskStore(folder, 100 * MIB, archive="ebi", block_bytes=4096)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Give the warnings logged."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def orphans(folder: Path) -> set[str]:
+    """Give the files of blocks that the database does not know of."""
+    with closing(sqlite3.connect(folder / "cache.db")) as database:
+        known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.val")} - known
+
+
+def works(store: DiskStore) -> bool:
+    """Tell whether blocks are kept and given."""
+    store.put(Block(FILE, 1), noise(500, 1))
+    store.put(Block(FILE, 2), noise(500, 2))
+    return [store.get(Block(FILE, number)) for number in (1, 2)] == [noise(500, 1), noise(500, 2)]
+
+
+def knows(tree: SqliteIndex) -> bool:
+    """Tell whether what the index takes in is there."""
+    tree.replace("10400", [stub("10400/b")], 1.0)
+    tree.add(File("10400/c", 7, None))
+    return tree.entry("10400/b") == stub("10400/b") and tree.entry("10400/c") == File("10400/c", 7, None)
+
+
+def scribbled(file: Path) -> None:
+    """Write rubbish over a database, in its place, and over what belongs to it."""
+    for one in file.parent.glob(f"{file.name}*"):
+        with one.open("r+b") as opened:
+            opened.write(b"rubbish!" * (one.stat().st_size // 8))
+
+
+def cut(file: Path) -> None:
+    """Leave nothing in a database, in its place."""
+    for one in file.parent.glob(f"{file.name}*"):
+        os.truncate(one, 0)
+
+
+def emptied(file: Path) -> None:
+    """Drop all tables."""
+    with closing(sqlite3.connect(file)) as database, database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in names:
+            database.execute(f"DROP TABLE {name}")
+
+
+def replaced(file: Path) -> None:
+    """Put a database of someone else's in its place."""
+    deleted(file)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("CREATE TABLE Cache (other)")
+        database.execute("CREATE TABLE entries (other)")
+
+
+def deleted(file: Path) -> None:
+    """Take a database away, and leave what lies beside it."""
+    for one in file.parent.glob(f"{file.name}*"):
+        one.unlink()
+
+
+HARM: dict[str, Callable[[Path], None]] = {
+    "deleted with its folder": lambda file: shutil.rmtree(file.parent),
+    "deleted": deleted,
+    "scribbled": scribbled,
+    "cut": cut,
+    "emptied": emptied,
+    "replaced": replaced,
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_store_heals_whatever_became_of_its_database(
+    store: DiskStore, folder: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is in use: no wrong block, no error, at most a line, and it keeps blocks, in the next run too."""
+    HARM[harm](folder / "cache.db")
+    for number in range(5):
+        store.put(Block(FILE, number), noise(500, number))
+        assert store.get(Block(FILE, number)) in {None, noise(500, number)}
+    assert works(store)
+    store.close()  # SQLite may have held all of it in memory; the next run sees what is on the disk
+    with closing(opened(folder)) as again:
+        assert works(again)
+    assert orphans(folder) == set()
+    assert len(warned(caplog)) <= 2
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_store_is_opened_whatever_became_of_its_database(
+    folder: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between two runs: it opens, with one line at most, and keeps blocks."""
+    with closing(opened(folder)) as store:
+        store.put(Block(FILE, 0), noise(500))
+    HARM[harm](folder / "cache.db")
+    with closing(opened(folder)) as store:
+        assert store.get(Block(FILE, 0)) in {None, noise(500)}
+        assert works(store)
+    assert orphans(folder) == set()
+    assert len(warned(caplog)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("disk_nonsense", 5), ("sqlite_cache_size", "x"), ("size", "x"), ("cull_limit", b"\xff")]
+)
+def test_settings_that_someone_wrote_into_the_database_are_no_obstacle(
+    folder: Path, key: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Diskcache keeps settings in it, and takes them for its own."""
+    opened(folder).close()
+    with closing(sqlite3.connect(folder / "cache.db")) as database, database:
+        database.execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (key, value))
+    with closing(opened(folder)) as store:
+        store.put(Block(FILE, 1), noise(500, 1))
+        assert store.get(Block(FILE, 1)) in {None, noise(500, 1)}
+    assert len(warned(caplog)) <= 1
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_an_index_heals_whatever_became_of_its_file(
+    tree: SqliteIndex, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is in use: no error, at most one line, and soon it knows things again."""
+    assert tree._file is not None
+    HARM[harm](tree._file)
+    for _ in range(3):
+        assert tree.directory("10028/data") is None or tree.entry("10028/data/a.mrc") in {LISTED, None}
+        tree.add(File("10028/data/b.mrc", 5, None))
+    assert knows(tree)
+    tree.close()
+    with closing(SqliteIndex(tree._file)) as again:
+        assert knows(again)
+    assert len(warned(caplog)) <= 2
+
+
+@pytest.mark.parametrize("version", [1, index.VERSION + 1, 10**6])
+def test_an_index_of_an_older_or_newer_program_is_set_aside(
+    tmp_path: Path, version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is kept beside, told of once, and the new one works."""
+    file = tmp_path / "tree.sqlite"
+    with closing(SqliteIndex(file)) as tree:
+        tree.replace("10028/data", [LISTED], 1.0)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    with closing(SqliteIndex(file)) as tree:
+        assert tree.directory("10028/data") is None
+        assert knows(tree)
+    assert (tmp_path / "tree.sqlite.broken").exists()
+    assert len(warned(caplog)) == 1
+
+
+@pytest.fixture
+def locked() -> Iterator[Callable[..., sqlite3.Connection]]:
+    """Locks a database, so that nobody else may write; or, `alone`, even look."""
+    made: list[sqlite3.Connection] = []
+
+    def lock(file: Path, *, alone: bool = False) -> sqlite3.Connection:
+        database = sqlite3.connect(file, isolation_level=None, timeout=5)
+        made.append(database)
+        database.execute("BEGIN EXCLUSIVE" if alone else "BEGIN IMMEDIATE")
+        return database
+
+    yield lock
+    for database in made:
+        database.close()
+
+
+def test_a_store_that_another_program_locks_heals(
+    store: DiskStore, folder: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is kept can be read; what cannot be stored is dropped, told of once, until the lock is gone."""
+    database = locked(folder / "cache.db")
+    for number in range(1, 4):
+        store.put(Block(FILE, number), noise(500, number))
+    assert store.get(Block(FILE, 0)) == noise(500)
+    assert store.get(Block(FILE, 1)) is None
+    assert len(warned(caplog)) == 1
+    database.close()
+    assert works(store)
+    assert orphans(folder) == set()
+    assert len(warned(caplog)) == 1
+
+
+def test_a_store_that_is_locked_when_it_is_opened_heals(
+    folder: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds nothing until the lock is gone, and then what it held before."""
+    with closing(opened(folder)) as store:
+        store.put(Block(FILE, 0), noise(500))
+    database = locked(folder / "cache.db", alone=True)
+    with closing(opened(folder)) as store:
+        assert store.get(Block(FILE, 0)) is None
+        database.close()
+        assert works(store)
+        assert store.get(Block(FILE, 0)) == noise(500)
+    assert len(warned(caplog)) == 1
+
+
+def test_a_lock_holds_up_one_read_and_not_each(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where even looks are locked out, reads are not: the database is left alone for a while."""
+    monkeypatch.setattr(trouble, "FIRST_REST", 60.0)
+    asked: list[str] = []
+
+    def busy(sql: str, *_: object) -> object:
+        asked.append(sql)
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    with closing(opened(folder)) as store, monkeypatch.context() as patch:
+        patch.setattr(diskcache.Cache, "_sql", property(lambda _: busy))
+        for number in range(20):
+            assert store.get(Block(FILE, number)) is None
+            assert store.get(Block(File("other", 5, None), number)) is None
+    assert len(asked) == 1
+    assert len(warned(caplog)) == 1
+
+
+def test_an_index_that_another_program_locks_heals(
+    tree: SqliteIndex, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it knows it tells; what it cannot take in is lost, told of once, until the lock is gone."""
+    database = locked(tree._file)
+    for number in range(4):
+        tree.add(File(f"10028/data/{number}", 5, None))
+    assert tree.replace("10400", [stub("10400/b")], 1.0).entries == {"b": stub("10400/b")}
+    assert tree.directory("10028/data") is not None
+    assert len(warned(caplog)) == 1
+    database.close()
+    assert knows(tree)
+    assert len(warned(caplog)) == 1
+
+
+def test_an_index_that_is_locked_when_it_is_opened_lives_in_memory_until_it_is_not(
+    tmp_path: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And then it is what it was."""
+    file = tmp_path / "tree.sqlite"
+    with closing(SqliteIndex(file)) as tree:
+        tree.replace("10028/data", [LISTED], 1.0)
+    database = locked(file, alone=True)
+    with closing(SqliteIndex(file)) as tree:
+        tree.add(File("10400/m", 7, None))
+        assert tree.entry("10400/m") == File("10400/m", 7, None)
+        database.close()
+        assert tree.entry("10028/data/a.mrc") == LISTED
+        assert knows(tree)
+    assert len(warned(caplog)) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_store_whose_disk_takes_nothing_heals(
+    store: DiskStore, folder: Path, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full, failing or read-only disk, a quota: blocks are dropped, told of once; what is kept is given."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr(os, "writev", refuse)
+        for one in range(1, 4):
+            store.put(Block(FILE, one), noise(500, one))
+            assert store.get(Block(FILE, one)) is None
+        assert store.get(Block(FILE, 0)) == noise(500)
+    assert works(store)
+    assert orphans(folder) == set()
+    assert len(warned(caplog)) == 1
+
+
+def test_a_block_whose_disk_cannot_be_read_is_fetched_again(
+    store: DiskStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not there, which is told once, and there again once it was stored anew."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(os, "pread", refuse)
+        assert store.get(Block(FILE, 0)) is None
+    store.put(Block(FILE, 0), noise(500))
+    assert store.get(Block(FILE, 0)) == noise(500)
+    assert len(warned(caplog)) == 1
+
+
+class Failing(sqlite3.Connection):
+    """A connection whose disk is full when it comes to commit, as often as `left` says."""
+
+    left = 0
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Do it, or fail."""
+        if sql == "COMMIT" and type(self).left:
+            type(self).left -= 1
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *values)
+
+
+def test_a_transaction_that_cannot_be_finished_holds_no_lock(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A commit that fails does not keep the database from everyone, us included, for ever."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": Failing, **k}))
+    with closing(opened(folder)) as store:
+        monkeypatch.setattr(Failing, "left", 1)
+        store.put(Block(FILE, 0), noise(500))
+        with closing(connect(folder / "cache.db", timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+        assert works(store)
+    assert len(warned(caplog)) == 1
+
+
+def test_folders_that_are_made_again_are_their_owners_alone(folder: Path) -> None:
+    """Those above too: whatever was deleted, nobody else looks into what comes in its place."""
+    before = os.umask(0o022)
+    try:
+        with closing(opened(folder)) as store:
+            shutil.rmtree(folder.parent)
+            assert works(store)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (folder.parent, folder)] == [0o700, 0o700]
+
+
+def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -> None:
+    """Two mounts that share a folder share its successor, and leave nothing in it that nobody knows of."""
+    with closing(opened(folder)) as one, closing(opened(folder)) as other:
+        one.put(Block(FILE, 0), noise(500))
+        shutil.rmtree(folder)
+        one.put(Block(FILE, 1), noise(500, 1))
+        other.put(Block(FILE, 2), noise(500, 2))
+        assert orphans(folder) == set()
+        assert other.get(Block(FILE, 1)) == noise(500, 1)
+        one._known.clear()
+        assert one.get(Block(FILE, 2)) == noise(500, 2)
+
+
+def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred damaged blocks are one line and a count."""
+    for number in range(100):
+        store.put(Block(FILE, number), noise(500, number))
+    for file in folder.rglob("*.val"):
+        os.truncate(file, 100)
+    assert [store.get(Block(FILE, number)) for number in range(100)] == [None] * 100
+    assert store.broken == 100
+    assert len(warned(caplog)) == 1
+
+
+def test_folders_that_are_tidied_away_meanwhile_are_made_again(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever drops the last block of a folder drops the folder, perhaps just as it is about to be used."""
+    make, times = os.makedirs, [0]
+
+    def tidied(path: str, *, exist_ok: bool) -> None:
+        make(path, exist_ok=exist_ok)
+        times[0] += 1
+        if times[0] < 3:
+            os.removedirs(path)
+
+    monkeypatch.setattr(os, "makedirs", tidied)
+    assert works(store)
+    assert warned(caplog) == []
+
+
+def test_a_block_that_another_process_stored_anew_is_found(store: DiskStore, folder: Path) -> None:
+    """It lies in another file then; a look at the database tells where."""
+    assert store.get(Block(FILE, 0)) == noise(500)
+    with closing(opened(folder)) as other:
+        other.put(Block(FILE, 0), noise(500))
+    assert store.get(Block(FILE, 0)) == noise(500)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSYS])
+def test_slots_on_a_file_system_without_locks_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are not all taken for ever: connections are made, one line says that others are not counted."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        begun = time.monotonic()
+        for _ in range(3):
+            slots.take(30.0)()
+        assert not slots.wanted()
+        assert time.monotonic() - begun < 20
+    assert len(warned(caplog)) == 1
+    release = slots.take(0.0)
+    with pytest.raises(TimeoutError):
+        slots.take(0.0)
+    release()
+
+
+def test_slots_without_room_for_their_files_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A runtime folder that is full is no reason not to read."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    monkeypatch.setattr(os, "open", refuse)
+    slots.take(0.0)()
+    slots.take(0.0)()
+    assert len(warned(caplog)) == 1
+
+
+def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
+    """A worker that was forked holds the parent's files open; the parent's slots are the parent's all the same."""
+    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    release = slots.take(0.0)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write_end)
+        with suppress(OSError):
+            os.read(read_end, 1)  # until the parent is done
+        os._exit(0)
+    os.close(read_end)
+    try:
+        release()
+        slots.take(0.0)()
+    finally:
+        os.close(write_end)
+        os.waitpid(child, 0)
+
+
+def test_no_database_is_read_through_memory(store: DiskStore, folder: Path, tree: SqliteIndex) -> None:
+    """What is mapped from a disk that fails ends the process: no database has a file for that beside it."""
+    store.put(Block(FILE, 1), noise(500, 1))
+    tree.add(File("10400/c", 7, None))
+    assert not [*folder.parent.rglob("*-shm"), *folder.parent.rglob("*-wal")]
+    assert "cache.db" not in Path("/proc/self/maps").read_text()
+
+
+def test_a_stub_says_what_was_listed(tree: SqliteIndex) -> None:
+    """The index these tests harm holds what they think it holds."""
+    assert tree.entry("10028/data/a.mrc") == Stub("10028/data/a.mrc", LISTED.listed_size, LISTED.listed_date)
