@@ -1,0 +1,57 @@
+"""The figures of scripts/bench: kept whole, and shown as they are."""
+
+import json
+from pathlib import Path
+
+from benchmark.figures import Figure, Run, for_readme, from_json, tables
+from benchmark.jobs import JOBS, groups
+
+
+def figure(tool: str, seconds: float, *, job: str = "`ls`", failed: str = "") -> Figure:
+    """Give a figure."""
+    return Figure(tool, "near", job, seconds=seconds, worst=0.25, requests=7, megabytes=1.5, failed=failed)
+
+
+def run(*figures: Figure) -> Run:
+    """Give a run that made `figures`."""
+    return Run("scripts/bench --quick", "2026-11-22", "2 cores", {"rclone": "rclone v1.75.2"}, list(figures))
+
+
+def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    """Through JSON on one line and back."""
+    file = tmp_path / "run.json"
+    made = run(figure("rclone", 1.0), figure("empiarfs", 0.5, failed="no"))
+    file.write_text(made.as_json())
+    assert len(made.as_json().splitlines()) == 1
+    assert json.loads(made.as_json())["figures"][0]["seconds"] == 1.0
+    assert from_json(file) == made
+
+
+def test_a_table_shows_medians_and_their_span() -> None:
+    """Of three turns the middle one counts; the fastest and the slowest stand beside it."""
+    lines = list(tables([figure("empiarfs", seconds) for seconds in (3.0, 1.0, 11.0)]))
+    assert "20 ms" in lines[1]
+    assert lines[-1] == "| `ls` | empiarfs | 3.00 (1.00-11.0) | 0.25 | 7 | 1.5 | 0 | 0.00 | 0 |"
+
+
+def test_the_readme_has_a_column_for_each_program() -> None:
+    """What was not done is told in words, what was not tried is a dash; empiarfs comes last, with its counters."""
+    first = run(figure("empiarfs", 0.5), figure("rclone", 9.0, failed="not done in 9 s"))
+    second = run(figure("empiarfs", 2.0, job="`cp`"))
+    lines = list(for_readme([first, second]))
+    assert "`scripts/bench --quick` on 2026-11-22; 2 cores; " in lines[0]
+    assert "rclone v1.75.2" in lines[0]
+    assert lines[1].startswith("near 20 ms")
+    assert lines[3:] == [
+        "| job | line | rclone | empiarfs | requests | MB | connections | worst read |",
+        "|---|---|---|---|---|---|---|---|",
+        "| `ls` | near | not done in 9 s | 0.50 | 7 | 1.5 | 0 | 0.25 |",
+        "| `cp` | near | - | 2.00 | 7 | 1.5 | 0 | 0.25 |",
+    ]
+
+
+def test_jobs_that_go_on_with_a_cache_stay_together() -> None:
+    """Each group begins with a job that stands alone."""
+    found = groups(JOBS)
+    assert [job for group in found for job in group] == list(JOBS)
+    assert all(not group[0].after and all(job.after for job in group[1:]) for group in found)
