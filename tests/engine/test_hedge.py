@@ -1,6 +1,8 @@
 """A second asking where the first is silent: the first answer counts, within the gate and within reason."""
 
-from collections.abc import Generator
+import random
+import time
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import cast
 
@@ -10,8 +12,9 @@ from fakes import SOON, Break, EvenPace, FakeOrigin, at_once, noise
 from empiarfs.engine import hedge
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Cut, Hedged
+from empiarfs.engine.pace import Pace
 from empiarfs.errors import ArchiveError, Changed, NotFound, Refused, Unavailable
-from empiarfs.model import Span
+from empiarfs.model import File, Span
 
 PATH = "10028/data/a.mrc"
 CONTENT = noise(100)
@@ -26,11 +29,30 @@ class Impatient(EvenPace):
         return 0.0
 
 
+class LearntPace(EvenPace):
+    """A pace that has learnt what it is before anything was learnt."""
+
+    def second(self) -> float:
+        """Give after how many seconds of silence a request is sent a second time."""
+        return Pace.second(self)
+
+
+class Slow(FakeOrigin):
+    """An origin that thinks for a moment before it measures."""
+
+    pause = 0.0  # seconds
+
+    def measure(self, path: str, cut: Cut | None = None) -> File:
+        """See `Origin.measure`."""
+        time.sleep(self.pause)
+        return super().measure(path, cut)
+
+
 class Rig:
     """A hedged origin with all its parts in reach."""
 
     def __init__(self, pace: EvenPace, most: int = 4) -> None:
-        self.origin = FakeOrigin({PATH: CONTENT})
+        self.origin = Slow({PATH: CONTENT})
         self.gate = Gate(most, 1)
         self.hedged = Hedged(self.origin, self.gate, pace)
         self.file = self.origin.file(PATH)
@@ -152,6 +174,45 @@ def test_twenty_requests_earn_a_second_asking() -> None:
     rig.origin.held(times=1)
     assert rig.hedged.measure(PATH) == rig.file
     assert rig.hedged.seconds == 9
+
+
+def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
+    """Where every single reply is late, second askings are 8 and then 5 % of all requests; never more."""
+    rig = Rig(Impatient(), most=1000)
+    rig.origin.pause = 0.002
+    for number in range(1, 301):
+        assert rig.hedged.measure(PATH) == rig.file
+        assert rig.hedged.seconds <= hedge.SECONDS_AT_ONCE + hedge.SECONDS_SHARE * number
+    assert len(rig.origin.diary) <= 300 + rig.hedged.seconds
+    assert rig.hedged.seconds > hedge.SECONDS_AT_ONCE, "credit is earned"
+
+
+def test_a_healthy_server_is_asked_once() -> None:
+    """With the pace as it is learnt, a server that answers at once is never asked twice."""
+    rig = Rig(LearntPace())
+    for _ in range(200):
+        assert rig.fetched() == CONTENT
+    assert rig.hedged.seconds <= 0.05 * 200, "a machine that stands still may cost a few"
+
+
+@pytest.mark.parametrize("kind", ["even", "jittery", "two servers", "long tail"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_counts_as_late_is_rare(kind: str, seed: int) -> None:
+    """Of the replies of a healthy server, however they spread, at most one in twenty comes later than `second`."""
+    chance = random.Random(seed)
+    kinds: dict[str, Callable[[], float]] = {
+        "even": lambda: chance.uniform(0.28, 0.32),
+        "jittery": lambda: chance.gauss(1.0, 0.3),
+        "two servers": lambda: chance.choice((0.3, 0.3, 0.3, 0.9)) * chance.uniform(0.95, 1.05),
+        "long tail": lambda: 0.3 * chance.lognormvariate(0, 0.5),
+    }
+    pace = Pace(1 << 21)
+    late = 0
+    for _ in range(2000):
+        reply = max(0.0, kinds[kind]())
+        late += reply > pace.second()
+        pace.note(reply)
+    assert late <= 0.05 * 2000
 
 
 @pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Unavailable(PATH, "away")])
