@@ -29,8 +29,10 @@ def test_trouble_is_told_once(known: Trouble, caplog: pytest.LogCaptureFixture) 
     for use in ("reading", "writing") * 5:
         known.tell(FULL, use)
     assert [record.getMessage() for record in caplog.records] == [
-        "the cache cannot be used ([Errno 28] No space left on device); reads go on without it, "
-        "and it is tried again from time to time"
+        (
+            "the cache cannot be used ([Errno 28] No space left on device); reads go on without it, "
+            "and it is tried again from time to time"
+        )
     ]
 
 
