@@ -31,7 +31,7 @@ MOST = 16 * MIB  # ahead of one reader
 SHORTEST, LONGEST = 256 * KIB, MIB
 MEMORY = 512 * MIB  # more than any of these files: nothing leaves the cache
 
-slow_ones_too = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=40)
+slow_ones_too = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 
 
 class Rig:
