@@ -107,10 +107,20 @@ def gate(apache: Apache) -> Iterator[Gate]:
 @pytest.fixture
 def mount(own_machine: None, apache: Apache) -> Iterator[Mounts]:
     """Makes mounts of `apache`; takes them down, and fails the test if anything is left or was logged."""
+    yield from _mounts(apache, 90)
+
+
+@pytest.fixture
+def lasting_mount(own_machine: None, apache: Apache, how_long: Callable[[int, int], int]) -> Iterator[Mounts]:
+    """The same for tests that take their time."""
+    yield from _mounts(apache, how_long(300, 36_000))
+
+
+def _mounts(apache: Apache, seconds: float) -> Iterator[Mounts]:
     for folder in _open_folder():
         mounts = Mounts(folder, apache.url)
         apache.clear()
-        with mounts.watched(90):
+        with mounts.watched(seconds):
             yield mounts
         mounts.finish()
 

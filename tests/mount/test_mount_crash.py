@@ -89,19 +89,19 @@ def unknown_blocks(account: Account) -> list[Path]:
 
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(
-    mount: Mounts,
+    lasting_mount: Mounts,
     world: World,
     apache: Apache,
     how_long: Callable[[int, int], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """At whatever moment of a busy run: the next mount takes its place, and serves right bytes from its cache."""
-    account = mount.account()
+    account = lasting_mount.account()
     chance = random.Random(4)
     kills = how_long(12, 100)
     place = account.home / "mnt"
     for turn in range(kills):
-        made = mount("10028", "10100", account=account, path=place)
+        made = lasting_mount("10028", "10100", account=account, path=place)
         made.expect("damaged")
         assert len(machine.mounted(place)) == 1, "dead mounts pile up"
         reader, answer = made.calling(compared, place, world.root, list(FILES), turn, 20.0, 4)
@@ -113,10 +113,10 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
         slots = list((account.home / "empiarfs").rglob("slot-*"))
         assert slots
         assert all(map(is_free, slots))
-        mount.made.remove(made)
+        lasting_mount.made.remove(made)
     apache.clear()
-    made = mount("10028", "10100", account=account, path=place)
-    mount.made[0].expect("damaged")
+    made = lasting_mount("10028", "10100", account=account, path=place)
+    lasting_mount.made[0].expect("damaged")
     assert made.call(compared, place, world.root, list(FILES), 0, 2.0, 4) == []
     sent = sum(one.sent for one in apache.requests("GET", "|".join(FILES)))
     whole = sum((world.root / path).stat().st_size for path in FILES)
@@ -128,9 +128,11 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     assert lost < kills * 4 * MIB
 
 
-def test_a_daemon_that_is_stopped_goes_on(mount: Mounts, world: World, how_long: Callable[[int, int], int]) -> None:
+def test_a_daemon_that_is_stopped_goes_on(
+    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int]
+) -> None:
     """A laptop that sleeps: whoever was reading waits, and reads on, right."""
-    made = mount("10028", "10100", flags=["--memory=16M", "--cache-size=8M"])
+    made = lasting_mount("10028", "10100", flags=["--memory=16M", "--cache-size=8M"])
     made.expect("line was lost|went silent|asking again|only drips|breaks its replies")
     _, answer = made.calling(compared, made.path, world.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
     daemon = made.daemon()
@@ -157,20 +159,22 @@ def left_over(account: Account) -> Counter[str]:
 
 @pytest.mark.timeout(0)
 def test_mounting_again_and_again_leaves_nothing(
-    mount: Mounts, world: World, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
+    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No process, mount, lock or temporary file is left, and the cache grows no more."""
-    account = mount.account()
+    account = lasting_mount.account()
     (account.home / "tmp").mkdir()
     cycles = how_long(8, 100)
     seen = []
     for turn in range(cycles):
-        made = mount("10028", account=account, path=account.home / "mnt", env={"TMPDIR": str(account.home / "tmp")})
+        made = lasting_mount(
+            "10028", account=account, path=account.home / "mnt", env={"TMPDIR": str(account.home / "tmp")}
+        )
         assert made.call(compared, made.path, world.root, list(FILES[1:]), turn, 0.2, 2) == []
         made.call(whole, made / FILES[1])
         made.call(whole, made / FILES[2])
         made.umount()
-        mount.made.remove(made)
+        lasting_mount.made.remove(made)
         seen.append(left_over(account))
     with capsys.disabled():
         print(f"\n{cycles} cycles: after the first {dict(seen[0])}, after the last {dict(seen[-1])}")  # noqa: T201
@@ -207,10 +211,10 @@ def opened_and_listed(folder: str, times: int) -> int:
 
 
 def test_a_daemon_that_lives_for_long_does_not_grow(
-    mount: Mounts, binding: str, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
+    lasting_mount: Mounts, binding: str, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Files that are opened, read and closed leave no open file, thread or memory in the daemon."""
-    made = mount("10300", binding=binding)
+    made = lasting_mount("10300", binding=binding)
     daemon = made.daemon()
     made.call(opened_and_listed, made / "10300/data", 60)
     before = used(daemon)
@@ -243,9 +247,9 @@ def mixed(path: str, size: int, readers: int, each: int) -> int:
 
 
 @pytest.fixture
-def busy(mount: Mounts) -> Mount:
+def busy(lasting_mount: Mounts) -> Mount:
     """A mount with little memory of its own."""
-    return mount("10200", flags=["--memory=64M", "--cache-size=512M"])
+    return lasting_mount("10200", flags=["--memory=64M", "--cache-size=512M"])
 
 
 @pytest.mark.timeout(300)
