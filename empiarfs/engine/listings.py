@@ -1,7 +1,7 @@
 """What is listed, and what was found by asking: remembered, and refreshed behind the user."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
@@ -162,14 +162,22 @@ class Listings:
 
     def _scanned(self, directory: str) -> Known:
         try:
-            found = self._listing.scan(directory)
+            found = self._found(directory)
         except Refused:
             self._refused[directory] = self._clock()
-            raise
-        except (NotFound, Offline) as error:
-            if directory and isinstance(self.entry(directory), File | Stub):
-                raise NotADirectory(directory) from error
             raise
         known = self._index.replace(directory, found, self._clock())
         self._recent.put(directory, known)
         return known
+
+    def _found(self, directory: str) -> Sequence[Entry]:
+        """Ask for a listing; once more for a listed directory that a server did not know: another one may."""
+        try:
+            return self._listing.scan(directory)
+        except (NotFound, Offline) as error:
+            listed = self.entry(directory) if directory else None
+            if isinstance(listed, File | Stub):
+                raise NotADirectory(directory) from error
+            if listed is None or isinstance(error, Offline):
+                raise
+        return self._listing.scan(directory)

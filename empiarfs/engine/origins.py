@@ -3,12 +3,13 @@
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from typing import TypeVar
 
 from empiarfs.engine.hedge import begun
-from empiarfs.errors import Closed, Overloaded, Unavailable, Untrusted
+from empiarfs.errors import Closed, NotFound, Overloaded, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
 
@@ -120,10 +121,7 @@ class Retrying:
         since, breaks = self._patience.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._patience.asked(
-                file.path,
-                lambda left=left: begun(file.path, self._origin.fetch(file, left)),  # type: ignore[misc]
-            )
+            first, pieces = self._patience.asked(file.path, partial(self._begun, file, left))
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -140,6 +138,14 @@ class Retrying:
                 self._patience.rest(file.path, since, breaks)
             if start < span.stop:
                 self._patience.retries += 1
+
+    def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
+        """Begin a fetch; once more where a server does not know a file that was measured: another one may."""
+        try:
+            return begun(file.path, self._origin.fetch(file, span))
+        except NotFound as error:
+            log.debug("%s; asking once more", error)
+        return begun(file.path, self._origin.fetch(file, span))
 
 
 class WaitedFor:

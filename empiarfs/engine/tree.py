@@ -233,17 +233,19 @@ class Tree:
     def _found(self, path: str) -> File | Directory:
         """Measure what is at `path` for someone who waits, and keep what comes of it."""
         found = self._measured(path, self._origin, again=isinstance(self._listings.noted(path), Stub))
-        if isinstance(found, File) and not self._is_plausible(found):
+        if not self._is_plausible(found):
             self._listings.anew(parent_of(path))
-            if not self._is_plausible(found):
-                raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
+        if not self._is_plausible(found):  # then it was not the listing that was wrong
+            found = self._measured(path, self._origin, again=False)
+        if isinstance(found, File) and not self._is_plausible(found):
+            raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
         self._listings.keep(found)
         return found
 
     def _found_ahead(self, path: str, origin: Origin) -> File | Directory:
         """The same for nobody yet: what is odd is left to the one who will look."""
         found = self._measured(path, origin, again=True)
-        if isinstance(found, File) and not self._is_plausible(found):
+        if not self._is_plausible(found):
             raise Unavailable(path, "the server contradicts its listing")
         self._listings.keep(found)
         return found
@@ -261,10 +263,10 @@ class Tree:
                 self._listings.gone(path)
             raise
 
-    def _is_plausible(self, file: File) -> bool:
-        """Tell whether the listing may have rounded the length of `file`."""
-        entry = self._listings.noted(file.path)
-        return not isinstance(entry, Stub) or self._agrees(entry, file)
+    def _is_plausible(self, found: File | Directory) -> bool:
+        """Tell whether the listing may have rounded the length of what was measured."""
+        entry = self._listings.noted(found.path)
+        return not (isinstance(entry, Stub) and isinstance(found, File)) or self._agrees(entry, found)
 
 
 def _is_number(name: str) -> bool:

@@ -407,7 +407,7 @@ def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: i
     assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 5, 95) == noise(100)[5:95]
 
 
-@pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Killed()])
+@pytest.mark.parametrize("error", [Refused(PATH), Changed(PATH), Killed()])
 @pytest.mark.parametrize("after", [0, 40])
 def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: BaseException, after: int) -> None:
     """Only Unavailable is worth another try, also in the middle."""
@@ -415,6 +415,17 @@ def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: B
     with pytest.raises(type(error)):
         fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 100)
     assert len(origin.fetches) == 1
+
+
+def test_a_file_that_was_measured_is_gone_when_it_was_not_found_twice(origin: FakeOrigin) -> None:
+    """One server behind the balance may not have it; the next one is asked, at once, and no third."""
+    retrying = Retrying(origin, Patiently(0.0).patience)
+    origin.break_next(Break(error=NotFound(PATH)))
+    assert fetched(retrying, origin.file(PATH), 0, 100) == noise(100)
+    origin.break_next(*[Break(error=NotFound(PATH))] * 2)
+    with pytest.raises(NotFound):
+        fetched(retrying, origin.file(PATH), 0, 100)
+    assert len(origin.fetches) == 4
 
 
 def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) -> None:
