@@ -39,7 +39,7 @@ HITS = {
 }
 KEPT, OTHER = "10077/data/kept.mrc", "10077/data/other.mrc"
 SIZES = {
-    HITS[DATA]: 1_500_001,
+    HITS[DATA]: 400_001,
     HITS[HEAD]: 300_001,
     HITS[NAME]: 200_001,
     "10028/listed/a.mrc": 5_000,
@@ -177,7 +177,7 @@ class Trial:
             others: whether what was never fetched can be had of the server meanwhile.
         """
         under_way = {what: self._begun(self.user_of(what)) for what in hit}
-        unhurt = [lambda: self.check(KEPT), lambda: self.list("10028/data")]
+        unhurt = [lambda: self.check(KEPT), lambda: self.list("10077/data")]
         if others:
             unhurt.append(lambda: self.check(OTHER))
         for work in unhurt:

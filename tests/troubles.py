@@ -31,7 +31,7 @@ class Seen:
 
 
 WAITED_FOR = Seen(0, EIO)  # asked again
-HARMLESS = Seen(0, 0)
+HARMLESS = Seen(0, 0)  # a head that is cut, or tells no length, is one: a request for the first byte tells it then
 CHANGED = Seen(ESTALE, ESTALE)
 REFUSED = Seen(EACCES, EACCES)
 
@@ -196,6 +196,13 @@ def no_bytes(reply: Reply) -> Reply:
     return reply.with_headers(content_length="0")
 
 
+def cut_in_its_length(exchange: Exchange) -> None:
+    """Stop in the middle of the number."""
+    head, name, _ = exchange.asked().head.partition(b"content-length: ")
+    exchange.write(head + name + b"17")
+    exchange.hang_up()
+
+
 def multipart(reply: Reply) -> Reply:
     """Give the part as one of several, as for a request of many ranges."""
     text = reply.headers["content-range"]
@@ -271,10 +278,10 @@ FAULTS: dict[str, Fault] = {
     "reset before the reply": Fault(reset_before, each()),
     "closed before the reply": Fault(closed_before, each()),
     "reset in the middle": Fault(reset_in_the_middle, each()),
-    "closed in the middle": Fault(closed_in_the_middle, each()),
+    "closed in the middle": Fault(closed_in_the_middle, each(head=HARMLESS, name=HARMLESS)),
     "silence before the reply": Fault(silence, each()),
     "silence in the middle": Fault(silence_in_the_middle, each()),
-    "one byte a second": Fault(drip, each()),
+    "one byte a second": Fault(drip, each(head=HARMLESS, name=HARMLESS)),  # cut when it has lasted too long
     "a short body of 206": Fault(changed(cut_to_measure), each(WAITED_FOR, DATA)),
     "a short body of 200": Fault(short_whole_file, each(WAITED_FOR, DATA)),
     "200 with the whole file": Fault(whole_file, each(WAITED_FOR, DATA)),
@@ -286,7 +293,8 @@ FAULTS: dict[str, Fault] = {
     # a wrong length that fits what the listing rounds is believed, until the data say otherwise
     "another total": Fault(changed(longer), each(CHANGED, DATA, HEAD, NAME)),
     "ten times the length": Fault(changed(tenfold), each(WAITED_FOR, HEAD, name=CHANGED)),
-    "a length of zero": Fault(changed(no_bytes), each(WAITED_FOR, HEAD, NAME)),
+    "a length of zero": Fault(changed(no_bytes), each(HARMLESS, HEAD, NAME)),
+    "a length that is cut": Fault(cut_in_its_length, each(WAITED_FOR, HEAD, name=CHANGED)),
     "a length that is none": Fault(headers(content_length="many"), each(WAITED_FOR, HEAD, NAME)),
     "206 for all": Fault(changed(lambda reply: replace(reply, status=206)), each(data=HARMLESS)),
     "204": Fault(status(204), each()),

@@ -220,6 +220,22 @@ class Patiently:
         return self.clock.now - self.begun
 
 
+@pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
+def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
+    """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
+    with_patience = Patiently()
+    with_patience.patience._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
+    assert with_patience.patience.asked(PATH, lambda: with_patience.passed) == waited
+
+
+def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:
+    """A soft mount answers at once, whatever the server asks for."""
+    with_patience = Patiently(0.0)
+    with_patience.patience._asked_for = lambda: 60.0
+    assert with_patience.patience.asked(PATH, Answers("yes")) == "yes"
+    assert with_patience.passed == 0.0
+
+
 class Answers:
     """What gives or raises one answer after the other; the last for ever."""
 
