@@ -16,6 +16,7 @@ from empiarfs.ports import Known, Origin, Sizes
 log = logging.getLogger(__name__)
 
 BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
+MOST_BULKS = 10_000  # directories whose sizes were asked for; of one that was forgotten they are asked for again
 BULK_SECONDS = 5.0  # how long a reader waits for sizes that are on their way
 
 
@@ -75,7 +76,7 @@ class Tree:
         self._orders: Recent[str, siblings.Order] = Recent(
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
-        self._bulk: dict[str, _Bulk] = {}
+        self._bulk: Recent[str, _Bulk] = Recent(MOST_BULKS, lambda _: 1)
 
     def entries(self, directory: str) -> list[Entry]:
         """Give the children of `directory`: from memory, the index or the server. No file is measured.
@@ -203,9 +204,10 @@ class Tree:
         if self._sizes is None:
             return known
         mine = _Bulk(known.scanned)
-        bulk = self._bulk.setdefault(directory, mine)
+        bulk = self._bulk.first(directory, mine)
         if bulk.scanned != known.scanned:  # listed anew; two threads here at once ask twice, and know the same
-            bulk = self._bulk[directory] = mine
+            bulk = mine
+            self._bulk.put(directory, mine)
         if bulk is not mine:
             bulk.over.wait(BULK_SECONDS)
             return known
