@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from apache import Apache
 from faulty import Faulty
@@ -20,6 +22,9 @@ from mounting import eventually
 from troubles import ALL, DATA, HEAD, LISTING, NAME, Fault
 
 from empiarfs import wire
+from empiarfs.engine.gate import Gate
+from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.origins import Retrying
 from empiarfs.errors import ArchiveError
 from empiarfs.model import Block, Directory, File, Stub, name_of
 from empiarfs.settings import MIB, Settings
@@ -66,6 +71,7 @@ class Truth:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.others: dict[File, bytes] = {}  # versions that a test makes up
         chance = random.Random(4)
         for number, (path, size) in enumerate(SIZES.items()):
             file = root / path
@@ -76,6 +82,10 @@ class Truth:
     def content(self, path: str) -> bytes:
         """Give the bytes of a file."""
         return (self.root / path).read_bytes()
+
+    def version(self, file: File) -> bytes:
+        """Give the bytes of a version of a file."""
+        return self.others.get(file) or self.content(file.path)
 
     def file(self, path: str) -> File:
         """Give a file as it must be known."""
@@ -119,11 +129,11 @@ class Trial:
             patience=patience,
             fresh=fresh,
         )
-        self._threads = set(threading.enumerate())
+        self._threads = threads()
         self._descriptors = descriptors()
         self.archive = wire.archive(self.settings, name="trial")
 
-    def prepare(self) -> None:
+    def __enter__(self) -> Self:
         """Take in what is known before the fault begins."""
         for directory in ("10028", "10028/data", "10077", "10077/data"):
             self.archive.entries(directory)
@@ -131,6 +141,12 @@ class Trial:
         self.archive.stat(OTHER)
         self.archive.stat(HITS[LISTING])
         self.check(KEPT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def check(self, path: str) -> None:
         """Open and read a whole file, and see that its bytes are right."""
@@ -176,7 +192,7 @@ class Trial:
             hit: what the fault is about.
             others: whether what was never fetched can be had of the server meanwhile.
         """
-        under_way = {what: self._begun(self.user_of(what)) for what in hit}
+        under_way = {what: self.begun(self.user_of(what)) for what in hit}
         unhurt = [lambda: self.check(KEPT), lambda: self.list("10077/data")]
         if others:
             unhurt.append(lambda: self.check(OTHER))
@@ -186,7 +202,7 @@ class Trial:
                 raise Wrong(f"one whom nothing hits saw {sight}")
         return {what: one.result(LONGEST) for what, one in under_way.items()}
 
-    def _begun(self, work: Callable[[], None]) -> Future[Sight]:
+    def begun(self, work: Callable[[], None]) -> Future[Sight]:
         """Let somebody do it."""
         future: Future[Sight] = Future()
 
@@ -206,6 +222,13 @@ class Trial:
                 self.data = self.archive.open(HITS[DATA])
             eventually(lambda what=what: not self.seen(self.user_of(what)).number, f"{what} is right again")  # type: ignore[misc]
 
+    def gate(self) -> Gate:
+        """Give the gate of the archive."""
+        origin = self.archive._reader._origin
+        assert isinstance(origin, Retrying)
+        assert isinstance(origin._origin, Hedged)
+        return origin._origin._gate
+
     def close(self) -> None:
         """Close the archive; see that nothing is left over, and that nothing wrong is kept.
 
@@ -214,7 +237,7 @@ class Trial:
         """
         self.archive.close()
         eventually(lambda: not self.faulty.connections, "all connections are closed")
-        eventually(lambda: set(threading.enumerate()) <= self._threads, "all threads have ended")
+        eventually(lambda: threads() <= self._threads, "all threads have ended")
         gc.collect()  # connections of sqlite3 are rings
         eventually(
             lambda: len(descriptors()) <= len(self._descriptors),
@@ -234,7 +257,7 @@ class Trial:
             first, count = map(int, numbers.split("+"))
             for number in range(first, first + count):
                 start = number * settings.block
-                if store.get(Block(file, number)) != self.truth.content(name)[start : start + settings.block]:
+                if store.get(Block(file, number)) != self.truth.version(file)[start : start + settings.block]:
                     raise Wrong(f"the cache holds other bytes as block {number} of {file}")
         store.close()
 
@@ -244,13 +267,18 @@ class Trial:
             known = index.directory(directory)
             for entry in known.entries.values() if known else ():
                 match entry:
-                    case File(path, size) if size != self.truth.file(path).size:
+                    case File(path, size) if size != len(self.truth.version(entry)):
                         raise Wrong(f"the index holds {entry}")
                     case Directory(path) if not (self.truth.root / path).is_dir():
                         raise Wrong(f"the index holds {entry}")
                     case Stub() | File() | Directory():
                         pass
         index.close()
+
+
+def threads() -> set[threading.Thread]:
+    """Give the threads of this process, but for the one that lets connections into the server."""
+    return {thread for thread in threading.enumerate() if thread.name != "faulty"}
 
 
 def descriptors() -> set[str]:
@@ -298,11 +326,8 @@ def tried(truth: Truth, faulty: Faulty, folder: Path, fault: Fault, *, once: boo
     """
     trial = Trial(truth, faulty, folder, patience=MUCH_PATIENCE if once else PATIENCE)
     hit = tuple(what for what in ALL if what in fault.seen)
-    try:
-        trial.prepare()
+    with trial:
         with hitting(faulty, fault, once=once):
             seen = trial.seen_together(hit, others=not fault.pause)
         trial.recovers(tuple(what for what in hit if what not in fault.kept or not seen[what].number))
-    finally:
-        trial.close()
     return seen

@@ -2,8 +2,10 @@
 
 import errno
 import gzip
+import itertools
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 
@@ -121,11 +123,11 @@ def silence_in_the_middle(exchange: Exchange) -> None:
 
 
 def drip(exchange: Exchange) -> None:
-    """Send a byte a second: of the body, or of the head where there is no body."""
+    """Send a byte a second: of the body, or of the headers where there is no body."""
     reply = exchange.asked()
-    rest = reply.head if exchange.method == "HEAD" else reply.body
-    if exchange.method != "HEAD":
-        exchange.write(reply.head)
+    status, end, headers = reply.head.partition(b"\r\n")
+    begin, rest = (status + end, headers) if exchange.method == "HEAD" else (reply.head, reply.body)
+    exchange.write(begin)
     for number in range(len(rest)):
         exchange.write(rest[number : number + 1])
         if exchange.over.wait(DRIP_SECONDS):
@@ -270,6 +272,46 @@ def asks_for_a_pause(number: int, *, date: bool = False) -> Act:
         exchange.answer(number, retry_after=after)
 
     return act
+
+
+def version(content: bytes, modified: int) -> Act:
+    """Give the act that answers as a server that has another version of the file."""
+
+    def act(exchange: Exchange) -> None:
+        told = {"last-modified": formatdate(modified, usegmt=True), "accept-ranges": "bytes"}
+        first, _, last = exchange.range.removeprefix("bytes=").partition("-")
+        if not exchange.range:
+            exchange.send(Reply(200, told | {"content-length": str(len(content))}, content))
+        elif int(first) >= len(content):
+            exchange.answer(416)
+        else:
+            body = content[int(first) : int(last) + 1]
+            part = f"bytes {first}-{int(first) + len(body) - 1}/{len(content)}"
+            exchange.send(Reply(206, told | {"content-range": part, "content-length": str(len(body))}, body))
+
+    return act
+
+
+def by_turns(act: Act) -> Act:
+    """Give the act that does `act` to every second request, as one of two servers behind a balance."""
+    turns = itertools.cycle((True, False))
+    return lambda exchange: act(exchange) if next(turns) else exchange.pass_on()
+
+
+class Plan:
+    """An act: one after the other to successive requests, and nothing to those that come after."""
+
+    def __init__(self, acts: Sequence[Act]) -> None:
+        self._acts = iter(acts)
+        self._lock = threading.Lock()
+
+    def __call__(self, exchange: Exchange) -> None:
+        with self._lock:
+            act = next(self._acts, None)
+        if act is None:
+            exchange.pass_on()
+        else:
+            act(exchange)
 
 
 ANOTHER_DATE = formatdate(1_500_000_000, usegmt=True)

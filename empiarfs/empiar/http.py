@@ -197,10 +197,7 @@ class HttpOrigin:
     def measure(self, path: str, cut: Cut | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.asked("HEAD", path, cut=cut) as reply:
-            _check_identity(reply, path)
-            kind = reply.headers.get("Content-Type", "").lower()
-            if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
-                raise Unavailable(path, "the server sends a page of its own in place of the file")
+            _check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
             told = None if length is None else File(path, _length(length, path), _modified(reply))
         if told is not None and told.size:
@@ -211,7 +208,7 @@ class HttpOrigin:
     def _measured_by_its_first_byte(self, path: str, told: File | None, cut: Cut | None) -> File:
         try:
             with self._client.asked("GET", path, part=Span(0, 1), cut=cut) as reply:
-                _check_identity(reply, path)
+                _check_is_file(reply, path)
                 length = reply.headers.get("Content-Length", "")
                 if reply.status == HTTPStatus.PARTIAL_CONTENT:
                     length = reply.headers.get("Content-Range", "").rpartition("/")[2]
@@ -260,6 +257,13 @@ def _length(text: str, path: str) -> int:
 def _check_identity(reply: Reply, path: str) -> None:
     if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Unavailable(path, "the server sends a compressed form that was not asked for")
+
+
+def _check_is_file(reply: Reply, path: str) -> None:
+    _check_identity(reply, path)
+    kind = reply.headers.get("Content-Type", "").lower()
+    if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
+        raise Unavailable(path, "the server sends a page of its own in place of the file")
 
 
 def _check_range(reply: Reply, file: File, span: Span) -> None:
