@@ -188,7 +188,7 @@ def test_counters_agree_with_the_server(mount: Mounts, faulty: Faulty, binding: 
     made = mount("10100", base_url=faulty.url, binding=binding)
     made.call(outcome, made / RANDOM)
     values = told(made)
-    assert values["requests"] == len(gate.seen)
+    assert values["requests"] == len(faulty.seen)
     assert values["blocks_read"] >= values["blocks_from_memory"]
     assert values["blocks_fetched"] * 128 * 1024 >= values["fetched_bytes"] > 8 * 2**20
     assert values["blocks_from_disk"] == 0
