@@ -323,7 +323,7 @@ FAULTS: dict[str, Fault] = {
     "closed in the middle": Fault(closed_in_the_middle, each(head=HARMLESS, name=HARMLESS)),
     "silence before the reply": Fault(silence, each()),
     "silence in the middle": Fault(silence_in_the_middle, each()),
-    "one byte a second": Fault(drip, each(head=HARMLESS, name=HARMLESS)),  # cut when it has lasted too long
+    "one byte a second": Fault(drip, each()),
     "a short body of 206": Fault(changed(cut_to_measure), each(WAITED_FOR, DATA)),
     "a short body of 200": Fault(short_whole_file, each(WAITED_FOR, DATA)),
     "200 with the whole file": Fault(whole_file, each(WAITED_FOR, DATA)),

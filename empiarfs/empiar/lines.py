@@ -177,6 +177,9 @@ class Line:
             raise Lost(_why(error)) from error
         finally:
             self.due = float("inf")
+        if self.was_cut:  # to the libraries a head that ends too soon is a short one
+            response.close()
+            raise Lost(_DRIPS)
         return Reply(method, response, silence, self._is_due)
 
     def connect(self, url: str) -> None:

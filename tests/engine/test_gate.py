@@ -59,10 +59,10 @@ def test_an_overloaded_server_halves_the_connections(gate: Gate, clock: FakeCloc
 
 def test_the_log_says_how_many_for_how_long(gate: Gate, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """Once for the server's trouble, and again only when that is over and comes back."""
-    overloaded(gate, pause=60.0)
-    overloaded(gate, pause=60.0)
+    overloaded(gate)
+    overloaded(gate)
     assert [record.getMessage() for record in caplog.records] == [
-        "10028/a: 503; using at most 4 connections for 60 s, then one more every 5 s"
+        "10028/a: 503; using at most 4 connections for 30 s, then one more every 5 s"
     ]
     caplog.clear()
 
