@@ -105,7 +105,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
     pace = Pace(RUN)
     client = HttpClient(without_credentials(settings.base_url), lines, pace)
     gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
-    patience = Patience(settings.patience, time.monotonic, random.random, stopping, at_prompt=at_prompt)
+    patience = Patience(settings.patience, time.monotonic, random.random, stopping, gate.pause, at_prompt=at_prompt)
     hedged = Hedged(HttpOrigin(client), gate, pace)
     origin = Retrying(hedged, patience)
     cache = Cache(settings.memory, store)

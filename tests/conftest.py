@@ -8,9 +8,10 @@ from pathlib import Path
 import machine
 import pytest
 from apache import Apache
-from gate import Gate
+from faulty import Faulty
 from hypothesis import settings as hypothesis_settings
 from mounting import BINDINGS, Mount, Mounts
+from trial import Truth, served
 from world import World
 
 hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machine is no fault of ours
@@ -97,9 +98,9 @@ def own_apache(small_tree: Path) -> Iterator[Apache]:
 
 
 @pytest.fixture
-def gate(apache: Apache) -> Iterator[Gate]:
+def faulty(apache: Apache) -> Iterator[Faulty]:
     """A server before `apache` that misbehaves as it is told."""
-    server = Gate(apache.url)
+    server = Faulty(apache.url)
     yield server
     server.close()
 
@@ -158,3 +159,27 @@ def binding(request: pytest.FixtureRequest) -> str:
 def user(request: pytest.FixtureRequest) -> str:
     """Root and an ordinary user, one after the other; an ordinary user alone where root does not run the tests."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def trial_served() -> Iterator[tuple[Truth, Faulty]]:
+    """The small archive of all trials, and the faulty server before it."""
+    for folder in _open_folder():
+        with served(folder) as both:
+            yield both
+
+
+@pytest.fixture
+def truth(trial_served: tuple[Truth, Faulty]) -> Truth:
+    """What the archive of the trials holds."""
+    return trial_served[0]
+
+
+@pytest.fixture
+def server(trial_served: tuple[Truth, Faulty], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    """The faulty server of the trials; the budget of connections is the test's own, and no proxy stands between."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return trial_served[1]

@@ -75,7 +75,7 @@ class HttpClient:
         part: Span | None = None,
         cut: Cut | None = None,
     ) -> Iterator[Reply]:
-        """Ask for `path`, or a part of it, and give the reply with status 2xx, its body unread.
+        """Ask for `path`, or a part of it, and give the reply with status 200 or 206, its body unread.
 
         Redirects are followed on this server alone.
 
@@ -90,6 +90,7 @@ class HttpClient:
                 raise Unavailable(path, "another request has answered")
             try:
                 with self._reply(line, method, self.url(path) + ("/" if slash else ""), headers, path) as reply:
+                    _check_status(reply, path, is_part=part is not None)
                     yield reply
             except (NotFound, Refused, Changed, IsADirectory) as error:
                 refusal = error  # a clear answer on a sound line, which is kept
@@ -133,7 +134,6 @@ class HttpClient:
             reply = self._sent(line, method, url, headers, path)
             try:
                 if reply.status not in _REDIRECTS:
-                    _check_status(reply, path)
                     yield reply
                     return
                 url = self._redirected(url, reply.headers.get("Location", ""), path)
@@ -197,25 +197,26 @@ class HttpOrigin:
     def measure(self, path: str, cut: Cut | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.asked("HEAD", path, cut=cut) as reply:
-            _check_identity(reply, path)
-            kind = reply.headers.get("Content-Type", "").lower()
-            if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
-                raise Unavailable(path, "the server sends a page of its own in place of the file")
+            _check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            if length is not None:
-                return File(path, _length(length, path), _modified(reply))
-        return self._measured_by_its_first_byte(path, cut)  # Apache tells no length of an empty file
+            told = None if length is None else File(path, _length(length, path), _modified(reply))
+        if told is not None and told.size:
+            return told
+        # Apache tells no length of an empty file, and some servers zero of any
+        return self._measured_by_its_first_byte(path, told, cut)
 
-    def _measured_by_its_first_byte(self, path: str, cut: Cut | None) -> File:
+    def _measured_by_its_first_byte(self, path: str, told: File | None, cut: Cut | None) -> File:
         try:
             with self._client.asked("GET", path, part=Span(0, 1), cut=cut) as reply:
-                _check_identity(reply, path)
+                _check_is_file(reply, path)
                 length = reply.headers.get("Content-Length", "")
                 if reply.status == HTTPStatus.PARTIAL_CONTENT:
                     length = reply.headers.get("Content-Range", "").rpartition("/")[2]
                 return File(path, _length(length, path), _modified(reply))
-        except Changed as error:  # 416: for a file that was not measured it means nothing
-            raise Unavailable(path, "the server tells no length") from error
+        except Changed as error:  # 416: there is no first byte
+            if told is None:
+                raise Unavailable(path, "the server tells no length") from error
+            return told
 
     def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
@@ -231,10 +232,10 @@ class HttpOrigin:
                 raise Unavailable(file.path, f"the reply was cut: {received} of {span.size} bytes")
 
 
-def _check_status(reply: Reply, path: str) -> None:
-    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+def _check_status(reply: Reply, path: str, *, is_part: bool) -> None:
+    if reply.status == HTTPStatus.OK or (is_part and reply.status == HTTPStatus.PARTIAL_CONTENT):
         return
-    if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+    if is_part and reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise Changed(path, "the file at the server is shorter than it was")
     if reply.status in _GONE:
         raise NotFound(path)
@@ -256,6 +257,13 @@ def _length(text: str, path: str) -> int:
 def _check_identity(reply: Reply, path: str) -> None:
     if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Unavailable(path, "the server sends a compressed form that was not asked for")
+
+
+def _check_is_file(reply: Reply, path: str) -> None:
+    _check_identity(reply, path)
+    kind = reply.headers.get("Content-Type", "").lower()
+    if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
+        raise Unavailable(path, "the server sends a page of its own in place of the file")
 
 
 def _check_range(reply: Reply, file: File, span: Span) -> None:

@@ -177,6 +177,9 @@ class Line:
             raise Lost(_why(error)) from error
         finally:
             self.due = float("inf")
+        if self.was_cut:  # to the libraries a head that ends too soon is a short one
+            response.close()
+            raise Lost(_DRIPS)
         return Reply(method, response, silence, self._is_due)
 
     def connect(self, url: str) -> None:
@@ -241,13 +244,25 @@ class _Watched(requests.adapters.HTTPAdapter):
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._connections: list[Any] = []
+        self._is_cut = False
 
     def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
         """Give the pool of the one connection, which is noted when it is made."""
         pool: Any = super().get_connection_with_tls_context(*arguments, **options)
         if not isinstance(pool.ConnectionCls, _Noted):
-            pool.ConnectionCls = _Noted(pool.ConnectionCls, self._connections)
+            pool.ConnectionCls = _Noted(pool.ConnectionCls, self._noted)
         return pool
+
+    def _noted(self, connection: Any) -> None:
+        self._connections[:] = [connection]
+        connect = connection.connect
+
+        def connected() -> None:
+            connect()
+            if self._is_cut:
+                raise ConnectionAbortedError("given up while it was made")
+
+        connection.connect = connected
 
     def close_all(self) -> None:
         """Close the connection, whoever still holds it."""
@@ -255,7 +270,8 @@ class _Watched(requests.adapters.HTTPAdapter):
             connection.close()
 
     def cut(self) -> None:
-        """Shut the socket; who reads from it is told that the line is lost."""
+        """Shut the socket; who reads from it is told that the line is lost. One that is not made yet ends then."""
+        self._is_cut = True
         for connection in self._connections:
             sock = connection.sock  # the other thread may close it meanwhile
             if sock is not None:
@@ -265,15 +281,15 @@ class _Watched(requests.adapters.HTTPAdapter):
 
 
 class _Noted:
-    """Makes connections of `kind`, and notes the newest."""
+    """Makes connections of `kind`, and tells of each."""
 
-    def __init__(self, kind: Callable[..., Any], noted: list[Any]) -> None:
+    def __init__(self, kind: Callable[..., Any], noted: Callable[[Any], None]) -> None:
         self._kind = kind
         self._noted = noted
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         connection = self._kind(*arguments, **options)
-        self._noted[:] = [connection]
+        self._noted(connection)
         return connection
 
     def __getattr__(self, name: str) -> Any:

@@ -53,6 +53,11 @@ class Recent(Generic[K, V]):
         with self._lock:
             self._values[key] = value
 
+    def first(self, key: K, value: V) -> V:
+        """Give the value of `key`; `value`, which is kept, where there was none."""
+        with self._lock:
+            return self._values.setdefault(key, value)
+
     @property
     def held(self) -> int:
         """The weight of what is kept."""

@@ -19,7 +19,8 @@ GROW_SECONDS = 5.0  # from one connection more to the next
 class Gate:
     """The connections that may be in use at once; a reader who waits goes before any prefetch.
 
-    A server that wants to be asked less halves them for a while.
+    A server that wants to be asked less halves them for a while. Where it says for how long it wants to be left
+    alone, those at the gate are sent away, to wait elsewhere (`pause`).
 
     Args:
         most: how many at once.
@@ -41,7 +42,8 @@ class Gate:
         self._shrunk = shrunk
         self._grow_at = 0.0
         self._changed = threading.Condition()
-        self._quiet_until = 0.0
+        self._quiet_until = 0.0  # for what nobody waits for
+        self._paused_at = self._paused_until = float("-inf")  # when the server asked for a pause, and till when
         self._waiting: deque[object] = deque()
         self._demand = self._ahead = 0
         self.highest = 0
@@ -67,17 +69,29 @@ class Gate:
         """How many requests that somebody waits for have none yet."""
         return len(self._waiting)
 
+    def pause(self) -> float:
+        """Give for how many seconds the server still wants to be left alone; 0 for none."""
+        return max(0.0, self._paused_until - self._clock())
+
     @contextmanager
-    def demand(self) -> Iterator[None]:
-        """Hold a connection for someone who waits; who came first goes first."""
+    def demand(self, path: str = "") -> Iterator[None]:
+        """Hold a connection for someone who waits; who came first goes first.
+
+        Raises:
+            Overloaded: since he came the server has asked to be left alone. Who comes later goes in: he has waited,
+                or has no more patience.
+        """
         ticket = object()
         with self._changed:
+            came = self._clock()
             self._waiting.append(ticket)
             try:
                 self._wait_for(lambda: self._waiting[0] is ticket and self._free() > 0)
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()  # who waited for us to go first may find a place too
+            if came < self._paused_at and self.pause():
+                raise Overloaded(path, "the server asks to be left alone", self.pause())
             self._demand += 1
             self.highest = max(self.highest, self._demand + self._ahead)
         with self._held(ahead=False):
@@ -115,11 +129,15 @@ class Gate:
 
     @contextmanager
     def _held(self, *, ahead: bool) -> Iterator[None]:
+        begun = self._clock()
         try:
             yield
         except Overloaded as error:
             self._shrink(error)
             raise
+        else:
+            if begun >= self._paused_at and self.pause():
+                self._recovered()
         finally:
             with self._changed:
                 if ahead:
@@ -139,15 +157,26 @@ class Gate:
             self._grow_at = self._clock() + GROW_SECONDS
         return self._allowed - self._demand - self._ahead
 
+    def _recovered(self) -> None:
+        """Take in that the server has answered somebody who asked it before its pause was over."""
+        with self._changed:
+            now = self._clock()
+            self._paused_until = self._quiet_until = now
+            self._grow_at = now + CALM_SECONDS
+            self._changed.notify_all()
+
     def _shrink(self, error: Overloaded) -> None:
         with self._changed:
             was_whole = self._allowed == self._most
+            is_news = error.pause > self.pause()
             recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS
             if not recent:  # the connections that were refused together count once
                 self._allowed = max(1, self._allowed // 2)
             calm = max(CALM_SECONDS, error.pause)
             self._grow_at = self._clock() + calm
-            if was_whole:
+            if is_news:
+                log.warning("%s; it asks to be left alone for %.0f s", error, error.pause)
+            elif was_whole:
                 log.warning(
                     "%s; using at most %d connections for %.0f s, then one more every %.0f s",
                     error,
@@ -156,4 +185,7 @@ class Gate:
                     GROW_SECONDS,
                 )
             self._quiet_until = max(self._quiet_until, self._clock() + max(QUIET_SECONDS, error.pause))
+            if error.pause:
+                self._paused_at = self._clock()
+                self._paused_until = max(self._paused_until, self._clock() + error.pause)
         self._shrunk()

@@ -121,7 +121,7 @@ class Hedged:
     def measure(self, path: str) -> File:
         """See `Origin.measure`."""
         with (
-            self._gate.demand(),
+            self._gate.demand(path),
             self._answered(lambda cut: self._origin.measure(path, cut), lambda _: None) as file,
         ):
             return file
@@ -133,7 +133,7 @@ class Hedged:
             return begun(file.path, self._origin.fetch(file, span, cut))
 
         with (
-            self._gate.demand(),
+            self._gate.demand(file.path),
             self._answered(ask, lambda answer: answer[1].close()) as (first, pieces),
             closing(pieces),
         ):

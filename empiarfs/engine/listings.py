@@ -1,7 +1,7 @@
 """What is listed, and what was found by asking: remembered, and refreshed behind the user."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 ABSENT_SECONDS = 3600.0  # how long a name that was not there is not asked for again; the kernel keeps it as long
 REFUSED_SECONDS = 60.0  # how long a directory that the server does not list is not tried again
 REFRESH_PAUSE = 60.0  # between two tries to refresh a listing, when the first fails
+MOST_NOTED = 10_000  # directories that were refused, or not refreshed; one that is forgotten is asked once more
+NEVER = float("-inf")
 MOST_ENTRIES = 300_000  # entries of directories kept in memory, about 100 MB; the rest is read from the index
 
 
@@ -46,8 +48,8 @@ class Listings:
         self._background = background
         self._absent = absent
         self._scans = Together()
-        self._refresh_tried: dict[str, float] = {}
-        self._refused: dict[str, float] = {}
+        self._refresh_tried: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
+        self._refused: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
         self._recent: Recent[str, Known] = Recent(
             MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
         )
@@ -65,7 +67,7 @@ class Listings:
             return self.anew(directory)
         is_fresh = self._is_recent(known.scanned, self._fresh)
         if not is_fresh and not self._is_recent(self._refresh_tried.get(directory), REFRESH_PAUSE):
-            self._refresh_tried[directory] = self._clock()
+            self._refresh_tried.put(directory, self._clock())
             self._background(lambda: self._refreshed(directory))
         return known
 
@@ -158,18 +160,26 @@ class Listings:
                 "%s; the listing of before is shown, and asked for again after %.0f s", error, REFRESH_PAUSE
             )
         else:
-            self._refresh_tried.pop(directory, None)
+            self._refresh_tried.put(directory, NEVER)
 
     def _scanned(self, directory: str) -> Known:
         try:
-            found = self._listing.scan(directory)
+            found = self._found(directory)
         except Refused:
-            self._refused[directory] = self._clock()
-            raise
-        except (NotFound, Offline) as error:
-            if directory and isinstance(self.entry(directory), File | Stub):
-                raise NotADirectory(directory) from error
+            self._refused.put(directory, self._clock())
             raise
         known = self._index.replace(directory, found, self._clock())
         self._recent.put(directory, known)
         return known
+
+    def _found(self, directory: str) -> Sequence[Entry]:
+        """Ask for a listing; once more for a listed directory that a server did not know: another one may."""
+        try:
+            return self._listing.scan(directory)
+        except (NotFound, Offline) as error:
+            listed = self.entry(directory) if directory else None
+            if isinstance(listed, File | Stub):
+                raise NotADirectory(directory) from error
+            if listed is None or isinstance(error, Offline):
+                raise
+        return self._listing.scan(directory)

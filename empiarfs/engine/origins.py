@@ -3,12 +3,13 @@
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from typing import TypeVar
 
 from empiarfs.engine.hedge import begun
-from empiarfs.errors import Closed, Overloaded, Unavailable, Untrusted
+from empiarfs.errors import Closed, NotFound, Overloaded, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
 
@@ -33,6 +34,7 @@ class Patience:
         clock: seconds that only grow.
         chance: a number from 0 to 1; spreads the pauses of many readers.
         stopping: set when the archive closes; ends every pause.
+        asked_for: gives for how many seconds the server wants to be left alone by all.
         at_prompt: whether somebody waits who can do something about a certificate that cannot be verified.
     """
 
@@ -42,6 +44,7 @@ class Patience:
         clock: Callable[[], float],
         chance: Callable[[], float],
         stopping: threading.Event,
+        asked_for: Callable[[], float] = lambda: 0.0,
         *,
         at_prompt: bool = False,
     ) -> None:
@@ -49,11 +52,15 @@ class Patience:
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
+        self._asked_for = asked_for
         self.retries = 0  # requests that were asked again
         self._at_prompt = at_prompt
 
     def asked(self, path: str, ask: Callable[[], T]) -> T:
         """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
+
+        A server that wants to be left alone is, for as long as it says, but not beyond patience: then it is asked
+        once more.
 
         Raises:
             Unavailable: the last one, when patience is at its end.
@@ -62,7 +69,8 @@ class Patience:
         since = self._clock()
         pause = FIRST_PAUSE
         for tries in itertools.count(1):
-            if self._stopping.is_set():
+            left_alone = min(self._asked_for(), max(0.0, since + self._seconds - self._clock()))
+            if self._stopping.is_set() or (left_alone and self._stopping.wait(left_alone)):
                 break
             try:
                 return ask()
@@ -120,10 +128,7 @@ class Retrying:
         since, breaks = self._patience.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._patience.asked(
-                file.path,
-                lambda left=left: begun(file.path, self._origin.fetch(file, left)),  # type: ignore[misc]
-            )
+            first, pieces = self._patience.asked(file.path, partial(self._begun, file, left))
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -141,11 +146,21 @@ class Retrying:
             if start < span.stop:
                 self._patience.retries += 1
 
+    def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
+        """Begin a fetch; once more where a server does not know a file that was measured: another one may."""
+        try:
+            return begun(file.path, self._origin.fetch(file, span))
+        except NotFound as error:
+            log.debug("%s; asking once more", error)
+        return begun(file.path, self._origin.fetch(file, span))
+
 
 class WaitedFor:
     """A listing that asks only while it holds a place at the gate, and asks again."""
 
-    def __init__(self, listing: Listing, enter: Enter, patience: Patience) -> None:
+    def __init__(
+        self, listing: Listing, enter: Callable[[str], AbstractContextManager[None]], patience: Patience
+    ) -> None:
         self._listing = listing
         self._enter = enter
         self._patience = patience
@@ -155,5 +170,5 @@ class WaitedFor:
         return self._patience.asked(directory, lambda: self._scanned(directory))
 
     def _scanned(self, directory: str) -> Sequence[Entry]:
-        with self._enter():
+        with self._enter(directory):
             return self._listing.scan(directory)

@@ -16,6 +16,7 @@ from empiarfs.ports import Known, Origin, Sizes
 log = logging.getLogger(__name__)
 
 BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
+MOST_BULKS = 10_000  # directories whose sizes were asked for; of one that was forgotten they are asked for again
 BULK_SECONDS = 5.0  # how long a reader waits for sizes that are on their way
 
 
@@ -75,7 +76,7 @@ class Tree:
         self._orders: Recent[str, siblings.Order] = Recent(
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
-        self._bulk: dict[str, _Bulk] = {}
+        self._bulk: Recent[str, _Bulk] = Recent(MOST_BULKS, lambda _: 1)
 
     def entries(self, directory: str) -> list[Entry]:
         """Give the children of `directory`: from memory, the index or the server. No file is measured.
@@ -203,9 +204,10 @@ class Tree:
         if self._sizes is None:
             return known
         mine = _Bulk(known.scanned)
-        bulk = self._bulk.setdefault(directory, mine)
+        bulk = self._bulk.first(directory, mine)
         if bulk.scanned != known.scanned:  # listed anew; two threads here at once ask twice, and know the same
-            bulk = self._bulk[directory] = mine
+            bulk = mine
+            self._bulk.put(directory, mine)
         if bulk is not mine:
             bulk.over.wait(BULK_SECONDS)
             return known
@@ -233,17 +235,19 @@ class Tree:
     def _found(self, path: str) -> File | Directory:
         """Measure what is at `path` for someone who waits, and keep what comes of it."""
         found = self._measured(path, self._origin, again=isinstance(self._listings.noted(path), Stub))
-        if isinstance(found, File) and not self._is_plausible(found):
+        if not self._is_plausible(found):
             self._listings.anew(parent_of(path))
-            if not self._is_plausible(found):
-                raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
+        if not self._is_plausible(found):  # then it was not the listing that was wrong
+            found = self._measured(path, self._origin, again=False)
+        if isinstance(found, File) and not self._is_plausible(found):
+            raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
         self._listings.keep(found)
         return found
 
     def _found_ahead(self, path: str, origin: Origin) -> File | Directory:
         """The same for nobody yet: what is odd is left to the one who will look."""
         found = self._measured(path, origin, again=True)
-        if isinstance(found, File) and not self._is_plausible(found):
+        if not self._is_plausible(found):
             raise Unavailable(path, "the server contradicts its listing")
         self._listings.keep(found)
         return found
@@ -261,10 +265,10 @@ class Tree:
                 self._listings.gone(path)
             raise
 
-    def _is_plausible(self, file: File) -> bool:
-        """Tell whether the listing may have rounded the length of `file`."""
-        entry = self._listings.noted(file.path)
-        return not isinstance(entry, Stub) or self._agrees(entry, file)
+    def _is_plausible(self, found: File | Directory) -> bool:
+        """Tell whether the listing may have rounded the length of what was measured."""
+        entry = self._listings.noted(found.path)
+        return not (isinstance(entry, Stub) and isinstance(found, File)) or self._agrees(entry, found)
 
 
 def _is_number(name: str) -> bool:

@@ -350,6 +350,7 @@ class DiskStore:
             cache.close()
         except TROUBLES as error:
             self._tell(error, "writing")
+        cache._local = _ByThread()  # noqa: SLF001 - the connections of other threads, which it cannot close
 
     def _forget(self, file: File) -> None:
         """Look for the blocks of `file` anew the next time."""

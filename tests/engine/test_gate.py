@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from fakes import SOON, FakeClock
@@ -58,10 +59,10 @@ def test_an_overloaded_server_halves_the_connections(gate: Gate, clock: FakeCloc
 
 def test_the_log_says_how_many_for_how_long(gate: Gate, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """Once for the server's trouble, and again only when that is over and comes back."""
-    overloaded(gate, pause=60.0)
-    overloaded(gate, pause=60.0)
+    overloaded(gate)
+    overloaded(gate)
     assert [record.getMessage() for record in caplog.records] == [
-        "10028/a: 503; using at most 4 connections for 60 s, then one more every 5 s"
+        "10028/a: 503; using at most 4 connections for 30 s, then one more every 5 s"
     ]
     caplog.clear()
 
@@ -101,6 +102,58 @@ def test_a_pause_that_the_server_asks_for_is_kept(gate: Gate, clock: FakeClock) 
     overloaded(gate, pause=600.0)
     clock.go_on(599)
     assert allowed(gate) == 4
+
+
+def test_who_was_at_the_gate_when_the_server_asked_to_be_left_alone_is_sent_away(
+    gate: Gate, clock: FakeClock
+) -> None:
+    """He learns for how long; who comes afterwards has waited, or has no more patience, and goes in."""
+    started, errors = threading.Event(), []
+
+    def visit() -> None:
+        with pytest.raises(Overloaded) as caught, gate.demand("10028/b"):
+            started.set()
+        errors.append(caught.value)
+
+    visitor = threading.Thread(target=visit)
+    with ExitStack() as inside:
+        for _ in range(8):
+            inside.enter_context(gate.demand())
+        visitor.start()
+        wait_until(lambda: len(gate._waiting) == 1)
+        clock.go_on(1)
+        gate._shrink(Overloaded("10028/a", "429", 60.0))
+        clock.go_on(1)
+    visitor.join(SOON)
+    assert not started.is_set()
+    assert [(error.path, error.pause) for error in errors] == [("10028/b", 59.0)]
+    with gate.demand("10028/b"):
+        pass
+
+
+def test_a_server_that_answers_before_its_pause_is_over_is_well(gate: Gate, clock: FakeClock) -> None:
+    """An answer to what was asked since the pause ends it for all; one to an older request does not."""
+    older = gate.demand()
+    older.__enter__()
+    clock.go_on(1)
+    overloaded(gate, pause=600.0)
+    clock.go_on(1)
+    older.__exit__(None, None, None)
+    assert gate.pause() == 599.0
+    with gate.demand():
+        pass
+    assert gate.pause() == 0.0
+    clock.go_on(gates.CALM_SECONDS + 4 * gates.GROW_SECONDS)
+    allowed(gate)
+    clock.go_on(gates.GROW_SECONDS)
+    assert allowed(gate) > 4
+
+
+def test_a_pause_is_news_with_its_length(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    """One line says what, where, and for how long; the other requests of that moment say nothing more."""
+    for _ in range(3):
+        overloaded(gate, pause=60.0)
+    assert [record.getMessage() for record in caplog.records] == ["10028/a: 503; it asks to be left alone for 60 s"]
 
 
 def test_other_errors_do_not_narrow_the_gate(gate: Gate) -> None:
@@ -170,8 +223,8 @@ def test_nothing_is_fetched_ahead_while_the_server_wants_to_be_left_alone(
     visitor = threading.Thread(target=fetch_ahead)
     visitor.start()
     clock.go_on(quiet - 0.5)
-    with gate.demand():
-        pass
+    with pytest.raises(Unavailable), gate.demand():
+        raise Unavailable("10028/b")
     assert not inside.wait(0.05)
     clock.go_on(0.5)
     with gate.demand():

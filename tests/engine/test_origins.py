@@ -220,6 +220,22 @@ class Patiently:
         return self.clock.now - self.begun
 
 
+@pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
+def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
+    """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
+    with_patience = Patiently()
+    with_patience.patience._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
+    assert with_patience.patience.asked(PATH, lambda: with_patience.passed) == waited
+
+
+def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:
+    """A soft mount answers at once, whatever the server asks for."""
+    with_patience = Patiently(0.0)
+    with_patience.patience._asked_for = lambda: 60.0
+    assert with_patience.patience.asked(PATH, Answers("yes")) == "yes"
+    assert with_patience.passed == 0.0
+
+
 class Answers:
     """What gives or raises one answer after the other; the last for ever."""
 
@@ -407,7 +423,7 @@ def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: i
     assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 5, 95) == noise(100)[5:95]
 
 
-@pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Killed()])
+@pytest.mark.parametrize("error", [Refused(PATH), Changed(PATH), Killed()])
 @pytest.mark.parametrize("after", [0, 40])
 def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: BaseException, after: int) -> None:
     """Only Unavailable is worth another try, also in the middle."""
@@ -415,6 +431,17 @@ def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: B
     with pytest.raises(type(error)):
         fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 100)
     assert len(origin.fetches) == 1
+
+
+def test_a_file_that_was_measured_is_gone_when_it_was_not_found_twice(origin: FakeOrigin) -> None:
+    """One server behind the balance may not have it; the next one is asked, at once, and no third."""
+    retrying = Retrying(origin, Patiently(0.0).patience)
+    origin.break_next(Break(error=NotFound(PATH)))
+    assert fetched(retrying, origin.file(PATH), 0, 100) == noise(100)
+    origin.break_next(*[Break(error=NotFound(PATH))] * 2)
+    with pytest.raises(NotFound):
+        fetched(retrying, origin.file(PATH), 0, 100)
+    assert len(origin.fetches) == 4
 
 
 def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) -> None:

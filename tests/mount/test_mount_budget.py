@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apache import BASE, Apache
 from counted import Counted, counted, in_a_calm_moment
-from gate import Gate
+from faulty import Faulty
 from machine import PROJECT
 from mounting import DEADLINE, Mounts, eventually
 from relay import Line, Relay
@@ -103,29 +103,29 @@ def test_programs_together_keep_the_budget(mount: Mounts, sparse: Counted, conne
     assert connections - 1 <= sparse.connections <= connections
 
 
-def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, gate: Gate) -> None:
+def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, faulty: Faulty) -> None:
     """Replies of 503 take nobody over the budget, and every byte comes in the end."""
-    host, _, port = gate.url.removeprefix("http://").partition("/")[0].partition(":")
+    host, _, port = faulty.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
-        with gate.answer(SPARSE, 503, method="GET", times=12):
+        with faulty.answer(SPARSE, 503, method="GET", times=12):
             read_by_three(mount, f"http://127.0.0.1:{relay.port}{BASE}", BUDGET, "HTTP 503")
-        assert gate.count("GET", SPARSE) > 12
+        assert faulty.count("GET", SPARSE) > 12
         assert 0 < relay.counts.highest <= BUDGET
 
 
 def test_two_connections_are_kept_for_who_waits(
-    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     def check() -> None:
         cache = Path(tempfile.mkdtemp(dir=tmp_path))
-        archive = wire.archive(Settings(base_url=gate.url, cache_dir=cache, no_ftp=True))
+        archive = wire.archive(Settings(base_url=faulty.url, cache_dir=cache, no_ftp=True))
         with closing(archive), ThreadPoolExecutor(2) as pool:
             opened, other = archive.open(SPARSE), archive.open(RANDOM)
             read_on(opened, 0, 8 * MIB)
-            with gate.hold(SPARSE, method="GET") as rule:
+            with faulty.hold(SPARSE, method="GET") as rule:
                 reading = pool.submit(read_on, opened, 8 * MIB, 64 * MIB)
                 eventually(lambda: rule.waiting >= BUDGET - KEPT, "what is fetched ahead is stuck")
                 time.sleep(0.2)  # for more of it to come; less than it takes until silence is noticed
@@ -144,7 +144,7 @@ def read_on(opened: OpenFile, start: int, stop: int) -> None:
         opened.read(offset, 128 * KIB)
 
 
-def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, gate: Gate) -> None:
+def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: Faulty) -> None:
     """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
 
     def read(path: str, mark: str, flags: int) -> int:
@@ -156,11 +156,11 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, gate: Gate) ->
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
     def check() -> None:
-        made = mount("10100", base_url=gate.url)
+        made = mount("10100", base_url=faulty.url)
         made.expect(ENDED_IN_A_READ)
         marks = [made.account.home / name for name in ("killed", "waiting")]
-        asked = gate.count("GET", RANDOM)
-        with gate.hold(
+        asked = faulty.count("GET", RANDOM)
+        with faulty.hold(
             RANDOM, method="GET", after=1
         ) as rule:  # it has begun: it is not asked twice for its silence
             killed, _ = made.calling(read, made / RANDOM, marks[0], 0)
@@ -172,6 +172,6 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, gate: Gate) ->
             rule.release()
             assert answer(DEADLINE) == 4096
         made.umount()
-        assert gate.count("GET", RANDOM) == asked + 1
+        assert faulty.count("GET", RANDOM) == asked + 1
 
     in_a_calm_moment(check)

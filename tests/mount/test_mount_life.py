@@ -15,7 +15,7 @@ from pathlib import Path
 import machine
 import pytest
 from apache import Apache
-from gate import Gate
+from faulty import Faulty
 from mounting import DEADLINE, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
@@ -143,12 +143,12 @@ def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signa
 @pytest.mark.promise("A read that waits when the mount ends gets an error, never bytes.")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unmounts_in_the_middle_of_a_read(
-    mount: Mounts, gate: Gate, binding: str, user: str, number: signal.Signals
+    mount: Mounts, faulty: Faulty, binding: str, user: str, number: signal.Signals
 ) -> None:
     """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
-    made = mount(base_url=gate.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect("went silent|asking again|was closed|no reply|line was lost|refuses connections")
-    with gate.hold(RANDOM, method="GET") as rule:
+    with faulty.hold(RANDOM, method="GET") as rule:
         _, answer = made.calling(outcome, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         os.kill(made.daemon(), number)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from gate import Gate
+from faulty import Faulty
 from mounting import Mount, Mounts, eventually
 from world import World
 
@@ -88,14 +88,14 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
     "hide `README*` and dot files."
 )
 @pytest.mark.promise("It is shown from then on.")
-def test_a_file_that_one_listing_omits_is_there(mount: Mounts, gate: Gate) -> None:
+def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: Faulty) -> None:
     """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"plain.mrc" not in line)
 
-    with gate.edit("10001/data/", without, times=1):
-        made = mount("10001", base_url=gate.url)
+    with faulty.edit("10001/data/", without, times=1):
+        made = mount("10001", base_url=faulty.url)
         assert "plain.mrc" not in made.call(names, made / "10001/data")
         assert made.call(read, made / "10001/data/plain.mrc") == b"plain.mrc" * 3
         assert "plain.mrc" in made.call(names, made / "10001/data")
@@ -167,11 +167,11 @@ def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, gate: Gate) -> None:
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: Faulty) -> None:
     """A reader notices nothing of a few replies of 503."""
-    made = mount("10100", base_url=gate.url)
+    made = mount("10100", base_url=faulty.url)
     made.expect("HTTP 503")
-    with gate.answer("10100/data/random.bin", 503, times=2):
+    with faulty.answer("10100/data/random.bin", 503, times=2):
         assert len(made.call(read, made / "10100/data/random.bin")) == 8 * 2**20 + 4_321
 
 
@@ -179,7 +179,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, gate: Ga
     "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
     "never fewer."
 )
-def test_an_error_that_lasts_is_an_error(mount: Mounts, gate: Gate) -> None:
+def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: Faulty) -> None:
     """When patience is at its end a read fails with EIO; it never gives other bytes."""
 
     def outcome(path: str) -> int:
@@ -188,9 +188,9 @@ def test_an_error_that_lasts_is_an_error(mount: Mounts, gate: Gate) -> None:
         except OSError as error:
             return -(error.errno or 1)
 
-    made = mount("10100", base_url=gate.url, env={"EMPIARFS_PATIENCE": "1"})
+    made = mount("10100", base_url=faulty.url, env={"EMPIARFS_PATIENCE": "1"})
     made.expect("HTTP 500")
-    with gate.answer("10100/data/random.bin", 500, method="GET"):
+    with faulty.answer("10100/data/random.bin", 500, method="GET"):
         assert made.call(outcome, made / "10100/data/random.bin") == -errno.EIO
     assert made.call(outcome, made / "10100/data/random.bin") > 0
 

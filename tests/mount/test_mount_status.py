@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate import Gate
+from faulty import Faulty
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 NAME = ".empiarfs-status"
@@ -138,16 +138,16 @@ def stuck(mount: Mount, path: Path) -> int:
 
 
 @pytest.mark.promise("It answers while the server is silent and programs wait for it.")
-def test_it_answers_while_everything_else_is_stuck(mount: Mounts, gate: Gate, binding: str) -> None:
+def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: Faulty, binding: str) -> None:
     """While a server is silent and 60 programs wait for it, the status tells of it within its usual time."""
 
     def sizes(folder: str) -> int:
         return sum(os.stat(f"{folder}/{number:04d}.txt").st_size for number in range(60))
 
-    made = mount(base_url=gate.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
     made.call(sizes, made / "10300/data")
-    with gate.hold(".*") as rule:
+    with faulty.hold(".*") as rule:
         for number in range(60):
             stuck(made, made / f"10300/data/{number:04d}.txt")
         stuck(made, made / "99999")  # a lookup at the root, where the file stands
@@ -167,12 +167,12 @@ def test_it_answers_while_everything_else_is_stuck(mount: Mounts, gate: Gate, bi
         made.see_gone()
 
 
-def test_the_newest_troubles_are_told(mount: Mounts, gate: Gate) -> None:
+def test_the_newest_troubles_are_told(mount: Mounts, faulty: Faulty) -> None:
     """A warning of the log is told with its time: what is wrong, where, and how long it will be tried."""
-    made = mount("10100", base_url=gate.url)
+    made = mount("10100", base_url=faulty.url)
     made.expect(STUCK, "HTTP 500")
     made.call(outcome, made / "10100/data/1.bin")
-    with gate.answer(RANDOM, 500, method="HEAD"):
+    with faulty.answer(RANDOM, 500, method="HEAD"):
         stuck(made, made / RANDOM)
         eventually(lambda: told(made)["troubles"], "a trouble")
     (trouble, *_) = told(made)["troubles"]
@@ -183,12 +183,12 @@ def test_the_newest_troubles_are_told(mount: Mounts, gate: Gate) -> None:
     assert "asking again" in " ".join(status(made.account, made.path).stdout.decode().split())
 
 
-def test_counters_agree_with_the_server(mount: Mounts, gate: Gate, binding: str) -> None:
+def test_counters_agree_with_the_server(mount: Mounts, faulty: Faulty, binding: str) -> None:
     """Requests are those that the server saw, and blocks are in memory, on disk, or fetched."""
-    made = mount("10100", base_url=gate.url, binding=binding)
+    made = mount("10100", base_url=faulty.url, binding=binding)
     made.call(outcome, made / RANDOM)
     values = told(made)
-    assert values["requests"] == len(gate.seen)
+    assert values["requests"] == len(faulty.seen)
     assert values["blocks_read"] >= values["blocks_from_memory"]
     assert values["blocks_fetched"] * 128 * 1024 >= values["fetched_bytes"] > 8 * 2**20
     assert values["blocks_from_disk"] == 0
@@ -313,11 +313,11 @@ def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts,
 @pytest.mark.promise(
     "`SIGUSR1` makes the daemon write to its log what each thread does, and all of its status; it never ends it."
 )
-def test_sigusr1_tells_the_log(mount: Mounts, gate: Gate, binding: str, user: str) -> None:
+def test_sigusr1_tells_the_log(mount: Mounts, faulty: Faulty, binding: str, user: str) -> None:
     """On SIGUSR1 the daemon writes what each thread does, and its status, to its log, as often as it is asked."""
-    made = mount(base_url=gate.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
-    with gate.hold(RANDOM, method="GET") as rule:
+    with faulty.hold(RANDOM, method="GET") as rule:
         stuck(made, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         for times in (1, 2):
@@ -384,10 +384,10 @@ def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
 
 
 @pytest.mark.promise("No status holds the user name or password of an address.")
-def test_credentials_are_not_told(mount: Mounts, gate: Gate) -> None:
+def test_credentials_are_not_told(mount: Mounts, faulty: Faulty) -> None:
     """User name and password of the base URL stand in no status."""
-    url = gate.url.replace("http://", "http://me:se%40cret@")
+    url = faulty.url.replace("http://", "http://me:se%40cret@")
     made = mount("10100", base_url=url)
-    assert told(made)["base_url"] == gate.url
+    assert told(made)["base_url"] == faulty.url
     for words in ((), ("--json",), ("--prometheus",)):
         assert b"cret" not in status(made.account, made.path, *words).stdout

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from apache import Apache
-from gate import Gate
+from faulty import Faulty
 from mounting import Account, Mount, Mounts
 from world import DEEP, NAMES, World, listed
 
@@ -117,14 +117,14 @@ def test_the_root_shows_itself_and_its_parent(mounted: Mount) -> None:
     assert mounted.run("ls", "-a", mounted.path).stdout.decode().splitlines() == [".", "..", *ENTRIES]
 
 
-def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, gate: Gate) -> None:
+def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, faulty: Faulty) -> None:
     """An entry that the server has and its listing lacks is found by lookup."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"10002" not in line)
 
-    with gate.edit("", without):
-        made = mount(base_url=gate.url)
+    with faulty.edit("", without):
+        made = mount(base_url=faulty.url)
         assert "10002" not in made.call(names, made.path)
         assert made.call(names, made / "10002") == ["10002.xml"]
 

@@ -1,0 +1,55 @@
+"""Faults in a row: whatever comes to one file, its bytes are right, or the error is one that the table knows."""
+
+import tempfile
+from pathlib import Path
+
+from faulty import Faulty
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mounting import eventually
+from trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
+from troubles import DATA, FAULTS, HEAD, Plan
+
+from empiarfs.errors import ArchiveError
+
+FILE = HITS[HEAD]
+SLOW = ("silence", "one byte a second", "Retry-After")  # each costs a second or two
+QUICK = [name for name, fault in FAULTS.items() if DATA in fault.seen and not any(word in name for word in SLOW)]
+LIES = [name for name, fault in FAULTS.items() if HEAD in fault.seen and not any(word in name for word in SLOW)]
+# clear answers, and lies that are believed when they are told twice in a row
+FINAL = {name for name in FAULTS if FAULTS[name].kept or any(seen.once for seen in FAULTS[name].seen.values())}
+SPANS = st.tuples(st.integers(0, SIZES[FILE]), st.integers(0, SIZES[FILE] // 2))
+
+
+@settings(
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    measured=st.lists(st.sampled_from(LIES), max_size=2),
+    read=st.lists(st.sampled_from(QUICK), min_size=2, max_size=5),
+    spans=st.lists(SPANS, min_size=1, max_size=4),
+)
+def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
+    truth: Truth, server: Faulty, measured: list[str], read: list[str], spans: list[tuple[int, int]]
+) -> None:
+    """With patience only a clear answer is an error; then the file is opened anew, and in the end it is right."""
+    content = truth.content(FILE)
+    allowed = {FAULTS[name].seen[DATA].lasting for name in read if name in FINAL}
+    allowed |= {FAULTS[name].seen[HEAD].lasting for name in measured if name in FINAL}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Trial(truth, server, Path(folder) / "cache", patience=MUCH_PATIENCE) as trial,
+        server.rule(FILE, Plan([FAULTS[name].act for name in read]), method="GET"),
+        server.rule(FILE, Plan([FAULTS[name].act for name in measured]), method="HEAD"),
+    ):
+        for start, size in spans:
+            try:
+                data = trial.archive.open(FILE).read(start, size)
+            except ArchiveError as error:
+                assert error.errno in allowed  # noqa: PT017 - and nothing else is raised
+            else:
+                assert data == content[start : start + size]
+        if not {"404", "410"} & set(measured):  # a name that was missing is not asked for again
+            eventually(lambda: not trial.seen(lambda: trial.check(FILE)).number, "the file is right in the end")
