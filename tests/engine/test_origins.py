@@ -220,6 +220,10 @@ class Patiently:
         return self.clock.now - self.begun
 
 
+@pytest.mark.promise(
+    "Where a server says for how long it wants to be left alone (`Retry-After`), nobody asks it for anything until "
+    "then; who has no more patience before asks once more."
+)
 @pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
 def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
     """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
