@@ -162,4 +162,3 @@ def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
     logger.handlers[:] = [handler, *others]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO if file else logging.WARNING)
-    logging.getLogger("empiarfs.asked").setLevel(logging.INFO)  # of what a user asked for with a signal

@@ -16,7 +16,6 @@ from empiarfs.archive import Archive
 from empiarfs.mount import points, status, view
 
 log = logging.getLogger(__name__)
-asked_for = logging.getLogger("empiarfs.asked")  # what a user asks for is logged however quiet the log is
 
 _TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -138,7 +137,7 @@ def serve(
     faulthandler.enable()
     from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
-    watch.binding = operations.binding_name()
+    watch.binding = operations.library()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
         operations.serve(archive, mountpoint, owner, int(time.time()), begun, watch, options)
@@ -148,8 +147,8 @@ def serve(
 
 def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     Path(mountpoint).stat()
-    # The kernel looks up one name of a directory at a time (libfuse before 3.16 says nothing else to it): one that
-    # it knows is found while the server keeps another waiting.
+    # The kernel looks up one name of a directory at a time, unless libfuse allows more, as 2.9 and 3.14 do not: one
+    # that it knows already is found while the server keeps another waiting.
     (Path(mountpoint) / status.NAME).stat()
     ready()
 
@@ -158,12 +157,17 @@ def _answer_signals(mountpoint: str, watch: status.Watch) -> None:
     """Tell what goes on inside, as often as that is asked; end when that is asked."""
     while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
         try:
-            asked_for.info("signal %d: the threads of %s\n%s", received, mountpoint, stacks())
-            asked_for.info("signal %d: the status of %s\n%s", received, mountpoint, status.as_text(watch.status()))
+            _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
+            _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(watch.status()))
         except Exception:
             log.exception("the status cannot be told")  # and the next signal is answered all the same
     log.info("signal %d: unmounting %s", received, mountpoint)
     _end(mountpoint, watch.archive)
+
+
+def _tell_log(title: str, text: str) -> None:
+    """Write to the log what was asked for, however quiet it is; the lines of `text`, which may hold no raw name."""
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, title, (), None, sinfo=text.rstrip()))
 
 
 def stacks() -> str:

@@ -351,8 +351,3 @@ def library() -> str:
 def binding_major() -> int:
     """Give the major version of the libfuse that was loaded."""
     return 2 if ON_FUSEPY else int(binding.fuse_version_major)
-
-
-def binding_name() -> str:
-    """Give the binding and the libfuse that were loaded, for people."""
-    return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {binding_major()}"
