@@ -33,24 +33,38 @@ class Recent(Generic[K, V]):
     def __init__(self, most: int, weight: Callable[[V], int]) -> None:
         self._lock = threading.Lock()
         self._values: cachetools.LRUCache[K, V] = cachetools.LRUCache(maxsize=most, getsizeof=weight)
+        self._spent: dict[K, None] = {}  # those that go before all others, in this order
         self._weight = weight
+
+    def __contains__(self, key: K) -> bool:
+        with self._lock:
+            return key in self._values
 
     def get(self, key: K) -> V | None:
         """Give the value of `key`, now the one used last; None if it is not here."""
         with self._lock:
+            self._spent.pop(key, None)
             return self._values.get(key)
 
-    def peek(self, key: K) -> V | None:
-        """Give the value of `key` and leave its place in the order; None if it is not here."""
+    def spend(self, key: K) -> V | None:
+        """Give the value of `key`, which makes room from now on before any other; None if it is not here."""
         with self._lock:
-            found: V | None = cachetools.Cache.__getitem__(self._values, key) if key in self._values else None
+            if key not in self._values:
+                return None
+            self._spent[key] = None
+            found: V = cachetools.Cache.__getitem__(self._values, key)  # leaves the order as it is
             return found
 
     def put(self, key: K, value: V) -> None:
-        """Keep `value`, and drop what was not used for longest."""
-        if self._weight(value) > self._values.maxsize:
+        """Keep `value`, and drop what was spent, then what was not used for longest."""
+        weight = self._weight(value)
+        if weight > self._values.maxsize:
             return
         with self._lock:
+            self._spent.pop(key, None)
+            while self._spent and self._values.currsize + weight > self._values.maxsize:
+                spent = next(iter(self._spent))
+                del self._spent[spent], self._values[spent]
             self._values[key] = value
 
     def first(self, key: K, value: V) -> V:
@@ -99,15 +113,18 @@ class Cache:
         """The bytes on their way to the store."""
         return self._waiting
 
+    def __contains__(self, block: Block) -> bool:
+        return block in self._recent
+
     def in_memory(self, block: Block, *, used_up: bool = False) -> bytes | None:
         """Give `block` if it is in memory; never waits.
 
         Args:
             block: which one.
-            used_up: whether its reader takes the whole of it, as one who reads in line does. It then keeps its
-                place in the order: the kernel has it now, and what was fetched ahead must not go before it.
+            used_up: whether its reader takes the whole of it, as one who reads in line does. It then goes first:
+                the kernel has it now, and what was fetched ahead, in whatever order it came, is still to be read.
         """
-        data = self._recent.peek(block) if used_up else self._recent.get(block)
+        data = self._recent.spend(block) if used_up else self._recent.get(block)
         if data is not None:
             self.memory_hits += 1
         return data

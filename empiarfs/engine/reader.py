@@ -93,7 +93,7 @@ class Reader:
             block = Block(file, number)
             if number * self._block_bytes < start:
                 continue
-            if self._cache.in_memory(block, used_up=True) is not None:
+            if block in self._cache:
                 break
             mine, _ = self._flights.claim([block])
             if not mine:

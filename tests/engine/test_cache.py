@@ -51,14 +51,17 @@ def test_recent_drops_what_was_not_used_for_longest() -> None:
     assert [name for name in "abcd" if recent.get(name)] == ["a", "c", "d"]
 
 
-def test_peeking_leaves_the_order_as_it_is() -> None:
-    """A value that was only looked at goes when its turn comes."""
-    recent: Recent[str, bytes] = Recent(3, len)
-    for name in "abc":
+def test_what_was_spent_goes_first() -> None:
+    """A value that was given for the last time makes room before older ones, unless it is used or put again."""
+    recent: Recent[str, bytes] = Recent(4, len)
+    for name in "abcd":
         recent.put(name, b"1")
-    assert (recent.peek("a"), recent.peek("z")) == (b"1", None)
-    recent.put("d", b"1")
-    assert [name for name in "abcd" if recent.get(name)] == ["b", "c", "d"]
+    assert [recent.spend(name) for name in "dcbz"] == [b"1", b"1", b"1", None]
+    recent.get("d")
+    recent.put("c", b"1")
+    recent.put("e", b"1")  # in the place of b
+    recent.put("f", b"1")  # nothing is spent any more: in that of a, which was not used for longest
+    assert [name for name in "abcdef" if name in recent] == ["c", "d", "e", "f"]
 
 
 def test_recent_makes_room_by_weight() -> None:

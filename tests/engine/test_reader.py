@@ -714,6 +714,20 @@ def test_split_reads_of_many_threads_are_right() -> None:
     rig.close()
 
 
+def test_what_was_read_makes_room_before_what_came_earlier_and_is_still_to_be_read() -> None:
+    """Requests ahead come in any order: the blocks of a later one, which came first, stay until they are read."""
+    rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
+    rig.reader.fetch_ahead(rig.file, Span(50, 90))
+    rig.reader.fetch_ahead(rig.file, Span(0, 50))
+    for start in range(0, 50, 10):
+        rig.read(start, start + 10)
+    rig.reader.fetch_ahead(rig.file, Span(90, 140))
+    for start in range(50, 140, 10):
+        assert rig.read(start, start + 10) == rig.content[start : start + 10]
+    assert rig.origin.fetches == []
+    rig.close()
+
+
 def test_reading_in_line_does_not_push_out_what_was_fetched_ahead() -> None:
     """Blocks that were taken whole make room first; those still to be read stay."""
     rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
