@@ -696,6 +696,16 @@ def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: Archive
     assert rig.read(0, 40) == rig.content[:40]
 
 
+@pytest.mark.parametrize("wrong", [Break(after=5), Break(extra=b"x")])
+def test_a_part_of_a_split_read_that_is_not_whole_is_an_error_and_never_bytes(rig: Rig, wrong: Break) -> None:
+    """An origin that breaks its word is found out: the parts behind would lie at other bytes."""
+    rig.reader._pace = Splitting()
+    rig.origin.break_next(wrong)
+    with pytest.raises(Unavailable):
+        rig.read(0, 40)
+    assert rig.read(0, 40) == rig.content[:40]
+
+
 def test_split_reads_of_many_threads_are_right() -> None:
     """Whoever fetches which half of what, every byte is the file's."""
     content = noise(5_000)
