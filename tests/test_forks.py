@@ -89,6 +89,11 @@ def settings(apache: Apache, folder: Path) -> Settings:
     return Settings(base_url=apache.url, cache_dir=folder, memory=16 * 2**20, no_ftp=True)
 
 
+@pytest.mark.promise(
+    "An archive that was opened before a fork refuses to work in the child, with a clear error: the two would "
+    "share connections, and get each other's replies."
+)
+@pytest.mark.promise("A child finds the cache in order, whatever the threads of its parent were doing.")
 def test_a_fork_in_the_middle_of_everything(apache: Apache, world: World, tmp_path: Path) -> None:
     """Children get a clear error from their parent's archive, and can open their own, cache and all."""
     done = subprocess.run(
