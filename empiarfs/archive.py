@@ -205,5 +205,17 @@ class Archive:
             self._reader.fetch_ahead(found, Span(0, min(part, found.size)))
 
     def close(self) -> None:
-        """Stop all waiting, write what waits to be kept, close the connections."""
-        self._close()
+        """Stop all waiting, write what waits to be kept, close the connections; in a child process, do nothing.
+
+        Its parent's threads, locks and transactions are not the child's to end.
+        """
+        if self._generation == _generation:
+            self._close()
+
+    def __getstate__(self) -> None:
+        """Say why it cannot be sent to another process.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("an archive has connections and threads, and stays in its process; open one in each")

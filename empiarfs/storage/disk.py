@@ -27,6 +27,7 @@ from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import segments
 from empiarfs.storage.folders import Identity, identity, secure, secure_file
+from empiarfs.storage.forks import inside
 from empiarfs.storage.trouble import CALM_SECONDS, JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,8 @@ class DiskStore:
         self._cache: diskcache.Cache | None = None
         self.broken = 0
         try:
-            self._cache = self._opened()
+            with inside:
+                self._cache = self._opened()
         except (PermissionError, NotADirectoryError, FileExistsError):
             raise  # to be chosen otherwise, not to be done without
         except TROUBLES as error:
@@ -271,7 +273,8 @@ class DiskStore:
             return None
         for _ in range(2):  # a segment that was stored anew meanwhile lies in another file
             try:
-                place = self._place(cache, block)
+                with inside:
+                    place = self._place(cache, block)
             except TROUBLES as error:
                 self._tell(error, "reading")
                 return None
@@ -307,31 +310,34 @@ class DiskStore:
 
     def put(self, first: Block, *data: bytes) -> None:
         """See `BlockStore.put`."""
-        prefix = self._prefix_of(first.file)
-        numbers = range(first.number, first.number + len(data))
-        name = segments.name(prefix, numbers)
         try:
-            cache = self._writable()
-            if cache is None:
-                return
-            segment = _Segment(data)
-            cache.set(name, segment)
-            with self._lock:
-                listed = self._known.get(first.file)
-                if listed is not None:
-                    self._places -= len(listed.places)
-                    listed.places.update(dict.fromkeys(numbers, _Place(name, numbers, segment.filename)))
-                    self._places += len(listed.places)
-            if len(self._used) >= TOUCHED_AT_ONCE:
-                self._touch(cache)
+            with inside:
+                self._store(first, data)
         except TROUBLES as error:
             self._tell(error, "writing")
-        else:
-            self._trouble.well()
+
+    def _store(self, first: Block, data: Sequence[bytes]) -> None:
+        cache = self._writable()
+        if cache is None:
+            return
+        numbers = range(first.number, first.number + len(data))
+        name = segments.name(self._prefix_of(first.file), numbers)
+        segment = _Segment(data)
+        cache.set(name, segment)
+        with self._lock:
+            listed = self._known.get(first.file)
+            if listed is not None:
+                self._places -= len(listed.places)
+                listed.places.update(dict.fromkeys(numbers, _Place(name, numbers, segment.filename)))
+                self._places += len(listed.places)
+        if len(self._used) >= TOUCHED_AT_ONCE:
+            self._touch(cache)
+        self._trouble.well()
 
     def volume(self) -> int:
         """Give the bytes now kept."""
-        return int(self._cache.volume()) if self._cache is not None else 0
+        with inside:
+            return int(self._cache.volume()) if self._cache is not None else 0
 
     def kept(self) -> int | None:
         """Give the bytes now kept; None where that cannot be told now, which is no trouble of a reader's."""
@@ -346,8 +352,9 @@ class DiskStore:
         if cache is None:
             return
         try:
-            self._touch(cache)
-            cache.close()
+            with inside:
+                self._touch(cache)
+                cache.close()
         except TROUBLES as error:
             self._tell(error, "writing")
         cache._local = _ByThread()  # noqa: SLF001 - the connections of other threads, which it cannot close
@@ -370,7 +377,8 @@ class DiskStore:
         self._damaged = now
         try:
             if not self._trouble.rests("writing"):
-                cache.delete(name)
+                with inside:
+                    cache.delete(name)
         except TROUBLES as error:
             self._tell(error, "writing")
 
@@ -435,7 +443,7 @@ class DiskStore:
         """Tell whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = floor_of(disk.total)
-        limit = min(self._most, max(0, self.volume() + disk.free - floor))
+        limit = min(self._most, max(0, int(cache.volume()) + disk.free - floor))
         cache.reset("size_limit", limit, update=False)
         if disk.free >= floor:
             return True
@@ -450,6 +458,6 @@ class DiskStore:
         self._trouble.tell(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or isinstance(error, sqlite3.Error | diskcache.Timeout)
-        with suppress(*TROUBLES):
+        with suppress(*TROUBLES), inside:
             if self._cache is not None:
                 self._cache.close()  # the connection of this thread, which may hold a lock

@@ -11,6 +11,7 @@ from pathlib import Path
 from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
 from empiarfs.ports import Known
 from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
+from empiarfs.storage.forks import inside
 from empiarfs.storage.trouble import JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,8 @@ class SqliteIndex:
         self._outdated = False  # the file is to be opened anew
         self._database: sqlite3.Connection | None = None
         try:
-            self._database = self._opened()
+            with inside:
+                self._database = self._opened()
         except NotSafe:
             raise
         except (OSError, sqlite3.Error) as error:
@@ -136,7 +138,8 @@ class SqliteIndex:
         with self._lock:
             database, self._database = self._database, None
         if database is not None:
-            database.close()
+            with inside:
+                database.close()
 
     def directory(self, path: str) -> Known | None:
         """See `Index.directory`."""
@@ -245,7 +248,7 @@ class SqliteIndex:
     @contextmanager
     def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
         """Give the database for one transaction; its trouble is told once, and for a while it knows nothing."""
-        with self._lock:
+        with inside, self._lock:
             database = self._usable(use) or sqlite3.connect(":memory:")  # without tables, it knows nothing
             try:
                 yield database

@@ -38,7 +38,7 @@ class Trouble:
             log.warning(
                 "%s cannot be used (%s); reads go on without it, and it is tried again from time to time",
                 self._what,
-                error,
+                str(error) or type(error).__name__,
             )
         if now >= self._until.get(use, now):  # those who failed together count once
             self._until[use] = now + self._rest

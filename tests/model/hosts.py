@@ -24,7 +24,7 @@ from typing import Any
 
 from empiarfs import wire
 from empiarfs.archive import Archive, OpenFile
-from empiarfs.engine import cache, gate, origins
+from empiarfs.engine import cache, gate, origins, pace
 from empiarfs.engine.later import Later
 from empiarfs.errors import ArchiveError
 from empiarfs.model import Entry, File
@@ -156,6 +156,8 @@ class _Held:
             setattr(parts, name, self._noting(name, getattr(parts, name)))
         gate.QUIET_SECONDS = gate.GROW_SECONDS = gate.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
+        # nothing is asked twice for being late: a machine under load is no story
+        pace.SHORTEST_SILENCE = pace.LONGEST_SILENCE = pace.SOONEST_SECOND = 25.0
         self._surprises = _Surprises()
         logging.getLogger("empiarfs").addHandler(self._surprises)
         self._archive: Archive = wire.archive(settings)

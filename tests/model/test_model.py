@@ -195,7 +195,8 @@ class Model(RuleBasedStateMachine):
                 assert self.version_of(file) in versions, f"{file} is shown, {may} is known"
                 self.known.settle(path, lambda one: one is None or one.version in {None, self.version_of(file)})
                 if was_measured and not relists:
-                    assert not any(isinstance(event, Measured) and event.path == path for event in events)
+                    asked = [event for event in events if isinstance(event, Measured) and event.path == path]
+                    assert not asked, f"{before.of(path)} was known, and asked for again"
             case NotFound():
                 misses = events.count(Missed(path))
                 is_noted = before.may_be_absent(path, self.now) and None in before.of(path)
@@ -518,8 +519,8 @@ def test_every_story_ends_well(
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=how_long(25, 2000),
-            stateful_step_count=how_long(30, 60),
+            max_examples=how_long(20, 400),
+            stateful_step_count=how_long(30, 50),
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

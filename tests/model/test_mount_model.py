@@ -296,8 +296,8 @@ def test_every_story_ends_well_through_the_kernel(
     run_state_machine_as_test(
         MountModel,
         settings=settings(
-            max_examples=how_long(4, 60),
-            stateful_step_count=how_long(20, 60),
+            max_examples=how_long(4, 40),
+            stateful_step_count=how_long(20, 50),
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

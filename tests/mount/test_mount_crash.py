@@ -87,6 +87,10 @@ def unknown_blocks(account: Account) -> list[Path]:
     return [file for file in folder.rglob("*.val") if file.relative_to(folder).as_posix() not in known]
 
 
+@pytest.mark.promise(
+    "What a daemon that was killed has left behind is used by the next mount, and nothing of it is served that is "
+    "wrong."
+)
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     lasting_mount: Mounts,

@@ -71,6 +71,10 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
     subprocess.run(["umount", "-l", place] if not account.user.uid else ["fusermount3", "-uz", place], check=True)
 
 
+@pytest.mark.promise(
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
+    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+)
 @pytest.mark.parametrize(
     "illness",
     ["write ENOSPC", "write EDQUOT", "write EIO", "create EROFS", "read EIO", "open EIO", "lock ENOLCK"],
@@ -107,6 +111,10 @@ def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mou
     eventually(keeps_again(made, world), "it heals", 60)
 
 
+@pytest.mark.promise(
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
+    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+)
 def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) -> None:
     """Whoever tidies up costs requests, nothing else; a new cache is there at once, for its owner alone."""
     made = mount("10028", "10100", "10200")
@@ -127,6 +135,10 @@ def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) ->
     assert len(told(made)) <= 1
 
 
+@pytest.mark.promise(
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
+    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+)
 def test_databases_that_another_program_locks(mount: Mounts, world: World) -> None:
     """Reads go on, and none of them waits long for a lock."""
     made = mount("10028", "10100", "10200")

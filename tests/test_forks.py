@@ -1,0 +1,170 @@
+"""A reader in Python that forks, as the workers of a data loader do: safe, or told what to do."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import machine
+import pytest
+from apache import Apache
+from fakes import SOON
+from world import World
+
+from empiarfs import wire
+from empiarfs.settings import Settings
+from empiarfs.storage.forks import _Inside
+
+PATH = "10100/data/random.bin"
+FORKS = 20
+
+# in a process of its own: threads and forks of the tests' own process are pytest's
+PROGRAM = """
+import os, random, sys, threading, warnings
+from pathlib import Path
+from empiarfs import wire
+from empiarfs.errors import Closed
+from empiarfs.settings import Settings
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tried here
+url, real, folder, forks = sys.argv[1:]
+chosen = Settings(base_url=url, cache_dir=Path(folder), memory=16 << 20, cache_size=6 << 20, no_ftp=True)
+truth = (Path(real) / "10100/data/random.bin").read_bytes()
+archive = wire.archive(chosen)
+opened = archive.open("10100/data/random.bin")
+stop, wrong = threading.Event(), []
+
+def read(number):
+    chance = random.Random(number)
+    while not stop.is_set():
+        offset = chance.randrange(len(truth))
+        if opened.read(offset, 200_000) != truth[offset : offset + 200_000]:
+            wrong.append(offset)
+
+def refuses(ask):
+    try:
+        ask()
+    except Closed as error:
+        return "open it again in this process" in str(error)
+    return False
+
+def child():
+    asks = (lambda: opened.read(0, 10), lambda: archive.stat("10100"), lambda: archive.entries("10100"))
+    if not all(map(refuses, asks)):
+        return 3
+    archive.close()
+    mine = wire.archive(chosen)
+    right = mine.open("10100/data/random.bin").read(1000, 500_000) == truth[1000:501_000]
+    mine.close()
+    return 0 if right else 4
+
+threads = [threading.Thread(target=read, args=(number,)) for number in range(6)]
+for one in threads:
+    one.start()
+ends = []
+for _ in range(int(forks)):
+    process = os.fork()
+    if not process:
+        import signal
+        signal.alarm(20)
+        try:
+            os._exit(child())
+        finally:
+            os._exit(5)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+stop.set()
+for one in threads:
+    one.join()
+archive.close()
+print(ends, wrong)
+"""
+
+
+def settings(apache: Apache, folder: Path) -> Settings:
+    """Give what an archive of `apache` needs."""
+    return Settings(base_url=apache.url, cache_dir=folder, memory=16 * 2**20, no_ftp=True)
+
+
+@pytest.mark.promise(
+    "An archive that was opened before a fork refuses to work in the child, with a clear error: the two would "
+    "share connections, and get each other's replies."
+)
+@pytest.mark.promise("A child finds the cache in order, whatever the threads of its parent were doing.")
+def test_a_fork_in_the_middle_of_everything(apache: Apache, world: World, tmp_path: Path) -> None:
+    """Children get a clear error from their parent's archive, and can open their own, cache and all."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, apache.url, world.root, tmp_path / "cache", str(FORKS)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(machine.PROJECT)},
+    )
+    assert done.stdout == f"{[0] * FORKS} []\n", done.stderr
+    assert done.stderr == "", "a child could not use its cache"
+
+
+def part(chosen: Settings, offset: int) -> bytes:
+    """Read a part in a worker, with an archive of its own."""
+    signal.alarm(60)
+    archive = wire.archive(chosen)
+    try:
+        return archive.open(PATH).read(offset, 100_000)
+    finally:
+        archive.close()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_open_archives_of_their_own(apache: Apache, world: World, tmp_path: Path, method: str) -> None:
+    """Settings can be sent to them; all share one cache, while the parent has an archive open too."""
+    chosen = settings(apache, tmp_path)
+    archive = wire.archive(chosen)
+    offsets = [number * 300_000 for number in range(8)]
+    truth = (world.root / PATH).read_bytes()
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        parts = pool.starmap(part, [(chosen, offset) for offset in offsets])
+    assert parts == [truth[offset : offset + 100_000] for offset in offsets]
+    assert archive.open(PATH).read(0, 10) == truth[:10]
+    archive.close()
+
+
+def test_an_archive_cannot_be_sent(apache: Apache, tmp_path: Path) -> None:
+    """Neither it nor a file that is open in it; the error says what to do. A version of a file can."""
+    archive = wire.archive(settings(apache, tmp_path))
+    opened = archive.open(PATH)
+    for thing in (archive, opened):
+        with pytest.raises(TypeError, match="open one in each"):
+            pickle.dumps(thing)
+    assert pickle.loads(pickle.dumps(opened.file)) == opened.file  # noqa: S301 - our own
+    archive.close()
+
+
+def test_a_fork_waits_for_those_who_are_inside() -> None:
+    """None is in the middle of it when the process forks, and whoever comes waits until it has."""
+    gate, done = _Inside(), []
+    forked, entered = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        gate.before()
+        done.append("forked")
+        forked.set()
+        gate.after()
+
+    def enter() -> None:
+        with gate:
+            done.append("entered")
+            entered.set()
+
+    with gate:
+        threading.Thread(target=fork, daemon=True).start()
+        while not gate._forking:
+            forked.wait(0.001)
+        threading.Thread(target=enter, daemon=True).start()
+        assert not forked.wait(0.05)
+        done.append("left")
+    assert entered.wait(SOON)
+    assert done == ["left", "forked", "entered"]
