@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 16 * MIB  # the most bytes of one request
+SEGMENT = MIB  # the most bytes of neighbouring blocks that are stored as one
 TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
@@ -108,7 +109,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
     patience = Patience(settings.patience, time.monotonic, random.random, stopping, gate.pause, at_prompt=at_prompt)
     hedged = Hedged(HttpOrigin(client), gate, pace)
     origin = Retrying(hedged, patience)
-    cache = Cache(settings.memory, store)
+    cache = Cache(settings.memory, store, min(SEGMENT, settings.cache_size // 100))  # ten of them go at once
     ahead = HttpOrigin(client)
     later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), "ahead", gate.ahead)
     refreshing, sizing, looking = Later(1, "refresh"), Later(1, "sizes"), Later(1, "look")

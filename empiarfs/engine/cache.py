@@ -15,7 +15,6 @@ from empiarfs.settings import MIB
 
 log = logging.getLogger(__name__)
 
-SEGMENT_BYTES = MIB  # of neighbouring blocks that are stored as one
 GATHER_SECONDS = 0.1  # for which blocks wait for their neighbours, on their way to the store
 
 K = TypeVar("K")
@@ -85,11 +84,13 @@ class Cache:
     Args:
         memory: the most bytes in memory; a quarter of it is for blocks on their way to the store.
         store: where blocks are kept for longer.
+        together: the most bytes of neighbouring blocks that are stored as one.
     """
 
-    def __init__(self, memory: int, store: BlockStore) -> None:
+    def __init__(self, memory: int, store: BlockStore, together: int = MIB) -> None:
         self._recent: Recent[Block, bytes] = Recent(memory - memory // 4, len)
         self._store = store
+        self._together = together
         self._most_waiting = memory // 4
         self._waiting = 0
         self._lock = threading.Lock()
@@ -170,7 +171,7 @@ class Cache:
             while not self._writes.empty():  # this is the only thread that takes from it
                 waiting.append(self._writes.get())
             going_on = None not in waiting
-            for segment in _together([item for item in waiting if item is not None]):
+            for segment in _together([item for item in waiting if item is not None], self._together):
                 data = [data for _, data in segment]
                 try:
                     self._store.put(segment[0][0], *data)
@@ -180,15 +181,15 @@ class Cache:
                     self._waiting -= sum(map(len, data))
 
 
-def _together(blocks: list[tuple[Block, bytes]]) -> list[list[tuple[Block, bytes]]]:
-    """Put blocks that follow each other together, as far as a segment goes."""
+def _together(blocks: list[tuple[Block, bytes]], most: int) -> list[list[tuple[Block, bytes]]]:
+    """Put blocks that follow each other together, up to `most` bytes."""
     segments: list[list[tuple[Block, bytes]]] = []
     room = 0
     after = None
     for block, data in sorted(blocks, key=lambda item: (item[0].file.path, item[0].number)):
         if block != after or len(data) > room:
             segments.append([])
-            room = SEGMENT_BYTES
+            room = most
         segments[-1].append((block, data))
         room -= len(data)
         after = Block(block.file, block.number + 1)
