@@ -8,7 +8,7 @@ from fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.engine.cache import SEGMENT_BYTES, Cache, Recent, _together
+from empiarfs.engine.cache import Cache, Recent, _together
 from empiarfs.model import Block, File
 from empiarfs.settings import KIB, MIB
 
@@ -251,12 +251,12 @@ def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int],
 def test_neighbours_go_to_the_store_together_as_far_as_a_segment_reaches(numbers: set[int], size: int) -> None:
     """Each block once, in runs without a gap, none longer than a segment unless one block is."""
     data = bytes(size)
-    segments = _together([(block(number), data) for number in sorted(numbers, reverse=True)])
+    segments = _together([(block(number), data) for number in sorted(numbers, reverse=True)], MIB)
     assert sorted(one.number for segment in segments for one, _ in segment) == sorted(numbers)
     for segment in segments:
         first = segment[0][0].number
         assert [one.number for one, _ in segment] == list(range(first, first + len(segment)))
-        assert len(segment) == 1 or len(segment) * size <= SEGMENT_BYTES
+        assert len(segment) == 1 or len(segment) * size <= MIB
     for segment, after in pairwise(segments):
         touches = segment[-1][0].number + 1 == after[0][0].number
-        assert not touches or (len(segment) + 1) * size > SEGMENT_BYTES
+        assert not touches or (len(segment) + 1) * size > MIB
