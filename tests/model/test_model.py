@@ -32,10 +32,10 @@ from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Unava
 from empiarfs.model import Directory, Entry, File, Stub, parent_of
 
 BLOCK = 4096
-MEMORY = 64 * 1024
-DISK = 250_000
+MEMORY = 256 * 1024
+DISK = 120_000
 CONNECTIONS = 4
-SLACK = 3 * 32 * 1024  # a segment that was just stored, and the database
+SLACK = 64 * 1024  # a segment that was just stored
 FEWEST = 4  # files that are always there
 SHORT_PATIENCE = 0.05
 
@@ -76,7 +76,7 @@ class Model(RuleBasedStateMachine):
         for directory in DIRECTORIES[:3]:
             self.served.make(directory)
             for number in range(3):
-                self.served.write(f"{directory}/{number}.mrc", noise(45_000 * number + 17, number))
+                self.served.write(f"{directory}/{number}.mrc", noise(65_000 * number + 17, number))
         self.known = Knowledge()
         self.handles: list[Handle] = []
         self.now = 0.0  # how far ahead the clock of the wall is; what happens takes no time
