@@ -122,7 +122,7 @@ class Cache:
 
         Args:
             block: which one.
-            used_up: whether its reader takes the whole of it, as one who reads in line does. It then goes first:
+            used_up: whether its reader has now had all of it, as one who reads in line has. It then goes first:
                 the kernel has it now, and what was fetched ahead, in whatever order it came, is still to be read.
         """
         data = self._recent.spend(block) if used_up else self._recent.get(block)

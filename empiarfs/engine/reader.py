@@ -64,10 +64,12 @@ class Reader:
         numbers = blocks.covering(span, self._block_bytes)
         got: dict[int, bytes] = {}
         for number in numbers:
-            all_of_it = span.start <= number * self._block_bytes and (number + 1) * self._block_bytes <= span.stop
-            data = self._cache.in_memory(Block(file, number), used_up=all_of_it)
-            if data is not None:
-                got[number] = data
+            # who reads in line comes to the end of a block by and by, and then needs it no more
+            whole = beyond > 0 or span.start <= number * self._block_bytes
+            used_up = whole and (number + 1) * self._block_bytes <= span.stop
+            held = self._cache.in_memory(Block(file, number), used_up=used_up)
+            if held is not None:
+                got[number] = held
         self.blocks_read += len(numbers)
         self.blocks_from_memory += len(got)
         while any(number not in got for number in numbers):
@@ -82,8 +84,8 @@ class Reader:
         first = numbers.start * self._block_bytes
         if len(numbers) == 1:
             return got[numbers.start][span.start - first : span.stop - first]
-        whole = b"".join(got[number] for number in numbers)
-        return whole[span.start - first : span.stop - first]
+        data = b"".join(got[number] for number in numbers)
+        return data[span.start - first : span.stop - first]
 
     def _following(self, file: File, start: int, size: int) -> list[Block]:
         """Claim the blocks behind `start`, up to the first one that is here or on its way."""

@@ -56,12 +56,17 @@ def test_what_was_spent_goes_first() -> None:
     recent: Recent[str, bytes] = Recent(4, len)
     for name in "abcd":
         recent.put(name, b"1")
-    assert [recent.spend(name) for name in "dcbz"] == [b"1", b"1", b"1", None]
-    recent.get("d")
-    recent.put("c", b"1")
-    recent.put("e", b"1")  # in the place of b
-    recent.put("f", b"1")  # nothing is spent any more: in that of a, which was not used for longest
-    assert [name for name in "abcdef" if name in recent] == ["c", "d", "e", "f"]
+    assert (recent.spend("d"), recent.spend("z")) == (b"1", None)
+    recent.put("e", b"1")
+    assert [name for name in "abcde" if name in recent] == ["a", "b", "c", "e"]
+    recent.spend("c")
+    recent.get("c")
+    recent.put("f", b"1")
+    assert [name for name in "abcef" if name in recent] == ["b", "c", "e", "f"]
+    recent.spend("e")
+    recent.put("e", b"1")
+    recent.put("g", b"1")
+    assert [name for name in "bcefg" if name in recent] == ["c", "e", "f", "g"]
 
 
 def test_recent_makes_room_by_weight() -> None:
