@@ -13,8 +13,8 @@ import empiarfs
 
 ROOT = Path(__file__).parents[1]
 HOMES = {
-    "requests": {"empiarfs.empiar.lines"},
-    "urllib3": {"empiarfs.empiar.lines"},
+    "requests": {"empiarfs.empiar.line"},
+    "urllib3": {"empiarfs.empiar.line"},
     "cachetools": {"empiarfs.engine.cache"},
     "diskcache": {"empiarfs.storage.disk"},
     "mfusepy": {"empiarfs.mount.operations"},

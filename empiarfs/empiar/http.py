@@ -14,7 +14,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
-from empiarfs.empiar.lines import Line, Lines, Lost, Reply
+from empiarfs.empiar.line import Fate, Line, Lost, Reply
+from empiarfs.empiar.lines import Lines
 from empiarfs.engine.hedge import Cut
 from empiarfs.engine.pace import Pace
 from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable, Untrusted
@@ -121,7 +122,7 @@ class HttpClient:
                     begun, first = ended, received
                 yield piece
         except Lost as error:
-            self.stalls += error.is_silence
+            self.stalls += error.fate is Fate.SILENT
             raise Unavailable(path, str(error)) from error
         if expected is not None and str(received) != expected.strip():
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
@@ -148,12 +149,9 @@ class HttpClient:
         try:
             reply = line.send(method, url, headers, self._pace.silence())
         except Lost as error:
-            self.stalls += error.is_silence
-            if "refuses connections" in str(error):
-                raise Overloaded(path, str(error)) from error
-            if "certificate" in str(error):
-                raise Untrusted(path, str(error)) from error
-            raise Unavailable(path, str(error)) from error
+            self.stalls += error.fate is Fate.SILENT
+            kind = {Fate.REFUSED: Overloaded, Fate.UNTRUSTED: Untrusted}.get(error.fate, Unavailable)
+            raise kind(path, str(error)) from error
         self._pace.note(time.monotonic() - begun)
         return reply
 

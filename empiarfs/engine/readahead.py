@@ -16,7 +16,7 @@ from empiarfs.settings import KIB, MIB
 BACK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
 SKIP = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
 TRUST_AT_START = 192 * KIB  # a reader who begins at 0 and asks twice reads the file; a header is shorter
-TRUST_AFTER_JUMP = 2 * MIB  # particles, slices and tiles that are read in random order are shorter
+TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB
 MOST_STREAMS = 16
 SHARES = 12  # requests of which a window is made: one for each line, and some that have landed or wait
@@ -74,19 +74,30 @@ def advanced(
         if stream.position - BACK <= read.start <= max(stream.position, stream.ahead) + SKIP:
             others = tuple(other for other in reading.streams if other is not stream)
             most //= 1 + sum(bool(other.window) for other in others)  # they share what memory can carry
-            moved, ahead = _followed(stream, read, length, most, range(shortest, longest))
+            trust = _trust(stream, reading.lengths)
+            moved, ahead = _followed(stream, read, length, most, range(shortest, longest), trust)
             return Reading((moved, *others), reading.lengths), ahead
     return _jumped(reading, read, length)
 
 
-def _followed(stream: Stream, read: Span, length: int, most: int, shares: range) -> tuple[Stream, list[Span]]:
+def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
+    """Give how far a reader goes before he is taken for one who goes on; after a jump farther than of late."""
+    if not stream.begun:
+        return TRUST_AT_START
+    return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
+
+
+def _followed(
+    stream: Stream, read: Span, length: int, most: int, shares: range, trust: int
+) -> tuple[Stream, list[Span]]:
     """Go on with a stream. Once it is trusted, keep its window full, share by share, and let it grow."""
     position = max(stream.position, read.stop)
     start = max(stream.ahead, position)
     window, grown = stream.window, stream.grown
-    trust = TRUST_AFTER_JUMP if stream.begun else TRUST_AT_START
-    if not window and position - stream.begun >= trust:
-        window, grown = min(SHARES * shares.start, most), position
+    gone = position - stream.begun
+    if not window and gone > trust:
+        full = SHARES * shares.start
+        window, grown = min(full if not stream.begun else gone, full, most), position
     elif window and position - grown >= window // 4:
         window, grown = min(GROWTH * window, most), position
     stop = max(start, min(position + window, length))

@@ -251,3 +251,17 @@ def test_no_request_ahead_is_longer_than_it_may_be(longest: int) -> None:
     ahead, _ = fed(pieces(0, 64 * MIB), longest=longest)
     assert max(span.size for span in flat(ahead)) <= longest
     assert total(flat(ahead)) > 64 * MIB
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 3 * MIB, 4 * MIB])
+def test_slices_in_random_order_cost_little_more_than_themselves(size: int) -> None:
+    """Also on a line whose requests are long: the first ones are overshot by as much again, the others are learnt."""
+    chance = random.Random(5)
+    slices = [at * 64 * MIB for at in chance.sample(range(1, 60), 40)]
+    reads = [piece for at in slices for piece in pieces(at, at + size)]
+    reading, ahead = readahead.Reading(), []
+    for read in reads:
+        reading, spans = readahead.advanced(reading, read, LENGTH, most=MOST, shortest=2 * MIB, longest=16 * MIB)
+        ahead += spans
+    outside = total(span for span in ahead if not any(at <= span.start < at + size for at in slices))
+    assert outside <= 4 * size

@@ -110,11 +110,11 @@ class Met:
 _CHILD = """
 import sys, threading, time
 from pathlib import Path
-from empiarfs.empiar import lines
+from empiarfs.empiar import line
 from empiarfs.model import File, Span
 from scripted import Client, Hasty
 
-lines.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
+line.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
 client = Client(sys.argv[1], Hasty())
 file = File("10028/a", 1000, None)
 asks = {

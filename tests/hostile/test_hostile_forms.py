@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from empiarfs.cli.files import archive_path
 from empiarfs.empiar import http
-from empiarfs.empiar.lines import Reply
+from empiarfs.empiar.line import Reply
 from empiarfs.errors import ArchiveError, Changed, Overloaded, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
 from empiarfs.settings import LARGEST, LONGEST_SECONDS, READERS, byte_count, seconds
