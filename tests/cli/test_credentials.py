@@ -11,6 +11,8 @@ from click.testing import Result
 from commands import isolated, run
 from scripted import ROOT, Reply, Request, ScriptedServer, Website
 
+from empiarfs.empiar.line import lost
+
 FILES = {b"10028/data/a.mrc": b"bytes", b"10028/10028.xml": b"<entry/>"}
 SECRET = "s3cr3t"  # noqa: S105 - of nobody
 LOGIN = f"me:{SECRET}%40x"

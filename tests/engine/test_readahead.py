@@ -255,7 +255,7 @@ def test_no_request_ahead_is_longer_than_it_may_be(longest: int) -> None:
 
 @pytest.mark.parametrize("size", [2 * MIB, 3 * MIB, 4 * MIB])
 def test_slices_in_random_order_cost_little_more_than_themselves(size: int) -> None:
-    """Also on a line whose requests are long: the first ones are overshot by as much again, the others are learnt."""
+    """Also on a line whose requests are long: the first ones are overshot by as much again, then it is learnt."""
     chance = random.Random(5)
     slices = [at * 64 * MIB for at in chance.sample(range(1, 60), 40)]
     reads = [piece for at in slices for piece in pieces(at, at + size)]
