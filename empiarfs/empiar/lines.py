@@ -52,6 +52,7 @@ _SIGNS = (
     ("ProxyError", "the proxy does not answer"),
     ("reset", "the line was lost"),
     ("IncompleteRead", "the line was lost"),
+    ("BadStatusLine", "the server does not speak HTTP"),
 )
 _DRIPS = "the server only drips"
 _SILENCE = {"the server does not answer", "the server went silent", _DRIPS}
