@@ -34,6 +34,7 @@ from empiarfs.storage.index import SqliteIndex
 MODIFIED = 1_700_000_000
 PATIENCE = 0.3  # seconds; where the fault lasts
 MUCH_PATIENCE = 30.0  # where it passes
+BRIEFLY = 0.5  # for which a trouble that passes lasts
 PROMPT = 5.0  # seconds within which others are answered, on any machine
 LONGEST = 20.0  # seconds after which a reader who got neither bytes nor an error hangs
 HITS = {
@@ -247,19 +248,8 @@ class Trial:
         self._check_index()
 
     def _check_store(self) -> None:
-        settings = self.settings
-        folder = settings.cache_dir / "v1" / "blocks"
-        store = DiskStore(folder, settings.cache_size, archive="trial", block_bytes=settings.block)
-        assert store._cache is not None
-        for key in store._cache.iterkeys():
-            name, size, modified, listed, numbers = key.removeprefix(f"trial {settings.block} ").rsplit(" ", 4)
-            file = File(name, int(size), int(modified) if modified != "None" else None, listed=listed == "1")
-            first, count = map(int, numbers.split("+"))
-            for number in range(first, first + count):
-                start = number * settings.block
-                if store.get(Block(file, number)) != self.truth.version(file)[start : start + settings.block]:
-                    raise Wrong(f"the cache holds other bytes as block {number} of {file}")
-        store.close()
+        folder = self.settings.cache_dir / "v1" / "blocks"
+        check_blocks(folder, "trial", self.settings.block, self.truth.version)
 
     def _check_index(self) -> None:
         index = SqliteIndex(self.settings.cache_dir / "v1" / "tree-trial.sqlite")
@@ -274,6 +264,28 @@ class Trial:
                     case Stub() | File() | Directory():
                         pass
         index.close()
+
+
+def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable[[File], bytes]) -> int:
+    """See that every block that is kept on disk is right; give how many there are.
+
+    Raises:
+        Wrong: one is not.
+    """
+    count = 0
+    store = DiskStore(folder, 1024 * MIB, archive=archive, block_bytes=block_bytes)
+    assert store._cache is not None
+    for key in store._cache.iterkeys():
+        name, size, modified, listed, numbers = key.removeprefix(f"{archive} {block_bytes} ").rsplit(" ", 4)
+        file = File(name, int(size), int(modified) if modified != "None" else None, listed=listed == "1")
+        first, length = map(int, numbers.split("+"))
+        for number in range(first, first + length):
+            data = store.get(Block(file, number))
+            if data != content(file)[number * block_bytes : (number + 1) * block_bytes]:
+                raise Wrong(f"the cache holds other bytes as block {number} of {file}")
+            count += 1
+    store.close()
+    return count
 
 
 def threads() -> set[threading.Thread]:
@@ -330,4 +342,22 @@ def tried(truth: Truth, faulty: Faulty, folder: Path, fault: Fault, *, once: boo
         with hitting(faulty, fault, once=once):
             seen = trial.seen_together(hit, others=not fault.pause)
         trial.recovers(tuple(what for what in hit if what not in fault.kept or not seen[what].number))
+    return seen
+
+
+def tried_on_all(
+    trial: Trial, begin: Callable[[], AbstractContextManager[None]], *, passes: bool
+) -> dict[str, Sight]:
+    """Let everybody meet a trouble of the whole line, which passes soon or lasts; give what was seen.
+
+    Raises:
+        Wrong: as `tried`.
+    """
+    with trial:
+        with ExitStack() as over:
+            over.enter_context(begin())
+            if passes:
+                threading.Timer(BRIEFLY, over.close).start()
+            seen = trial.seen_together(ALL, others=False)
+        trial.recovers(ALL)
     return seen

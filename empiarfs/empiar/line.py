@@ -71,6 +71,7 @@ _SIGNS = (
     ("ProxyError", Fate.BROKEN, "the proxy does not answer"),
     ("reset", Fate.BROKEN, "the line was lost"),
     ("IncompleteRead", Fate.BROKEN, "the line was lost"),
+    ("BadStatusLine", Fate.BROKEN, "the server does not speak HTTP"),
 )
 
 

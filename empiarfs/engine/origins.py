@@ -20,6 +20,7 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.1  # seconds before the second try
 LONGEST_PAUSE = 20.0
 PROGRESS = 64 * 1024  # bytes after which a reply that breaks off counts as one that went on
+MOST_TOLD = 1000  # paths
 NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
 
 
@@ -53,6 +54,7 @@ class Patience:
         self._chance = chance
         self._stopping = stopping
         self._asked_for = asked_for
+        self._told: dict[str, float] = {}  # paths whose trouble is in the log, and how long it was said to be tried
         self.retries = 0  # requests that were asked again
         self._at_prompt = at_prompt
 
@@ -73,9 +75,12 @@ class Patience:
             if self._stopping.is_set() or (left_alone and self._stopping.wait(left_alone)):
                 break
             try:
-                return ask()
+                answer = ask()
             except Unavailable as error:
                 wait = self._pause(error, since, pause, tries)
+            else:
+                self._told.pop(path, None)
+                return answer
             # outside the `except`: its traceback would keep the broken connection open all the while
             if self._stopping.wait(wait):
                 break
@@ -105,10 +110,20 @@ class Patience:
         untrusted = isinstance(error, Untrusted)
         if left <= 0 or (untrusted and self._at_prompt):
             raise error
-        if tries == (1 if untrusted else NEWS):
+        if tries == (1 if untrusted else NEWS) and self._is_news(error.path, left):
             log.warning("%s; asking again for up to %.0f s", error, left)
         asked_for = error.pause if isinstance(error, Overloaded) else 0.0
         return min(left, max(asked_for, pause * (0.5 + self._chance())))
+
+    def _is_news(self, path: str, left: float) -> bool:
+        """Tell whether the trouble with `path` is to be told; the many requests of one reader are one trouble."""
+        now = self._clock()
+        if now < self._told.get(path, now):
+            return False
+        if len(self._told) >= MOST_TOLD:
+            self._told.clear()
+        self._told[path] = now + left
+        return True
 
 
 class Retrying:

@@ -399,6 +399,32 @@ def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> 
     assert with_patience.patience.asked(PATH, Answers(AWAY, "yes")) == "yes"
 
 
+def test_the_requests_of_one_file_are_one_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once for as long as it was said to be tried; another file's, and a new one, are others."""
+    with_patience = Patiently(60.0)
+    patience = with_patience.patience
+
+    def lines() -> int:
+        told = len(caplog.records)
+        caplog.clear()
+        return told
+
+    def in_vain(path: str) -> None:
+        with pytest.raises(Unavailable):
+            patience.asked(path, Answers(Unavailable(path, "away")))
+
+    in_vain(PATH)
+    assert lines() == 1
+    patience._told[PATH] = with_patience.clock.now + 30
+    in_vain(PATH)
+    assert lines() == 0
+    in_vain("10028/other")
+    assert lines() == 1
+    patience.asked(PATH, Answers("yes"))
+    in_vain(PATH)
+    assert lines() == 1
+
+
 @pytest.fixture
 def origin() -> FakeOrigin:
     """An origin of one file of 100 bytes."""

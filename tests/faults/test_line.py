@@ -7,8 +7,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +17,13 @@ import trustme
 from faulty import Faulty
 from mounting import eventually
 from scripted import Client
-from trial import HITS, KEPT, MUCH_PATIENCE, OTHER, PATIENCE, Sight, Trial, Truth, hitting, pattern
+from trial import HITS, KEPT, MUCH_PATIENCE, OTHER, PATIENCE, Sight, Trial, Truth, hitting, pattern, tried_on_all
 from troubles import ALL, DATA, FAULTS, HEAD, LISTING, NAME, Plan, status
 
 from empiarfs.engine.hedge import Cut
 from empiarfs.errors import Unavailable
 
-BRIEFLY = 0.5  # seconds for which a trouble that passes lasts
 NAMED = "archive.test"
-
-Begin = Callable[[], AbstractContextManager[None]]
 
 
 class Names:
@@ -59,18 +56,6 @@ class How(NamedTuple):
     patience: float
 
 
-def seen_by_all(trial: Trial, begin: Begin, how: How) -> dict[str, Sight]:
-    """Let everybody meet a trouble that passes or lasts; see that all is well when it is over."""
-    with trial:
-        with ExitStack() as over:
-            over.enter_context(begin())
-            if how.passes:
-                threading.Timer(BRIEFLY, over.close).start()
-            seen = trial.seen_together(ALL, others=False)
-        trial.recovers(ALL)
-    return seen
-
-
 def expect(seen: dict[str, Sight], how: How) -> None:
     """See that a trouble that passes is seen by nobody, and one that lasts is EIO for all."""
     assert {what: sight.number for what, sight in seen.items()} == dict.fromkeys(
@@ -91,7 +76,7 @@ def test_a_server_that_cannot_be_reached_is_waited_for(
 ) -> None:
     """It refuses connections, or is not heard of: EIO at the end of patience, and what is known is served."""
     trial = Trial(truth, server, tmp_path / "cache", patience=how.patience)
-    expect(seen_by_all(trial, getattr(server, kind), how), how)
+    expect(tried_on_all(trial, getattr(server, kind), passes=how.passes), how)
 
 
 def test_a_name_that_is_not_found_is_waited_for(
@@ -102,7 +87,7 @@ def test_a_name_that_is_not_found_is_waited_for(
     monkeypatch.setattr(socket, "getaddrinfo", names)
     url = f"http://{NAMED}:{server.port}{server.base}"
     trial = Trial(truth, server, tmp_path / "cache", patience=how.patience, base_url=url)
-    expect(seen_by_all(trial, lambda: names.lost(server), how), how)
+    expect(tried_on_all(trial, lambda: names.lost(server), passes=how.passes), how)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +128,7 @@ def test_a_wrong_certificate_is_not_believed(
         "of last year": authority.issue_cert("127.0.0.1", not_before=last_year, not_after=last_year),
     }
     trial = Trial(truth, secure, tmp_path / "cache", patience=how.patience)
-    expect(seen_by_all(trial, lambda: secure.showing(shown(certificates[wrong])), how), how)
+    expect(tried_on_all(trial, lambda: secure.showing(shown(certificates[wrong])), passes=how.passes), how)
 
 
 def test_what_is_kept_is_served_without_a_network(truth: Truth, server: Faulty, tmp_path: Path) -> None:
