@@ -4,7 +4,7 @@ For each name there is a set of what may be known of it. It holds one element, b
 not have come before something was written down.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from served import Event, Listed, Measured, Missed, Version
@@ -93,6 +93,16 @@ class Knowledge:
                 self.absent[path] = frozenset({None})
             case Missed():
                 pass  # of whom it was said to, tells whether it counts
+
+    def take_all(self, events: Sequence[Event], now: float) -> None:
+        """Take in what the server said, in this order."""
+        for event in events:
+            self.take(event, now)
+
+    def add(self, other: "Knowledge") -> None:
+        """Take in that it may as well be as `other` says."""
+        for path, may in other.names.items():
+            self.names[path] = self.of(path) | may
 
     def gone(self, path: str, now: float, *, surely: bool = True) -> None:
         """Take in that someone who waited was told that `path` is not there."""

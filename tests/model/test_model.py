@@ -117,8 +117,13 @@ class Model(RuleBasedStateMachine):
             result = error
         self.host.call("settle")
         events = self.served.diary[said:]
-        for event in events:
-            self.known.take(event, self.now)
+        # a listing behind the reader's back comes to be known before what he asked for, or after it
+        listings = [event for event in events if isinstance(event, Listed)]
+        others = [event for event in events if not isinstance(event, Listed)]
+        late = self.known.copy()
+        self.known.take_all(events, self.now)
+        late.take_all([*others, *listings], self.now)
+        self.known.add(late)
         self.see_still()
         return result, events, before
 
@@ -188,8 +193,10 @@ class Model(RuleBasedStateMachine):
         file = result[1] if isinstance(result, tuple) else result
         relists = any(isinstance(event, Listed) and event.directory == parent_of(path) for event in events)
         was_measured = all(one is not None and one.version is not None for one in before.of(path))
+        is_gone = before.of(path) == {None} and before.is_absent(path, self.now) and not relists
         match file:
             case File():
+                assert not is_gone, "it was asked for twice in an hour"
                 may = before.of(path) | self.known.of(path)
                 versions = {one.version for one in may if one is not None}
                 assert self.version_of(file) in versions, f"{file} is shown, {may} is known"
@@ -200,14 +207,14 @@ class Model(RuleBasedStateMachine):
             case NotFound():
                 misses = events.count(Missed(path))
                 is_noted = before.may_be_absent(path, self.now) and None in before.of(path)
-                if is_noted and before.of(path) == {None} and before.is_absent(path, self.now):
+                if is_gone:
                     assert not misses, "it was asked for twice in an hour"
                 elif is_noted and not misses:
                     pass
                 elif parent_of(path) in self.served.directories:
                     is_listed = all(one is not None for one in before.of(path)) and not relists
                     assert misses >= (2 if is_listed else 1), "nobody has said so"
-                    self.known.gone(path, self.now)
+                    self.known.gone(path, self.now, surely=not relists)
                 return None
             case Unavailable():
                 assert self.served.is_down
@@ -370,6 +377,19 @@ class Model(RuleBasedStateMachine):
             self.written_anew(path, 3 * BLOCK)
         self.time_passes(seconds)
         self.found("stat", path)
+
+    @rule(directory=st.sampled_from(DIRECTORIES[:3]), misfortune=st.sampled_from([*MISFORTUNES, "down"]))
+    def old_listings_while_requests_go_wrong(self, directory: str, misfortune: str) -> None:
+        """What was listed is shown at once, and no failing refresh takes anything away."""
+        for _ in range(3):
+            self.list_a_directory(directory)
+            self.time_passes(DAY + 60)
+            if misfortune == "down":
+                self.the_server_goes_down()
+            else:
+                self.requests_will_go_wrong([misfortune])
+        self.list_a_directory(directory)
+        self.the_server_comes_back()
 
     @rule(path=PATHS, misfortunes=st.lists(st.just("404"), min_size=1, max_size=2))
     def one_of_two_servers_lacks_a_file(self, path: str, misfortunes: list[str]) -> None:

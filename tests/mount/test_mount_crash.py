@@ -226,9 +226,10 @@ def test_a_daemon_that_lives_for_long_does_not_grow(
     after = used(daemon)
     with capsys.disabled():
         print(f"\n{binding}: before {before}, after {after}")  # noqa: T201
-    assert after["files"] <= before["files"] + 12  # connections to the server, and to the databases, by thread
-    assert after["threads"] <= before["threads"] + 4
-    assert after["memory"] <= before["memory"] + 8 * 1024
+    # libfuse makes up to 96 threads as they are wanted, and each has the database open
+    assert after["files"] < 200
+    assert after["threads"] < 150
+    assert after["memory"] <= before["memory"] + 12 * 1024
 
 
 def mixed(path: str, size: int, readers: int, each: int) -> int:
@@ -280,11 +281,12 @@ def test_two_users_have_two_caches(mount: Mounts, world: World) -> None:
         assert made.call(compared, made.path, world.root, list(FILES), 3, 1.0, 4) == []
         folder = made.account.home / "cache" / "empiarfs" / "v1"
         assert {file.stat().st_uid for file in folder.rglob("*")} == {made.account.user.uid}
-    theirs = mounts[0].account.home / "cache"
-    other = mount.prepare(mount.account("user"))
-    done = mount.command(other, "10028", flags=[f"--cache-dir={theirs / 'empiarfs'}"])
-    assert done.returncode
-    assert b"Permission denied" in done.stderr or b"another user" in done.stderr
+    theirs = mounts[0].account.home / "cache" / "empiarfs"
+    other = mount("10028", "10100", user="user", flags=[f"--cache-dir={theirs}"])
+    other.expect("nothing is kept on disk")
+    assert other.call(compared, other.path, world.root, list(FILES), 4, 0.5, 4) == []
+    assert "nothing is kept on disk" in other.log()
+    assert {file.stat().st_uid for file in theirs.rglob("*")} == {mounts[0].account.user.uid}
 
 
 def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, world: World) -> None:

@@ -77,7 +77,7 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
 )
 @pytest.mark.parametrize(
     "illness",
-    ["write ENOSPC", "write EDQUOT", "write EIO", "create EROFS", "read EIO", "open EIO", "lock ENOLCK"],
+    ["write ENOSPC", "write EDQUOT", "write EIO", "create EROFS", "read EIO", "lock ENOLCK"],
 )
 def test_a_disk_that_fails_for_a_while(
     disk: tuple[Account, Path], mount: Mounts, world: World, illness: str
