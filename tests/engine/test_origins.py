@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Cut, Hedged
 from empiarfs.engine.origins import PROGRESS, Patience, Retrying, WaitedFor
-from empiarfs.errors import ArchiveError, Changed, Closed, IsADirectory, NotFound, Refused, Unavailable, Untrusted
+from empiarfs.errors import (
+    ArchiveError,
+    Changed,
+    Closed,
+    IsADirectory,
+    NotFound,
+    Overloaded,
+    Refused,
+    Unavailable,
+    Untrusted,
+)
 from empiarfs.model import Entry, File, Span
 
 PATH = "10028/data/a.mrc"
@@ -230,6 +240,14 @@ def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: fl
     with_patience = Patiently()
     with_patience.patience._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
     assert with_patience.patience.asked(PATH, lambda: with_patience.passed) == waited
+
+
+def test_the_pause_that_a_server_asks_for_is_made() -> None:
+    """Before the next try of who was told; not longer than his patience lasts."""
+    for asked_for, waited in ((30.0, 30.0), (3600.0, 300.0)):
+        with_patience = Patiently()
+        with_patience.patience.asked(PATH, Answers(Overloaded(PATH, "busy", asked_for), "yes"))
+        assert with_patience.stopping.pauses == [waited]
 
 
 def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:

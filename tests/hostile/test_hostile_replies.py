@@ -268,6 +268,16 @@ def test_a_redirect_that_is_not_of_this_server_is_not_followed(location: str) ->
         assert len(server.heads) == 1
 
 
+@pytest.mark.parametrize(
+    "place", ["http://example.invalid/10028/a/", "//127.0.0.2/10028/a/", "ftp://127.0.0.1/10028/a/"]
+)
+def test_a_slash_on_another_server_makes_no_directory(place: str) -> None:
+    """What another server calls a directory says nothing of this one's file."""
+    head = f"HTTP/1.1 301 Moved\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+    with pytest.raises(Unavailable):
+        answered(lambda client: client.origin.measure(FILE.path), head, None)
+
+
 def test_a_directory_is_one_also_where_its_redirect_names_another_scheme() -> None:
     """A server of HTTPS behind a balancer may say HTTP; it is not asked there, the slash says enough."""
     head = b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/10028/a/\r\nContent-Length: 0\r\n\r\n"

@@ -83,6 +83,9 @@ def test_blocks_that_changed_places_are_not_there(blocks: list[bytes]) -> None:
     turned = stored("name", [blocks[1], blocks[0], *blocks[2:]])
     mixed = file[: segments.head_bytes(len(blocks))] + turned[segments.head_bytes(len(blocks)) :]
     assert blocks_of("name", len(blocks), mixed)[:2] == [None, None]
+    before, first, second = (segments.head_bytes(count) for count in range(3))
+    entries = file[first:second] + file[before:first]
+    assert blocks_of("name", len(blocks), file[:before] + entries + mixed[second:])[:2] == [None, None]
 
 
 @given(start=st.integers(0, 10**12), count=st.integers(1, 4096))

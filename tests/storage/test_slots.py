@@ -6,9 +6,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fakes import SOON
 
 from empiarfs.storage.folders import runtime_folder
 from empiarfs.storage.slots import Slots
@@ -93,6 +96,21 @@ def test_nobody_waits_at_first(tmp_path: Path) -> None:
     release = slots.take(0.0)
     assert not slots.wanted()
     release()
+
+
+def test_who_waits_is_seen_until_he_has_his_slot(tmp_path: Path) -> None:
+    """Those who hold idle connections close them for him."""
+    slots, other = (Slots(tmp_path / "slots", SERVER, 1) for _ in range(2))
+    release = slots.take(0.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.take, SOON)
+        deadline = time.monotonic() + SOON
+        while not slots.wanted():
+            assert time.monotonic() < deadline, "nobody sees him"
+            time.sleep(0.01)
+        release()
+        waiting.result(SOON)()
+    assert not slots.wanted()
 
 
 def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
