@@ -14,7 +14,7 @@ from empiarfs.engine.cache import Recent
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Changed, Closed, IsADirectory
-from empiarfs.model import Directory, Entry, File, Span, parent_of
+from empiarfs.model import Directory, Entry, File, Span, is_entry_number, parent_of
 from empiarfs.settings import MIB
 
 _ACCESSION = re.compile(r"EMPIAR-(\d+)", re.IGNORECASE)
@@ -39,6 +39,12 @@ def entry_of(name: str) -> str | None:
     """Give the directory that the accession `name` stands for: `"EMPIAR-10028"` is `"10028"`; else None."""
     match = _ACCESSION.fullmatch(name)
     return match[1] if match and match[1].isascii() else None
+
+
+def entry_number(name: str) -> str | None:
+    """Give the directory of the entry `name`: `"10028"` for that and for `"EMPIAR-10028"`; else None."""
+    number = entry_of(name) or name
+    return number if is_entry_number(number) else None
 
 
 class OpenFile:

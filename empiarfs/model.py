@@ -95,3 +95,8 @@ def name_of(path: str) -> str:
 def join(directory: str, name: str) -> str:
     """Give the path of `name` in `directory`."""
     return f"{directory}/{name}" if directory else name
+
+
+def is_entry_number(name: str) -> bool:
+    """Tell whether `name` is one that an entry's directory may have."""
+    return name.isascii() and name.isdigit()

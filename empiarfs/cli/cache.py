@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from empiarfs.cli import options, progress
-from empiarfs.cli.files import PROMPT_PATIENCE
 from empiarfs.cli.text import printable
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
@@ -75,7 +74,7 @@ def verify(count: int, **flags: Any) -> None:
 
     The status is 1 if anything was.
     """
-    chosen = options.load(flags, Settings(patience=PROMPT_PATIENCE))
+    chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
     if count and chosen.offline:
         raise click.UsageError("--against-origin asks the server, and --offline leaves it alone")
     upkeep = _upkeep(chosen)

@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 
 from empiarfs.archive import entry_of
 from empiarfs.cli import options
-from empiarfs.model import Directory, Entry, name_of
+from empiarfs.model import Directory, Entry, is_entry_number, name_of
 from empiarfs.settings import SAMPLE, BadSetting, Settings, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
 
@@ -72,4 +72,4 @@ def _children(context: click.Context, directory: str) -> list[Entry]:
 def _is_fit(entry: Entry) -> bool:
     """Tell whether a shell can take the name of `entry` as it is, and whether it is one that the root shows."""
     name = name_of(entry.path)
-    return _PLAIN.fullmatch(name) is not None and ("/" in entry.path or name.isdigit())
+    return _PLAIN.fullmatch(name) is not None and ("/" in entry.path or is_entry_number(name))

@@ -1,5 +1,6 @@
 """`empiarfs ls`, `stat` and `cat`: looking without a mount."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import click
 
-from empiarfs.archive import entry_of
+from empiarfs.archive import entry_number, entry_of
 from empiarfs.cli import complete, options, progress
 from empiarfs.cli.text import printable
 from empiarfs.model import Directory, Entry, File, Stub, name_of
@@ -19,7 +20,6 @@ from empiarfs.settings import Settings, without_credentials
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
 
-PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 CAT_PIECE = 4 * 1024 * 1024
 
 
@@ -62,12 +62,14 @@ class _Mount:
         self._root = Path(root)
 
     def entries(self, directory: str) -> list[Entry]:
-        """Give the children of `directory`; files as stubs, which costs no request."""
+        """Give the children of `directory`, in the mount's order; files as stubs, which costs no request."""
         base = f"{directory}/" if directory else ""
-        return [
-            Directory(base + child.name) if child.is_dir() else Stub(base + child.name)
-            for child in sorted((self._root / directory).iterdir())
-        ]
+        with os.scandir(self._root / directory) as children:
+            return [
+                # the listing itself tells the kind; following a link would have the mount measure a file
+                Directory(base + child.name) if child.is_dir(follow_symlinks=False) else Stub(base + child.name)
+                for child in children
+            ]
 
     def stat(self, path: str) -> File | Directory:
         """Give what is at `path`."""
@@ -100,9 +102,9 @@ class _Remote:
 
 def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
     """Tell whether `text` means the archive also where a file in the current directory is called so."""
-    first = text.partition("/")[0]
-    is_entry = entry_of(first) is not None or (first.isascii() and first.isdigit())
-    return not text.startswith((".", "/")) and bool(is_entry or flags["sample"] or flags["base_url"])
+    if text.startswith((".", "/")):
+        return False
+    return bool(flags["sample"] or flags["base_url"]) or entry_number(text.partition("/")[0]) is not None
 
 
 @contextmanager
@@ -111,11 +113,7 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
     if "://" not in text:
         from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
 
-        is_entry = entry_of(text.partition("/")[0]) or text.partition("/")[0]
-        asks_archive = flags["sample"] or flags["base_url"] or (is_entry.isascii() and is_entry.isdigit())
-        root = (
-            points.holder(Path(text)) if text and not (asks_archive and not text.startswith((".", "/"))) else None
-        )
+        root = None if not text or _is_of_archive(text, flags) else points.holder(Path(text))
         if root is not None:
             yield (
                 _Mount(root),
@@ -124,7 +122,7 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
             return
         if text.startswith("/"):
             raise click.ClickException(f"{printable(text)} is in no mount of empiarfs; write it like 10028/data")
-    chosen = options.load(flags, Settings(patience=PROMPT_PATIENCE))
+    chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
     path = archive_path(text, chosen.base_url)
     with options.archive(chosen, sample=flags["sample"]) as archive:
         yield _Remote(archive), path

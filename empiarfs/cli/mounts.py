@@ -15,6 +15,7 @@ import platformdirs
 from empiarfs.archive import entry_of
 from empiarfs.cli import complete, options
 from empiarfs.cli.text import printable
+from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, points, status
 from empiarfs.settings import READERS, BadSetting
 
@@ -116,7 +117,7 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
     binding = os.environ.get("EMPIARFS_FUSE", "mfusepy")
     if binding not in {"mfusepy", "fusepy"}:
         raise BadSetting(f"EMPIARFS_FUSE: {binding!r} is no binding; write mfusepy or fusepy")
-    if entry_of(text) or (alone and text.isdigit()):
+    if entry_of(text) or (alone and is_entry_number(text)):
         raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {text}")
     if not text.strip(".") or ":/" in text:
         raise click.UsageError(f"{text!r} is no directory to mount on; write it like ~/empiar")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import platformdirs
 
+from empiarfs import archive as archives
 from empiarfs import settings
-from empiarfs.archive import entry_of
 from empiarfs.cli.text import printable
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 * settings.MIB
+PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 
 
 class _Printable(logging.Formatter):
@@ -142,8 +143,8 @@ def entry_number(text: str) -> str:
     Raises:
         click.BadParameter: it names none.
     """
-    number = entry_of(text) or text
-    if not (number.isascii() and number.isdigit()):
+    number = archives.entry_number(text)
+    if number is None:
         raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
     return number
 

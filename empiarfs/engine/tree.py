@@ -10,11 +10,12 @@ from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Overloaded, Unavailable
-from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
+from empiarfs.model import Directory, Entry, File, Stub, is_entry_number, name_of, parent_of
 from empiarfs.ports import Known, Origin, Sizes
 
 log = logging.getLogger(__name__)
 
+_NO_NAMES = {"", ".", ".."}
 BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
 MOST_BULKS = 10_000  # directories whose sizes were asked for; of one that was forgotten they are asked for again
 BULK_SECONDS = 5.0  # how long a reader waits for sizes that are on their way
@@ -30,9 +31,6 @@ class _Bulk:
     def __init__(self, scanned: float) -> None:
         self.scanned = scanned
         self.over = threading.Event()
-
-
-_NO_NAMES = {"", ".", ".."}
 
 
 class Tree:
@@ -166,14 +164,14 @@ class Tree:
         entry, *below = path.split("/")
         if any(name in _NO_NAMES or "\0" in name for name in below):
             raise NotFound(path, "no such name")
-        if not _is_number(entry) or (self._only and entry not in self._only):
+        if not is_entry_number(entry) or (self._only and entry not in self._only):
             raise NotFound(path, "no such entry here")
 
     def _roots(self) -> list[Entry]:
         if self._only:
             return [Directory(entry) for entry in self._only]
         listed = self._listings.known("").entries.values()
-        return [entry for entry in list(listed) if isinstance(entry, Directory) and _is_number(entry.path)]
+        return [entry for entry in list(listed) if isinstance(entry, Directory) and is_entry_number(entry.path)]
 
     def _first_look(self, path: str) -> File | Directory:
         """Measure a file, and see to it that its siblings are measured when they are wanted."""
@@ -269,7 +267,3 @@ class Tree:
         """Tell whether the listing may have rounded the length of what was measured."""
         entry = self._listings.noted(found.path)
         return not (isinstance(entry, Stub) and isinstance(found, File)) or self._agrees(entry, found)
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()

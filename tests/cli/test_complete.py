@@ -16,7 +16,7 @@ from empiarfs.settings import BASE_URL, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
 
 TREE: dict[str, list[Entry]] = {
-    "": [Directory("10028"), Directory("10934"), Directory("about"), Stub("notes.txt")],
+    "": [Directory("10028"), Directory("10934"), Directory("about"), Directory("٣"), Stub("notes.txt")],
     "10028": [Directory("10028/data"), Stub("10028/10028.xml")],
     "10028/data": [
         Directory("10028/data/Micrographs"),
@@ -72,6 +72,7 @@ def test_bash_is_told() -> None:
         ("10028/data/M", ["10028/data/Micrographs/"]),
         ("10934/", []),
         ("a", []),
+        ("٣", []),  # a digit, and no number of an entry
     ],
 )
 def test_paths_that_were_listed_are_offered(command: str, begun: str, paths: list[str]) -> None:

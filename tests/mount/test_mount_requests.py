@@ -14,10 +14,17 @@ from faulty import Faulty
 from mounting import Mount, Mounts, eventually
 from world import World
 
+from empiarfs.cli.text import printable
+
 
 def names(path: str) -> list[str]:
     """Give the names in a directory, sorted."""
     return sorted(os.listdir(path))
+
+
+def unsorted_names(path: str) -> list[str]:
+    """Give the names in a directory, as they come."""
+    return os.listdir(path)
 
 
 def error_of_stat(path: str) -> int:
@@ -51,6 +58,18 @@ def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, bind
     done = again.run("ls", "-l", again / "10001/data")
     assert done.returncode == 0
     assert apache.requests(path="10001/.*") == []
+
+
+def test_ls_of_a_path_in_a_mount_measures_no_file(mount: Mounts, apache: Apache, binding: str) -> None:
+    """`empiarfs ls` there costs the mount the one request for the listing, and shows the server's order."""
+    made = mount("10001", binding=binding)
+    apache.clear()
+    done = made.account.empiarfs("ls", made / "10001/data")
+    assert [one.method for one in apache.requests(path="10001/data/.*")] == ["GET"]
+    shown = done.stdout.decode().splitlines()
+    there = made.call(unsorted_names, made / "10001/data")
+    assert [name.removesuffix("/") for name in shown] == [printable(name) for name in there]
+    assert any(name.endswith("/") for name in shown)
 
 
 @pytest.mark.promise(
