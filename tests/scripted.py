@@ -229,7 +229,7 @@ class Hasty(Pace):
     def __init__(self) -> None:
         super().__init__(1 << 21)
 
-    def silence(self) -> float:
+    def silence(self, kind: str = "") -> float:
         """Give after how many seconds of silence a request is given up."""
         return 0.5
 

@@ -146,13 +146,16 @@ class HttpClient:
         self.requests += 1
         log.debug("%s %s %s", method, url, headers.get("Range", ""))
         begun = time.monotonic()
+        kind = f"{method} {'a part' if headers else 'all'}"
         try:
-            reply = line.send(method, url, headers, self._pace.silence())
+            reply = line.send(method, url, headers, self._pace.silence(kind))
         except Lost as error:
-            self.stalls += error.fate is Fate.SILENT
-            kind = {Fate.REFUSED: Overloaded, Fate.UNTRUSTED: Untrusted}.get(error.fate, Unavailable)
-            raise kind(path, str(error)) from error
-        self._pace.note(time.monotonic() - begun)
+            if error.fate is Fate.SILENT:
+                self.stalls += 1
+                self._pace.note_silence(kind)
+            wrong = {Fate.REFUSED: Overloaded, Fate.UNTRUSTED: Untrusted}.get(error.fate, Unavailable)
+            raise wrong(path, str(error)) from error
+        self._pace.note(time.monotonic() - begun, kind)
         return reply
 
     def _redirected(self, url: str, location: str, path: str) -> str:

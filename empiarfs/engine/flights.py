@@ -119,16 +119,17 @@ class Flights:
 
     def land(self, block: Block, data: bytes) -> None:
         """Give the bytes of a claimed block to all who wait; the caller has put them into the cache before."""
-        self._take(block).finish(data, None)
+        with self._lock:
+            flight = self._under_way.pop(block)
+        flight.finish(data, None)
 
     def fail(self, blocks: Iterable[Block], error: ArchiveError | None) -> None:
         """Give claimed blocks up: with an error that is everyone's, or None and the next one may try."""
-        for block in blocks:
-            self._take(block).finish(None, error)
-
-    def _take(self, block: Block) -> Flight:
-        with self._lock:
-            return self._under_way.pop(block)
+        for block in list(blocks):
+            with self._lock:
+                flight = self._under_way.pop(block, None)  # one that had landed when its thread was interrupted
+            if flight is not None:
+                flight.finish(None, error)
 
 
 class Together:

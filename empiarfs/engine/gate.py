@@ -115,7 +115,7 @@ class Gate:
     def one_more(self) -> bool:
         """Take a second connection for someone who waits, if one is free now; `one_less` gives it back."""
         with self._changed:
-            if self._free() <= 0 or self._waiting:
+            if self._free() <= 0 or self._waiting or self.pause():
                 return False
             self._demand += 1
             self.highest = max(self.highest, self._demand + self._ahead)

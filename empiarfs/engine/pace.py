@@ -11,7 +11,9 @@ RATES = 15
 USUAL = 0.5  # seconds to the first byte, before anything was learnt
 SHORTEST_SILENCE = 2.0  # seconds; EBI's requests that hang, hang for minutes
 LONGEST_SILENCE = 12.0
+LAST_SILENCE = 60.0  # of a server that has not answered in less
 SILENCE_FACTOR = 4.0
+MOST_DOUBLED = 5  # times; two seconds are a minute then
 SECOND_FACTOR = 1.1  # of the 95th percentile: a second asking is then rarer than one in twenty
 SOONEST_SECOND = 0.25
 USUAL_RATE = 5e6  # bytes a second of one connection, before anything was learnt
@@ -35,6 +37,7 @@ class Pace:
         self._rates: deque[float] = deque(maxlen=RATES)
         self._times: deque[float] = deque(maxlen=SAMPLES)
         self._slow = self._usual = USUAL
+        self._stalls: dict[str, int] = {}  # requests of a kind that were given up since one was answered
 
     @property
     def usual(self) -> float:
@@ -54,9 +57,10 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace slow={self._slow:.3f} s silence={self.silence():.1f} s>"
 
-    def note(self, seconds: float) -> None:
-        """Take in how long one reply took to begin."""
+    def note(self, seconds: float, kind: str = "") -> None:
+        """Take in how long one reply took to begin; that of a HEAD says little of cold data."""
         with self._lock:
+            self._stalls.pop(kind, None)
             self._times.append(seconds)
             ordered = sorted(self._times)
             learnt = ordered[min(len(ordered) - 1, len(ordered) * 95 // 100)]
@@ -85,9 +89,15 @@ class Pace:
         """Tell whether `count` bytes come sooner over two connections than over one."""
         return self._rate > 0 and count / self._rate > WORTH * self._usual
 
-    def silence(self) -> float:
-        """Give after how many seconds of silence a request is given up."""
-        return min(max(SILENCE_FACTOR * self._slow, SHORTEST_SILENCE), LONGEST_SILENCE)
+    def note_silence(self, kind: str) -> None:
+        """Take in that a request of `kind` was given up for silence: the server may only be slow."""
+        with self._lock:
+            self._stalls[kind] = min(self._stalls.get(kind, 0) + 1, MOST_DOUBLED)
+
+    def silence(self, kind: str = "") -> float:
+        """Give after how many seconds of silence a request is given up; more while none of its kind is answered."""
+        usual = min(max(SILENCE_FACTOR * self._slow, SHORTEST_SILENCE), LONGEST_SILENCE)
+        return min(usual * (1 << self._stalls.get(kind, 0)), LAST_SILENCE)
 
     def second(self) -> float:
         """Give after how many seconds of silence a request that somebody waits for is sent a second time."""

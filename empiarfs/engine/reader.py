@@ -135,12 +135,14 @@ class Reader:
                 if data is None:
                     missing.append(block.number)
                     continue
-                self._flights.land(left.pop(block.number), data)
+                self._flights.land(left[block.number], data)
+                del left[block.number]
                 yield block.number, data
             for run in blocks.runs(missing, self._longest):
                 for number, data in self._run(file, run, origin):
                     self._cache.put(left[number], data)
-                    self._flights.land(left.pop(number), data)
+                    self._flights.land(left[number], data)
+                    del left[number]
                     yield number, data
         except ArchiveError as error:
             # what prefetch met is no verdict: a reader who waits asks again, with more patience

@@ -87,3 +87,21 @@ def test_splitting_pays_where_bytes_take_longer_than_the_first_of_them() -> None
         slow.note_rate(MIB, 1.0)
     assert slow.worth_splitting(MIB)
     assert not fast.worth_splitting(MIB)
+
+
+def test_a_server_that_is_only_slow_is_waited_for_longer_each_time() -> None:
+    """Silence after silence, up to a minute; one answer of the same kind, and no other, ends that."""
+    pace = Pace(8 * MIB)
+    usual = pace.silence("GET")
+    seen = []
+    for _ in range(8):
+        pace.note_silence("GET")
+        seen.append(pace.silence("GET"))
+    assert seen[0] == 2 * usual
+    assert seen == sorted(seen)
+    assert seen[-1] == 60.0
+    pace.note(0.01, "HEAD")
+    assert pace.silence("GET") == 60.0
+    assert pace.silence("HEAD") <= usual
+    pace.note(3.0, "GET")
+    assert pace.silence("GET") <= 12.0
