@@ -59,9 +59,9 @@ class Exchange:
         self.over = over
         self._handler = handler
 
-    def asked(self, *, whole: bool = False) -> Reply:
-        """Ask Apache, for the part that is wanted or for the `whole` file; give its reply, body and all."""
-        with self._handler.asked("" if whole else self.range) as response:
+    def asked(self, part: str | None = None) -> Reply:
+        """Ask Apache, for the range that is wanted or for `part`; give its reply, body and all."""
+        with self._handler.asked(self.range if part is None else part) as response:
             headers = _kept(response)
             body = response.read()
         return Reply(response.status, headers, body)

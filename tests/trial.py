@@ -35,7 +35,7 @@ MODIFIED = 1_700_000_000
 PATIENCE = 0.3  # seconds; where the fault lasts
 MUCH_PATIENCE = 30.0  # where it passes
 BRIEFLY = 0.5  # for which a trouble that passes lasts
-PROMPT = 5.0  # seconds within which others are answered, on any machine
+PROMPT = 10.0  # seconds within which others are answered, on any machine
 LONGEST = 20.0  # seconds after which a reader who got neither bytes nor an error hangs
 HITS = {
     DATA: "10028/data/data.mrc",

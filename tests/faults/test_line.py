@@ -3,6 +3,7 @@
 import datetime as dt
 import errno
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -158,8 +159,11 @@ def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(truth: Truth, serve
         asked = len(server.seen)
         others = [trial.begun(trial.user_of(what)) for what in (DATA, NAME, LISTING)]
         trial.check(KEPT)  # what is here needs no server
-        while trial.gate().pause() > 0.2:
-            assert len(server.seen) == asked
+        while True:
+            seen = len(server.seen)
+            if not trial.gate().pause():  # looked at last: what was seen before was seen in the pause
+                break
+            assert seen == asked
             time.sleep(0.02)
         assert [one.result(MUCH_PATIENCE).number for one in (first, *others)] == [0] * 4
 
@@ -170,8 +174,9 @@ def test_a_pause_longer_than_patience_ends_with_it(truth: Truth, server: Faulty,
         with server.rule(pattern(HEAD), status(503, retry_after="3600"), times=1):
             sight = trial.seen(trial.user_of(HEAD))
         assert sight.number == 0
-        assert 0.9 < sight.seconds < 5
-        assert trial.seen(trial.user_of(DATA)).seconds < 0.9
+        assert 0.9 < sight.seconds < 20
+        assert trial.gate().pause() == 0
+        trial.read_open()
 
 
 def test_no_patience_is_an_error_at_once(truth: Truth, server: Faulty, tmp_path: Path) -> None:
@@ -180,7 +185,7 @@ def test_no_patience_is_an_error_at_once(truth: Truth, server: Faulty, tmp_path:
         for what in ALL:
             sight = trial.seen(trial.user_of(what))
             assert sight.number == errno.EIO
-            assert sight.seconds < 1
+            assert sight.seconds < 5
             assert trial.seen(trial.user_of(what)).number == 0
 
 
@@ -199,7 +204,7 @@ def test_a_trouble_that_goes_on_is_one_line(
                 assert lines == []
     (line,) = lines
     assert line.startswith(f"{HITS[HEAD]}: the server answers HTTP 500")
-    assert line.endswith("asking again for up to 30 s")
+    assert re.search(r"; asking again for up to (2\d|30) s$", line)
 
 
 def test_a_request_that_is_given_up_while_its_line_is_made_is_never_sent(server: Faulty) -> None:
