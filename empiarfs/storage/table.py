@@ -1,4 +1,4 @@
-"""The rows of a store of blocks, for who looks after them; beside `disk` alone this knows how they are kept."""
+"""The rows of a store of blocks, for who looks after them; beside `database` alone this knows how they are kept."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from empiarfs.model import File
-from empiarfs.storage import segments
-from empiarfs.storage.disk import BUSY_SECONDS, is_block_file
+from empiarfs.storage import database, segments
+from empiarfs.storage.database import BINARY, BUSY_SECONDS, is_block_file
+from empiarfs.storage.trouble import is_damage
 
-DATABASE = "cache.db"
+DATABASE = database.NAME
 FILES = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"}
 ROWS_AT_ONCE = 1000
-_BINARY = 2  # diskcache's mode of a row whose value is bytes in a file
 _COLUMNS = "rowid, key, raw, mode, filename, size, store_time"
 _NAME = re.compile(
     r"(?P<prefix>(?P<archive>\S+) (?P<block_bytes>\d{1,10}) (?P<path>[\x00-\xff]*) (?P<size>\d{1,19}) "
@@ -99,15 +99,16 @@ class Table:
 
         Raises:
             FileNotFoundError: its file is gone.
+            OSError: it cannot be read now.
         """
         if row.segment is None or row.file is None:
             return []
         count = len(row.segment.numbers)
         try:
             stored = (self._folder / row.file).read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError:
+        except OSError as error:
+            if not is_damage(error):
+                raise
             return [None] * count
         head = stored[: segments.head_bytes(count)]
         found: list[bytes | None] = []
@@ -160,7 +161,7 @@ def parsed(name: str) -> Segment | None:
 
 
 def _row(number: int, key: object, raw: object, mode: object, written: object, size: object, stored: object) -> Row:
-    name = key if isinstance(key, str) and raw == 1 and mode == _BINARY else ""
+    name = key if isinstance(key, str) and raw == 1 and mode == BINARY else ""
     file = written if is_block_file(written) else None
     counts = [value if isinstance(value, int | float) else 0 for value in (size, stored)]
     return Row(number, name, parsed(name), file, written, int(counts[0]), float(counts[1]))

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
-from empiarfs.storage import disk, listed, table
+from empiarfs.storage import listed, table
 from empiarfs.storage.contents import Contents, Part, Sampled, Verified
+from empiarfs.storage.database import is_block_file
+from empiarfs.storage.disk import floor_of
 from empiarfs.storage.folders import FOLDER, check_holder, secure
 from empiarfs.storage.table import Row, Segment, Table
 
@@ -63,7 +65,7 @@ class Upkeep:
             sum(directories for directories, _ in counts),
             sum(measured for _, measured in counts),
             room.free,
-            disk.floor_of(room.total),
+            floor_of(room.total),
             self.faults(),
             tuple(self.foreign()),
         )
@@ -169,7 +171,7 @@ class Upkeep:
         for folder, _, names in os.walk(self._blocks):
             for name in names:
                 inside = os.path.relpath(Path(folder) / name, self._blocks)
-                if inside not in table.FILES and not disk.is_block_file(inside):
+                if inside not in table.FILES and not is_block_file(inside):
                     yield Path(folder) / name
 
     @contextmanager
@@ -189,7 +191,7 @@ class Upkeep:
         found = {}
         for path in self._blocks.glob("??/??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
-            if disk.is_block_file(inside):
+            if is_block_file(inside):
                 with suppress(OSError):
                     found[inside] = path.lstat().st_mtime
         return found
