@@ -4,17 +4,16 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from empiarfs.model import File
-from empiarfs.storage import database, segments
-from empiarfs.storage.database import BINARY, BUSY_SECONDS, is_block_file
+from empiarfs.storage import segments, sqlite
+from empiarfs.storage.database import BINARY, BUSY_SECONDS, NAME, is_block_file
 from empiarfs.storage.trouble import is_damage
 
-DATABASE = database.NAME
-FILES = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"}
+FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
 ROWS_AT_ONCE = 1000
 _COLUMNS = "rowid, key, raw, mode, filename, size, store_time"
 _NAME = re.compile(
@@ -73,7 +72,7 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._database = sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS)
+        self._database = sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)
 
     def close(self) -> None:
         """Close the database."""
@@ -137,15 +136,12 @@ class Table:
 
 def fault(folder: Path) -> str:
     """Say why the database in `folder` cannot be used; empty where it can, or is not there yet."""
-    if not (folder / DATABASE).exists():
+
+    def objection(database: sqlite3.Connection) -> str:
+        database.execute(f"SELECT {_COLUMNS} FROM Cache LIMIT 1").fetchone()  # noqa: S608 - a constant
         return ""
-    try:
-        with closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS)) as database:
-            database.execute(f"SELECT {_COLUMNS} FROM Cache LIMIT 1").fetchone()  # noqa: S608 - a constant
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    return "" if found == "ok" else str(found)
+
+    return sqlite.fault(folder / NAME, objection, BUSY_SECONDS)
 
 
 def parsed(name: str) -> Segment | None:
