@@ -97,7 +97,11 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
     kept = kept_folder(settings.cache_dir)
     archive_id = name or archive_name(settings.base_url)
     store = _store(settings, archive_id, kept)
-    index = SqliteIndex(kept and index_file(settings.cache_dir, archive_id))
+    try:
+        index = SqliteIndex(kept and index_file(settings.cache_dir, archive_id))
+    except OSError:
+        store.close()
+        raise
     if settings.offline:
         return _offline(settings, only, store, index)
     stopping = threading.Event()

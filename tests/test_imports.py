@@ -16,7 +16,7 @@ HOMES = {
     "requests": {"empiarfs.empiar.line"},
     "urllib3": {"empiarfs.empiar.line"},
     "cachetools": {"empiarfs.engine.cache"},
-    "diskcache": {"empiarfs.storage.disk"},
+    "diskcache": {"empiarfs.storage.database"},
     "mfusepy": {"empiarfs.mount.operations"},
     "fuse": {"empiarfs.mount.operations"},
     "lxml": {"empiarfs.empiar.pages"},

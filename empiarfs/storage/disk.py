@@ -1,155 +1,42 @@
-"""Blocks on disk; the only module that knows diskcache.
+"""Blocks on disk, within their limits.
 
 Blocks that are put together are kept together, in a segment: a file and a row cost more than the bytes. Each block
-is verified whenever it is read: one that was cut, swapped or flipped is a block that is not here. Nothing is ever
-unpickled, whatever the database says (CVE-2025-69872).
+is verified whenever it is read: one that was cut, swapped or flipped is a block that is not here.
 """
 
 import errno
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from io import FileIO
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
-
-import diskcache
-from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
-from empiarfs.storage import segments
+from empiarfs.storage import database, segments
+from empiarfs.storage.database import Database
 from empiarfs.storage.folders import Identity, identity, secure, secure_file
 from empiarfs.storage.forks import inside
-from empiarfs.storage.trouble import CALM_SECONDS, JOURNAL, Trouble, is_wrong, may_be_whole
+from empiarfs.storage.places import Place, Places
+from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_damage, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
-KNOWN_SECONDS = 10.0  # how long the list of a file's blocks is believed
-MOST_KNOWN = 4096  # files whose blocks are listed in memory
-MOST_PLACES = 262_144  # blocks that are listed there; some 30 MB
 TOUCHED_AT_ONCE = 256
-MOST_TRIES = 5  # to make a file
 MOST_USED = 65_536  # blocks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
-BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
-TROUBLES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError)
-
-
-_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")  # as diskcache names them
-
-
-def is_block_file(filename: object) -> TypeGuard[str]:
-    """Tell whether `filename`, below the folder of a store, is called like the file of a segment."""
-    return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
+TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
 
 
 def floor_of(total: int) -> int:
     """Give how many of `total` bytes of a file system are always left free."""
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
-
-
-def _made(path: str) -> FileIO:
-    """Make the file `path`, and what is missing above it; another thread may be tidying empty folders away."""
-    for _ in range(MOST_TRIES):
-        try:
-            return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
-        except FileNotFoundError:
-            with suppress(FileNotFoundError):
-                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
-
-class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
-    """A disk of diskcache that stores bytes under text, and refuses everything else."""
-
-    def put(self, key: str) -> tuple[str, bool]:
-        return key, True
-
-    def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001 - diskcache's signature
-        if not raw or not isinstance(key, str):
-            raise ValueError("a key that this program did not write")
-        return key
-
-    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
-        if read or not isinstance(value, _Segment):
-            raise ValueError("only segments are stored")
-        path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
-        file = _made(path)
-        head = segments.head(key, value.blocks)
-        size = len(head) + sum(map(len, value.blocks))
-        try:
-            with file:
-                if os.writev(file.fileno(), (head, *value.blocks)) != size:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
-        except OSError:
-            os.unlink(path)  # noqa: PTH108 - see above
-            raise
-        return size, MODE_BINARY, value.filename, None
-
-    def fetch(self, *_: Any) -> bytes:
-        raise ValueError("DiskStore reads the files itself, block by block")
-
-    def remove(self, file_path: str) -> None:
-        if is_block_file(file_path):  # else it is a row that someone else wrote, and a file that is not ours
-            super().remove(file_path)
-
-
-class _Segment:
-    """Blocks to be stored together, and the name of their file."""
-
-    def __init__(self, blocks: Sequence[bytes]) -> None:
-        self.blocks = blocks
-        name = os.urandom(16).hex()
-        self.filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
-
-
-class _ByThread:
-    """Values by thread, in place of `threading.local`.
-
-    The threads of libfuse are not Python's: their `threading.local` is gone after each call, and diskcache would
-    open its database anew for every block.
-    """
-
-    def __init__(self) -> None:
-        object.__setattr__(self, "_values", {})
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[threading.get_ident(), name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._values[threading.get_ident(), name] = value
-
-    def __delattr__(self, name: str) -> None:
-        self._values.pop((threading.get_ident(), name), None)
-
-
-class _Place(NamedTuple):
-    """Where a block is: in the segment `name`, which holds `numbers`, in the file `filename`."""
-
-    name: str
-    numbers: range
-    filename: str
-
-
-@dataclass(slots=True)
-class _Listed:
-    """The blocks of one file that were on disk `when` they were listed, by number."""
-
-    when: float
-    places: dict[int, _Place]
 
 
 class DiskStore:
@@ -171,25 +58,23 @@ class DiskStore:
                 errno.EINVAL, "a cache folder may not have a variable like $HOME in its name", os.fspath(folder)
             )
         self._folder = folder
-        self._database_file = folder / DBNAME
+        self._database_file = folder / database.NAME
         self._most = most
         self._prefix = f"{archive} {block_bytes}"
-        self._known: dict[File, _Listed] = {}
-        self._places = 0  # in all of them
+        self._places = Places(self._listed)
         self._used: dict[str, None] = {}  # segments read since the database was last told
         self._looked = float("-inf")
         self._damaged = float("-inf")  # when the last damaged block was found
-        self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._full = False
         self._trouble = Trouble(f"the cache in {folder}")
         self._outdated = self._wrong = False  # the database is to be opened anew; its content is wrong
         self._identity: Identity | None = None
-        self._cache: diskcache.Cache | None = None
+        self._database: Database | None = None
         self.broken = 0
         try:
             with inside:
-                self._cache = self._opened()
+                self._database = self._opened()
         except (PermissionError, NotADirectoryError, FileExistsError):
             raise  # to be chosen otherwise, not to be done without
         except TROUBLES as error:
@@ -198,106 +83,74 @@ class DiskStore:
     def __repr__(self) -> str:
         return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
 
-    def _opened(self) -> diskcache.Cache:
+    def _opened(self) -> Database:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
         secure(self._folder)
         secure_file(self._database_file)
-        if self._cache is not None:
-            self._cache._local = _ByThread()  # noqa: SLF001 - connections that fail may hold locks
+        if self._database is not None:
+            self._database.disconnect()
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
-            return self._taken(self._database())
+            return self._taken(Database(self._folder, self._most))
         except sqlite3.Error as error:
             if may_be_whole(error):
                 raise
             self._trouble.tell(error, "")
         except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
             self._trouble.tell(error, "")
-        for file in self._folder.glob(f"{DBNAME}*"):
+        for file in self._folder.glob(f"{database.NAME}*"):
             file.unlink(missing_ok=True)
         log.info("%s: the cache begins anew", self._folder)
-        return self._taken(self._database())
+        return self._taken(Database(self._folder, self._most))
 
-    def _taken(self, cache: diskcache.Cache) -> diskcache.Cache:
-        cache.close()  # the connection of its constructor, which nobody would close
-        cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
-        with self._lock:
-            self._cache, self._known, self._places = cache, {}, 0
+    def _taken(self, opened: Database) -> Database:
+        self._database = opened
+        self._places.clear()
         self._outdated = self._wrong = False
         self._identity = identity(self._database_file)
-        return cache
+        return opened
 
     def _is_another(self) -> bool:
         """Tell whether the database is no longer the file that was opened: its folder was deleted, say."""
         return identity(self._database_file) != self._identity
 
-    def _database(self) -> diskcache.Cache:
-        self._check()
-        return diskcache.Cache(
-            os.fspath(self._folder),
-            disk=_OnlyBytes,
-            size_limit=self._most,
-            # With its own least-recently-used diskcache locks the whole database for every look, hit or miss;
-            # here looks are free, and what was used is given a newer store time now and then.
-            eviction_policy="least-recently-stored",
-            cull_limit=10,
-            sqlite_journal_mode=JOURNAL,
-            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
-            sqlite_mmap_size=0,
-            sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
-            timeout=BUSY_SECONDS,
-            tag_index=False,
-            statistics=0,
-        )
-
-    def _check(self) -> None:
-        """See that diskcache can open the database: it would wait for a lock for a whole minute.
-
-        Raises:
-            sqlite3.Error: it cannot, or what is in it is not diskcache's.
-        """
-        with closing(sqlite3.connect(self._database_file, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-            database.execute(f"PRAGMA journal_mode = {JOURNAL}")
-            database.execute("BEGIN IMMEDIATE")
-            if database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")
-                return
-        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
-            shutil.rmtree(folder, ignore_errors=True)
-
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
-        cache = self._cache
-        if cache is None or self._trouble.rests("reading"):
+        kept = self._database
+        if kept is None or self._trouble.rests("reading"):
             return None
         for _ in range(2):  # a segment that was stored anew meanwhile lies in another file
             try:
                 with inside:
-                    place = self._place(cache, block)
+                    place = self._places.find(block)
             except TROUBLES as error:
                 self._tell(error, "reading")
                 return None
             if place is None:
                 return None
             try:
-                data = self._read(cache, place, block.number)
-            except FileNotFoundError:  # evicted, or stored anew
-                self._forget(block.file)
+                data = self._read(kept, place, block.number)
+            except FileNotFoundError:  # evicted, stored anew, or deleted by hand: its row may hide a good segment
+                self._drop(kept, place, block.file)
                 continue
-            except OSError:  # of this one file; the others may be whole
+            except OSError as error:
+                if not is_damage(error):
+                    self._tell(error, "reading")
+                    return None
                 data = None
             if data is None:
-                self._drop(cache, place.name, block)
+                self._tell_of_damage(block.file)
+                self._drop(kept, place, block.file)
             elif len(self._used) < MOST_USED:
                 self._used[place.name] = None
             return data
         return None
 
-    def _read(self, cache: diskcache.Cache, place: _Place, number: int) -> bytes | None:
+    def _read(self, kept: Database, place: Place, number: int) -> bytes | None:
         """Give a block; None where it is damaged."""
         index = number - place.numbers.start
-        file = os.open(f"{cache.directory}/{place.filename}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(f"{kept.directory}/{place.filename}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             head = os.pread(file, segments.head_bytes(len(place.numbers)), 0)
             part = segments.part(place.name, len(place.numbers), index, head)
@@ -317,27 +170,20 @@ class DiskStore:
             self._tell(error, "writing")
 
     def _store(self, first: Block, data: Sequence[bytes]) -> None:
-        cache = self._writable()
-        if cache is None:
+        kept = self._writable()
+        if kept is None:
             return
         numbers = range(first.number, first.number + len(data))
         name = segments.name(self._prefix_of(first.file), numbers)
-        segment = _Segment(data)
-        cache.set(name, segment)
-        with self._lock:
-            listed = self._known.get(first.file)
-            if listed is not None:
-                self._places -= len(listed.places)
-                listed.places.update(dict.fromkeys(numbers, _Place(name, numbers, segment.filename)))
-                self._places += len(listed.places)
+        self._places.add(first.file, Place(name, numbers, kept.store(name, data)))
         if len(self._used) >= TOUCHED_AT_ONCE:
-            self._touch(cache)
+            self._touch(kept)
         self._trouble.well()
 
     def volume(self) -> int:
-        """Give the bytes now kept."""
+        """Give the bytes of all blocks now kept."""
         with inside:
-            return int(self._cache.volume()) if self._cache is not None else 0
+            return self._database.block_bytes() if self._database is not None else 0
 
     def kept(self) -> int | None:
         """Give the bytes now kept; None where that cannot be told now, which is no trouble of a reader's."""
@@ -348,47 +194,39 @@ class DiskStore:
 
     def close(self) -> None:
         """Close the database."""
-        cache = self._cache
-        if cache is None:
+        kept = self._database
+        if kept is None:
             return
         try:
             with inside:
-                self._touch(cache)
-                cache.close()
+                self._touch(kept)
+                kept.close()
         except TROUBLES as error:
             self._tell(error, "writing")
-        cache._local = _ByThread()  # noqa: SLF001 - the connections of other threads, which it cannot close
+        kept.disconnect()  # the connections of other threads, which it cannot close
 
-    def _forget(self, file: File) -> None:
-        """Look for the blocks of `file` anew the next time."""
-        with self._lock:
-            listed = self._known.pop(file, None)
-            self._places -= len(listed.places) if listed is not None else 0
-
-    def _drop(self, cache: diskcache.Cache, name: str, block: Block) -> None:
-        """Drop the segment of a damaged block; a disk that fails damages many, and is told of once."""
-        self._forget(block.file)
+    def _tell_of_damage(self, file: File) -> None:
+        """Take in that a block of `file` is damaged; a disk that fails damages many, and is told of once."""
         self.broken += 1
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:
-            log.warning(
-                "a cached block of %s was damaged; it and others like it are fetched again", block.file.path
-            )
+            log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
         self._damaged = now
+
+    def _drop(self, kept: Database, place: Place, file: File) -> None:
+        """Drop a segment that is damaged or gone, and look for the others of `file` anew."""
         try:
             if not self._trouble.rests("writing"):
                 with inside:
-                    cache.delete(name)
+                    kept.drop(place.name, place.filename)
         except TROUBLES as error:
             self._tell(error, "writing")
+        self._places.forget(file)
 
-    def _touch(self, cache: diskcache.Cache) -> None:
-        """Tell the database which blocks were used, in one go."""
+    def _touch(self, kept: Database) -> None:
+        """Tell the database which segments were used."""
         used, self._used = self._used, {}
-        with cache.transact():
-            now = time.time()
-            for name in list(used):  # a reader may still hold it
-                cache._sql("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name))  # noqa: SLF001
+        kept.touch(list(used))  # a reader may still hold it
 
     def _prefix_of(self, file: File) -> str:
         """Give what the names of all blocks of `file` begin with; the number stands behind it."""
@@ -396,60 +234,37 @@ class DiskStore:
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
         return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
 
-    def _place(self, cache: diskcache.Cache, block: Block) -> _Place | None:
-        """Give where `block` was when the blocks of its file were last listed; a look at each costs more.
+    def _listed(self, file: File) -> list[Place]:
+        """Give the segments of `file` that are in the database now."""
+        if self._database is None:
+            return []
+        prefix = self._prefix_of(file)
+        return [Place(name, segments.numbers(prefix, name), lies) for name, lies in self._database.files(prefix)]
 
-        What another process stores meanwhile is found later; what was evicted meanwhile is found missing.
-        """
-        with self._lock:
-            listed = self._known.get(block.file)
-            now = time.monotonic()
-            if listed is not None and (block.number in listed.places or now - listed.when <= KNOWN_SECONDS):
-                return listed.places.get(block.number)
-            if self._trouble.rests("reading"):  # the thread before us has waited for nothing
-                return None
-            prefix = self._prefix_of(block.file)
-            rows = cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
-                "SELECT key, filename FROM Cache WHERE raw = 1 AND mode = ? AND key >= ? AND key < ?",
-                (MODE_BINARY, prefix, prefix[:-1] + "!"),
-            )
-            places: dict[int, _Place] = {}
-            for name, filename in rows:
-                if isinstance(name, str) and is_block_file(filename):  # else a row that someone else wrote
-                    numbers = segments.numbers(prefix, name)
-                    places.update(dict.fromkeys(numbers, _Place(name, numbers, filename)))
-            self._known.pop(block.file, None)
-            self._known[block.file] = _Listed(now, places)
-            self._places = sum(len(known.places) for known in self._known.values())
-            while len(self._known) > 1 and (self._places > MOST_PLACES or len(self._known) > MOST_KNOWN):
-                self._places -= len(self._known.pop(next(iter(self._known))).places)
-            return places.get(block.number)
-
-    def _writable(self) -> diskcache.Cache | None:
+    def _writable(self) -> Database | None:
         """Give the database if a block may be stored now. Now and then, look whether it is there and has room."""
         if self._trouble.rests("writing"):
             return None
         with self._looking:
-            cache = self._cache
+            kept = self._database
             now = time.monotonic()
-            if cache is None or self._outdated or now - self._looked >= LOOK_SECONDS:
+            if kept is None or self._outdated or now - self._looked >= LOOK_SECONDS:
                 self._looked = now
-                if cache is None or self._outdated or self._is_another():
-                    cache = self._opened()
-                self._full = not self._has_room(cache)
-            return None if self._full else cache
+                if kept is None or self._outdated or self._is_another():
+                    kept = self._opened()
+                self._full = not self._has_room(kept)
+            return None if self._full else kept
 
-    def _has_room(self, cache: diskcache.Cache) -> bool:
+    def _has_room(self, kept: Database) -> bool:
         """Tell whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = floor_of(disk.total)
-        limit = min(self._most, max(0, int(cache.volume()) + disk.free - floor))
-        cache.reset("size_limit", limit, update=False)
+        kept.limit(min(self._most, max(0, kept.volume() + disk.free - floor)))
         if disk.free >= floor:
             return True
         if not self._full:
             log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
-        cache.cull()
+        kept.shrink()
         return False
 
     def _tell(self, error: Exception, use: str) -> None:
@@ -457,7 +272,7 @@ class DiskStore:
         row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
         self._trouble.tell(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or isinstance(error, sqlite3.Error | diskcache.Timeout)
+        self._outdated = self._outdated or isinstance(error, database.FAILURES)
         with suppress(*TROUBLES), inside:
-            if self._cache is not None:
-                self._cache.close()  # the connection of this thread, which may hold a lock
+            if self._database is not None:
+                self._database.close()  # the connection of this thread, which may hold a lock

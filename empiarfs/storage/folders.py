@@ -57,6 +57,11 @@ def kept_folder(cache: Path) -> Path | None:
     return folder
 
 
+def nearest(folder: Path) -> Path:
+    """Give `folder`, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
 def check_holder(folder: Path) -> None:
     """See that nobody but root could put a folder of his in the place of one of ours in `folder`.
 

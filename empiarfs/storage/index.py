@@ -12,6 +12,7 @@ from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_o
 from empiarfs.ports import Known
 from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
 from empiarfs.storage.forks import inside
+from empiarfs.storage.sqlite import beside
 from empiarfs.storage.trouble import JOURNAL, Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
+ABSENT_AT_ONCE = 1000  # taken in until they are counted again, which reads them all
 LOOK_SECONDS = 1.0  # how old a look at the file may be
 BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
 
@@ -122,6 +124,7 @@ class SqliteIndex:
         self._trouble = Trouble(f"the index {file}")
         self._looked = time.monotonic()
         self._identity: Identity | None = None
+        self._absences = 0  # taken in by this process
         self._wrong = False  # the content of the file is
         self._outdated = False  # the file is to be opened anew
         self._database: sqlite3.Connection | None = None
@@ -214,11 +217,12 @@ class SqliteIndex:
             where = (_key(parent_of(path)), _key(name_of(path)))
             database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
             database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (_key(path), asked))
-            if database.execute("SELECT count(*) FROM absent").fetchone()[0] > MOST_ABSENT:
+            if self._absences % ABSENT_AT_ONCE == 0 and _absences(database) > MOST_ABSENT:
                 database.execute(
                     "DELETE FROM absent WHERE path IN (SELECT path FROM absent ORDER BY asked LIMIT ?)",
                     (MOST_ABSENT // 2,),
                 )
+            self._absences += 1
 
     def absent_since(self, path: str) -> float | None:
         """See `Index.absent_since`."""
@@ -328,6 +332,11 @@ def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
     return {name_of(entry.path): entry for entry in entries}
 
 
+def _absences(database: sqlite3.Connection) -> int:
+    (count,) = database.execute("SELECT count(*) FROM absent").fetchone()
+    return int(count)
+
+
 def _found(entry: File | Directory) -> tuple[object, ...]:
     directory, name = _key(parent_of(entry.path)), _key(name_of(entry.path))
     match entry:
@@ -349,8 +358,8 @@ def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]
 
 
 def _set_aside(file: Path) -> None:
-    for suffix in ("-journal", "-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    for path in beside(file):
+        path.unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
 
 

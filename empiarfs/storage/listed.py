@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from empiarfs.storage import sqlite
 from empiarfs.storage.index import BUSY_SECONDS, VERSION, below
 
 _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
@@ -12,18 +13,15 @@ _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
 
 def fault(file: Path) -> str:
     """Say why the index in `file` cannot be used; empty where it can, or is not there yet."""
-    if not file.exists():
+
+    def objection(database: sqlite3.Connection) -> str:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            return f"version {version} of the tables, and this program writes {VERSION}"
+        database.execute("SELECT count(*) FROM directories").fetchone()
         return ""
-    try:
-        with _opened(file) as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version != VERSION:
-                return f"version {version} of the tables, and this program writes {VERSION}"
-            database.execute("SELECT count(*) FROM directories").fetchone()
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    return "" if found == "ok" else str(found)
+
+    return sqlite.fault(file, objection, BUSY_SECONDS)
 
 
 def counted(file: Path) -> tuple[int, int]:

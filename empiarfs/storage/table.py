@@ -1,21 +1,20 @@
-"""The rows of a store of blocks, for who looks after them; beside `disk` alone this knows how they are kept."""
+"""The rows of a store of blocks, for who looks after them; beside `database` alone this knows how they are kept."""
 
 import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from empiarfs.model import File
-from empiarfs.storage import segments
-from empiarfs.storage.disk import BUSY_SECONDS, is_block_file
+from empiarfs.storage import segments, sqlite
+from empiarfs.storage.database import BINARY, BUSY_SECONDS, NAME, is_block_file
+from empiarfs.storage.trouble import is_damage
 
-DATABASE = "cache.db"
-FILES = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"}
+FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
 ROWS_AT_ONCE = 1000
-_BINARY = 2  # diskcache's mode of a row whose value is bytes in a file
 _COLUMNS = "rowid, key, raw, mode, filename, size, store_time"
 _NAME = re.compile(
     r"(?P<prefix>(?P<archive>\S+) (?P<block_bytes>\d{1,10}) (?P<path>[\x00-\xff]*) (?P<size>\d{1,19}) "
@@ -73,7 +72,7 @@ class Table:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._database = sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS)
+        self._database = sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)
 
     def close(self) -> None:
         """Close the database."""
@@ -99,15 +98,16 @@ class Table:
 
         Raises:
             FileNotFoundError: its file is gone.
+            OSError: it cannot be read now.
         """
         if row.segment is None or row.file is None:
             return []
         count = len(row.segment.numbers)
         try:
             stored = (self._folder / row.file).read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError:
+        except OSError as error:
+            if not is_damage(error):
+                raise
             return [None] * count
         head = stored[: segments.head_bytes(count)]
         found: list[bytes | None] = []
@@ -136,15 +136,12 @@ class Table:
 
 def fault(folder: Path) -> str:
     """Say why the database in `folder` cannot be used; empty where it can, or is not there yet."""
-    if not (folder / DATABASE).exists():
+
+    def objection(database: sqlite3.Connection) -> str:
+        database.execute(f"SELECT {_COLUMNS} FROM Cache LIMIT 1").fetchone()  # noqa: S608 - a constant
         return ""
-    try:
-        with closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_SECONDS)) as database:
-            database.execute(f"SELECT {_COLUMNS} FROM Cache LIMIT 1").fetchone()  # noqa: S608 - a constant
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    return "" if found == "ok" else str(found)
+
+    return sqlite.fault(folder / NAME, objection, BUSY_SECONDS)
 
 
 def parsed(name: str) -> Segment | None:
@@ -160,7 +157,7 @@ def parsed(name: str) -> Segment | None:
 
 
 def _row(number: int, key: object, raw: object, mode: object, written: object, size: object, stored: object) -> Row:
-    name = key if isinstance(key, str) and raw == 1 and mode == _BINARY else ""
+    name = key if isinstance(key, str) and raw == 1 and mode == BINARY else ""
     file = written if is_block_file(written) else None
     counts = [value if isinstance(value, int | float) else 0 for value in (size, stored)]
     return Row(number, name, parsed(name), file, written, int(counts[0]), float(counts[1]))

@@ -1,5 +1,6 @@
 """Trouble with what is kept on disk: told once, left alone for a while, and looked at again."""
 
+import errno
 import logging
 import sqlite3
 import time
@@ -55,6 +56,11 @@ class Trouble:
             self._told, self._rest = False, FIRST_REST
             self._until.clear()
             log.info("%s is in use again", self._what)
+
+
+def is_damage(error: OSError) -> bool:
+    """Tell whether `error`, met while a file was read, is the file's own; others may be read no better now."""
+    return error.errno in {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR}
 
 
 def may_be_whole(error: sqlite3.Error) -> bool:

@@ -9,19 +9,20 @@ import shutil
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
-from empiarfs.storage import disk, listed, table
+from empiarfs.storage import listed, sqlite, table
 from empiarfs.storage.contents import Contents, Part, Sampled, Verified
-from empiarfs.storage.folders import FOLDER, check_holder, secure
+from empiarfs.storage.database import NAME, is_block_file
+from empiarfs.storage.disk import floor_of
+from empiarfs.storage.folders import FOLDER, check_holder, nearest, secure
 from empiarfs.storage.table import Row, Segment, Table
 
 YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a block that is being stored now
 TOGETHER = 500  # rows removed in one go; a mount that stores waits for no longer than that takes
-_LISTINGS = "tree-"
-_OURS = (_LISTINGS, "ftp-silent-")  # what the names of our files begin with
+_LISTINGS, _SILENT = "tree-", "ftp-silent-"  # what the names of our files begin with
 
 
 class Upkeep:
@@ -41,10 +42,11 @@ class Upkeep:
 
     def contents(self) -> Contents:
         """Give what is there; nothing is changed."""
+        faults = self._faults()
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
         oldest = newest = None
-        with self._store() as store:
+        with self._store(faults) as store:
             for row in store.rows() if store is not None else ():
                 segment = row.segment
                 key = (segment.archive, _entry(segment)) if segment else ("", "")
@@ -53,8 +55,8 @@ class Upkeep:
                 files[key].add(segment and segment.file)
                 oldest = row.stored if oldest is None else min(oldest, row.stored)
                 newest = row.stored if newest is None else max(newest, row.stored)
-        counts = [listed.counted(file) for file in self._indexes() if not listed.fault(file)]
-        room = shutil.disk_usage(_there(self._cache))
+        counts = [listed.counted(file) for file in self._indexes() if file not in faults]
+        room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(Part(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
             oldest,
@@ -63,8 +65,8 @@ class Upkeep:
             sum(directories for directories, _ in counts),
             sum(measured for _, measured in counts),
             room.free,
-            disk.floor_of(room.total),
-            self.faults(),
+            floor_of(room.total),
+            _told(faults),
             tuple(self.foreign()),
         )
 
@@ -73,9 +75,13 @@ class Upkeep:
 
         Args:
             shown: takes how many bytes there are to read, and gives what is told how many more were read.
+
+        Raises:
+            OSError: a file cannot be read now, which is no damage.
         """
-        found = Verified(faults=self.faults(), foreign=tuple(self.foreign()))
-        with self._store() as store:
+        faults = self._faults()
+        found = Verified(faults=_told(faults), foreign=tuple(self.foreign()))
+        with self._store(faults) as store:
             if store is None:
                 return found
             files = self._files()  # before the rows: what is stored later is known to them
@@ -101,7 +107,7 @@ class Upkeep:
     def sample(self, archive: str, count: int) -> list[Sampled]:
         """Give `count` whole blocks of `archive` at random; all of them where there are fewer."""
         chosen: list[tuple[Row, int]] = []
-        with self._store() as store:
+        with self._store(self._fault_of_blocks()) as store:
             if store is None:
                 return []
             seen = 0
@@ -123,7 +129,7 @@ class Upkeep:
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Remove blocks."""
-        with self._store() as store:
+        with self._store(self._fault_of_blocks()) as store:
             if store is not None:
                 _removed(store, rows)
 
@@ -134,9 +140,10 @@ class Upkeep:
             OSError: a listing is in use for too long.
         """
         count = 0
-        if not entries and table.fault(self._blocks):
+        faults = self._faults()
+        if not entries and self._blocks in faults:
             count += self._thrown_away()
-        with self._store() as store:
+        with self._store(faults) as store:
             if store is not None:
                 rows = [row for row in store.rows() if not entries or _is_in(row, entries)]
                 _removed(store, rows)
@@ -144,19 +151,18 @@ class Upkeep:
                 if not entries:
                     self._dropped(self._files())
         for file in self._indexes():
-            if not listed.fault(file):
+            if file not in faults:
                 _forget(file, entries)
             elif not entries:
                 _remove_database(file)
         if not entries:
-            for file in [*self._kept.glob(f"{_LISTINGS}*.broken"), *self._kept.glob(f"{_OURS[1]}*")]:
+            for file in [*self._kept.glob(f"{_LISTINGS}*.broken"), *self._kept.glob(f"{_SILENT}*")]:
                 file.unlink(missing_ok=True)
         return count
 
     def faults(self) -> tuple[str, ...]:
         """Say what cannot be used, and why; a mount would begin it anew."""
-        found = {self._blocks: table.fault(self._blocks)} | {file: listed.fault(file) for file in self._indexes()}
-        return tuple(f"{path}: {reason}" for path, reason in found.items() if reason)
+        return _told(self._faults())
 
     def foreign(self) -> Iterator[Path]:
         """Give what lies in the folder and is not ours: nothing here touches it."""
@@ -164,18 +170,27 @@ class Upkeep:
             if path.name not in {FOLDER, "sample"}:
                 yield path
         for path in _children(self._kept):
-            if path != self._blocks and not path.name.startswith(_OURS):
+            if path != self._blocks and not path.name.startswith((_LISTINGS, _SILENT)):
                 yield path
         for folder, _, names in os.walk(self._blocks):
             for name in names:
                 inside = os.path.relpath(Path(folder) / name, self._blocks)
-                if inside not in table.FILES and not disk.is_block_file(inside):
+                if inside not in table.FILES and not is_block_file(inside):
                     yield Path(folder) / name
 
+    def _faults(self) -> dict[Path, str]:
+        """Look through each database, which takes a while; give those that cannot be used, and why."""
+        found = {file: listed.fault(file) for file in self._indexes()}
+        return self._fault_of_blocks() | {path: reason for path, reason in found.items() if reason}
+
+    def _fault_of_blocks(self) -> dict[Path, str]:
+        reason = table.fault(self._blocks)
+        return {self._blocks: reason} if reason else {}
+
     @contextmanager
-    def _store(self) -> Iterator[Table | None]:
+    def _store(self, faults: Container[Path]) -> Iterator[Table | None]:
         """Lend the blocks, as they are; None where there are none, or their database cannot be used."""
-        if not (self._blocks / table.DATABASE).exists() or table.fault(self._blocks):
+        if not (self._blocks / NAME).exists() or self._blocks in faults:
             yield None
             return
         with closing(Table(self._blocks)) as store:
@@ -189,7 +204,7 @@ class Upkeep:
         found = {}
         for path in self._blocks.glob("??/??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
-            if disk.is_block_file(inside):
+            if is_block_file(inside):
                 with suppress(OSError):
                     found[inside] = path.lstat().st_mtime
         return found
@@ -214,6 +229,10 @@ class Upkeep:
         return count
 
 
+def _told(faults: Mapping[Path, str]) -> tuple[str, ...]:
+    return tuple(f"{path}: {reason}" for path, reason in faults.items())
+
+
 def _entry(segment: Segment) -> str:
     return segment.file.path.partition("/")[0]
 
@@ -234,14 +253,9 @@ def _forget(file: Path, entries: Sequence[str]) -> None:
 
 
 def _remove_database(file: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    for path in (file, *sqlite.beside(file)):
+        path.unlink(missing_ok=True)
 
 
 def _children(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _there(folder: Path) -> Path:
-    """Give `folder`, or the nearest above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())

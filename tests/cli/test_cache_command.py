@@ -1,5 +1,6 @@
 """`empiarfs cache`: what is kept, whether it is whole, and how to be rid of it."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
@@ -166,6 +167,67 @@ def test_verify_removes_a_damaged_block(server: ScriptedServer, harm: Callable[[
     assert kept() == {"10028": 5, "10029": 1}
     assert run("cache", "verify").exit_code == 0
     assert run("cat", "10028/data/large.mrc").stdout_bytes == LARGE
+
+
+def test_verify_removes_nothing_that_cannot_be_read_now(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files are no damage: it says why it goes no further."""
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.suffix == ".val":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), os.fspath(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        result = run("cache", "verify")
+    assert (result.exit_code, "Too many open files" in result.stderr) == (1, True)
+    assert kept() == {"10028": 6, "10029": 1}
+    assert run("cache", "verify").exit_code == 0
+
+
+class Watched(sqlite3.Connection):
+    """A connection that tells which databases were looked through."""
+
+    looked: ClassVar[list[str]] = []
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Do it."""
+        if "quick_check" in sql:
+            (name,) = [path for _, name, path in super().execute("PRAGMA database_list") if name == "main"]
+            self.looked.append(Path(name).name)
+        return super().execute(sql, *values)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_no_database_is_looked_through_twice(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A look reads all of it."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": Watched, **k}))
+    monkeypatch.setattr(Watched, "looked", [])
+    assert run("cache", command).exit_code == 0
+    (tree,) = (cache() / "v1").glob("tree-*.sqlite")
+    assert sorted(Watched.looked) == ["cache.db", tree.name]
+
+
+def test_clear_leaves_nothing_beside_a_database_that_cannot_be_used(server: ScriptedServer) -> None:
+    """A journal that stays would be played back into the next one."""
+    (tree,) = (cache() / "v1").glob("tree-*.sqlite")
+    tree.write_bytes(b"rubbish" * 1000)
+    for suffix in ("-journal", "-wal", "-shm"):
+        tree.with_name(tree.name + suffix).write_bytes(b"")
+    assert run("cache", "clear").exit_code == 0
+    assert not list((cache() / "v1").glob("tree-*"))
+
+
+def test_the_bytes_of_info_are_those_of_the_status(server: ScriptedServer) -> None:
+    """One number, wherever it is told."""
+    with closing(store()) as kept:
+        assert kept.kept() == info()["bytes"]
 
 
 def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: ScriptedServer) -> None:

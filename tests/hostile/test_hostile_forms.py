@@ -213,8 +213,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _sql(store: DiskStore, statement: str, *values: object) -> None:
-    assert store._cache is not None
-    store._cache._sql(statement, values)
+    assert store._database is not None
+    store._database._cache._sql(statement, values)
 
 
 @_quick

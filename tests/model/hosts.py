@@ -222,9 +222,9 @@ class _Held:
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
         store: Any = self._archive._reader._cache._store
-        store._cache.reset("size_limit", most, update=False)
-        store._cache.cull()
-        store._cache.reset("size_limit", store._most, update=False)
+        store._database.limit(most)
+        store._database.shrink()
+        store._database.limit(store._most)
 
     def settle(self) -> None:
         """Wait until nobody does anything behind the reader's back."""

@@ -1,5 +1,6 @@
 """Blocks on disk: given back whole or not at all, within their limits, whatever happened to the folder."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -15,12 +16,13 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import diskcache
 import pytest
 from fakes import at_once, noise
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB, MIB
-from empiarfs.storage import disk
+from empiarfs.storage import database, disk, places, trouble
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.folders import secure
 
@@ -64,6 +66,12 @@ def tampered(folder: Path, change: str, *arguments: object) -> None:
         database.execute(change, arguments)
 
 
+def names(folder: Path) -> set[str]:
+    """Give the blocks that the database tells of, segment by segment."""
+    with closing(sqlite3.connect(folder / "cache.db")) as database:
+        return {key.rpartition(" ")[2] for (key,) in database.execute("SELECT key FROM Cache")}
+
+
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Give the warnings logged, and forget them."""
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -101,7 +109,7 @@ def test_blocks_survive_a_restart(folder: Path) -> None:
 
 def test_blocks_are_shared_by_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process puts is got here, once the list of blocks is looked at anew, and the other way round."""
-    monkeypatch.setattr(disk, "KNOWN_SECONDS", -1.0)
+    monkeypatch.setattr(places, "KNOWN_SECONDS", -1.0)
     with closing(opened(folder)) as store:
         store.put(block(0), b"from here")
         program = (
@@ -276,6 +284,79 @@ def test_two_blocks_whose_files_were_swapped_are_not_there(
     other.write_bytes(kept)
     assert [store.get(block(number)) for number in range(2)] == [None, None]
     assert len(warned(caplog)) == 1
+
+
+def test_a_segment_that_is_gone_hides_no_other(folder: Path) -> None:
+    """Where two hold a block and the file of one was deleted, the block comes from the other, in each new store."""
+    with closing(opened(folder)) as store:
+        store.put(block(9), b"9", b"gone")
+        (gone,) = values(folder)
+        store.put(block(10), b"10")
+    gone.unlink()
+    for _ in range(2):
+        with closing(opened(folder)) as store:
+            assert store.get(block(9)) is None
+            assert store.get(block(10)) == b"10"
+    assert names(folder) == {"10+1"}
+
+
+def test_a_damaged_segment_that_was_stored_anew_meanwhile_stays(store: DiskStore, folder: Path) -> None:
+    """What another process has put in its place is whole."""
+    store.put(block(0), noise(BLOCK_BYTES))
+    flipped(values(folder)[0])
+    read = os.pread
+    with pytest.MonkeyPatch.context() as patch:
+
+        def raced(number: int, size: int, start: int) -> bytes:
+            patch.undo()
+            with closing(opened(folder)) as other:
+                other.put(block(0), noise(BLOCK_BYTES))
+            return read(number, size, start)
+
+        patch.setattr(os, "pread", raced)
+        assert store.get(block(0)) is None
+    assert store.get(block(0)) == noise(BLOCK_BYTES)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ESTALE])
+def test_a_block_that_cannot_be_read_now_is_not_dropped(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too many open files, too little memory, a home that is away: it is not there now, and is again later."""
+    monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with closing(opened(folder)) as store:
+        store.put(block(0), b"good")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            assert store.get(block(0)) is None
+        assert store.get(block(0)) == b"good"
+    assert (len(values(folder)), store.broken, len(warned(caplog))) == (1, 0, 1)
+
+
+def test_a_block_whose_place_is_known_costs_no_look_at_the_database(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file is opened, and nothing else asked."""
+    store.put(block(0), b"0", b"1")
+    assert store.get(block(0)) == b"0"
+
+    def refuse(*_: object) -> object:
+        raise AssertionError("the database was asked")
+
+    monkeypatch.setattr(diskcache.Cache, "_sql", property(refuse))
+    assert [store.get(block(number)) for number in (0, 1)] == [b"0", b"1"]
+
+
+def test_the_bytes_of_a_store_are_those_of_its_files(store: DiskStore, folder: Path) -> None:
+    """As everywhere else they are told: the database is not counted, and what was stored anew is counted once."""
+    assert store.volume() == 0
+    for number in (0, 1, 0):
+        store.put(block(number), noise(BLOCK_BYTES, number))
+    assert store.volume() == store.kept() == sum(file.stat().st_size for file in values(folder))
 
 
 class Evil:
@@ -590,7 +671,7 @@ def test_a_database_that_cannot_be_used_now_is_not_thrown_away(
     """Only rubbish is begun anew: a lock, or a lack of rights, is no reason to lose what is kept."""
     with closing(opened(folder)) as store:
         store.put(block(0), b"good")
-    monkeypatch.setattr(disk, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
     with closing(sqlite3.connect(folder / "cache.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         store = opened(folder)

@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 
 from empiarfs import wire
-from empiarfs.settings import Settings
-from empiarfs.storage.folders import NotSafe, check_holder, kept_folder, runtime_folder, secure, secure_file
-from empiarfs.storage.index import SqliteIndex
+from empiarfs.settings import Settings, archive_name
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.folders import (
+    NotSafe,
+    check_holder,
+    kept_folder,
+    nearest,
+    runtime_folder,
+    secure,
+    secure_file,
+)
+from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.slots import Slots
 
 THEIRS = 65534  # nobody
@@ -155,6 +164,33 @@ def test_an_archive_does_not_open_on_a_cache_that_is_not_safe(tmp_path: Path, in
         wire.archive(Settings(base_url="http://127.0.0.1:9/x", cache_dir=tmp_path / "cache"))
 
 
+def test_an_archive_that_does_not_open_keeps_no_store_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that is not safe is found when the blocks are open already."""
+    closed = []
+
+    class Watched(DiskStore):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(wire, "DiskStore", Watched)
+    settings = Settings(base_url="http://127.0.0.1:9/x", cache_dir=tmp_path / "cache")
+    secure(tmp_path / "cache" / "v1")
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "elsewhere").chmod(0o666)
+    index_file(settings.cache_dir, archive_name(settings.base_url)).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotSafe):
+        wire.archive(settings)
+    assert len(closed) == 1
+
+
+def test_the_nearest_folder_is_the_folder_or_one_above_it(tmp_path: Path) -> None:
+    """Whichever is there; a file is none."""
+    (tmp_path / "file").touch()
+    assert nearest(tmp_path) == tmp_path
+    assert nearest(tmp_path / "file" / "x") == nearest(tmp_path / "a" / "b") == tmp_path
+
+
 def test_slots_that_others_may_touch_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One line says so; connections are made all the same."""
     Slots(folder(tmp_path / "run", 0o777), "h", 2).take(0.1)()
@@ -179,7 +215,8 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from empiarfs import wire
 from empiarfs.errors import Offline
-from empiarfs.settings import Settings
+from empiarfs.settings import Settings, archive_name
+from empiarfs.storage.disk import DiskStore
 os.setgid(65534); os.setuid(65534)
 logging.basicConfig(format="WARNED %(message)s")
 archive = wire.archive(Settings(cache_dir=Path({cache!r}), offline=True))

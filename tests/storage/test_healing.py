@@ -19,6 +19,7 @@ from fakes import noise, stub
 
 from empiarfs.model import Block, File, Stub
 from empiarfs.settings import MIB
+from empiarfs.storage import database as of_blocks
 from empiarfs.storage import disk, index, trouble
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
@@ -34,7 +35,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
     for module in (disk, index):
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
-    for module in (disk, index):
+    for module in (of_blocks, index):
         monkeypatch.setattr(module, "BUSY_SECONDS", 0.02)
 
 
@@ -405,7 +406,7 @@ def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -
         other.put(Block(FILE, 2), noise(500, 2))
         assert orphans(folder) == set()
         assert other.get(Block(FILE, 1)) == noise(500, 1)
-        one._known.clear()
+        one._places.clear()
         assert one.get(Block(FILE, 2)) == noise(500, 2)
 
 

@@ -234,7 +234,8 @@ def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
 
 def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that asks for a million names that are not there leaves a bounded number; the newest stay."""
-    monkeypatch.setattr(index, "MOST_ABSENT", 100)
+    monkeypatch.setattr(index, "MOST_ABSENT", 90)
+    monkeypatch.setattr(index, "ABSENT_AT_ONCE", 10)
     for number in range(250):
         known.remove(f"1/{number}", float(number))
     with closing(sqlite3.connect(database_of(known).execute("PRAGMA database_list").fetchone()[2])) as database:
@@ -242,6 +243,15 @@ def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyP
     assert count <= 100
     assert known.absent_since("1/249") == 249.0
     assert known.absent_since("1/0") is None
+
+
+def test_absences_are_not_counted_for_each(known: SqliteIndex) -> None:
+    """Counting them reads them all, and who asked for a name that is not there waits."""
+    asked: list[str] = []
+    database_of(known).set_trace_callback(asked.append)
+    for number in range(50):
+        known.remove(f"1/{number}", float(number))
+    assert len([one for one in asked if "count" in one]) == 1
 
 
 def test_the_file_is_closed_with_the_index(file: Path) -> None:

@@ -1,0 +1,223 @@
+"""The database of a store of blocks, and the files it tells of; the only module that knows diskcache.
+
+Nothing is ever unpickled, whatever the database says (CVE-2025-69872).
+"""
+
+import errno
+import os
+import re
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import diskcache
+from diskcache.core import DBNAME, MODE_BINARY
+
+from empiarfs.storage import segments
+from empiarfs.storage.trouble import JOURNAL
+
+NAME: str = DBNAME  # of the database, in the folder of the store
+BINARY: int = MODE_BINARY  # the mode of a row whose value is bytes in a file
+BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
+MOST_TRIES = 5  # to make a file
+FAILURES = (sqlite3.Error, diskcache.Timeout)  # of the database itself
+
+_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
+
+
+def is_block_file(filename: object) -> TypeGuard[str]:
+    """Tell whether `filename`, below the folder of a store, is called like the file of a segment."""
+    return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
+
+
+class Database:
+    """The rows of the segments in `folder`, one a segment, and their files.
+
+    Args:
+        folder: is there, and safe.
+        most: the most bytes to keep.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or what is in it is not diskcache's.
+        ValueError, TypeError: there are settings in it that diskcache cannot take.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        _check(folder)
+        self._cache = diskcache.Cache(
+            os.fspath(folder),
+            disk=_OnlyBytes,
+            size_limit=most,
+            # With its own least-recently-used diskcache locks the whole database for every look, hit or miss;
+            # here looks are free, and what was used is given a newer store time now and then.
+            eviction_policy="least-recently-stored",
+            cull_limit=10,
+            sqlite_journal_mode=JOURNAL,
+            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
+            sqlite_mmap_size=0,
+            sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
+            timeout=BUSY_SECONDS,
+            tag_index=False,
+            statistics=0,
+        )
+        self.directory: str = self._cache.directory
+        self._cache.close()  # the connection of its constructor, which nobody would close
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Let go of the connections of all threads: those that failed may hold locks."""
+        self._cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
+
+    def close(self) -> None:
+        """Close the connection of this thread."""
+        self._cache.close()
+
+    def files(self, prefix: str) -> list[tuple[str, str]]:
+        """Give the names that begin with `prefix`, which ends with a space, and where each segment lies."""
+        rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
+            "SELECT key, filename FROM Cache WHERE raw = 1 AND mode = ? AND key >= ? AND key < ?",
+            (BINARY, prefix, prefix[:-1] + "!"),
+        )
+        # else a row that someone else wrote
+        return [(name, file) for name, file in rows if isinstance(name, str) and is_block_file(file)]
+
+    def store(self, name: str, blocks: Sequence[bytes]) -> str:
+        """Store the segment `name`; give where it lies now."""
+        segment = _Segment(blocks)
+        self._cache.set(name, segment)
+        return segment.filename
+
+    def drop(self, name: str, filename: str) -> None:
+        """Drop the segment `name` if it still lies in `filename`: what was stored anew meanwhile is good."""
+        row = (name, filename)
+        sql = self._cache._sql  # noqa: SLF001 - diskcache deletes by name alone
+        if sql("SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", row).fetchone() is None:
+            return  # without a lock
+        if sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", row).rowcount:
+            self._cache.disk.remove(filename)
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Take in that segments were used now, in one go."""
+        with self._cache.transact():
+            now = time.time()
+            for name in names:
+                self._cache._sql(  # noqa: SLF001 - diskcache's own touch costs a transaction each
+                    "UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name)
+                )
+
+    def block_bytes(self) -> int:
+        """Give the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
+        (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001
+        return int(size)
+
+    def volume(self) -> int:
+        """Give the bytes of all segments and of the database, which the limit is for."""
+        return int(self._cache.volume())
+
+    def limit(self, most: int) -> None:
+        """Keep at most `most` bytes from now on."""
+        self._cache.reset("size_limit", most, update=False)
+
+    def shrink(self) -> None:
+        """Evict what is more than the limit, the segments used last at last."""
+        self._cache.cull()
+
+
+def _check(folder: Path) -> None:
+    """See that diskcache can open the database: it would wait for a lock for a whole minute.
+
+    Raises:
+        sqlite3.Error: it cannot, or what is in it is not diskcache's.
+    """
+    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute("BEGIN IMMEDIATE")
+        if database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")
+            return
+        for below in folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
+            shutil.rmtree(below, ignore_errors=True)
+
+
+def _made(path: str) -> FileIO:
+    """Make the file `path`, and what is missing above it; another thread may be tidying empty folders away."""
+    for _ in range(MOST_TRIES):
+        try:
+            return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
+        except FileNotFoundError:
+            with suppress(FileNotFoundError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
+    """A disk of diskcache that stores bytes under text, and refuses everything else."""
+
+    def put(self, key: str) -> tuple[str, bool]:
+        return key, True
+
+    def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001 - diskcache's signature
+        if not raw or not isinstance(key, str):
+            raise ValueError("a key that this program did not write")
+        return key
+
+    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
+        if read or not isinstance(value, _Segment):
+            raise ValueError("only segments are stored")
+        path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
+        file = _made(path)
+        head = segments.head(key, value.blocks)
+        size = len(head) + sum(map(len, value.blocks))
+        try:
+            with file:
+                if os.writev(file.fileno(), (head, *value.blocks)) != size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
+        except OSError:
+            os.unlink(path)  # noqa: PTH108 - see above
+            raise
+        return size, BINARY, value.filename, None
+
+    def fetch(self, *_: Any) -> bytes:
+        raise ValueError("DiskStore reads the files itself, block by block")
+
+    def remove(self, file_path: str) -> None:
+        if is_block_file(file_path):  # else it is a row that someone else wrote, and a file that is not ours
+            super().remove(file_path)
+
+
+class _Segment:
+    """Blocks to be stored together, and the name of their file."""
+
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        self.blocks = blocks
+        name = os.urandom(16).hex()
+        self.filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
+
+
+class _ByThread:
+    """Values by thread, in place of `threading.local`.
+
+    The threads of libfuse are not Python's: their `threading.local` is gone after each call, and diskcache would
+    open its database anew for every block.
+    """
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_values", {})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[threading.get_ident(), name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._values[threading.get_ident(), name] = value
+
+    def __delattr__(self, name: str) -> None:
+        self._values.pop((threading.get_ident(), name), None)
