@@ -152,7 +152,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
             of_the_cache(),
             requests=client.requests,
             retries=patience.retries,
-            second_askings=hedged.seconds + reader.asked_beside,
+            second_askings=hedged.second_askings + reader.asked_beside,
             stalls=client.stalls,
             connections_busy=gate.busy,
             connections_open=lines.open,

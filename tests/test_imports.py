@@ -17,8 +17,8 @@ HOMES = {
     "urllib3": {"empiarfs.empiar.line"},
     "cachetools": {"empiarfs.engine.cache"},
     "diskcache": {"empiarfs.storage.database"},
-    "mfusepy": {"empiarfs.mount.operations"},
-    "fuse": {"empiarfs.mount.operations"},
+    "mfusepy": {"empiarfs.mount.binding"},
+    "fuse": {"empiarfs.mount.binding"},
     "lxml": {"empiarfs.empiar.pages"},
     "ftplib": {"empiarfs.empiar.ftp"},
 }

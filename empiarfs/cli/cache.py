@@ -2,16 +2,15 @@
 
 import json
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from empiarfs.cli import options, progress
-from empiarfs.cli.text import printable
+from empiarfs.cli.text import local_time, printable, size
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
-from empiarfs.settings import GIB, KIB, MIB, Settings, archive_name
+from empiarfs.settings import Settings, archive_name
 
 if TYPE_CHECKING:
     from empiarfs.storage.contents import Contents, Sampled
@@ -44,18 +43,18 @@ def info(*, as_json: bool, **flags: Any) -> None:
         return
     click.echo(f"folder:    {chosen.cache_dir}")
     click.echo(
-        f"kept:      {_size(found.bytes)} of at most {_size(chosen.cache_size)}: "
+        f"kept:      {size(found.bytes)} of at most {size(chosen.cache_size)}: "
         f"{found.blocks} blocks of {found.files} files"
     )
     if found.oldest is not None and found.newest is not None:
-        click.echo(f"used:      {_time(found.oldest)} to {_time(found.newest)}")
+        click.echo(f"used:      {local_time(found.oldest)} to {local_time(found.newest)}")
     click.echo(
-        f"listings:  {_size(found.index_bytes)}: {found.directories} directories, "
+        f"listings:  {size(found.index_bytes)}: {found.directories} directories, "
         f"the exact sizes of {found.measured} files"
     )
-    click.echo(f"room:      {_size(found.free)} free, of which {_size(found.floor)} are always left")
+    click.echo(f"room:      {size(found.free)} free, of which {size(found.floor)} are always left")
     for part in sorted(found.parts, key=lambda part: -part.bytes):
-        click.echo(f"{part.entry or '?':<10} {_size(part.bytes):>9} in {part.blocks} blocks of {part.files} files")
+        click.echo(f"{part.entry or '?':<10} {size(part.bytes):>9} in {part.blocks} blocks of {part.files} files")
     _tell(found.faults, found.foreign)
 
 
@@ -80,7 +79,7 @@ def verify(count: int, **flags: Any) -> None:
     upkeep = _upkeep(chosen)
     found = upkeep.verified(progress.shown)
     click.echo(
-        f"{found.blocks} blocks, {_size(found.bytes)}: {found.damaged} damaged, {found.missing} without a file"
+        f"{found.blocks} blocks, {size(found.bytes)}: {found.damaged} damaged, {found.missing} without a file"
     )
     if found.orphans:
         click.echo(f"{found.orphans} files that belonged to no block are removed")
@@ -107,7 +106,7 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
     if not yes and _is_asked():
         click.confirm(f"Remove {what} in {chosen.cache_dir}?", abort=True)
     upkeep = _upkeep(chosen)
-    click.echo(f"{_size(upkeep.cleared(entries))} removed")
+    click.echo(f"{size(upkeep.cleared(entries))} removed")
     _tell((), tuple(upkeep.foreign()))
     from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
 
@@ -185,14 +184,3 @@ def _tell(faults: tuple[str, ...], foreign: tuple[Any, ...]) -> None:
 def _is_asked() -> bool:
     """Tell whether somebody sits there who can answer."""
     return sys.stdin is not None and sys.stdin.isatty()
-
-
-def _size(count: int) -> str:
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,6 +1,5 @@
 """What of this machine stands in the way of a mount."""
 
-import errno
 import fcntl
 import os
 import resource
@@ -10,12 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import points
+from empiarfs.mount import needs, points
 from empiarfs.settings import MIB, Settings, without_credentials
 from empiarfs.storage.folders import FOLDER, check_holder, runtime_folder, secure
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
-DEVICE = "/dev/fuse"
 FUSE_CONFIG = Path("/etc/fuse.conf")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # on these SQLite's locks are slow, or do not lock
@@ -39,43 +37,34 @@ def findings(chosen: Settings) -> Findings:
 
 def device() -> Findings:
     """Look whether the FUSE device can be opened."""
-    try:
-        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError:
-        yield Finding(
-            "bad",
-            f"there is no {DEVICE}",
-            "load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN; "
-            "ls, stat and cat work without",
-        )
-    except OSError as error:
-        advice = (
-            "load the module: modprobe fuse" if error.errno == errno.ENODEV else "ask your administrator for it"
-        )
-        yield Finding("bad", f"{DEVICE} cannot be opened: {error.strerror}", advice)
+    lack = needs.lack_of_device()
+    if lack is None:
+        yield Finding("ok", f"{needs.DEVICE} can be opened")
     else:
-        yield Finding("ok", f"{DEVICE} can be opened")
+        yield Finding("bad", lack.what, lack.advice)
 
 
 def helper() -> Findings:
     """Look for the program by which ordinary users mount."""
-    found = shutil.which("fusermount3") or shutil.which("fusermount")
+    found = needs.fusermount()
+    lack = needs.lack_of_fusermount()
     if found:
         yield Finding("ok", f"{found} mounts for ordinary users")
     elif os.geteuid() == 0:
-        yield Finding("ok", "there is no fusermount3, and root needs none")
+        yield Finding("ok", f"{lack.what}, and root needs none")
     else:
-        yield Finding("bad", "there is no fusermount3", "install it: apt install fuse3, or dnf install fuse3")
+        yield Finding("bad", lack.what, lack.advice)
 
 
 def library() -> Findings:
     """Load the binding that a mount would use, and the libfuse below it."""
-    name = os.environ.get("EMPIARFS_FUSE", "mfusepy")
-    if name not in {"mfusepy", "fusepy"}:
-        yield Finding("bad", f"EMPIARFS_FUSE: {name!r} is no binding", "write mfusepy or fusepy")
+    lack = needs.lack_of_binding()
+    if lack is not None:
+        yield Finding("bad", lack.what, lack.advice)
         return
+    name = needs.binding_name()
     try:
-        from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse
+        from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse
     except (OSError, ImportError) as error:
         other = {
             "mfusepy": "apt install libfuse3-3, or: export EMPIARFS_FUSE=fusepy",
@@ -83,7 +72,7 @@ def library() -> Findings:
         }
         yield Finding("bad", f"{name} does not load: {error}", f"install libfuse: {other[name]}")
     else:
-        yield Finding("ok", operations.library())
+        yield Finding("ok", binding.library())
 
 
 def others(chosen: Settings) -> Findings:

@@ -103,7 +103,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
     try:
         points.taken_down(mountpoint, lazy=lazy)
     except points.CannotMount as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
 
 
 def _free(mountpoint: Path, *, alone: bool) -> str:
@@ -114,9 +114,6 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         alone: whether no entries were named; then a number is more likely an entry than a directory.
     """
     text = os.fspath(mountpoint)
-    binding = os.environ.get("EMPIARFS_FUSE", "mfusepy")
-    if binding not in {"mfusepy", "fusepy"}:
-        raise BadSetting(f"EMPIARFS_FUSE: {binding!r} is no binding; write mfusepy or fusepy")
     if entry_of(text) or (alone and is_entry_number(text)):
         raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {text}")
     if not text.strip(".") or ":/" in text:

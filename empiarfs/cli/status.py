@@ -2,19 +2,17 @@
 
 import json
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from empiarfs.cli import complete, prometheus
-from empiarfs.cli.text import printable
+from empiarfs.cli.text import local_time, printable, size
 from empiarfs.counters import Counters
 from empiarfs.mount import look, points
 from empiarfs.mount.look import Look
 from empiarfs.mount.status import Status, flat
-from empiarfs.settings import GIB, KIB, MIB
 
 WIDTH = 80
 LABEL = 14
@@ -36,10 +34,10 @@ def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, fo
     """
     if as_json and for_prometheus:
         raise click.UsageError("--json or --prometheus, not both")
-    if mountpoint is not None and not points.is_ours(mountpoint):
-        where = printable(points.absolute(mountpoint))
-        raise click.ClickException(f"{where} is not a mount of empiarfs; findmnt -t {points.KIND} shows them all")
-    looks = look.looks(look.mounts() if mountpoint is None else [points.absolute(mountpoint)])
+    try:
+        looks = look.looks(look.mounts() if mountpoint is None else [points.own(mountpoint)])
+    except points.CannotMount as error:
+        raise click.ClickException(printable(str(error))) from error
     if for_prometheus:
         click.echo(prometheus.exposition(looks), nl=False)
     elif as_json:
@@ -63,7 +61,7 @@ def table(one: Look) -> str:
         return _wrapped(f"{one.mountpoint} {one.trouble}")
     rows = {**_of_the_mount(one.status), **_of_the_archive(one.status.counters)}
     newest = one.status.troubles[-TROUBLES_SHOWN:]
-    rows["troubles"] = [f"{_date(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
+    rows["troubles"] = [f"{local_time(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
     lines = [
         _wrapped(text, f"  {'' if number else label:{LABEL - 2}}", " " * LABEL)
         for label, texts in rows.items()
@@ -86,7 +84,7 @@ def _wrapped(text: str, first: str = "", others: str = "  ") -> str:
 def _of_the_mount(of: Status) -> dict[str, list[str]]:
     """Give the lines of text by label."""
     return {
-        "mounted": [f"{_date(of.since)}, {duration(of.now - of.since)} ago; process {of.process}"],
+        "mounted": [f"{local_time(of.since)}, {duration(of.now - of.since)} ago; process {of.process}"],
         "version": [f"{of.version}, {of.binding}"],
         "archive": [of.counters.base_url],
         "entries": [" ".join(of.entries) or "none opened yet"],
@@ -126,18 +124,6 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
             f"{of.tasks_waiting:,} tasks ahead of readers, {size(of.unwritten_bytes)} for the disk",
         ],
     }
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def size(count: float) -> str:
-    """Give `count` bytes in the unit in which they are read best."""
-    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count:.0f} B"
 
 
 def duration(seconds: float) -> str:

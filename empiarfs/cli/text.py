@@ -1,6 +1,9 @@
-"""Text from elsewhere, made fit for a terminal and a log."""
+"""What people read: text from elsewhere made fit for a terminal and a log, numbers of bytes, times."""
 
 import re
+import time
+
+from empiarfs.settings import GIB, KIB, MIB
 
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]"
@@ -19,3 +22,16 @@ def printable(text: str) -> str:
         )
 
     return _UNPRINTABLE.sub(escaped, text)
+
+
+def size(count: float) -> str:
+    """Give `count` bytes in the unit in which they are read best."""
+    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} B"
+
+
+def local_time(seconds: float) -> str:
+    """Give the moment `seconds` since 1970 by the clock on the wall."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

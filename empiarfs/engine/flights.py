@@ -40,17 +40,18 @@ class Flight:
         for waiter in self._waiters:
             waiter.set()
 
-    def _is_over(self, seconds: float | None) -> bool:
-        """Wait for at most `seconds`; tell whether it has ended."""
-        if self._over:
-            return True
+    def _awaited(self) -> threading.Event:
+        """Give what is set when it ends."""
         waiter = threading.Event()
         self._waiters.append(waiter)
-        return self._over or waiter.wait(seconds)
+        if self._over:
+            waiter.set()
+        return waiter
 
     def is_late(self, seconds: float) -> bool:
         """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
-        while not self._is_over(seconds):
+        over = self._awaited()
+        while not over.wait(seconds):
             if self.begun or self._rescued:
                 return False
             if self.asked and time.monotonic() - self.asked >= seconds:
@@ -64,7 +65,8 @@ class Flight:
         Raises:
             ArchiveError: the reader who fetched it met this; asking again would only meet it later.
         """
-        self._is_over(None)
+        if not self._over:  # most are
+            self._awaited().wait()
         if self._error is not None:
             raise again(self._error)
         return self._data

@@ -148,8 +148,9 @@ class Gate:
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            # a gate that shrank grows again with time alone
-            self._changed.wait(None if self._allowed == self._most else QUIET_SECONDS)
+            # a gate that shrank grows again with time alone, and a quiet while ends with it
+            by_itself = self._allowed < self._most or self._clock() < self._quiet_until
+            self._changed.wait(QUIET_SECONDS if by_itself else None)
 
     def _free(self) -> int:
         if self._allowed < self._most and self._clock() >= self._grow_at:

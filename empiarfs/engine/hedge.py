@@ -13,8 +13,8 @@ from empiarfs.model import File, Span
 
 T = TypeVar("T")
 
-SECONDS_SHARE = 0.05  # of all requests that may be sent a second time
-SECONDS_AT_ONCE = 8.0
+SECOND_SHARE = 0.05  # of all requests that may be sent a second time
+MOST_CREDIT = 8.0  # second askings that may be sent one right after the other
 LAST_SECONDS = 30.0
 
 
@@ -112,17 +112,17 @@ class Hedged:
         self._origin = origin
         self._gate = gate
         self._pace = pace
-        self._credit = SECONDS_AT_ONCE
-        self.seconds = 0
+        self._credit = MOST_CREDIT
+        self.second_askings = 0
 
     def __repr__(self) -> str:
-        return f"<Hedged seconds={self.seconds}>"
+        return f"<Hedged second_askings={self.second_askings}>"
 
     def measure(self, path: str) -> File:
         """See `Origin.measure`."""
         with (
             self._gate.demand(path),
-            self._answered(lambda cut: self._origin.measure(path, cut), lambda _: None) as file,
+            self._answered(path, lambda cut: self._origin.measure(path, cut), lambda _: None) as file,
         ):
             return file
 
@@ -134,16 +134,16 @@ class Hedged:
 
         with (
             self._gate.demand(file.path),
-            self._answered(ask, lambda answer: answer[1].close()) as (first, pieces),
+            self._answered(file.path, ask, lambda answer: answer[1].close()) as (first, pieces),
             closing(pieces),
         ):
             yield first
             yield from pieces
 
     @contextmanager
-    def _answered(self, ask: Callable[[Cut], T], spoil: Callable[[T], None]) -> Iterator[T]:
+    def _answered(self, path: str, ask: Callable[[Cut], T], spoil: Callable[[T], None]) -> Iterator[T]:
         race = _Race(ask, spoil)
-        self._credit = min(SECONDS_AT_ONCE, self._credit + SECONDS_SHARE)  # a lost update is a hedge more or less
+        self._credit = min(MOST_CREDIT, self._credit + SECOND_SHARE)  # a lost update is a hedge more or less
         second_place = False
         try:
             race.start()
@@ -151,11 +151,11 @@ class Hedged:
             if outcome is None and self._credit >= 1 and self._gate.one_more():
                 second_place = True
                 self._credit -= 1
-                self.seconds += 1
+                self.second_askings += 1
                 race.start()
             # the lines have deadlines of their own; this one is for what slips through them
             last = self._pace.silence() * 2 + LAST_SECONDS
-            late = (None, Unavailable("", "the server does not answer"))
+            late = (None, Unavailable(path, "the server does not answer"))
             answer, error = outcome or race.answer(last) or late
             if isinstance(error, Unavailable) and second_place:  # the other may yet answer
                 answer, error = race.answer(last) or late

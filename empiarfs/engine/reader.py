@@ -168,14 +168,15 @@ class Reader:
             yield number, data[part.start - span.start : part.stop - span.start]
 
     def _in_parts(self, file: File, parts: list[Span]) -> bytes:
-        """Fetch parts that follow each other, each over a line of its own."""
+        """Fetch parts that follow each other, each over a line of its own; where one fails the others end soon."""
+        over = threading.Event()
         others: list[Future[bytes]] = []
         for part in parts[1:]:
             future: Future[bytes] = Future()
 
             def fetch(part: Span = part, future: Future[bytes] = future) -> None:
                 try:
-                    future.set_result(self._part(file, part))
+                    future.set_result(self._part(file, part, over))
                 except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                     future.set_exception(error)
 
@@ -184,12 +185,20 @@ class Reader:
             except RuntimeError:  # no more threads to be had
                 fetch()
             others.append(future)
-        return b"".join((self._part(file, parts[0]), *(other.result() for other in others)))
+        try:
+            return b"".join((self._part(file, parts[0], over), *(other.result() for other in others)))
+        finally:
+            over.set()
 
-    def _part(self, file: File, span: Span) -> bytes:
-        """Give exactly the bytes of `span`."""
+    def _part(self, file: File, span: Span, over: threading.Event) -> bytes:
+        """Give exactly the bytes of `span`; those that came so far where it is `over` for all parts."""
+        pieces = []
         with closing(cast("Generator[bytes]", self._origin.fetch(file, span))) as stream:
-            data = b"".join(stream)
+            for piece in stream:
+                pieces.append(piece)
+                if over.is_set():  # nobody waits any more, and others want the place at the gate
+                    break
+        data = b"".join(pieces)
         self.bytes_fetched += len(data)
         if len(data) != span.size:
             raise Unavailable(file.path, f"{span.size} bytes were asked for and {len(data)} came")

@@ -57,7 +57,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
 
 def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
     """Be the daemon. What goes wrong before the mount answers goes through the pipe, libfuse's own words too."""
-    status = 1
+    number = 1
     try:
         os.setsid()
         os.chdir("/")
@@ -73,13 +73,13 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
             os.close(pipe)
 
         start(ready)
-        status = 0
+        number = 0
     except BaseException as error:
         log.debug("the daemon ends", exc_info=error)
         with suppress(OSError):
             os.write(2, f"\n{_said(error)}\n".encode(errors="replace"))
     finally:
-        os._exit(status)
+        os._exit(number)
 
 
 def _said(error: BaseException) -> str:
@@ -135,12 +135,12 @@ def serve(
     threading.Thread(target=_answer_signals, args=(mountpoint, watch), name="signals", daemon=True).start()
     archive = watch.archive = opened()
     faulthandler.enable()
-    from empiarfs.mount import operations  # noqa: PLC0415 - loads libfuse, once we are the process that stays
+    from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
-    watch.binding = operations.library()
+    watch.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
-        operations.serve(archive, mountpoint, owner, int(time.time()), begun, watch, options)
+        binding.serve(archive, mountpoint, owner, int(time.time()), begun, watch, options)
     finally:
         archive.close()
 

@@ -5,14 +5,13 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
-import stat
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from empiarfs.mount import needs
 from empiarfs.storage.folders import runtime_folder, secure
 
 KIND = "fuse.empiarfs"
@@ -20,7 +19,6 @@ _TABLE = Path("/proc/self/mounts")
 ANSWER_SECONDS = 5.0
 MOST_LINKS = 40
 LOCK_SECONDS = 10.0
-_DEVICE = Path("/dev/fuse")
 
 
 class CannotMount(Exception):
@@ -160,21 +158,25 @@ def check_fuse() -> None:
     """See that this machine can mount at all.
 
     Raises:
-        CannotMount: it has no FUSE device, or an ordinary user has no fusermount3.
+        CannotMount: it has no FUSE device, an ordinary user has no fusermount3, or there is no such binding.
     """
-    try:
-        is_device = stat.S_ISCHR(_DEVICE.stat().st_mode)
-    except OSError:
-        is_device = False
-    if not is_device:
-        raise CannotMount(
-            "there is no /dev/fuse; load the module (modprobe fuse), or start the container with "
-            "--device /dev/fuse --cap-add SYS_ADMIN"
-        )
-    if not os.access(_DEVICE, os.R_OK | os.W_OK):
-        raise CannotMount("/dev/fuse may not be opened by you; ask your administrator to let users mount with FUSE")
-    if os.geteuid() and _fusermount() is None:
-        raise CannotMount("there is no fusermount3; install it: apt install fuse3, or dnf install fuse3")
+    lack = needs.lack_of_binding() or needs.lack_of_device()
+    if lack is None and os.geteuid() and needs.fusermount() is None:
+        lack = needs.lack_of_fusermount()
+    if lack is not None:
+        raise CannotMount(str(lack))
+
+
+def own(point: Path) -> str:
+    """Give the full path of the mount of empiarfs on `point`.
+
+    Raises:
+        CannotMount: there is none.
+    """
+    path = absolute(point)
+    if not is_ours(point):
+        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
+    return path
 
 
 def taken_down(point: Path, *, lazy: bool) -> None:
@@ -183,9 +185,7 @@ def taken_down(point: Path, *, lazy: bool) -> None:
     Raises:
         CannotMount: nothing of ours is there, or programs still use it.
     """
-    path = absolute(point)
-    if not is_ours(point):
-        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
+    path = own(point)
     if lazy or is_dead(path):  # nobody can be using a dead one
         detach(path)
         return
@@ -222,23 +222,19 @@ def set_readahead(path: str, kib: int) -> None:
 
 def _unmount(path: str, *, lazy: bool) -> str:
     """Unmount; give what went wrong, empty when nothing did."""
-    program = _fusermount()
+    program = needs.fusermount()
     if os.geteuid() == 0:
         command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), path]
     elif program:
         command = [program, "-u", *(["-z"] if lazy else []), path]
     else:
-        return "there is no fusermount3; install it: apt install fuse3, or dnf install fuse3"
+        return str(needs.lack_of_fusermount())
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
     if done.returncode == 0:
         return ""
     if "/etc/mtab" in done.stderr and not Path("/etc/mtab").exists():
         return "fusermount3 wants /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
     return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
-
-
-def _fusermount() -> str | None:
-    return shutil.which("fusermount3") or shutil.which("fusermount")
 
 
 def _unescaped(field: bytes) -> str:

@@ -21,7 +21,7 @@ MOST_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class LoggedWarning:
     """A warning of the log.
 
     Attributes:
@@ -62,7 +62,7 @@ class Status:
     open_files: int = 0
     reads: int = 0
     served_bytes: int = 0
-    troubles: tuple[Trouble, ...] = ()
+    troubles: tuple[LoggedWarning, ...] = ()
     counters: Counters = field(default_factory=Counters)
 
 
@@ -87,7 +87,7 @@ def from_text(text: str) -> Status:
     values = json.loads(text)
     try:
         chosen = _chosen(Status, values)
-        troubles = tuple(Trouble(**_chosen(Trouble, one)) for one in values.get("troubles", ()))
+        troubles = tuple(LoggedWarning(**_chosen(LoggedWarning, one)) for one in values.get("troubles", ()))
         return Status(
             **{**chosen, "entries": tuple(values.get("entries", ())), "troubles": troubles},
             counters=Counters(**_chosen(Counters, values)),
@@ -96,7 +96,7 @@ def from_text(text: str) -> Status:
         raise ValueError(f"no status: {error}") from error
 
 
-def _chosen(kind: type[Status | Trouble | Counters], values: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(kind: type[Status | LoggedWarning | Counters], values: Mapping[str, Any]) -> dict[str, Any]:
     names = {one.name for one in fields(kind)} - {"counters"}
     return {name: value for name, value in values.items() if name in names}
 
@@ -106,7 +106,7 @@ class Troubles(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._newest: deque[Trouble] = deque(maxlen=MOST_TROUBLES)
+        self._newest: deque[LoggedWarning] = deque(maxlen=MOST_TROUBLES)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep `record`, in one line."""
@@ -114,9 +114,9 @@ class Troubles(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {error}"
-        self._newest.append(Trouble(record.created, " ".join(text[:LONGEST_TROUBLE].split())))
+        self._newest.append(LoggedWarning(record.created, " ".join(text[:LONGEST_TROUBLE].split())))
 
-    def newest(self) -> tuple[Trouble, ...]:
+    def newest(self) -> tuple[LoggedWarning, ...]:
         """Give what was kept, the newest last."""
         return tuple(self._newest)
 

@@ -1,15 +1,16 @@
 """Which version of each file the kernel has: it keeps one length and one set of pages for all who have it open."""
 
-import logging
 import threading
 
 from empiarfs.engine.cache import Recent
 from empiarfs.errors import Changed
 from empiarfs.model import File
 
-log = logging.getLogger(__name__)
-
 MOST_TOLD = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
+
+
+class Untold(Changed):
+    """A version that the kernel was not told of: it looks the name up anew and opens it (open(2) in fs/namei.c)."""
 
 
 class Versions:
@@ -25,30 +26,35 @@ class Versions:
         self._paged: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
         self._open: dict[str, tuple[File, int]] = {}  # and how often
 
-    def told(self, newest: File) -> File:
-        """Give the version to tell the kernel, the one that is open or else the newest; take in that it is told."""
+    def to_tell(self, newest: File) -> File:
+        """Give the version to tell the kernel: the one that is open, or else the newest."""
         with self._lock:
             version, _ = self._open.get(newest.path, (newest, 0))
-            self._told.put(newest.path, version)
             return version
+
+    def told(self, version: File) -> None:
+        """Take in that the kernel was told of `version`."""
+        with self._lock:
+            self._told.put(version.path, version)
 
     def opened(self, newest: File) -> bool:
         """Take in that `newest` is opened, and tell whether the kernel may keep the pages that it has.
 
         Raises:
-            Changed: the kernel was told of another version. ESTALE makes it look the name up anew and open once
-                more (open(2) in fs/namei.c), which fails again as long as the other version is open.
+            Changed: another version is open. ESTALE makes the kernel try once more, which fails again as long as
+                that is so.
+            Untold: the kernel was told of another version.
         """
         path = newest.path
         with self._lock:
             other, times = self._open.get(path, (newest, 0))
             if other != newest:
-                log.warning("open %s: it changed at the server, and its older version is still open", path)
-                raise Changed(path, "its older version is still open")
+                raise Changed(path, "it changed at the server, and its older version is still open")
             if self._told.get(path) != newest:
-                raise Changed(path, "the kernel was told of another version")
+                raise Untold(path, "the kernel was told of another version")
             self._open[path] = newest, times + 1
-            are_its_own = self._paged.get(path) in {None, newest}
+            # pages of who knows which version are dropped too; where there are none that costs nothing
+            are_its_own = self._paged.get(path) == newest
             self._paged.put(path, newest)
             return are_its_own
 

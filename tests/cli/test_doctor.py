@@ -17,7 +17,7 @@ from scripted import Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import machine, network
 from empiarfs.cli.findings import Finding
-from empiarfs.mount import points
+from empiarfs.mount import needs, points
 from empiarfs.settings import BASE_URL, GIB, MIB, Settings, load
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/part 1/a.mrc": noise(2 * MIB), b"10029/x": b"x"}
@@ -235,7 +235,7 @@ def refusing(error: OSError) -> Any:
     before = os.open
 
     def opened(path: Any, *arguments: Any, **more: Any) -> int:
-        if path == machine.DEVICE:
+        if path == needs.DEVICE:
             raise error
         return before(path, *arguments, **more)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from empiarfs.cli import prometheus
 from empiarfs.cli import status as command
+from empiarfs.cli.text import size
 from empiarfs.counters import Counters
 from empiarfs.mount import look, points
 from empiarfs.mount.look import Look
@@ -24,8 +25,8 @@ from empiarfs.mount.status import (
     MOST_ENTRIES,
     MOST_TROUBLES,
     NAME,
+    LoggedWarning,
     Status,
-    Trouble,
     Troubles,
     Watch,
     as_text,
@@ -75,7 +76,9 @@ STATUS = Status(
     open_files=3,
     reads=98304,
     served_bytes=12 * GIB,
-    troubles=tuple(Trouble(1_795_000_000.0 + n, f"10028/data/{n}.mrc: the server went silent") for n in range(8)),
+    troubles=tuple(
+        LoggedWarning(1_795_000_000.0 + n, f"10028/data/{n}.mrc: the server went silent") for n in range(8)
+    ),
     counters=COUNTERS,
 )
 # a line of Prometheus's text: a comment, or a name, labels in which \ " and line ends are escaped, and a number
@@ -134,7 +137,7 @@ def test_the_newest_troubles_stand_in_the_table() -> None:
 )
 def test_a_table_is_80_columns_wide(numbers: dict[str, Any], text: str) -> None:
     """Whatever the numbers; a name that is longer has its line, and nothing in it moves the cursor."""
-    of = replace(STATUS, troubles=(Trouble(0.0, text),), counters=replace(COUNTERS, **numbers))
+    of = replace(STATUS, troubles=(LoggedWarning(0.0, text),), counters=replace(COUNTERS, **numbers))
     lines = command.table(Look("/mnt", of)).splitlines()
     assert not any(re.search(r"[\x00-\x1f\x7f-\x9f]", line) for line in lines)
     assert all(len(line) <= 80 or len(line.split()) <= 3 for line in lines)
@@ -168,7 +171,7 @@ def test_a_mount_that_tells_nothing_is_told_of() -> None:
 )
 def test_sizes_are_short(count: int, text: str) -> None:
     """In the largest unit that they fill."""
-    assert command.size(count) == text
+    assert size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_a_status_of_another_version_is_read_as_far_as_it_is_known() -> None:
     values = flat(STATUS) | {"of_tomorrow": 1, "troubles": [{"time": 1.0, "text": "x", "kind": "y"}]}
     del values["requests"]
     assert from_text(json.dumps(values)) == replace(
-        STATUS, troubles=(Trouble(1.0, "x"),), counters=replace(COUNTERS, requests=0)
+        STATUS, troubles=(LoggedWarning(1.0, "x"),), counters=replace(COUNTERS, requests=0)
     )
 
 

@@ -136,6 +136,17 @@ def test_a_flight_is_late_only_when_its_own_request_has_been_silent(monkeypatch:
     assert list(times) == []
 
 
+def test_who_waits_in_rounds_is_woken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often he looks whether it is late, the flight knows him as one."""
+    times = iter([100.0, 100.001, 100.005, 100.011])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    flights = Flights()
+    flights.claim([A])
+    (flight,) = flights.asked([A])
+    assert flight.is_late(0.01)
+    assert len(flight._waiters) == 1
+
+
 def test_a_flight_that_has_begun_or_landed_is_not_late() -> None:
     """Bytes that come, if slowly, are not asked for twice; nor are those that are here."""
     flights = Flights()

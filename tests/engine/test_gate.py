@@ -234,3 +234,19 @@ def test_nothing_is_fetched_ahead_while_the_server_wants_to_be_left_alone(
         pass
     assert inside.wait(SOON)
     visitor.join(SOON)
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_after_a_quiet_while_prefetch_goes_on_by_itself(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reader need come to wake it, also where there is one connection, which is never halved."""
+    monkeypatch.setattr(gates, "QUIET_SECONDS", 0.1)
+    gate = Gate(most, 0)
+    overloaded(gate)
+    inside = threading.Event()
+
+    def fetch_ahead() -> None:
+        with gate.ahead():
+            inside.set()
+
+    threading.Thread(target=fetch_ahead, daemon=True).start()
+    assert inside.wait(SOON)

@@ -29,6 +29,14 @@ class Impatient(EvenPace):
         return 0.0
 
 
+class Hasty(Impatient):
+    """A pace at which no silence is borne."""
+
+    def silence(self) -> float:
+        """Give how long a request may be silent."""
+        return 0.0
+
+
 class LearntPace(EvenPace):
     """A pace that has learnt what it is before anything was learnt."""
 
@@ -68,7 +76,7 @@ def test_what_is_answered_in_time_is_asked_once() -> None:
     assert rig.hedged.measure(PATH) == rig.file
     assert rig.fetched() == CONTENT
     assert len(rig.origin.diary) == 2
-    assert rig.hedged.seconds == 0
+    assert rig.hedged.second_askings == 0
 
 
 @pytest.mark.promise(
@@ -85,7 +93,7 @@ def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
         first.lift()
         assert fetching.result(SOON) == CONTENT
     assert rig.origin.fetches == [Span(0, 100)] * 2
-    assert rig.hedged.seconds == 1
+    assert rig.hedged.second_askings == 1
     assert repr(rig.gate).startswith(EMPTY)
 
 
@@ -133,12 +141,12 @@ def test_no_second_place_no_second_asking() -> None:
 )
 def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow throughout is not asked twice for everything: after a few it is only waited for."""
-    monkeypatch.setattr(hedge, "SECONDS_AT_ONCE", 4.0)
+    monkeypatch.setattr(hedge, "MOST_CREDIT", 4.0)
     rig = Rig(Impatient(), most=1000)
     for _ in range(4):
         rig.origin.held(times=1)
         assert rig.hedged.measure(PATH) == rig.file
-    assert rig.hedged.seconds == 4
+    assert rig.hedged.second_askings == 4
     barrier = rig.origin.held(times=1)
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(rig.hedged.measure, PATH)
@@ -146,7 +154,7 @@ def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
         assert wait([measuring], timeout=0.2).done == set()
         barrier.lift()
         assert measuring.result(SOON) == rig.file
-    assert rig.hedged.seconds == 4
+    assert rig.hedged.second_askings == 4
 
 
 @pytest.mark.promise(
@@ -166,14 +174,14 @@ def test_twenty_requests_earn_a_second_asking() -> None:
         assert wait([measuring], timeout=0.2).done == set()
         barrier.lift()
         measuring.result(SOON)
-    assert rig.hedged.seconds == 8
+    assert rig.hedged.second_askings == 8
     rig.hedged._pace = EvenPace()  # on a busy machine one of these could be late
     for _ in range(20):
         rig.hedged.measure(PATH)
     rig.hedged._pace = Impatient()
     rig.origin.held(times=1)
     assert rig.hedged.measure(PATH) == rig.file
-    assert rig.hedged.seconds == 9
+    assert rig.hedged.second_askings == 9
 
 
 def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
@@ -182,9 +190,9 @@ def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
     rig.origin.pause = 0.002
     for number in range(1, 301):
         assert rig.hedged.measure(PATH) == rig.file
-        assert rig.hedged.seconds <= hedge.SECONDS_AT_ONCE + hedge.SECONDS_SHARE * number
-    assert len(rig.origin.diary) <= 300 + rig.hedged.seconds
-    assert rig.hedged.seconds > hedge.SECONDS_AT_ONCE, "credit is earned"
+        assert rig.hedged.second_askings <= hedge.MOST_CREDIT + hedge.SECOND_SHARE * number
+    assert len(rig.origin.diary) <= 300 + rig.hedged.second_askings
+    assert rig.hedged.second_askings > hedge.MOST_CREDIT, "credit is earned"
 
 
 def test_a_healthy_server_is_asked_once() -> None:
@@ -192,7 +200,7 @@ def test_a_healthy_server_is_asked_once() -> None:
     rig = Rig(LearntPace())
     for _ in range(200):
         assert rig.fetched() == CONTENT
-    assert rig.hedged.seconds <= 0.05 * 200, "a machine that stands still may cost a few"
+    assert rig.hedged.second_askings <= 0.05 * 200, "a machine that stands still may cost a few"
 
 
 @pytest.mark.parametrize("kind", ["even", "jittery", "two servers", "long tail"])
@@ -226,6 +234,18 @@ def test_an_error_comes_through_as_it_is(error: ArchiveError, pace: type[EvenPac
     with pytest.raises(type(error), match=error.reason):
         rig.fetched()
     assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_silence_beyond_all_deadlines_tells_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log names the path."""
+    monkeypatch.setattr(hedge, "LAST_SECONDS", 0.0)
+    rig = Rig(Hasty(), most=1)
+    barrier = rig.origin.held()
+    for ask in (lambda: rig.hedged.measure(PATH), rig.fetched):
+        with pytest.raises(Unavailable) as caught:
+            ask()
+        assert caught.value.path == PATH
+    barrier.lift()
 
 
 def test_an_error_in_the_middle_comes_through() -> None:

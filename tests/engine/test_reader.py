@@ -696,6 +696,37 @@ def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: Archive
     assert rig.read(0, 40) == rig.content[:40]
 
 
+class FirstPartFails(FakeOrigin):
+    """An origin whose fetch from the start of a file fails once another part is under way; counts what it sends."""
+
+    sent = 0
+
+    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+        """See `Origin.fetch`."""
+        if span.start == 0:
+            assert self.barrier is not None
+            self.barrier.wait_reached()
+            raise Changed(file.path, "was replaced")
+        for piece in super().fetch(file, span, cut):
+            self.sent += len(piece)
+            yield piece
+
+
+def test_where_a_part_of_a_split_read_fails_the_others_end(rig: Rig) -> None:
+    """Nobody waits for them, and each holds a place at the gate: they take one more piece at most."""
+    origin = FirstPartFails({PATH: rig.content}, piece=1)
+    rig.reader._origin = origin
+    rig.reader._pace = Splitting()
+    barrier = origin.held(after=5)
+    with pytest.raises(Changed):
+        rig.read(0, 20)
+    (part,) = [thread for thread in threading.enumerate() if thread.name == "part of a read"]
+    barrier.lift()
+    part.join(SOON)
+    assert origin.sent == 6
+    assert origin._inside == 0
+
+
 @pytest.mark.parametrize("wrong", [Break(after=5), Break(extra=b"x")])
 def test_a_part_of_a_split_read_that_is_not_whole_is_an_error_and_never_bytes(rig: Rig, wrong: Break) -> None:
     """An origin that breaks its word is found out: the parts behind would lie at other bytes."""

@@ -1,0 +1,165 @@
+"""The FUSE binding, and the one module that knows it: mfusepy on libfuse 3, or fusepy on libfuse 2.
+
+The binding loads its library when it is imported, so this module is imported by who mounts alone.
+"""
+
+import codecs
+import ctypes
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from empiarfs.archive import Archive
+from empiarfs.model import Stub, name_of, parent_of
+from empiarfs.mount import needs, status, view
+from empiarfs.mount.operations import BACKGROUND, Operations
+
+# with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
+os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
+
+ON_FUSEPY = needs.binding_name() == "fusepy"
+if ON_FUSEPY:
+    import fuse
+else:
+    import mfusepy as fuse
+
+THREADS = 96  # of libfuse: more than the kernel's background requests, so that slow reads never block `ls`
+HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
+FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
+READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
+
+
+def _escaped(name: str) -> codecs.CodecInfo | None:
+    """Give UTF-8 with surrogate escapes as an encoding, since fusepy decodes names strictly."""
+    if name != "empiarfs_names":
+        return None
+
+    def encode(text: str, _: str = "strict") -> tuple[bytes, int]:
+        return codecs.utf_8_encode(text, "surrogateescape")
+
+    def decode(data: Any, _: str = "strict") -> tuple[str, int]:
+        return codecs.utf_8_decode(data, "surrogateescape", True)
+
+    return codecs.CodecInfo(encode, decode, name=name)
+
+
+class _Called(Operations):
+    """The same for fusepy, which calls the object itself."""
+
+    def __call__(self, operation: str, *arguments: Any) -> Any:
+        return getattr(self, operation)(*arguments)
+
+
+class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
+    """The binding, with a readdir that hands the kernel attributes and offsets.
+
+    Without offsets libfuse holds the whole directory and looks every name up again; without the flag the kernel
+    asks for each file of `ls -l` anew.
+    """
+
+    operations: Operations
+
+    def readdir_fuse_3(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any, flags: int) -> int:
+        plus = bool(flags & READDIR_PLUS)
+        return self._list(path, offset, info, lambda *entry: filler(buffer, *entry), plus=plus)
+
+    def readdir_fuse_2(self, path: bytes, buffer: Any, filler: Any, offset: int, info: Any) -> int:
+        return self._list(path, offset, info, lambda *entry: filler(buffer, *entry[:3]), plus=False)
+
+    def _list(self, path: bytes, offset: int, info: Any, fill: Callable[..., int], *, plus: bool) -> int:
+        here = path[1:].decode("utf-8", "surrogateescape")
+        with self.operations.errors("list", here):
+            self._fill(here, offset, info.contents.fh, fill, plus=plus)
+        return 0
+
+    def _fill(self, here: str, offset: int, handle: int, fill: Callable[..., int], *, plus: bool) -> None:
+        """Hand over the names behind `offset`, until `fill` says that it has no room for one."""
+        operations = self.operations
+        shown = fuse.c_stat()
+        reference = ctypes.byref(shown)
+        for number, (dots, directory) in enumerate(((b".", here), (b"..", parent_of(here))), 1):
+            # a number of 0 would have readdir(3) leave it out
+            shown.st_mode, shown.st_ino = stat.S_IFDIR, view.inode(directory)
+            if offset < number and fill(dots, reference, number, 0):
+                return
+        for number, entry in operations.readdir(None, handle, offset):
+            name = name_of(entry.path).encode("utf-8", "surrogateescape")
+            if plus and not isinstance(entry, Stub):
+                measured = operations.to_tell(entry)
+                fuse.set_st_attrs(shown, operations.attributes(measured), use_ns=True)
+                if fill(name, reference, number, FILL_PLUS):
+                    return  # and the kernel was not told of it
+                operations.told(measured)
+                continue
+            shown.st_mode, shown.st_ino = view.kind(entry), view.inode(entry.path)
+            if fill(name, reference, number, 0):
+                return
+
+
+if ON_FUSEPY:
+    codecs.register(_escaped)
+    _Fuse.readdir = _Fuse.readdir_fuse_2  # fusepy knows libfuse 2 alone, and names no version
+    del _Fuse.readdir_fuse_2, _Fuse.readdir_fuse_3
+
+
+def serve(
+    archive: Archive,
+    mountpoint: str,
+    owner: view.Owner,
+    mounted: int,
+    ready: Callable[[], None],
+    watch: status.Watch,
+    options: Sequence[str],
+) -> None:
+    """Mount, and answer the kernel until it is unmounted.
+
+    Args:
+        archive: see `Operations`.
+        mountpoint: an empty directory.
+        owner: see `Operations`.
+        mounted: see `Operations`.
+        ready: see `Operations`.
+        watch: see `Operations`.
+        options: further options for libfuse, `"name"` or `"name=value"`.
+
+    Raises:
+        RuntimeError: libfuse could not mount; it has said why on standard error.
+    """
+    kind = _Called if ON_FUSEPY else Operations
+    chosen: dict[str, Any] = {
+        "foreground": True,
+        "ro": True,
+        "nosuid": True,
+        "nodev": True,
+        "noatime": True,
+        "default_permissions": True,
+        "fsname": "empiarfs",
+        "subtype": "empiarfs",
+        "attr_timeout": HOUR,
+        "entry_timeout": HOUR,
+        "negative_timeout": HOUR,
+    }
+    if _major() == 2:  # noqa: PLR2004 - libfuse 2
+        chosen |= {"use_ino": True, "max_background": BACKGROUND, "max_read": 131072}
+    else:
+        chosen["max_threads"] = chosen["max_idle_threads"] = THREADS
+    for option in options:
+        name, _, value = option.partition("=")
+        chosen[name] = value or True
+    encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
+    _Fuse(kind(archive, owner, mounted, ready, watch), mountpoint, raw_fi=True, **encoding, **chosen)
+
+
+def library() -> str:
+    """Give the name of the binding, and the version of libfuse that it has loaded."""
+    if ON_FUSEPY:
+        major, minor = divmod(fuse._libfuse.fuse_version(), 10)  # noqa: SLF001 - it tells in no other way
+    else:
+        major, minor = fuse.fuse_version_major, fuse.fuse_version_minor
+    return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {major}.{minor}"
+
+
+def _major() -> int:
+    """Give the major version of the libfuse that was loaded."""
+    return 2 if ON_FUSEPY else int(fuse.fuse_version_major)

@@ -1,0 +1,151 @@
+"""What the kernel is answered, without a kernel."""
+
+import errno
+import itertools
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from empiarfs.archive import Archive, OpenFile
+from empiarfs.errors import Offline
+from empiarfs.model import Directory, Entry, File
+from empiarfs.mount import binding
+from empiarfs.mount.operations import Operations
+from empiarfs.mount.status import Troubles, Watch
+from empiarfs.mount.view import Owner
+
+DIRECTORY = "10028/data"
+FILE = File(f"{DIRECTORY}/a.mrc", 4000, 1_700_000_000)
+NEWER = File(FILE.path, 3000, 1_700_009_000)
+EIO = pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]")
+
+
+class OneDirectory:
+    """An archive of one directory with measured files."""
+
+    def __init__(self, *files: File) -> None:
+        self.files = {file.path: file for file in files}
+
+    def entries(self, directory: str) -> list[Entry]:
+        """See `Archive.entries`."""
+        return list(self.files.values())
+
+    def stat(self, path: str) -> File | Directory:
+        """See `Archive.stat`."""
+        if path not in self.files:
+            raise Offline(path, "it is not kept on disk")
+        return self.files[path]
+
+    def open(self, path: str) -> OpenFile:
+        """See `Archive.open`."""
+        return OpenFile(cast("Archive", self), self.files[path])
+
+
+def answering(archive: OneDirectory) -> tuple[Operations, Watch]:
+    """Give what answers the kernel, and what counts."""
+    watch = Watch("/mnt", Troubles())
+    return Operations(cast("Archive", archive), Owner(1000, 1000), 1_795_000_000, lambda: None, watch), watch
+
+
+def information(handle: int = 0) -> Any:
+    """Give what the kernel tells of a handle, and is told."""
+    return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
+
+
+def listed(operations: Operations, room: int = 100) -> list[str]:
+    """List the directory as libfuse does; give the names that the kernel took."""
+    fuse = cast("Any", binding._Fuse.__new__(binding._Fuse))
+    fuse.operations = operations
+    taken: list[str] = []
+
+    def filler(_buffer: object, name: bytes, *_: object) -> int:
+        if len(taken) == room:
+            return 1
+        taken.append(name.decode())
+        return 0
+
+    there = SimpleNamespace(contents=information(operations.opendir(f"/{DIRECTORY}")))
+    assert fuse.readdir_fuse_3(f"/{DIRECTORY}".encode(), None, filler, 0, there, binding.READDIR_PLUS) == 0
+    return taken
+
+
+def test_a_surprise_when_a_file_is_opened_is_logged_and_eio(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And leaves nothing open: the kernel may be told of the next version."""
+    archive = OneDirectory(FILE)
+    operations, watch = answering(archive)
+    operations.getattr(f"/{FILE.path}")
+    monkeypatch.setattr(watch, "opened", lambda _: 1 / 0)
+    with EIO:
+        operations.open(f"/{FILE.path}", information())
+    (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert record.getMessage() == f"open {FILE.path}"
+    assert record.exc_info
+    archive.files[FILE.path] = NEWER
+    assert operations.getattr(f"/{FILE.path}")["st_size"] == NEWER.size
+    caplog.clear()
+
+
+def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCaptureFixture) -> None:
+    """As everywhere."""
+    operations, _ = answering(OneDirectory(FILE))
+    operations.getattr(f"/{FILE.path}")
+    info = information()
+    operations.open(f"/{FILE.path}", info)
+    operations._versions.closed(FILE)
+    with EIO:
+        operations.release(f"/{FILE.path}", info)
+    assert caplog.messages == [f"release {FILE.path}"]
+    caplog.clear()
+
+
+def test_a_surprise_in_a_listing_is_logged_and_eio(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As everywhere."""
+    operations, _ = answering(OneDirectory(FILE))
+    monkeypatch.setattr(operations, "attributes", lambda _: 1 / 0)
+    with EIO:
+        listed(operations)
+    assert caplog.messages == [f"list {DIRECTORY}"]
+    caplog.clear()
+
+
+def test_who_opens_an_older_version_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By the one line of the face that answers; what the kernel settles by itself is no line."""
+    archive = OneDirectory(FILE)
+    operations, _ = answering(archive)
+    caplog.set_level(logging.INFO)
+    with pytest.raises(OSError, match="told of another version"):
+        operations.open(f"/{FILE.path}", information())
+    assert caplog.messages == []
+    operations.getattr(f"/{FILE.path}")
+    operations.open(f"/{FILE.path}", information())
+    archive.files[FILE.path] = NEWER
+    with pytest.raises(OSError, match="still open"):
+        operations.open(f"/{FILE.path}", information())
+    assert caplog.messages == [f"open {FILE.path}: it changed at the server, and its older version is still open"]
+    caplog.clear()
+
+
+def test_the_kernel_was_told_only_of_what_it_took() -> None:
+    """An entry for which its buffer has no room comes again with the next one, maybe of another version."""
+    other = File(f"{DIRECTORY}/b.mrc", 5, 6)
+    operations, _ = answering(OneDirectory(FILE, other))
+    assert listed(operations, room=3) == [".", "..", "a.mrc"]
+    operations.open(f"/{FILE.path}", information())
+    with pytest.raises(OSError, match="told of another version"):
+        operations.open(f"/{other.path}", information())
+
+
+def test_each_mount_tells_by_itself_what_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    """Once in each log: what one was told is news to another."""
+    caplog.set_level(logging.WARNING)
+    for (operations, _), _ in itertools.product([answering(OneDirectory()) for _ in range(2)], range(2)):
+        with pytest.raises(Offline):
+            operations.getattr("/10028/gone.mrc")
+    assert len(caplog.messages) == 2
+    caplog.clear()
