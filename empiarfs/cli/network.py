@@ -25,7 +25,7 @@ READS = 3  # parts of it, to measure the rate by
 PART = 512 * KIB
 WORTH_READING = re.compile(r"[\d.]+[MG]")  # as a listing rounds a mebibyte and more
 LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches count hours
-NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
+NO_NETWORK = "does the network need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
 
 
 def findings(chosen: Settings, seconds: float = NETWORK_SECONDS) -> Findings:
@@ -86,7 +86,10 @@ class _Asked:
                 self._look_once()
         except OSError as error:
             state: State = "warn" if self._found else self._state
-            self._found.append(Finding(state, f"{self._whom}: {_reason(error)}", self._advice or _advice(error)))
+            reason = _reason(error)
+            what = reason if reason.startswith(self._whom) else f"{self._whom}: {reason}"
+            advice = self._advice or _advice(error)
+            self._found.append(Finding(state, what, "" if advice.partition("?")[0] in reason else advice))
 
     def _look_once(self) -> None:
         for one in self._look():
@@ -205,6 +208,8 @@ def _reason(error: OSError) -> str:
 
 def _advice(error: OSError) -> str:
     match error:
+        case Untrusted() if "http://" in error.reason:
+            return "write the address as the server speaks: --base-url http://..."
         case Untrusted():
             return "a proxy of your site may stand before it: ask for its certificate, and give it with --ca-bundle"
         case FileNotFoundError():
