@@ -25,7 +25,7 @@ READS = 3  # parts of it, to measure the rate by
 PART = 512 * KIB
 WORTH_READING = re.compile(r"[\d.]+[MG]")  # as a listing rounds a mebibyte and more
 LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches count hours
-NO_NETWORK = "does the network need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
+NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
 
 
 def findings(chosen: Settings, seconds: float = NETWORK_SECONDS) -> Findings:
@@ -86,10 +86,9 @@ class _Asked:
                 self._look_once()
         except OSError as error:
             state: State = "warn" if self._found else self._state
-            reason = _reason(error)
+            reason = _reason(error).removesuffix("; is there a network?")  # as the advice asks
             what = reason if reason.startswith(self._whom) else f"{self._whom}: {reason}"
-            advice = self._advice or _advice(error)
-            self._found.append(Finding(state, what, "" if advice.partition("?")[0] in reason else advice))
+            self._found.append(Finding(state, what, self._advice or _advice(error)))
 
     def _look_once(self) -> None:
         for one in self._look():

@@ -64,3 +64,43 @@ def test_a_size_without_quotes_is_corrected(tmp_path: Path) -> None:
     """TOML wants them, and its own words do not say so."""
     (tmp_path / "config.toml").write_text("cache_size = 50G\n")
     assert "written in quotes" in refused("cache", "path")
+
+
+def test_a_sample_that_cannot_be_made_says_what_may_help(tmp_path: Path) -> None:
+    """The folder, the reason, and the flag that names another."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "cache"
+    assert refused("ls", "--sample", "--cache-dir", str(folder)) == (
+        f"Error: {folder}: Not a directory; another folder may do: --cache-dir\n"
+    )
+
+
+def test_no_sample_is_made_where_others_may_write(tmp_path: Path) -> None:
+    """The folder is looked at before anything is written into it."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert "may be written by everybody" in refused("ls", "--sample", "--cache-dir", str(folder))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("verify",), ("clear", "--yes")])
+def test_a_cache_that_is_not_there_is_an_error(words: tuple[str, ...], tmp_path: Path) -> None:
+    """It is told, and not made."""
+    folder = tmp_path / "nope"
+    assert f"there is no cache in {folder}" in refused("cache", *words, "--cache-dir", str(folder))
+    assert not folder.exists()
+
+
+def test_nothing_is_cleared_unasked(tmp_path: Path) -> None:
+    """Where nobody can be asked, `--yes` must be given; what was not kept is told so."""
+    (tmp_path / "cache").mkdir()
+    assert "give --yes" in refused("cache", "clear")
+    assert run("cache", "clear", "--yes", "77777").stdout == "nothing of 77777 was kept\n"
+
+
+def test_a_comparison_of_nothing_is_no_success(tmp_path: Path) -> None:
+    """Where no block of the archive is kept, it is told so."""
+    (tmp_path / "cache").mkdir()
+    result = run("cache", "verify", "--against-origin", "3")
+    assert (result.exit_code, "no block of http://127.0.0.1:9" in result.stdout) == (1, True)
