@@ -37,6 +37,11 @@ class Pace:
         self._slow = self._usual = USUAL
 
     @property
+    def is_learnt(self) -> bool:
+        """Whether any reply came yet."""
+        return bool(self._times)
+
+    @property
     def usual(self) -> float:
         """The seconds to the first byte, as a rule."""
         return self._usual
