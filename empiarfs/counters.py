@@ -43,6 +43,8 @@ class Counters:
     blocks_under_way: int = _now("Blocks on their way from the disk or the server.")
     tasks_waiting: int = _now("Tasks ahead of the readers that wait for their turn.")
     unwritten_bytes: int = _now("Bytes of blocks that wait to be written to the disk.")
-    first_byte_seconds: float = _now("Seconds to the first byte of a reply, as a rule.")
-    slow_first_byte_seconds: float = _now("Seconds to the first byte of a reply, the 95th of 100.")
+    first_byte_seconds: float = _now("Seconds to the first byte of a reply, as a rule; 0 if not known yet.")
+    slow_first_byte_seconds: float = _now(
+        "Seconds to the first byte of a reply, the 95th of 100; 0 if not known yet."
+    )
     connection_bytes_per_second: float = _now("Bytes a second over one connection, as a rule; 0 if not known yet.")

@@ -31,6 +31,8 @@ _LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
 _SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
 
+_UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
+
 
 class BadSetting(ValueError):
     """A setting that cannot be understood; its text says where it stands and what would do."""
@@ -253,7 +255,8 @@ def _from_file(text: str, where: str) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadSetting(f"{where}: {error}") from error
+        advice = '; sizes and times are written in quotes, like "50G"' if _UNQUOTED.search(text) else ""
+        raise BadSetting(f"{where}: {error}{advice}") from error
     for name in table:
         if name not in READERS:
             raise BadSetting(f"{where}: there is no setting {name!r}; there are {', '.join(READERS)}")

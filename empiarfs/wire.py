@@ -161,8 +161,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
             connections_limit=settings.connections,
             readers_waiting=gate.waiting,
             tasks_waiting=later.waiting + refreshing.waiting + sizing.waiting,
-            first_byte_seconds=pace.usual,
-            slow_first_byte_seconds=pace.slow,
+            first_byte_seconds=pace.usual if pace.is_learnt else 0.0,
+            slow_first_byte_seconds=pace.slow if pace.is_learnt else 0.0,
             connection_bytes_per_second=pace.rate,
         )
 

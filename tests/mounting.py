@@ -83,7 +83,7 @@ class Account:
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": str(machine.PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "EMPIARFS_CONFIG": str(self.home / "no-such-config.toml"),
+            "EMPIARFS_CONFIG": os.devnull,
             "EMPIARFS_FUSE": self.binding,
             "EMPIARFS_PATIENCE": PATIENCE,
             name: value,

@@ -10,7 +10,7 @@ from empiarfs.cli import options, progress
 from empiarfs.cli.text import local_time, printable, size
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
-from empiarfs.settings import Settings, archive_name
+from empiarfs.settings import Settings, archive_name, without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.storage.contents import Contents, Sampled
@@ -37,6 +37,9 @@ def path(**flags: Any) -> None:
 def info(*, as_json: bool, **flags: Any) -> None:
     """Tell how much is kept, of which entries, and how much room there is."""
     chosen = options.load(flags)
+    if not as_json and not chosen.cache_dir.is_dir():
+        click.echo(_no_cache(chosen))
+        return
     found = _upkeep(chosen).contents()
     if as_json:
         click.echo(json.dumps(_as_json(found, chosen), indent=2))
@@ -76,6 +79,8 @@ def verify(count: int, **flags: Any) -> None:
     chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
     if count and chosen.offline:
         raise click.UsageError("--against-origin asks the server, and --offline leaves it alone")
+    if not chosen.cache_dir.is_dir():
+        raise click.ClickException(_no_cache(chosen))
     upkeep = _upkeep(chosen)
     found = upkeep.verified(progress.shown)
     click.echo(
@@ -103,15 +108,30 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
     chosen = options.load(flags)
     entries = [options.entry_number(one) for one in entry]
     what = f"what is kept of {', '.join(entries)}" if entries else "all that is kept"
-    if not yes and _is_asked():
+    if not chosen.cache_dir.is_dir():
+        raise click.ClickException(_no_cache(chosen))
+    if not yes:
+        if not _is_asked():
+            raise click.ClickException(f"nobody is there to be asked whether to remove {what}; give --yes")
         click.confirm(f"Remove {what} in {chosen.cache_dir}?", abort=True)
     upkeep = _upkeep(chosen)
-    click.echo(f"{size(upkeep.cleared(entries))} removed")
+    before = upkeep.contents()
+    count = upkeep.cleared(entries)
+    after = upkeep.contents()
+    is_less = count or (before.directories, before.measured) != (after.directories, after.measured)
+    click.echo(f"{size(count)} removed" if is_less or not entries else f"nothing of {', '.join(entries)} was kept")
     _tell((), tuple(upkeep.foreign()))
     from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
 
     if any(mounted.kind == points.KIND for mounted in points.table()):
-        click.echo("mounts that are running go on, and fetch again what they need")
+        click.echo(
+            "mounts that are running go on, and fetch again what they need; what the kernel holds is not fetched "
+            "anew: unmount and mount again before you go offline"
+        )
+
+
+def _no_cache(chosen: Settings) -> str:
+    return f"there is no cache in {printable(str(chosen.cache_dir))}"
 
 
 def _upkeep(chosen: Settings) -> "Upkeep":
@@ -129,6 +149,10 @@ def _compared(upkeep: "Upkeep", chosen: Settings, count: int, *, sample: bool) -
     different: list[Sampled] = []
     with options.located(chosen, sample=sample) as (there, name):
         kept = upkeep.sample(name or archive_name(there.base_url), count)
+        if not kept:
+            whose = "the sample" if sample else without_credentials(there.base_url)
+            click.echo(f"no block of {whose} is kept: nothing could be compared; --base-url names another archive")
+            return False
         with wire.origin_of(there) as origin:
             for one in kept:
                 begin = one.number * one.segment.block_bytes

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from empiarfs.cli import machine, network, options
+from empiarfs.cli.findings import State
 from empiarfs.cli.text import printable
 
 
@@ -29,6 +30,14 @@ def doctor(*, as_json: bool, **flags: Any) -> None:
             click.echo(f"{one.state:<5} {printable(one.what)}")
             if one.advice:
                 click.echo(f"      {printable(one.advice)}")
-        click.echo("all is well" if healthy else "not well: see the lines that say bad")
+        click.echo(_verdict([one.state for one in found]))
     if not healthy:
         click.get_current_context().exit(1)
+
+
+def _verdict(states: list[State]) -> str:
+    """Give the last line, which hides neither what is bad nor a warning."""
+    if "bad" in states:
+        return "not well: see the lines that say bad"
+    warnings = states.count("warn")
+    return f"a mount will work; {warnings} warning{'s' * (warnings > 1)}" if warnings else "all is well"

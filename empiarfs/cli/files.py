@@ -1,6 +1,7 @@
 """`empiarfs ls`, `stat` and `cat`: looking without a mount."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,11 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
 
         root = None if not text or _is_of_archive(text, flags) else points.holder(Path(text))
         if root is not None:
+            if points.is_dead(root):
+                raise click.ClickException(
+                    f"{printable(root)}: the daemon of this mount is dead; take it away with: "
+                    f"empiarfs umount {printable(root)}"
+                )
             yield (
                 _Mount(root),
                 Path(points.absolute(Path(text))).relative_to(root).as_posix().removeprefix("."),
@@ -125,7 +131,34 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
     chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
     path = archive_path(text, chosen.base_url)
     with options.archive(chosen, sample=flags["sample"]) as archive:
-        yield _Remote(archive), path
+        try:
+            yield _Remote(archive), path
+        except FileNotFoundError as error:
+            raise _explained(error, path, archive, sample=flags["sample"]) from error
+
+
+def no_entry(names: str, *, sample: bool) -> str:
+    """Say that there are no such entries, and which command shows those there are."""
+    return f"no entry {names} here; empiarfs ls{' --sample' * sample} shows those there are"
+
+
+def _explained(
+    error: FileNotFoundError, path: str, archive: "Archive", *, sample: bool
+) -> FileNotFoundError | click.ClickException:
+    """Give what to say of a path that is not there: it may be its entry that is not, or no entry at all."""
+    first = path.partition("/")[0]
+    digits = re.sub(r"(?i)^empiar[\W_]*", "", first)
+    if digits != first and digits.isascii() and digits.isdigit():
+        return click.ClickException(f"{printable(path)}: write it like {digits} or EMPIAR-{digits}")
+    if not (first.isascii() and first.isdigit()):
+        return error
+    try:
+        archive.entries(first)
+    except FileNotFoundError:
+        return click.ClickException(f"{printable(path)}: {no_entry(first, sample=sample)}")
+    except OSError:
+        pass
+    return error
 
 
 @click.command(epilog="Example: empiarfs ls -l 10028/data/Micrographs")

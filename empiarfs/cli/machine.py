@@ -8,6 +8,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import platformdirs
+
 from empiarfs.cli.findings import Finding, Findings
 from empiarfs.mount import needs, points
 from empiarfs.settings import MIB, Settings, without_credentials
@@ -30,6 +32,7 @@ def findings(chosen: Settings) -> Findings:
     yield from library()
     yield from others(chosen)
     yield from cache_folder(chosen.cache_dir)
+    yield from log_folder(chosen.log_file)
     yield from slots_folder()
     yield from open_files()
     yield from proxies(chosen)
@@ -119,6 +122,18 @@ def cache_folder(folder: Path) -> Findings:
         yield Finding("warn", "there is no room for the cache", "make room, or choose another disk: --cache-dir")
     else:
         yield Finding("ok", f"the cache may take {left / MIB:.0f} MiB of the {room.free / MIB:.0f} MiB free there")
+
+
+def log_folder(named: Path | None) -> Findings:
+    """Look whether a mount in the background can write its log, to the file `named` or where it goes by itself."""
+    folder = named.parent if named else Path(platformdirs.user_log_dir("empiarfs"))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        yield Finding("ok", f"mounts write their logs to {folder}")
+    elif named:
+        yield Finding("bad", f"the log {named}: {there} may not be written", "choose another file: --log-file")
+    else:
+        yield Finding("warn", f"{there} may not be written: mounts will have no log", "choose a file: --log-file")
 
 
 def slots_folder() -> Findings:

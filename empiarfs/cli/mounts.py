@@ -1,11 +1,11 @@
 """`empiarfs mount` and `empiarfs umount`."""
 
-import dataclasses
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ import click
 import platformdirs
 
 from empiarfs.archive import entry_of
-from empiarfs.cli import complete, options
+from empiarfs.cli import complete, files, options
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, points, status
-from empiarfs.settings import READERS, BadSetting
+from empiarfs.settings import READERS, BadSetting, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -60,6 +60,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     chosen = options.load(flags)
     only = tuple(dict.fromkeys(options.entry_number(one) for one in entry))
     troubles = status.Troubles()
+    was_there = os.path.lexists(mountpoint)
     path = _free(mountpoint, alone=not only)
     if chosen.allow_other:
         for_libfuse.append("allow_other")
@@ -69,7 +70,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
-            _check(archive, only, offline=chosen.offline)
+            _check(archive, only, chosen, sample=flags["sample"])
             return archive
 
         def prepared() -> None:
@@ -84,15 +85,18 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
     try:
         if flags["foreground"]:
-            options.log_to(chosen.log_file, troubles, verbose=chosen.verbose)
+            _log(chosen, None, troubles)
             daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C ends it", err=True))
         else:
-            file = chosen.log_file or _log_file(path)
-            chosen = dataclasses.replace(chosen, log_file=file)
-            options.log_to(file, troubles, verbose=chosen.verbose)
+            _log(chosen, _log_file(path), troubles)
             daemon.in_background(start)
-    except daemon.Failed as error:
-        raise click.ClickException(str(error)) from error
+    except BaseException as error:
+        if not was_there:
+            with suppress(OSError):
+                Path(path).rmdir()
+        if isinstance(error, daemon.Failed):
+            raise click.ClickException(str(error)) from error
+        raise
 
 
 @click.command(epilog="Example: empiarfs umount ~/empiar")
@@ -126,13 +130,14 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         raise click.ClickException(str(error)) from error
 
 
-def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:
+def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:
     """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount.
 
     Args:
         archive: what is mounted.
         only: the entries that were named.
-        offline: whether the server is not to be asked.
+        chosen: whether the server is to be asked, and how long reads wait for it.
+        sample: whether it is the embedded one.
 
     Raises:
         daemon.Failed: an entry is not there.
@@ -159,12 +164,16 @@ def _check(archive: "Archive", only: tuple[str, ...], *, offline: bool) -> None:
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
         names = ", ".join(sorted(missing))
-        what = f"there is no entry {names} here; empiarfs ls shows those there are" if names else "nothing is there"
-        raise daemon.Failed(f"{what}; --base-url may name another place")
+        what = f"there is {files.no_entry(names, sample=sample)}" if names else "nothing is there"
+        raise daemon.Failed(what if sample else f"{what}; --base-url may name another place")
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
     if troubles:
-        then = "what is not there answers 'No route to host'" if offline else "reads will wait for the server"
+        then = (
+            "what is not there answers 'No route to host'"
+            if chosen.offline
+            else f"reads will wait {chosen.patience:.0f} s for the server (--patience); why: empiarfs doctor"
+        )
         click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted all the same, {then}", err=True)
 
 
@@ -202,6 +211,19 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
                 f"-o {name}: there is no such option; there are {', '.join((*READERS, *sorted(_FOR_LIBFUSE)))}"
             )
     return merged, rest
+
+
+def _log(chosen: Settings, otherwise: Path | None, troubles: status.Troubles) -> None:
+    """Send the log to the file that was named, or else to `otherwise`, without which a mount can do."""
+    file = chosen.log_file or otherwise
+    try:
+        options.log_to(file, troubles, verbose=chosen.verbose)
+    except OSError as error:
+        reason = printable(f"{error.filename or file}: {error.strerror or error}")
+        if chosen.log_file:
+            raise click.ClickException(f"--log-file: {reason}") from error
+        click.echo(f"empiarfs: warning: {reason}; there will be no log, another file may do: --log-file", err=True)
+        options.log_to(None, troubles, verbose=chosen.verbose)
 
 
 def _log_file(mountpoint: str) -> Path:

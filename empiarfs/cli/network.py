@@ -86,7 +86,9 @@ class _Asked:
                 self._look_once()
         except OSError as error:
             state: State = "warn" if self._found else self._state
-            self._found.append(Finding(state, f"{self._whom}: {_reason(error)}", self._advice or _advice(error)))
+            reason = _reason(error).removesuffix("; is there a network?")  # as the advice asks
+            what = reason if reason.startswith(self._whom) else f"{self._whom}: {reason}"
+            self._found.append(Finding(state, what, self._advice or _advice(error)))
 
     def _look_once(self) -> None:
         for one in self._look():
@@ -205,6 +207,8 @@ def _reason(error: OSError) -> str:
 
 def _advice(error: OSError) -> str:
     match error:
+        case Untrusted() if "http://" in error.reason:
+            return "write the address as the server speaks: --base-url http://..."
         case Untrusted():
             return "a proxy of your site may stand before it: ask for its certificate, and give it with --ca-bundle"
         case FileNotFoundError():

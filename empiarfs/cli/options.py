@@ -52,7 +52,9 @@ def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> se
     file = config_file()
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.environ.get("EMPIARFS_CONFIG"):
+            raise settings.BadSetting(f"EMPIARFS_CONFIG: there is no file {file}") from error
         text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise settings.BadSetting(f"{file}: cannot be read: {error}") from error

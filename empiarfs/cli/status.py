@@ -95,7 +95,6 @@ def _of_the_mount(of: Status) -> dict[str, list[str]]:
 def _of_the_archive(of: Counters) -> dict[str, list[str]]:
     """Give the lines of text by label."""
     brought = of.blocks_from_disk + of.blocks_fetched
-    rate = of.connection_bytes_per_second
     return {
         "fetched": [
             f"{size(of.fetched_bytes)} in {of.requests:,} requests",
@@ -106,14 +105,13 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
             f"{share(of.blocks_from_disk, brought)} of {brought:,} brought there came from disk",
             f"{share(of.blocks_fetched, brought)} came from the network",
         ],
-        "connections": [
+        "connections": ["offline"]
+        if _is_offline(of)
+        else [
             f"{of.connections_busy} in use, {of.connections_highest} at most so far, {of.connections_open} open",
             f"{of.connections_allowed} of {of.connections_limit} allowed now",
         ],
-        "server": [
-            f"answers in {of.first_byte_seconds:.3f} s, 95 of 100 times in {of.slow_first_byte_seconds:.3f} s",
-            f"{size(rate)}/s over a connection" if rate else "how fast it sends is not known yet",
-        ],
+        "server": _of_the_server(of),
         "memory": [f"{size(of.memory_bytes)} of {size(of.memory_limit_bytes)}"],
         "disk": [
             f"{size(of.disk_bytes)} of {size(of.disk_limit_bytes)}",
@@ -124,6 +122,23 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
             f"{of.tasks_waiting:,} tasks ahead of readers, {size(of.unwritten_bytes)} for the disk",
         ],
     }
+
+
+def _is_offline(of: Counters) -> bool:
+    """Tell whether an archive was opened that may use no connection."""
+    return bool(of.base_url) and not of.connections_limit
+
+
+def _of_the_server(of: Counters) -> list[str]:
+    if _is_offline(of):
+        return ["offline"]
+    if not of.first_byte_seconds:
+        return ["has not answered yet"]
+    rate = of.connection_bytes_per_second
+    return [
+        f"answers in {of.first_byte_seconds:.3f} s, 95 of 100 times in {of.slow_first_byte_seconds:.3f} s",
+        f"{size(rate)}/s over a connection" if rate else "how fast it sends is not known yet",
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -47,6 +47,7 @@ _SIGNS = (
     ("timed out", Fate.SILENT, "the server went silent"),
     ("NameResolution", Fate.BROKEN, "the server's name cannot be found; is there a network?"),
     ("Connection refused", Fate.REFUSED, "the server refuses connections"),
+    ("WRONG_VERSION_NUMBER", Fate.UNTRUSTED, "the server does not speak TLS there; is it http:// ?"),
     (
         "certificate has expired",
         Fate.UNTRUSTED,

@@ -40,6 +40,11 @@ class Pace:
         self._stalls: dict[str, int] = {}  # requests of a kind that were given up since one was answered
 
     @property
+    def is_learnt(self) -> bool:
+        """Whether any reply came yet."""
+        return bool(self._times)
+
+    @property
     def usual(self) -> float:
         """The seconds to the first byte, as a rule."""
         return self._usual

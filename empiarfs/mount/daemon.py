@@ -84,7 +84,8 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}; another folder may do: --cache-dir, --log-file"
+        advice = "" if "--cache-dir" in error.strerror else "; another folder may do: --cache-dir"
+        return f"{os.fsdecode(error.filename)}: {error.strerror}{advice}"
     return str(error)
 
 

@@ -1,6 +1,8 @@
 """The embedded archive, opened like any other."""
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +11,7 @@ from empiarfs.archive import Archive
 from empiarfs.sample import content
 from empiarfs.sample.server import SampleServer
 from empiarfs.settings import SAMPLE, Settings
+from empiarfs.storage.folders import FOLDER, NotSafe, check_holder, secure
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
@@ -35,4 +38,21 @@ def served(settings: Settings) -> Iterator[Settings]:
 
 
 def _server(settings: Settings) -> SampleServer:
-    return SampleServer(content.build(settings.cache_dir / "sample"))
+    """Give the server of the sample, made in the cache folder if it is not there.
+
+    Raises:
+        NotSafe: others may write in the cache folder.
+        OSError: the sample cannot be made there; the text says what may help.
+    """
+    folder = settings.cache_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_holder(folder)
+        if (folder / FOLDER).exists():
+            secure(folder / FOLDER)
+        return SampleServer(content.build(folder / "sample"))
+    except NotSafe:
+        raise
+    except OSError as error:
+        advice = f"{error.strerror or error}; another folder may do: --cache-dir"
+        raise OSError(error.errno or errno.EIO, advice, os.fspath(folder)) from error

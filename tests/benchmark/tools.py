@@ -127,7 +127,7 @@ def _environment(home: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(_OURS) and not name.lower().endswith("_proxy")
     }
-    return kept | {"HOME": os.fspath(home), "XDG_RUNTIME_DIR": os.fspath(home), "EMPIARFS_CONFIG": "/-"}
+    return kept | {"HOME": os.fspath(home), "XDG_RUNTIME_DIR": os.fspath(home), "EMPIARFS_CONFIG": os.devnull}
 
 
 def _end(process: subprocess.Popen[bytes], point: Path) -> None:

@@ -37,6 +37,7 @@ def isolated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(folder / name.lower()))
     monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(folder / "cache"))
+    (folder / "config.toml").touch()
     monkeypatch.setenv("EMPIARFS_CONFIG", str(folder / "config.toml"))
     monkeypatch.setenv("EMPIARFS_NO_FTP", "yes")
     monkeypatch.setenv("EMPIARFS_PATIENCE", "0")

@@ -149,7 +149,7 @@ def test_a_mount_that_did_nothing_yet_has_a_table() -> None:
     assert told["entries"] == "none opened yet"
     assert told["troubles"] == "none"
     assert "none of 0" in told["blocks"]
-    assert "not known yet" in told["server"]
+    assert "has not answered yet" in told["server"]
 
 
 def test_a_mount_that_tells_nothing_is_told_of() -> None:
@@ -380,3 +380,11 @@ def test_help_is_light() -> None:
         "sys.exit(bool({'requests', 'lxml', 'mfusepy', 'fuse', 'diskcache'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_server_that_never_answered_has_no_numbers() -> None:
+    """It has not answered yet; and offline there is none."""
+    silent = replace(COUNTERS, first_byte_seconds=0.0)
+    assert "has not answered yet" in command.table(Look("/mnt", replace(STATUS, counters=silent)))
+    offline = command.table(Look("/mnt", replace(STATUS, counters=replace(silent, connections_limit=0))))
+    assert len(re.findall("(server|connections) +offline", offline)) == 2

@@ -32,7 +32,7 @@ class Impatient(EvenPace):
 class Hasty(Impatient):
     """A pace at which no silence is borne."""
 
-    def silence(self) -> float:
+    def silence(self, kind: str = "") -> float:
         """Give how long a request may be silent."""
         return 0.0
 

@@ -222,7 +222,7 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
     kept = account.home / "cache/empiarfs/v1/blocks"
     eventually(lambda: sum(file.stat().st_size for file in kept.rglob("*.val")) > 8 * 2**20, "all is on disk")
     where = f"--base-url={mount.base_url}"
-    for words in (("info",), ("verify", where, "--against-origin=5"), ("clear",)):
+    for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b"mounts that are running go on" in done.stdout
