@@ -217,7 +217,8 @@ class _Held:
 
     def forget(self) -> None:
         """Let nothing be in memory."""
-        self._archive._reader._cache._recent._values.clear()
+        held = self._archive._reader._cache
+        held._recent = cache.Recent(int(held._recent._values.maxsize), len)
 
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
