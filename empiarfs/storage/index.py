@@ -8,105 +8,43 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
+from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
 from empiarfs.ports import Known
 from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
 from empiarfs.storage.forks import inside
-from empiarfs.storage.sqlite import beside
-from empiarfs.storage.trouble import JOURNAL, Trouble, is_wrong, may_be_whole
+from empiarfs.storage.index_tables import (
+    COLUMNS,
+    below,
+    children,
+    connected,
+    entry_of,
+    found_values,
+    key_of,
+    listed_values,
+    moment,
+    set_aside,
+    with_tables,
+)
+from empiarfs.storage.trouble import Trouble, is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the tables; a file of another version is set aside
 MISSES = 2  # listings in a row that lack a name before it is believed gone
 MOST_ABSENT = 100_000
 ABSENT_AT_ONCE = 1000  # taken in until they are counted again, which reads them all
 LOOK_SECONDS = 1.0  # how old a look at the file may be
-BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
 
-_TABLES = (
-    """
-CREATE TABLE directories (path BLOB PRIMARY KEY, scanned REAL NOT NULL) WITHOUT ROWID
-""",
-    """
-CREATE TABLE entries (
-    directory BLOB NOT NULL,
-    name BLOB NOT NULL,
-    position INTEGER NOT NULL,    -- where the listing shows it
-    is_directory INTEGER NOT NULL,
-    listed INTEGER NOT NULL,      -- 0: found by asking, in no listing yet
-    missed INTEGER NOT NULL,      -- listings in a row that lacked it
-    listed_size TEXT NOT NULL,
-    listed_date TEXT NOT NULL,
-    size INTEGER,                 -- exact; NULL until it is measured
-    modified INTEGER,
-    dated_by_list INTEGER NOT NULL DEFAULT 0,  -- modified is the listing's, to the minute
-    PRIMARY KEY (directory, name)
-) WITHOUT ROWID
-""",
-    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
-)
-_COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"
 _ADD = """
 INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?)
 ON CONFLICT DO UPDATE SET
     is_directory = excluded.is_directory, size = excluded.size, modified = excluded.modified,
     dated_by_list = excluded.dated_by_list
 """
-_Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
 
 def index_file(cache_dir: Path, archive: str) -> Path:
     """Give where the index of `archive` is kept."""
     return cache_dir / FOLDER / f"tree-{archive}.sqlite"
-
-
-def _key(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
-
-
-def below(path: str) -> tuple[bytes, bytes]:
-    """Give the two keys between which all paths below `path` lie."""
-    key = _key(path)
-    return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
-
-
-def _entry(directory: str, row: _Row) -> Entry:
-    name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
-    if not _is_ours(row):
-        raise _foreign()
-    path = join(directory, name.decode("utf-8", "surrogateescape"))
-    if is_directory:
-        return Directory(path, modified)
-    if size is None:
-        return Stub(path, listed_size, listed_date)
-    return File(path, size, modified, bool(dated_by_list))
-
-
-def _is_ours(row: _Row) -> bool:
-    """Tell whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
-    name, _, listed_size, listed_date, size, modified, _ = row
-    return (
-        isinstance(name, bytes)
-        and b"/" not in name
-        and isinstance(listed_size, str)
-        and isinstance(listed_date, str)
-        and (size is None or (isinstance(size, int) and size >= 0))
-        and (modified is None or isinstance(modified, int))
-    )
-
-
-def _moment(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise _foreign()
-    return float(value)
-
-
-def _foreign() -> sqlite3.Error:
-    """Give the error that says of the file, as SQLite's own does, that its content is wrong."""
-    error = sqlite3.DatabaseError("a row that this program did not write")
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
 
 
 class SqliteIndex:
@@ -147,21 +85,21 @@ class SqliteIndex:
     def directory(self, path: str) -> Known | None:
         """See `Index.directory`."""
         with self._used() as database:
-            key = _key(path)
+            key = key_of(path)
             scanned = database.execute("SELECT scanned FROM directories WHERE path = ?", (key,)).fetchone()
             if scanned is not None:
-                return Known(_children(database, path), _moment(scanned[0]))
+                return Known(children(database, path), moment(scanned[0]))
         return None
 
     def entry(self, path: str) -> Entry | None:
         """See `Index.entry`."""
         with self._used() as database:
             row = database.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE directory = ? AND name = ?",  # noqa: S608 - a constant
-                (_key(parent_of(path)), _key(name_of(path))),
+                f"SELECT {COLUMNS} FROM entries WHERE directory = ? AND name = ?",  # noqa: S608 - a constant
+                (key_of(parent_of(path)), key_of(name_of(path))),
             ).fetchone()
             if row is not None:
-                return _entry(parent_of(path), row)
+                return entry_of(parent_of(path), row)
         return None
 
     def holds(self, path: str) -> bool:
@@ -169,14 +107,14 @@ class SqliteIndex:
         with self._used() as database:
             (count,) = database.execute(
                 "SELECT count(*) FROM directories WHERE path = ? OR path > ? AND path < ?",
-                (_key(path), *below(path)),
+                (key_of(path), *below(path)),
             ).fetchone()
             return bool(count)
         return False
 
     def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
         """See `Index.replace`."""
-        key = _key(path)
+        key = key_of(path)
         with self._used("writing") as database:
             database.execute("UPDATE entries SET missed = missed + 1 WHERE directory = ? AND listed", (key,))
             database.executemany(
@@ -193,30 +131,30 @@ class SqliteIndex:
                     is_directory = excluded.is_directory,
                     listed_size = excluded.listed_size, listed_date = excluded.listed_date
                 """,
-                (_values(key, position, entry) for position, entry in enumerate(entries)),
+                (listed_values(key, position, entry) for position, entry in enumerate(entries)),
             )
             database.execute("DELETE FROM entries WHERE directory = ? AND missed >= ?", (key, MISSES))
             database.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (key, scanned))
-            return Known(_children(database, path), scanned)
+            return Known(children(database, path), scanned)
         return Known({name_of(entry.path): entry for entry in entries}, scanned)
 
     def add(self, entry: File | Directory) -> None:
         """See `Index.add`."""
         with self._used("writing") as database:
-            database.execute(_ADD, _found(entry))
-            database.execute("DELETE FROM absent WHERE path = ?", (_key(entry.path),))
+            database.execute(_ADD, found_values(entry))
+            database.execute("DELETE FROM absent WHERE path = ?", (key_of(entry.path),))
 
     def add_all(self, files: Sequence[File]) -> None:
         """See `Index.add_all`."""
         with self._used("writing") as database:
-            database.executemany(_ADD, map(_found, files))
+            database.executemany(_ADD, map(found_values, files))
 
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
         with self._used("writing") as database:
-            where = (_key(parent_of(path)), _key(name_of(path)))
+            where = (key_of(parent_of(path)), key_of(name_of(path)))
             database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
-            database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (_key(path), asked))
+            database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (key_of(path), asked))
             if self._absences % ABSENT_AT_ONCE == 0 and _absences(database) > MOST_ABSENT:
                 database.execute(
                     "DELETE FROM absent WHERE path IN (SELECT path FROM absent ORDER BY asked LIMIT ?)",
@@ -227,14 +165,14 @@ class SqliteIndex:
     def absent_since(self, path: str) -> float | None:
         """See `Index.absent_since`."""
         with self._used() as database:
-            row = database.execute("SELECT asked FROM absent WHERE path = ?", (_key(path),)).fetchone()
-            return None if row is None else _moment(row[0])
+            row = database.execute("SELECT asked FROM absent WHERE path = ?", (key_of(path),)).fetchone()
+            return None if row is None else moment(row[0])
         return None
 
     def unmeasure(self, file: File) -> Stub:
         """See `Index.unmeasure`."""
         with self._used("writing") as database:
-            where = (_key(parent_of(file.path)), _key(name_of(file.path)))
+            where = (key_of(parent_of(file.path)), key_of(name_of(file.path)))
             database.execute(
                 """
                 UPDATE entries SET size = NULL, modified = NULL
@@ -290,20 +228,20 @@ class SqliteIndex:
     def _opened(self) -> sqlite3.Connection:
         """Open the file; one that is broken or of another version is set aside."""
         if self._file is None:
-            return _with_tables(_connected(None))
+            return with_tables(connected(None))
         secure(self._file.parent)
         secure_file(self._file)
         try:
             if self._wrong and identity(self._file) == self._identity:
                 raise sqlite3.DatabaseError("its content is wrong")
-            database = _with_tables(_connected(self._file))
+            database = with_tables(connected(self._file))
         except sqlite3.Error as error:
             if may_be_whole(error):
                 raise
             self._trouble.tell(error, "")
             log.info("%s is set aside, and listings begin anew", self._file)
-            _set_aside(self._file)
-            database = _with_tables(_connected(self._file))
+            set_aside(self._file)
+            database = with_tables(connected(self._file))
         self._identity = identity(self._file)
         self._wrong = self._outdated = False
         return database
@@ -312,7 +250,7 @@ class SqliteIndex:
         """Live in memory, until the file can be opened."""
         self._trouble.tell(error, "opening")
         if self._database is None or self._identity is not None:
-            self._database = _with_tables(_connected(None))
+            self._database = with_tables(connected(None))
         self._identity, self._outdated = None, True
 
     def _tell(self, error: Exception, use: str) -> None:
@@ -323,83 +261,6 @@ class SqliteIndex:
         self._outdated = self._outdated or not absurd
 
 
-def _children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
-    rows = database.execute(
-        f"SELECT {_COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
-        (_key(path),),
-    )
-    entries = (_entry(path, row) for row in rows)
-    return {name_of(entry.path): entry for entry in entries}
-
-
 def _absences(database: sqlite3.Connection) -> int:
     (count,) = database.execute("SELECT count(*) FROM absent").fetchone()
     return int(count)
-
-
-def _found(entry: File | Directory) -> tuple[object, ...]:
-    directory, name = _key(parent_of(entry.path)), _key(name_of(entry.path))
-    match entry:
-        case Directory():
-            return directory, name, 1, None, entry.modified, 0
-        case File():
-            return directory, name, 0, entry.size, entry.modified, entry.listed
-
-
-def _values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]:
-    name = _key(name_of(entry.path))
-    match entry:
-        case Directory():
-            return directory, name, position, 1, "", "", None, entry.modified
-        case Stub():
-            return directory, name, position, 0, entry.listed_size, entry.listed_date, None, None
-        case File():
-            return directory, name, position, 0, "", "", entry.size, entry.modified
-
-
-def _set_aside(file: Path) -> None:
-    for path in beside(file):
-        path.unlink(missing_ok=True)
-    file.replace(file.with_name(file.name + ".broken"))
-
-
-def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
-    """See that the tables are there, made if the database is new.
-
-    Raises:
-        sqlite3.DatabaseError: they are another program's, or another version's.
-    """
-    try:
-        if _is_empty(database):
-            with database:
-                database.execute("BEGIN IMMEDIATE")  # another process may be making them now
-                if _is_empty(database):
-                    for statement in _TABLES:
-                        database.execute(statement)
-                    database.execute(f"PRAGMA user_version = {VERSION}")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:
-            text = f"version {version} of the tables, and this program writes {VERSION}"
-            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - closed below like any other that is not ours
-        for table in ("directories", "entries", "absent"):
-            database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own three names
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-
-
-def _connected(file: Path | None) -> sqlite3.Connection:
-    # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
-    try:
-        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
-        database.execute("PRAGMA synchronous = OFF")  # what a power cut breaks is set aside, and costs requests
-    except BaseException:
-        database.close()
-        raise
-    return database

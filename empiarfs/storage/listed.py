@@ -1,4 +1,4 @@
-"""The tables of an index, for who looks after them; beside `index` alone this knows what is in them."""
+"""The tables of an index, for who looks after them; beside `index_tables` alone this knows what is in them."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from empiarfs.storage import sqlite
-from empiarfs.storage.index import BUSY_SECONDS, VERSION, below
+from empiarfs.storage.index_tables import BUSY_SECONDS, VERSION, below
 
 _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
 

@@ -20,7 +20,7 @@ from fakes import noise, stub
 from empiarfs.model import Block, File, Stub
 from empiarfs.settings import MIB
 from empiarfs.storage import database as of_blocks
-from empiarfs.storage import disk, index, trouble
+from empiarfs.storage import disk, index, index_tables, trouble
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.slots import Slots
@@ -35,7 +35,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
     for module in (disk, index):
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
-    for module in (of_blocks, index):
+    for module in (of_blocks, index_tables):
         monkeypatch.setattr(module, "BUSY_SECONDS", 0.02)
 
 
@@ -203,7 +203,7 @@ def test_an_index_heals_whatever_became_of_its_file(
     assert len(warned(caplog)) <= 2
 
 
-@pytest.mark.parametrize("version", [1, index.VERSION + 1, 10**6])
+@pytest.mark.parametrize("version", [1, index_tables.VERSION + 1, 10**6])
 def test_an_index_of_an_older_or_newer_program_is_set_aside(
     tmp_path: Path, version: int, caplog: pytest.LogCaptureFixture
 ) -> None:

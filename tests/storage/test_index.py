@@ -12,7 +12,7 @@ import pytest
 from fakes import at_once, directory, stub
 
 from empiarfs.model import Directory, File, Stub
-from empiarfs.storage import index
+from empiarfs.storage import index, index_tables
 from empiarfs.storage.index import SqliteIndex
 
 DATA = "10028/data"
@@ -124,7 +124,7 @@ def test_a_broken_file_is_set_aside(file: Path, content: bytes, caplog: pytest.L
 
 def test_an_index_of_another_version_is_set_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tables of an older or newer program are not read."""
-    for version in (index.VERSION + 1, index.VERSION + 2):
+    for version in (index_tables.VERSION + 1, index_tables.VERSION + 2):
         with closing(SqliteIndex(file)) as opened:
             opened.add(File(A, 7, None))
         with closing(sqlite3.connect(file)) as database:

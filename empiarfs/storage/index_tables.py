@@ -1,0 +1,177 @@
+"""The tables of an index, and how entries are written into their rows and read from them."""
+
+import sqlite3
+from pathlib import Path
+
+from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
+from empiarfs.storage.sqlite import beside
+from empiarfs.storage.trouble import JOURNAL
+
+VERSION = 2  # of the tables; a file of another version is set aside
+BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
+
+_TABLES = (
+    """
+CREATE TABLE directories (path BLOB PRIMARY KEY, scanned REAL NOT NULL) WITHOUT ROWID
+""",
+    """
+CREATE TABLE entries (
+    directory BLOB NOT NULL,
+    name BLOB NOT NULL,
+    position INTEGER NOT NULL,    -- where the listing shows it
+    is_directory INTEGER NOT NULL,
+    listed INTEGER NOT NULL,      -- 0: found by asking, in no listing yet
+    missed INTEGER NOT NULL,      -- listings in a row that lacked it
+    listed_size TEXT NOT NULL,
+    listed_date TEXT NOT NULL,
+    size INTEGER,                 -- exact; NULL until it is measured
+    modified INTEGER,
+    dated_by_list INTEGER NOT NULL DEFAULT 0,  -- modified is the listing's, to the minute
+    PRIMARY KEY (directory, name)
+) WITHOUT ROWID
+""",
+    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
+)
+COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"
+_Row = tuple[bytes, int, str, str, int | None, int | None, int]
+
+
+def key_of(path: str) -> bytes:
+    """Give `path`, or a name, as the tables hold it; names need not be UTF-8."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def below(path: str) -> tuple[bytes, bytes]:
+    """Give the two keys between which all paths below `path` lie."""
+    key = key_of(path)
+    return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
+
+
+def entry_of(directory: str, row: _Row) -> Entry:
+    """Give what `row` of `directory` tells of.
+
+    Raises:
+        sqlite3.Error: this program did not write it.
+    """
+    name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
+    if not _is_ours(row):
+        raise _foreign()
+    path = join(directory, name.decode("utf-8", "surrogateescape"))
+    if is_directory:
+        return Directory(path, modified)
+    if size is None:
+        return Stub(path, listed_size, listed_date)
+    return File(path, size, modified, bool(dated_by_list))
+
+
+def _is_ours(row: _Row) -> bool:
+    """Tell whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
+    name, _, listed_size, listed_date, size, modified, _ = row
+    return (
+        isinstance(name, bytes)
+        and b"/" not in name
+        and isinstance(listed_size, str)
+        and isinstance(listed_date, str)
+        and (size is None or (isinstance(size, int) and size >= 0))
+        and (modified is None or isinstance(modified, int))
+    )
+
+
+def moment(value: object) -> float:
+    """Give a point in time that was kept.
+
+    Raises:
+        sqlite3.Error: it is none.
+    """
+    if not isinstance(value, int | float):
+        raise _foreign()
+    return float(value)
+
+
+def _foreign() -> sqlite3.Error:
+    """Give the error that says of the file, as SQLite's own does, that its content is wrong."""
+    error = sqlite3.DatabaseError("a row that this program did not write")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
+    """Give what is known to be in the directory `path`, by name, as its listing shows it."""
+    rows = database.execute(
+        f"SELECT {COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
+        (key_of(path),),
+    )
+    entries = (entry_of(path, row) for row in rows)
+    return {name_of(entry.path): entry for entry in entries}
+
+
+def found_values(entry: File | Directory) -> tuple[object, ...]:
+    """Give the row of what was found by asking for it, as `index` adds it."""
+    directory, name = key_of(parent_of(entry.path)), key_of(name_of(entry.path))
+    match entry:
+        case Directory():
+            return directory, name, 1, None, entry.modified, 0
+        case File():
+            return directory, name, 0, entry.size, entry.modified, entry.listed
+
+
+def listed_values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]:
+    """Give the row of what a listing shows at `position`, as `index` replaces it."""
+    name = key_of(name_of(entry.path))
+    match entry:
+        case Directory():
+            return directory, name, position, 1, "", "", None, entry.modified
+        case Stub():
+            return directory, name, position, 0, entry.listed_size, entry.listed_date, None, None
+        case File():
+            return directory, name, position, 0, "", "", entry.size, entry.modified
+
+
+def set_aside(file: Path) -> None:
+    """Keep a file that cannot be used under another name."""
+    for path in beside(file):
+        path.unlink(missing_ok=True)
+    file.replace(file.with_name(file.name + ".broken"))
+
+
+def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
+    """See that the tables are there, made if the database is new.
+
+    Raises:
+        sqlite3.DatabaseError: they are another program's, or another version's.
+    """
+    try:
+        if _is_empty(database):
+            with database:
+                database.execute("BEGIN IMMEDIATE")  # another process may be making them now
+                if _is_empty(database):
+                    for statement in _TABLES:
+                        database.execute(statement)
+                    database.execute(f"PRAGMA user_version = {VERSION}")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            text = f"version {version} of the tables, and this program writes {VERSION}"
+            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - closed below like any other that is not ours
+        for table in ("directories", "entries", "absent"):
+            database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own three names
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+
+
+def connected(file: Path | None) -> sqlite3.Connection:
+    """Open `file`, or a database in memory where there is none."""
+    # one connection under one lock: FUSE calls from threads that Python did not start
+    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute("PRAGMA synchronous = OFF")  # what a power cut breaks is set aside, and costs requests
+    except BaseException:
+        database.close()
+        raise
+    return database
