@@ -76,6 +76,13 @@ def test_the_contracts_name_every_room() -> None:
     assert rooms == named
 
 
+def test_the_contract_of_the_engine_names_every_module() -> None:
+    """A module in no layer is held by nothing."""
+    layers = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"][1]["layers"]
+    named = {name.strip() for layer in layers for name in layer.replace(":", "|").split("|")}
+    assert named == {module for module in sources() if module.startswith("empiarfs.engine.")}
+
+
 def test_a_contract_bites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One import the wrong way, in a copy, is found: by the layers, and by the homes of libraries."""
     import shutil  # noqa: PLC0415

@@ -119,6 +119,7 @@ def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
 
 
+@pytest.mark.promise("Where no file can be locked, those of other processes are not counted, and one line says so.")
 def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
