@@ -154,7 +154,7 @@ class DiskStore:
         try:
             head = os.pread(file, segments.head_bytes(len(place.numbers)), 0)
             part = segments.part(place.name, len(place.numbers), index, head)
-            if part is None:
+            if part is None or part.stop > os.fstat(file).st_size:  # a length that is wrong asks for any memory
                 return None
             data = os.pread(file, part.size, part.start)
         finally:

@@ -220,7 +220,7 @@ def test_clear_leaves_nothing_beside_a_database_that_cannot_be_used(server: Scri
     tree.write_bytes(b"rubbish" * 1000)
     for suffix in ("-journal", "-wal", "-shm"):
         tree.with_name(tree.name + suffix).write_bytes(b"")
-    assert run("cache", "clear").exit_code == 0
+    assert run("cache", "clear", "--yes").exit_code == 0
     assert not list((cache() / "v1").glob("tree-*"))
 
 

@@ -776,3 +776,25 @@ def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> N
 def test_the_text_of_a_store_tells_where_it_is(store: DiskStore, folder: Path) -> None:
     """And how many blocks were damaged."""
     assert repr(store) == f"<DiskStore {folder} most={100 * MIB} broken=0>"
+
+
+def test_a_length_beyond_the_file_asks_for_no_memory(
+    store: DiskStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where memory is limited a flipped bit would be an error for ever."""
+    store.put(block(0), noise(BLOCK_BYTES))
+    (file,) = values(folder)
+    stored = bytearray(file.read_bytes())
+    stored[23] = 0xFF  # the highest byte of the length of the first block
+    file.write_bytes(stored)
+    asked: list[int] = []
+    pread = os.pread
+
+    def noted(number: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return pread(number, size, offset)
+
+    monkeypatch.setattr(os, "pread", noted)
+    assert store.get(block(0)) is None
+    assert max(asked) <= BLOCK_BYTES
+    warned(caplog)
