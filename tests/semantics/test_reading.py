@@ -149,8 +149,8 @@ def test_there_is_nothing_behind_the_end(mounted: Mount) -> None:
 
 
 @pytest.mark.promise(
-    "A read comes back short only at the end of the file, or before an error: it gives what came before the error, "
-    "and the next read fails.",
+    "A read comes back short only at the end of the file, or before an error: it gives what came before the error "
+    "(with `O_DIRECT` nothing), and the next read fails.",
     "A page of a map that cannot be had is `SIGBUS`.",
 )
 def test_a_read_that_meets_an_error_gives_what_came_before(
