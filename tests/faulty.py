@@ -50,6 +50,7 @@ class Exchange:
         path: below the numbered entries, unescaped; a directory's ends in a slash.
         range: the header's value; empty where there is none.
         over: set when the fault is over.
+        upstream: the port of Apache.
     """
 
     def __init__(self, handler: "_Handler", path: str, over: threading.Event) -> None:
@@ -57,6 +58,7 @@ class Exchange:
         self.path = path
         self.range = handler.headers["Range"] or ""
         self.over = over
+        self.upstream = handler.server.faulty.upstream.rpartition(":")[2]
         self._handler = handler
 
     def asked(self, part: str | None = None) -> Reply:
