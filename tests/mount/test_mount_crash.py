@@ -300,3 +300,19 @@ def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, world: World) -> N
         reader.kill()
         reader.wait(DEADLINE)
     assert made.call(compared, made.path, world.root, list(FILES), 9, 1.0, 4) == []
+
+
+def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, world: World) -> None:
+    """Two mounts share a cache and write to it; one is killed in the middle, and the other reads on, right."""
+    account = mount.account()
+    first, second = (mount("10028", "10100", account=account, flags=["--memory=16M"]) for _ in range(2))
+    _, answers = zip(
+        *(one.calling(compared, one.path, world.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
+        strict=True,
+    )
+    threading.Event().wait(1.0)
+    os.kill(first.daemon(), signal.SIGKILL)
+    assert [answer(DEADLINE) for answer in answers] == [[], []]
+    assert second.call(compared, second.path, world.root, list(FILES), 6, 1.0, 4) == []
+    second.umount()
+    assert sum(file.stat().st_size for file in unknown_blocks(account)) < 8 * MIB
