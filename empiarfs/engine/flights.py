@@ -42,11 +42,11 @@ class Flight:
 
     def _awaited(self) -> threading.Event:
         """Give what is set when it ends."""
-        waiter = threading.Event()
-        self._waiters.append(waiter)
+        over = threading.Event()
+        self._waiters.append(over)
         if self._over:
-            waiter.set()
-        return waiter
+            over.set()
+        return over
 
     def is_late(self, seconds: float) -> bool:
         """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
