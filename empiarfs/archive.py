@@ -163,7 +163,7 @@ class Archive:
             if reading.streams[0].window:
                 self._in_line[file] = self._clock()
         for run in ahead:
-            self._later(partial(self._reader.fetch_ahead, file, run))
+            self._later(partial(self._fetch_ahead, file, run))
         if span.start == 0:
             self._begun(file)
         try:
@@ -172,6 +172,14 @@ class Archive:
         except Changed:
             self._tree.changed(file)
             raise
+
+    def _fetch_ahead(self, file: File, run: Span) -> None:
+        """Fetch what a reader is to come to; where he was faster and has passed it, nobody needs it any more."""
+        reading = self._readings.get(file) or readahead.Reading()
+        passed = [one.position for one in reading.streams if one.begun <= run.start < one.position]
+        start = max((run.start, *passed))
+        if start < run.stop:
+            self._reader.fetch_ahead(file, Span(start, run.stop))
 
     def _check_process(self, path: str) -> None:
         """Raise Closed in a child process: it would talk over its parent's connections, and get his replies."""

@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import cachetools
@@ -129,6 +129,11 @@ class Cache:
         if data is not None:
             self.memory_hits += 1
         return data
+
+    def use_up(self, blocks: Iterable[Block]) -> None:
+        """Take in that the reader of `blocks` has taken the whole of them; see `in_memory`."""
+        for block in blocks:
+            self._recent.spend(block)
 
     def get(self, block: Block) -> bytes | None:
         """Give `block` from memory, or from the store, whence it comes to memory."""

@@ -110,6 +110,11 @@ class Flights:
                     theirs[block] = flight
         return mine, theirs
 
+    def of(self, blocks: Iterable[Block]) -> dict[Block, Flight]:
+        """Give the flights of claimed blocks, for who has them fetched by another thread."""
+        with self._lock:
+            return {block: self._under_way[block] for block in blocks}
+
     def asked(self, blocks: Iterable[Block]) -> list[Flight]:
         """Note that a request for these claimed blocks is sent now; give their flights."""
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """A read: which blocks cover it, which of them are here, and one ranged request for each run that is not."""
 
+import logging
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
@@ -13,6 +14,8 @@ from empiarfs.engine.pace import Pace
 from empiarfs.errors import ArchiveError, Unavailable
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import Origin
+
+log = logging.getLogger(__name__)
 
 MOST_SPLIT = 4  # blocks of a read that come over as many lines; a longer one is a stream
 
@@ -63,24 +66,29 @@ class Reader:
         """
         numbers = blocks.covering(span, self._block_bytes)
         got: dict[int, bytes] = {}
+        # who reads in line comes to the end of a block by and by, and then needs it no more
+        begin = numbers.start if beyond else -(-span.start // self._block_bytes)
+        used_up = range(begin, span.stop // self._block_bytes)
         for number in numbers:
-            # who reads in line comes to the end of a block by and by, and then needs it no more
-            whole = beyond > 0 or span.start <= number * self._block_bytes
-            used_up = whole and (number + 1) * self._block_bytes <= span.stop
-            held = self._cache.in_memory(Block(file, number), used_up=used_up)
+            held = self._cache.in_memory(Block(file, number), used_up=number in used_up)
             if held is not None:
                 got[number] = held
+        fetched = [number for number in numbers if number not in got]
         self.blocks_read += len(numbers)
         self.blocks_from_memory += len(got)
         while any(number not in got for number in numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
             if mine and beyond and mine[-1].number == numbers.stop - 1:
-                mine += self._following(file, span.stop, beyond)
+                further = self._following(file, span.stop, beyond)
+                if further:  # the reader need not wait for those
+                    theirs |= self._started(file, mine, further)
+                    mine = []
             got.update(self._fetched(file, mine, self._origin))
             for block, flight in theirs.items():
                 data = self._waited_for(block, flight)
                 if data is not None:  # else it was given up, and is claimed in the next turn
                     got[block.number] = data
+        self._cache.use_up(Block(file, number) for number in fetched if number in used_up)
         first = numbers.start * self._block_bytes
         if len(numbers) == 1:
             return got[numbers.start][span.start - first : span.stop - first]
@@ -102,6 +110,23 @@ class Reader:
                 break
             claimed += mine
         return claimed
+
+    def _started(self, file: File, mine: list[Block], further: list[Block]) -> dict[Block, Flight]:
+        """Fetch claimed blocks in a thread of its own; give the flights of `mine`."""
+        flights = self._flights.of(mine)
+
+        def fetch() -> None:
+            try:
+                for _ in self._fetched(file, [*mine, *further], self._origin):
+                    pass
+            except ArchiveError as error:
+                log.debug("%s", error)  # told to those who wait
+
+        try:
+            threading.Thread(target=fetch, name="request", daemon=True).start()
+        except RuntimeError:  # no more threads to be had
+            fetch()
+        return flights
 
     def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
         """Give a block that another thread fetches; ask for it too where that request is silent for too long."""
