@@ -110,9 +110,10 @@ class Patience:
         untrusted = isinstance(error, Untrusted)
         if left <= 0 or (untrusted and self._at_prompt):
             raise error
-        if tries == (1 if untrusted else NEWS) and self._is_news(error.path, left):
-            log.warning("%s; asking again for up to %.0f s", error, left)
         asked_for = error.pause if isinstance(error, Overloaded) else 0.0
+        # the pause that a server asks for is told by the gate
+        if tries == (1 if untrusted else NEWS) and not asked_for and self._is_news(error.path, left):
+            log.warning("%s; asking again for up to %.0f s", error, left)
         return min(left, max(asked_for, pause * (0.5 + self._chance())))
 
     def _is_news(self, path: str, left: float) -> bool:
