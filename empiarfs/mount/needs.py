@@ -35,11 +35,10 @@ def lack_of_device() -> Lack | None:
         "ls, stat and cat work without",
     )
     try:
-        number = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return None if stat.S_ISCHR(os.fstat(number).st_mode) else nothing
-        finally:
-            os.close(number)
+        if not stat.S_ISCHR(DEVICE.stat().st_mode):
+            return nothing
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        return None
     except FileNotFoundError:
         return nothing
     except OSError as error:

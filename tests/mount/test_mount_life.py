@@ -304,7 +304,6 @@ def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
         ([], {"EMPIARFS_CONNECTIONS": "99"}, "EMPIARFS_CONNECTIONS"),
         (["-o", "rw"], {}, "read-only"),
         (["--base-url=ftp://somewhere"], {}, "web address"),
-        (["--cache-dir=/proc/nowhere"], {}, "/proc/nowhere"),
     ],
 )
 def test_a_wrong_setting_says_where_it_stands(
