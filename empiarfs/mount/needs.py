@@ -38,7 +38,6 @@ def lack_of_device() -> Lack | None:
         if not stat.S_ISCHR(DEVICE.stat().st_mode):
             return nothing
         os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
-        return None
     except FileNotFoundError:
         return nothing
     except OSError as error:
@@ -49,6 +48,7 @@ def lack_of_device() -> Lack | None:
             if is_absent
             else "ask your administrator to let users mount with FUSE",
         )
+    return None
 
 
 def fusermount() -> str | None:
