@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+import ondisk
 import pytest
 from commands import isolated, run
 from fakes import noise
@@ -65,12 +66,12 @@ def cache() -> Path:
 
 def segments() -> list[Path]:
     """Give the files of segments: of the large file two, one and two blocks together, and of the others one."""
-    return sorted((cache() / "v1" / "blocks").rglob("*.val"))
+    return ondisk.segments(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
     """Give the bytes of all segments, as people read them."""
-    return f"{sum(file.stat().st_size for file in segments()) / KIB:.1f} KiB"
+    return f"{ondisk.volume(cache()) / KIB:.1f} KiB"
 
 
 def large_segment(number: int) -> Path:
@@ -107,7 +108,7 @@ def test_info_counts_what_is_kept(server: ScriptedServer) -> None:
     told = info()
     assert kept() == {"10028": 6, "10029": 1}
     assert (told["blocks"], told["files"], told["limit"]) == (7, 3, Settings().cache_size)
-    assert told["bytes"] == sum(file.stat().st_size for file in segments())
+    assert told["bytes"] == ondisk.volume(cache())
     assert (told["index"]["directories"], told["index"]["measured"]) == (2, 3)
     assert told["foreign"] == told["faults"] == []
     room = shutil.disk_usage(cache())
@@ -332,7 +333,7 @@ def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedS
         assert kept.get(Block(file, 0)) == b"x"
         (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
         assert table.remove([row]) == 1
-        assert table.volume() == sum(path.stat().st_size for path in segments())
+        assert table.volume() == ondisk.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:

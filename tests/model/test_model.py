@@ -18,6 +18,7 @@ from pathlib import Path
 from time import strptime
 from typing import Any
 
+import ondisk
 import pytest
 from fakes import noise
 from hosts import Forks, Host, settings_of
@@ -136,14 +137,10 @@ class Model(RuleBasedStateMachine):
         assert counters["highest"] <= CONNECTIONS, counters
         assert counters["in memory"] <= MEMORY, counters
         assert counters["fetched"] <= self.served.sent - self.sent_before + counters["fetched"] * self.has_broken
-        kept = sum(file.stat().st_size for file in self.blocks())
-        assert kept <= DISK + SLACK, f"{kept} bytes are kept on disk"
+        volume = ondisk.volume(self.folder / "cache")
+        assert volume <= DISK + SLACK, f"{volume} bytes are kept on disk"
 
     has_broken = False  # whether replies were cut, whose bytes the server does not count
-
-    def blocks(self) -> list[Path]:
-        """Give the files that hold cached blocks."""
-        return sorted((self.folder / "cache").rglob("*.val"))
 
     # what a reader does
 
@@ -438,7 +435,7 @@ class Model(RuleBasedStateMachine):
     def the_disk_fails(self, seed: int, harm: str) -> None:
         """Files of the cache are damaged."""
         chance = random.Random(seed)
-        whole = [file for file in self.blocks() if file.stat().st_size]
+        whole = [file for file in ondisk.segments(self.folder / "cache") if file.stat().st_size]
         for file in whole:
             content = bytearray(file.read_bytes())
             match harm:

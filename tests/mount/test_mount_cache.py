@@ -5,6 +5,7 @@ import os
 import stat
 from pathlib import Path
 
+import ondisk
 import pytest
 from apache import Apache
 from mounting import Account, Mount, Mounts, eventually
@@ -28,13 +29,12 @@ def beginning(path: str, size: int) -> str:
 
 def block_files(account: Account) -> list[Path]:
     """Give the files of the cache that hold blocks."""
-    folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
-    return [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("cache.db")]
+    return ondisk.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def kept_bytes(account: Account) -> int:
     """Give the bytes of all blocks on disk."""
-    return sum(file.stat().st_size for file in block_files(account))
+    return ondisk.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def filled(mount: Mounts, account: Account) -> None:
@@ -219,14 +219,13 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
     account = mount.account(binding=binding)
     made = mount("10100", account=account)
     assert made.call(digest, made / RANDOM) == truth
-    kept = account.home / "cache/empiarfs/v1/blocks"
-    eventually(lambda: sum(file.stat().st_size for file in kept.rglob("*.val")) > 8 * 2**20, "all is on disk")
+    eventually(lambda: kept_bytes(account) > 8 * 2**20, "all is on disk")
     where = f"--base-url={mount.base_url}"
     for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b"mounts that are running go on" in done.stdout
-    assert list(kept.rglob("*.val")) == []
+    assert block_files(account) == []
     made.umount()
     apache.clear()
     again = mount("10100", account=account)

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import machine
+import ondisk
 import pytest
 from apache import Apache
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
@@ -84,7 +85,7 @@ def unknown_blocks(account: Account) -> list[Path]:
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return [file for file in folder.rglob("*.val") if file.relative_to(folder).as_posix() not in known]
+    return [file for file in ondisk.segments(folder) if file.relative_to(folder).as_posix() not in known]
 
 
 @pytest.mark.promise(

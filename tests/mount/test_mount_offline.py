@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import ondisk
 import pytest
 from apache import Apache
 from mounting import Account, Mount, Mounts, eventually
@@ -55,11 +56,6 @@ def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EH
     assert seconds < SOON
 
 
-def on_disk(store: Path) -> int:
-    """Give the bytes of all blocks."""
-    return sum(file.stat().st_size for file in store.rglob("*.val"))
-
-
 @pytest.fixture
 def filled(mount: Mounts, binding: str) -> Account:
     """A user whose cache holds a file, the beginning of another, and some listings."""
@@ -71,7 +67,7 @@ def filled(mount: Mounts, binding: str) -> Account:
     made.run("stat", made / "10300/data/0007.txt")
     assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
     store = account.home / "cache/empiarfs/v1/blocks"
-    eventually(lambda: on_disk(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
+    eventually(lambda: ondisk.volume(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
     made.umount()
     return account
 
@@ -111,7 +107,7 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     account = mount.account(binding=binding)
     online = mount("10028", account=account, base_url=own_apache.url)
     assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
-    eventually(lambda: list((account.home / "cache/empiarfs/v1/blocks").rglob("*.val")), "the block is on disk")
+    eventually(lambda: ondisk.segments(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
     online.umount()
     own_apache.stop()
     made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})

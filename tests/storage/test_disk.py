@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import diskcache
+import ondisk
 import pytest
 from fakes import at_once, noise
 
@@ -55,11 +56,6 @@ def store(folder: Path) -> Iterator[DiskStore]:
         yield store
 
 
-def values(folder: Path) -> list[Path]:
-    """Give the files that hold blocks."""
-    return sorted(folder.rglob("*.val"))
-
-
 def tampered(folder: Path, change: str, *arguments: object) -> None:
     """Change the database behind the store's back."""
     with closing(sqlite3.connect(folder / "cache.db")) as database, database:
@@ -96,7 +92,7 @@ def test_a_second_put_replaces_the_first(store: DiskStore, folder: Path) -> None
     store.put(block(0), b"old")
     store.put(block(0), b"new")
     assert store.get(block(0)) == b"new"
-    assert len(values(folder)) == 1
+    assert len(ondisk.segments(folder)) == 1
 
 
 def test_blocks_survive_a_restart(folder: Path) -> None:
@@ -249,7 +245,7 @@ def test_a_damaged_block_is_not_there_and_heals(
     """Whatever became of its file, a block is given whole or not at all, and a put makes it whole again."""
     store.put(block(0), noise(BLOCK_BYTES))
     store.put(block(1), noise(BLOCK_BYTES, 1))
-    (file,) = [one for one in values(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
+    (file,) = [one for one in ondisk.segments(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
     DAMAGE[damage](file)
     assert store.get(block(0)) is None
     assert store.get(block(0)) is None
@@ -264,10 +260,10 @@ def test_a_damaged_block_is_dropped_counted_and_logged_once(
 ) -> None:
     """The damaged file does not stay on the disk."""
     store.put(block(0), noise(BLOCK_BYTES))
-    flipped(values(folder)[0])
+    flipped(ondisk.segments(folder)[0])
     store.get(block(0))
     store.get(block(0))
-    assert values(folder) == []
+    assert ondisk.segments(folder) == []
     assert store.broken == 1
     assert [FILE.path in line for line in warned(caplog)] == [True]
 
@@ -278,7 +274,7 @@ def test_two_blocks_whose_files_were_swapped_are_not_there(
     """Whole bytes of another block are the wrong bytes."""
     for number in range(2):
         store.put(block(number), noise(BLOCK_BYTES, number))
-    one, other = values(folder)
+    one, other = ondisk.segments(folder)
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(kept)
@@ -290,7 +286,7 @@ def test_a_segment_that_is_gone_hides_no_other(folder: Path) -> None:
     """Where two hold a block and the file of one was deleted, the block comes from the other, in each new store."""
     with closing(opened(folder)) as store:
         store.put(block(9), b"9", b"gone")
-        (gone,) = values(folder)
+        (gone,) = ondisk.segments(folder)
         store.put(block(10), b"10")
     gone.unlink()
     for _ in range(2):
@@ -303,7 +299,7 @@ def test_a_segment_that_is_gone_hides_no_other(folder: Path) -> None:
 def test_a_damaged_segment_that_was_stored_anew_meanwhile_stays(store: DiskStore, folder: Path) -> None:
     """What another process has put in its place is whole."""
     store.put(block(0), noise(BLOCK_BYTES))
-    flipped(values(folder)[0])
+    flipped(ondisk.segments(folder)[0])
     read = os.pread
     with pytest.MonkeyPatch.context() as patch:
 
@@ -334,7 +330,7 @@ def test_a_block_that_cannot_be_read_now_is_not_dropped(
             patch.setattr(os, "open", refuse)
             assert store.get(block(0)) is None
         assert store.get(block(0)) == b"good"
-    assert (len(values(folder)), store.broken, len(warned(caplog))) == (1, 0, 1)
+    assert (len(ondisk.segments(folder)), store.broken, len(warned(caplog))) == (1, 0, 1)
 
 
 def test_a_block_whose_place_is_known_costs_no_look_at_the_database(
@@ -356,7 +352,7 @@ def test_the_bytes_of_a_store_are_those_of_its_files(store: DiskStore, folder: P
     assert store.volume() == 0
     for number in (0, 1, 0):
         store.put(block(number), noise(BLOCK_BYTES, number))
-    assert store.volume() == store.kept() == sum(file.stat().st_size for file in values(folder))
+    assert store.volume() == store.kept() == ondisk.volume(folder)
 
 
 class Evil:
@@ -381,10 +377,10 @@ def test_nothing_is_ever_unpickled(
     mark = tmp_path / "executed"
     evil = pickle.dumps(Evil(mark))
     store.put(block(0), b"good")
-    values(folder)[0].write_bytes(evil)
+    ondisk.segments(folder)[0].write_bytes(evil)
     tampered(folder, "UPDATE Cache SET mode = ?, value = ?, filename = NULL", mode, evil)
     assert store.get(block(0)) is None
-    name = values(folder)[0].relative_to(folder).as_posix()
+    name = ondisk.segments(folder)[0].relative_to(folder).as_posix()
     tampered(folder, "UPDATE Cache SET mode = ?, value = NULL, filename = ?", mode, name)
     assert store.get(block(0)) is None
     assert not mark.exists()
@@ -422,7 +418,7 @@ def test_a_file_outside_the_folder_is_neither_read_nor_removed(
     victim = tmp_path / "victim"
     (folder / "link").symlink_to(tmp_path)
     store.put(block(0), b"good")
-    shutil.copy(values(folder)[0], victim)
+    shutil.copy(ondisk.segments(folder)[0], victim)
     kept = victim.read_bytes()
     tampered(folder, "UPDATE Cache SET filename = ?", name.format(absolute=victim))
     assert store.get(block(0)) is None
@@ -468,7 +464,7 @@ def test_the_limit_holds_within_one_cull(folder: Path) -> None:
         for number in range(150):
             store.put(block(number), noise(size, number))
             assert store.volume() <= limit + 2 * size
-        assert sum(file.stat().st_size for file in values(folder)) <= limit + 2 * size
+        assert ondisk.volume(folder) <= limit + 2 * size
         assert store.volume() > limit // 2
 
 
@@ -546,8 +542,8 @@ def test_the_store_gives_way_when_room_gets_scarce(
         store.put(block(number), noise(64 * 1024, number))
     room.free = 5 * GIB - 2 * MIB
     store.put(block(99), b"1")
-    kept = sum(file.stat().st_size for file in values(folder))
-    assert 0 < kept <= 60 * 64 * 1024 - 2 * MIB + 64 * 1024
+    volume = ondisk.volume(folder)
+    assert 0 < volume <= 60 * 64 * 1024 - 2 * MIB + 64 * 1024
     assert store.get(block(99)) is None
     room.free = 50 * GIB
     store.put(block(99), b"1")
@@ -661,7 +657,7 @@ def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
     for number in range(5):
         store.put(block(number), noise(BLOCK_BYTES))
         assert store.get(block(number)) is None
-    assert values(folder) == []
+    assert ondisk.segments(folder) == []
     assert len(warned(caplog)) == 1
 
 
@@ -764,7 +760,7 @@ def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> N
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
-        while len(values(folder)) < 10:
+        while len(ondisk.segments(folder)) < 10:
             assert writer.poll() is None
         writer.kill()
     with closing(opened(folder)) as store:
@@ -783,7 +779,7 @@ def test_a_length_beyond_the_file_asks_for_no_memory(
 ) -> None:
     """Where memory is limited a flipped bit would be an error for ever."""
     store.put(block(0), noise(BLOCK_BYTES))
-    (file,) = values(folder)
+    (file,) = ondisk.segments(folder)
     stored = bytearray(file.read_bytes())
     stored[23] = 0xFF  # the highest byte of the length of the first block
     file.write_bytes(stored)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import diskcache
+import ondisk
 import pytest
 from fakes import noise, stub
 
@@ -75,7 +76,7 @@ def orphans(folder: Path) -> set[str]:
     """Give the files of blocks that the database does not know of."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.val")} - known
+    return {file.relative_to(folder).as_posix() for file in ondisk.segments(folder)} - known
 
 
 def works(store: DiskStore) -> bool:
@@ -414,7 +415,7 @@ def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: 
     """A hundred damaged blocks are one line and a count."""
     for number in range(100):
         store.put(Block(FILE, number), noise(500, number))
-    for file in folder.rglob("*.val"):
+    for file in ondisk.segments(folder):
         os.truncate(file, 100)
     assert [store.get(Block(FILE, number)) for number in range(100)] == [None] * 100
     assert store.broken == 100
