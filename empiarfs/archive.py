@@ -130,6 +130,14 @@ class Archive:
         self._check_process(path)
         return self._tree.stat(path)
 
+    def is_listed(self, directory: str) -> bool:
+        """Tell whether `entries` of `directory` waits for nobody."""
+        return self._tree.is_listed(directory)
+
+    def is_at_hand(self, path: str) -> bool:
+        """Tell whether `stat` of `path` waits for nobody."""
+        return self._tree.is_at_hand(path)
+
     def open(self, path: str) -> OpenFile:
         """Open the file at `path`.
 

@@ -54,7 +54,7 @@ class _NoStore:
 
     broken = 0
 
-    def get(self, block: Block) -> bytes | None:  # noqa: ARG002
+    def get(self, block: Block) -> bytes | None:  # noqa: ARG002 - as every store
         """Give nothing."""
         return None
 

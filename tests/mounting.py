@@ -27,8 +27,8 @@ PATIENCE = "20"  # seconds a read waits for a server in tests; the default of 30
 _WORTH_A_LOOK = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) |^Traceback|^Exception", re.MULTILINE)
 # what a child that looks at a mount begins with; functions of tests bring no imports of their own
 _PRELUDE = """\
-import ast, ctypes, errno, fcntl, hashlib, json, mmap, os, random, select, shutil, socket, stat, subprocess, sys
-import threading, time
+import ast, ctypes, errno, fcntl, hashlib, json, mmap, os, random, select, shutil, signal, socket, stat
+import subprocess, sys, threading, time
 from collections.abc import Callable
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor

@@ -265,3 +265,8 @@ class Client:
         deadline = time.monotonic() + LONGEST_LIFE
         while any(thread.name == "line" for thread in threading.enumerate()) and time.monotonic() < deadline:
             time.sleep(0.001)
+
+
+def always(reply: Reply | None) -> Callable[[Request], Reply | None]:
+    """Answer everything alike."""
+    return lambda _: reply

@@ -1,7 +1,10 @@
 """The walls: imports point down, and every outside library has one home."""
 
 import ast
+import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grimp
@@ -85,9 +88,6 @@ def test_the_contract_of_the_engine_names_every_module() -> None:
 
 def test_a_contract_bites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One import the wrong way, in a copy, is found: by the layers, and by the homes of libraries."""
-    import shutil  # noqa: PLC0415
-    import subprocess  # noqa: PLC0415
-
     program = (
         "import sys; from importlinter.application.use_cases import lint_imports; from importlinter import api; "
     )
@@ -159,8 +159,6 @@ def test_what_is_pure_stays_pure() -> None:
 
 def test_every_outside_library_is_a_dependency() -> None:
     """What is imported is declared in pyproject.toml."""
-    import tomllib  # noqa: PLC0415
-
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {one.partition(">")[0].strip().lower().replace("fusepy", "fuse") for one in declared} | {"mfusepy"}
     used = {package for path in sources().values() for package in outside(path)} - set(sys.stdlib_module_names)

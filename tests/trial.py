@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -221,7 +222,10 @@ class Trial:
         for what in hit:
             if what == DATA:
                 self.data = self.archive.open(HITS[DATA])
-            eventually(lambda what=what: not self.seen(self.user_of(what)).number, f"{what} is right again")  # type: ignore[misc]
+            eventually(partial(self._is_right, what), f"{what} is right again")
+
+    def _is_right(self, what: str) -> bool:
+        return not self.seen(self.user_of(what)).number
 
     def gate(self) -> Gate:
         """Give the gate of the archive."""

@@ -34,7 +34,8 @@ def mount_points(_context: click.Context, _: click.Parameter, incomplete: str) -
     from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
 
     ours = [one.point for one in points.table() if one.kind == points.KIND]
-    found = [CompletionItem(point) for point in ours if point.startswith(os.path.abspath(incomplete))]  # noqa: PTH100
+    begun = os.path.abspath(incomplete)  # noqa: PTH100 - a Path keeps ".."
+    found = [CompletionItem(point) for point in ours if point.startswith(begun)]
     return found or [CompletionItem(incomplete, type="dir")]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from empiarfs.empiar import pages
+from empiarfs.empiar import written
 from empiarfs.errors import Unavailable
 from empiarfs.model import File, Stub, name_of
 from empiarfs.settings import MIB
@@ -172,8 +172,8 @@ def agreeing(found: dict[str, int], stubs: Sequence[Stub]) -> list[File]:
     files = []
     for stub in stubs:
         size = found.get(name_of(stub.path))
-        modified = pages.seconds(stub.listed_date)
-        allowed = pages.size_range(stub.listed_size)
+        modified = written.seconds(stub.listed_date)
+        allowed = written.size_range(stub.listed_size)
         if size is None or modified is None or allowed is None:
             continue  # in one list and not the other: a server behind the balance may lag; it is measured by itself
         if size not in allowed:

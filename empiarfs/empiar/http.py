@@ -5,17 +5,16 @@ A reply is used only if it is exactly what was asked for: status, range, total a
 """
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
-from empiarfs.empiar.line import Fate, Line, Lost, Reply
+from empiarfs.empiar import checks
+from empiarfs.empiar.line import Line, Reply
 from empiarfs.empiar.lines import Lines
+from empiarfs.empiar.lost import Fate, Lost
 from empiarfs.engine.hedge import Cut
 from empiarfs.engine.pace import Pace
 from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable, Untrusted
@@ -26,18 +25,9 @@ log = logging.getLogger(__name__)
 
 MOST_REDIRECTS = 5
 FIRST_BURST = 64 * 1024  # bytes that may come at once with the head, and say nothing of how fast the line is
-LONGEST_RETRY_AFTER = 3600.0
-LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
-FARTHEST_ZONE = 15 * 3600  # seconds
-QUARTER = 900
 
-_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-_REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
-_OVERLOADED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_LENGTH = re.compile(r"\d{1,19}", re.ASCII)
-LONGEST_FILE = 2**63 - 1  # what SQLite and the kernel can count
 
 
 class HttpClient:
@@ -91,7 +81,7 @@ class HttpClient:
                 raise Unavailable(path, "another request has answered")
             try:
                 with self._reply(line, method, self.url(path) + ("/" if slash else ""), headers, path) as reply:
-                    _check_status(reply, path, is_part=part is not None)
+                    checks.check_status(reply, path, is_part=part is not None)
                     yield reply
             except (NotFound, Refused, Changed, IsADirectory) as error:
                 refusal = error  # a clear answer on a sound line, which is kept
@@ -182,11 +172,11 @@ def _places(base_url: str) -> set[tuple[str, str | None, int]]:
     """Give the servers that may answer for `base_url`: its own, and that of HTTPS where it is plain HTTP."""
     base = urlsplit(base_url)
     own = (base.scheme, base.hostname, _port(base))
-    return {own, ("https", base.hostname, 443)} if own[0] == "http" and own[2] == 80 else {own}  # noqa: PLR2004
+    return {own, ("https", base.hostname, _PORTS["https"])} if own[::2] == ("http", _PORTS["http"]) else {own}
 
 
 def _port(url: SplitResult) -> int:
-    return url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+    return url.port or _PORTS.get(url.scheme, 0)
 
 
 class HttpOrigin:
@@ -198,9 +188,9 @@ class HttpOrigin:
     def measure(self, path: str, cut: Cut | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.asked("HEAD", path, cut=cut) as reply:
-            _check_is_file(reply, path)
+            checks.check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            told = None if length is None else File(path, _length(length, path), _modified(reply))
+            told = None if length is None else File(path, checks.length(length, path), checks.modified(reply))
         if told is not None and told.size:
             return told
         # Apache tells no length of an empty file, and some servers zero of any
@@ -209,11 +199,11 @@ class HttpOrigin:
     def _measured_by_its_first_byte(self, path: str, told: File | None, cut: Cut | None) -> File:
         try:
             with self._client.asked("GET", path, part=Span(0, 1), cut=cut) as reply:
-                _check_is_file(reply, path)
+                checks.check_is_file(reply, path)
                 length = reply.headers.get("Content-Length", "")
                 if reply.status == HTTPStatus.PARTIAL_CONTENT:
                     length = reply.headers.get("Content-Range", "").rpartition("/")[2]
-                return File(path, _length(length, path), _modified(reply))
+                return File(path, checks.length(length, path), checks.modified(reply))
         except Changed as error:  # 416: there is no first byte
             if told is None:
                 raise Unavailable(path, "the server tells no length") from error
@@ -222,7 +212,7 @@ class HttpOrigin:
     def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         with self._client.asked("GET", file.path, part=span, cut=cut) as reply:
-            _check_range(reply, file, span)
+            checks.check_range(reply, file, span)
             received = 0
             for piece in self._client.body(reply, file.path):
                 received += len(piece)
@@ -231,84 +221,3 @@ class HttpOrigin:
                 yield piece
             if received != span.size:
                 raise Unavailable(file.path, f"the reply was cut: {received} of {span.size} bytes")
-
-
-def _check_status(reply: Reply, path: str, *, is_part: bool) -> None:
-    if reply.status == HTTPStatus.OK or (is_part and reply.status == HTTPStatus.PARTIAL_CONTENT):
-        return
-    if is_part and reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise Changed(path, "the file at the server is shorter than it was")
-    if reply.status in _GONE:
-        raise NotFound(path)
-    if reply.status in _REFUSED:
-        raise Refused(path, f"the server refuses it (HTTP {reply.status})")
-    says = f"the server answers HTTP {reply.status} {reply.reason}".rstrip()
-    if reply.status in _OVERLOADED:
-        raise Overloaded(path, says, _retry_after(reply))
-    raise Unavailable(path, says)
-
-
-def _length(text: str, path: str) -> int:
-    number = text.strip(" \t")  # what else strip() takes for space, int() does not
-    if not _LENGTH.fullmatch(number) or int(number) > LONGEST_FILE:
-        raise Unavailable(path, "the server tells no length")
-    return int(number)
-
-
-def _check_identity(reply: Reply, path: str) -> None:
-    if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Unavailable(path, "the server sends a compressed form that was not asked for")
-
-
-def _check_is_file(reply: Reply, path: str) -> None:
-    _check_identity(reply, path)
-    kind = reply.headers.get("Content-Type", "").lower()
-    if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
-        raise Unavailable(path, "the server sends a page of its own in place of the file")
-
-
-def _check_range(reply: Reply, file: File, span: Span) -> None:
-    """See that the reply is the span that was asked for, of the version that is read."""
-    _check_identity(reply, file.path)
-    if reply.status != HTTPStatus.PARTIAL_CONTENT:
-        raise Unavailable(file.path, f"a part was asked for, and HTTP {reply.status} came")
-    match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
-    if match is not None and match[3] not in {str(file.size), "*"}:  # first: a part of a file that shrank is cut
-        raise Changed(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
-    if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
-        raise Unavailable(file.path, "the server sends another part than was asked for")
-    modified = _modified(reply)
-    if modified is not None and file.modified is not None and not _same_date(modified, file):
-        raise Changed(file.path, "the file at the server was replaced")
-
-
-def _same_date(modified: int, file: File) -> bool:
-    assert file.modified is not None  # noqa: S101 - the caller has looked
-    if not file.listed:
-        return modified == file.modified
-    # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
-    apart = modified - file.modified
-    return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < 60  # noqa: PLR2004 - seconds of a minute
-
-
-def _modified(reply: Reply) -> int | None:
-    return _date(reply.headers.get("Last-Modified", ""))
-
-
-def _date(text: str) -> int | None:
-    if len(text) > LONGEST_DATE:
-        return None
-    try:
-        date = parsedate_to_datetime(text)
-        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())  # -0000 is UTC, not our zone
-    except (ValueError, OverflowError):
-        return None
-
-
-def _retry_after(reply: Reply) -> float:
-    """Give the seconds that the server asks to be left alone; its header holds seconds or a date."""
-    text = reply.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), LONGEST_RETRY_AFTER)
-    date = _date(text)
-    return 0.0 if date is None else min(max(0.0, date - time.time()), LONGEST_RETRY_AFTER)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from empiarfs.empiar.line import Fate, Line, Lost, Maker
+from empiarfs.empiar.line import Line, Maker
+from empiarfs.empiar.lost import Fate, Lost
 from empiarfs.settings import without_credentials
 
 SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from empiarfs.empiar import pages
+from empiarfs.empiar import pages, written
 from empiarfs.empiar.http import HttpClient
 from empiarfs.errors import Unavailable
 from empiarfs.model import Entry, File, Stub
@@ -10,7 +10,7 @@ from empiarfs.model import Entry, File, Stub
 
 def agrees(stub: Stub, file: File) -> bool:
     """Tell whether `file` is of a length that the listing may have rounded to what `stub` shows."""
-    sizes = pages.size_range(stub.listed_size)
+    sizes = written.size_range(stub.listed_size)
     return sizes is None or file.size in sizes
 
 

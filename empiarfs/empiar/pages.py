@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from posixpath import normpath
 from types import SimpleNamespace
 from typing import Final
@@ -16,6 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from lxml import etree
 
+from empiarfs.empiar.written import columns, seconds
 from empiarfs.model import Directory, Entry, Stub, join
 
 KIB: Final = 1 << 10
@@ -26,7 +26,6 @@ LONGEST_SILENCE_BYTES: Final = KIB * KIB  # without a tag; whatever is unfinishe
 LONGEST_HREF: Final = 16 * KIB  # a host, and a path of 4 KiB with every byte escaped
 LONGEST_NAME_BYTES: Final = 255  # Linux's NAME_MAX
 LONGEST_TEXT: Final = 4 * KIB  # of a heading or a cell; what stands further on is a description
-LONGEST_DATE: Final = 64  # characters; longer is no date of any server, and every row would keep it
 ELEMENTS_A_ROW: Final = 16  # Apache writes 8; each costs time, also one that gives no row
 MOST_ELEMENTS_BESIDE: Final = 250_000  # of the text above and below; about a second
 MOST_CELLS: Final = 4  # what is left of the link's own, date, size, and one for all the rest
@@ -42,10 +41,6 @@ _REFERENCE: Final = re.compile(
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
 _DEFAULT_PORT: Final = re.compile(r":(?:80|443)?\Z")
-_DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d|\d\d?-[A-Za-z]{3}-\d{4})\s+(\d\d:\d\d(?::\d\d)?)", re.ASCII)
-_CLOCK: Final = re.compile(r"\d:\d\d", re.ASCII)  # tells a date, whatever its form
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_SIZE: Final = re.compile(r"(\d{1,20})(?:\.(\d))?([KMGTPE]?)", re.ASCII)
 
 
 class NotAListing(ValueError):
@@ -113,48 +108,6 @@ def entries(rows: Iterable[Row], directory: str) -> list[Entry]:
         else Stub(join(directory, row.name), listed_size=row.listed_size, listed_date=row.listed_date)
         for row in chosen.values()
     ]
-
-
-def size_range(listed: str) -> range | None:
-    """Give the sizes in bytes that Apache writes as `listed`; None for a text that it never writes.
-
-    Turns `apr_strfsize` (apr/strings/apr_strings.c) around: that divides by 1024, dropping the remainder,
-    until fewer than 973 are left, then rounds by the last remainder alone, to tenths below 9 + 973/1024, else
-    to a whole number. A number without a unit is exact: Apache writes one below 973, nginx always.
-    """
-    match = _SIZE.fullmatch(listed.strip())
-    if not match:
-        return None
-    whole, tenth, unit = int(match[1]), match[2], match[3]
-    if not unit:
-        return None if tenth else range(whole, whole + 1)
-    # in 1/1024 of the unit, which is what Apache has in hand when it rounds
-    if tenth:
-        tenths = 10 * whole + int(tenth)
-        first, last = max(-((256 - 512 * tenths) // 5), 973), min((512 * tenths + 255) // 5, 9 * KIB + 972)
-    else:
-        first, last = max(KIB * whole - 512, 9 * KIB + 973), min(KIB * whole + 511, 973 * KIB - 1)
-    scale = KIB ** "KMGTPE".index(unit)
-    return range(first * scale, (last + 1) * scale) if first <= last else None
-
-
-def seconds(listed_date: str) -> int | None:
-    """Give a listed date, taken as UTC, in seconds since 1970; None if it is not understood.
-
-    Understands `2025-02-07 19:49` and, of older Apaches and of nginx, `29-Nov-2005 16:27`.
-    """
-    match = _DATE.fullmatch(listed_date.strip())
-    if not match:
-        return None
-    day, clock = match.groups()
-    try:
-        if not day[:4].isdecimal():
-            number, month, year = day.split("-")
-            # not strptime, whose names of months are those of the user's language
-            day = f"{year}-{_MONTHS.index(month.lower()) + 1:02}-{number:0>2}"
-        return int(datetime.fromisoformat(f"{day}T{clock}+00:00").timestamp())
-    except ValueError:  # no such month, day or hour
-        return None
 
 
 class _Place:
@@ -285,17 +238,9 @@ class _Page:
         if self._child is None or self._cells is None:
             return
         name, is_directory = self._child
-        size, date = _columns(self._cells)
+        size, date = columns(self._cells)
         self._child = self._cells = None
         # with IconsAreLinks Apache links the icon as well: the same name, and nothing behind it
         if self.rows and self.rows[-1].name == name and self.rows[-1] == Row(name, is_directory, "", ""):
             del self.rows[-1]
         self.rows.append(Row(name, is_directory, sys.intern(size), sys.intern(date)))  # most say the same
-
-
-def _columns(cells: list[str]) -> tuple[str, str]:
-    """Give the listed size and date out of the texts behind a link, the first of which ends its own cell."""
-    # preformatted text knows no cells
-    texts = [*filter(None, map(str.strip, cells[1:] or re.split(r"\s{2,}|\n", cells[0].strip()))), ""]
-    date = texts.pop(0) if _CLOCK.search(texts[0]) else ""
-    return texts[0] if _SIZE.fullmatch(texts[0]) else "", date if len(date) <= LONGEST_DATE else ""

@@ -88,6 +88,14 @@ class Tree:
         known = self._listings.known(directory)
         return list(known.entries.values())  # one step of the interpreter: another thread may add a name
 
+    def is_listed(self, directory: str) -> bool:
+        """Tell whether memory holds the children of `directory`."""
+        return self._listings.at_hand(directory) is not None
+
+    def is_at_hand(self, path: str) -> bool:
+        """Tell whether memory holds what is at `path`."""
+        return isinstance(self._listings.noted(path), File | Directory)
+
     def stat(self, path: str) -> File | Directory:
         """Give what is at `path`; a file that was never measured is measured now.
 

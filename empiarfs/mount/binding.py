@@ -148,7 +148,12 @@ def serve(
         name, _, value = option.partition("=")
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
-    _Fuse(kind(archive, owner, mounted, ready, watch), mountpoint, raw_fi=True, **encoding, **chosen)
+    _Fuse(kind(archive, owner, mounted, ready, watch, _asker), mountpoint, raw_fi=True, **encoding, **chosen)
+
+
+def _asker() -> int:
+    """Give the thread that the kernel asks for; in the thread that answers."""
+    return int(fuse.fuse_get_context()[2])
 
 
 def library() -> str:

@@ -5,13 +5,15 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine.cache import Recent
 from empiarfs.errors import ArchiveError, NotFound, Offline, Unavailable
 from empiarfs.model import Directory, Entry, File, name_of, parent_of
 from empiarfs.mount import status, view
+from empiarfs.mount.askers import Abandoned, Askers
 from empiarfs.mount.versions import Untold, Versions
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ BACKGROUND = 48  # requests of the kernel's readahead at once
 MOST_OFFLINE = 10_000  # files and directories that were told to be out of reach
 
 Measured = File | Directory
+T = TypeVar("T")
 
 
 class Operations:
@@ -34,6 +37,7 @@ class Operations:
         mounted: the time of the mount, in seconds since 1970.
         ready: called when the kernel has been answered for the first time.
         watch: counts, and tells what the hidden file holds.
+        asker: see `Askers`.
     """
 
     use_ns = True
@@ -45,6 +49,7 @@ class Operations:
         mounted: int,
         ready: Callable[[], None],
         watch: status.Watch,
+        asker: Callable[[], int] = lambda: 0,
     ) -> None:
         self._watch = watch
         watch.open_files = self._open_files
@@ -52,6 +57,7 @@ class Operations:
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
+        self._askers = Askers(asker)
         self._versions = Versions()
         self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
         # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
@@ -82,9 +88,9 @@ class Operations:
         target = view.link_target(path)
         with self.errors("stat", path):
             if target is not None:
-                self._archive.stat(target)
+                self._asked(self._archive.stat, target)
                 return view.link_attributes(path, target, self._owner, self._mounted)
-            entry = self.to_tell(self._archive.stat(path))
+            entry = self.to_tell(self._asked(self._archive.stat, path))
             self.told(entry)
             return self.attributes(entry)
 
@@ -98,7 +104,7 @@ class Operations:
     def opendir(self, path: str) -> int:
         """List a directory; the handle keeps what was listed, so that names neither double nor go missing."""
         with self.errors("list", path[1:]):
-            return self._kept(self._archive.entries(path[1:]))
+            return self._kept(self._asked(self._archive.entries, path[1:]))
 
     def releasedir(self, _path: str | None, handle: int) -> int:
         """Forget a listing."""
@@ -114,7 +120,7 @@ class Operations:
                 info.direct_io = True
                 info.fh = self._kept(status.as_text(self._watch.status()).encode())
                 return 0
-            opened = self._archive.open(path)
+            opened = self._asked(self._archive.open, path)
             self._watch.opened(path)
             info.keep_cache = self._versions.opened(opened.file)
             info.fh = self._kept(opened)  # with nothing that can fail in between: no `release` would follow
@@ -172,6 +178,11 @@ class Operations:
         """Give what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
         return _Errors(verb, path, self._told_offline)
 
+    def _asked(self, ask: Callable[[str], T], path: str) -> T:
+        """Give what the archive answers; where it may wait for a server, as long as the program waits too."""
+        at_hand = self._archive.is_listed if ask == self._archive.entries else self._archive.is_at_hand
+        return ask(path) if at_hand(path) else self._askers.answer((ask, path), partial(ask, path))
+
     def _open_files(self) -> int:
         return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
 
@@ -202,7 +213,7 @@ class _Errors:
         match error:
             case None:
                 return
-            case NotFound() | Untold():
+            case NotFound() | Untold() | Abandoned():
                 log.debug("%s %s", self._verb, error)
             case Unavailable():
                 log.warning("%s %s; given up", self._verb, error)

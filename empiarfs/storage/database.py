@@ -113,7 +113,7 @@ class Database:
 
     def block_bytes(self) -> int:
         """Give the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
-        (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001
+        (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001 - it tells in no other way
         return int(size)
 
     def volume(self) -> int:
@@ -156,7 +156,7 @@ def _made(path: str) -> FileIO:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
-class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
+class _OnlyBytes(diskcache.Disk):  # type: ignore[misc] # it ships no types
     """A disk of diskcache that stores bytes under text, and refuses everything else."""
 
     def put(self, key: str) -> tuple[str, bool]:
@@ -167,7 +167,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc]
             raise ValueError("a key that this program did not write")
         return key
 
-    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001
+    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001 - see `get`
         if read or not isinstance(value, _Segment):
             raise ValueError("only segments are stored")
         path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from fakes import FakeClock, FakeListing, FakeStopping, at_once, directory, stub
@@ -59,5 +60,9 @@ def test_what_is_not_there_is_not_found(listing: Listing) -> None:
 def test_many_threads_list_at_once(listing: Listing) -> None:
     """Each gets its own directory."""
     paths = list(CHILDREN) * 3
-    got = at_once([lambda path=path: [one.path for one in listing.scan(path)] for path in paths])  # type: ignore[misc]
+
+    def names(path: str) -> list[str]:
+        return [one.path for one in listing.scan(path)]
+
+    got = at_once([partial(names, path) for path in paths])
     assert got == [[one.path for one in CHILDREN[path]] for path in paths]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,4 +81,4 @@ def test_a_store_is_safe_for_threads(store: BlockStore) -> None:
             store.put(block, noise(1000, block.number))
         return all(store.get(block) in {None, noise(1000, block.number)} for block in blocks)
 
-    assert at_once([lambda seed=seed: work(seed) for seed in range(4)]) == [True] * 4  # type: ignore[misc]
+    assert at_once([partial(work, seed) for seed in range(4)]) == [True] * 4

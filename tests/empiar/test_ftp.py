@@ -17,7 +17,7 @@ from empiarfs.model import File
 
 with warnings.catch_warnings():  # it is written on what Python has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
-    from pyftpdlib.authorizers import DummyAuthorizer  # type: ignore[import-untyped]
+    from pyftpdlib.authorizers import DummyAuthorizer  # type: ignore[import-untyped] # it ships no types
     from pyftpdlib.handlers import FTPHandler  # type: ignore[import-untyped]
     from pyftpdlib.servers import FTPServer  # type: ignore[import-untyped]
 

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from fakes import SOON, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website
+from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
 
 from empiarfs.engine.hedge import Cut
 from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
@@ -72,11 +72,6 @@ def part(**changes: object) -> Reply:
     then = str(changes.pop("then", "keep"))
     headers |= {name.replace("_", "-"): value for name, value in changes.items()}
     return Reply(status, {name: str(value) for name, value in headers.items() if value is not None}, body, then)
-
-
-def always(reply: Reply | None) -> Callable[[Request], Reply | None]:
-    """Answer everything alike."""
-    return lambda _: reply
 
 
 def test_measuring_gives_length_and_date(client: Client) -> None:
@@ -260,6 +255,20 @@ def test_a_server_that_wants_to_be_left_alone_says_for_how_long(
     with pytest.raises(Overloaded) as caught:
         client.origin.measure(PATH)
     assert low <= caught.value.pause <= high
+
+
+@pytest.mark.parametrize(
+    ("until", "pause"), [("Tue, 14 Nov 2023 22:14:20 GMT", 60), ("Tue, 14 Nov 2023 22:13:00 GMT", 0)]
+)
+def test_a_date_to_come_back_at_is_measured_by_the_server_s_clock(
+    client: Client, server: ScriptedServer, until: str, pause: float
+) -> None:
+    """Ours may be years off; where the reply tells its date, the pause is the time between the two."""
+    headers = {"Content-Length": "0", "Date": "Tue, 14 Nov 2023 22:13:20 GMT", "Retry-After": until}
+    server.answer = always(Reply("503 Service Unavailable", headers))
+    with pytest.raises(Overloaded) as caught:
+        client.origin.measure(PATH)
+    assert caught.value.pause == pause
 
 
 def test_a_file_without_a_date_fits_any_date(client: Client) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from empiarfs.empiar.line import Fate, Line, Lost, lost
+from empiarfs.empiar.line import Line, lost
 from empiarfs.empiar.lines import Lines
+from empiarfs.empiar.lost import Fate, Lost
 
 
 class Slots:

@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 
 import pytest
-from scripted import ROOT, Client, Reply, ScriptedServer, Website
+from scripted import ROOT, Client, Reply, ScriptedServer, Website, always
 
 from empiarfs.errors import IsADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, Stub
@@ -97,11 +97,7 @@ def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedS
     """Half a listing is none, wherever the line broke."""
     page = Website(FILES)._listing(b"10028/data")
     for cut in (0, 10, len(page) // 2, len(page) - 1):
-        server.answer = (
-            lambda _, cut=cut: Reply(  # type: ignore[misc]
-                "200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"
-            )
-        )
+        server.answer = always(Reply("200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"))
         with pytest.raises(Unavailable):
             client.listing.scan("10028/data")
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from fakes import SOON, Barrier, at_once
@@ -34,9 +35,13 @@ def test_a_block_is_claimed_by_the_first_alone() -> None:
 
 def test_of_many_threads_one_gets_the_claim() -> None:
     """Threads that claim the same block at the same moment get it once between them."""
+
+    def claimed(flights: Flights) -> list[Block]:
+        return flights.claim([A])[0]
+
     for _ in range(20):
         flights = Flights()
-        claims = at_once([lambda flights=flights: flights.claim([A])[0]] * 16)  # type: ignore[misc]
+        claims = at_once([partial(claimed, flights)] * 16)
         assert sorted(map(str, claims)) == sorted([str([A])] + ["[]"] * 15)
 
 

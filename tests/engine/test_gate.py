@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from fakes import SOON, FakeClock
@@ -200,11 +201,14 @@ def test_readers_go_in_as_they_came() -> None:
         with gate.demand():
             order.append(number)
 
+    def is_in_line(number: int) -> bool:
+        return len(gate._waiting) == number
+
     visitors = [threading.Thread(target=visit, args=(number,)) for number in range(12)]
     with gate.demand():
         for number, visitor in enumerate(visitors):
             visitor.start()
-            wait_until(lambda number=number: len(gate._waiting) == number + 1)  # type: ignore[misc]
+            wait_until(partial(is_in_line, number + 1))
     for visitor in visitors:
         visitor.join(SOON)
     assert order == list(range(12))

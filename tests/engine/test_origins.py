@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import cast
 
 import pytest
@@ -106,7 +107,7 @@ def test_never_more_are_inside_than_may_be(most: int) -> None:
                 with lock:
                     inside.pop()
 
-    results = at_once([lambda enter=enter: visit(enter) for enter in (gate.demand, gate.ahead) * 6])  # type: ignore[misc]
+    results = at_once([partial(visit, enter) for enter in (gate.demand, gate.ahead) * 6])
     assert results == [None] * 12
     assert max(seen) <= most
     assert gate.highest <= most
@@ -592,11 +593,15 @@ class ShyListing(FakeListing):
 
 def test_no_connection_is_held_during_a_pause() -> None:
     """Who waits before he asks again lets others ask meanwhile: fetch, measure and listing alike."""
+
+    def note(gate: Gate, texts: list[str]) -> None:
+        texts.append(repr(gate))
+
     origin = FakeOrigin({PATH: noise(100)})
     for _ in range(3):
         gate, with_patience = Gate(1, 0), Patiently()
         texts: list[str] = []
-        with_patience.stopping.while_pausing = lambda gate=gate, texts=texts: texts.append(repr(gate))  # type: ignore[misc]
+        with_patience.stopping.while_pausing = partial(note, gate, texts)
         origin.break_next(Break(after=0, error=AWAY), Break(after=9, error=AWAY), Break(after=0, error=AWAY))
         retrying = Retrying(Hedged(origin, gate, EvenPace()), with_patience.patience)
         fetched(retrying, origin.file(PATH), 0, 100)

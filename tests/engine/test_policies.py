@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from fakes import SOON, BrokenStore, EvenPace, FakeClock, FakeListing, FakeOrigin, Made, at_once
@@ -285,7 +286,7 @@ def test_many_threads_fetch_nothing_twice(tree: Tree, seed: int) -> None:
                 rig.tasks.pop(0)()
 
     starts = [chance.randrange(0, 20 * 16) * 64 * KIB for _ in range(6)]
-    assert at_once([lambda start=start: in_line(start) for start in starts]) == [None] * 6  # type: ignore[misc]
+    assert at_once([partial(in_line, start) for start in starts]) == [None] * 6
     check_in_the_file(rig.fetched(), rig.file.size)
 
 
@@ -293,5 +294,5 @@ def test_a_storm_on_one_cold_block_is_one_request(tree: Tree) -> None:
     """64 threads that want one block at the same time cost one request, at a jump and at the start."""
     for start in (0, 50 * MIB):
         rig = Rig(tree, 64 * MIB)
-        assert at_once([lambda rig=rig, start=start: rig.read(Span(start, start + 1000))] * 64) == [None] * 64  # type: ignore[misc]
+        assert at_once([partial(rig.read, Span(start, start + 1000))] * 64) == [None] * 64
         assert rig.fetched() == [Span(start, start + BLOCK)]

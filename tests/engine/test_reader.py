@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import pytest
 from fakes import SOON, Break, BrokenStore, EvenPace, FakeOrigin, Made, MemoryStore, at_once, noise
@@ -542,7 +543,7 @@ def test_many_threads_on_a_small_cache_get_their_bytes() -> None:
             rig.reader.fetch_ahead(rig.file, Span(stop, min(stop + 60, 5_000)))
         return True
 
-    assert at_once([lambda seed=seed: work(seed) for seed in range(12)]) == [True] * 12  # type: ignore[misc]
+    assert at_once([partial(work, seed) for seed in range(12)]) == [True] * 12
     assert rig.under_way() == 0
     rig.close()
 
@@ -750,7 +751,7 @@ def test_split_reads_of_many_threads_are_right() -> None:
                 return False
         return True
 
-    assert at_once([lambda seed=seed: work(seed) for seed in range(8)]) == [True] * 8  # type: ignore[misc]
+    assert at_once([partial(work, seed) for seed in range(8)]) == [True] * 8
     assert rig.under_way() == 0
     rig.close()
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from empiarfs.cli.files import archive_path
-from empiarfs.empiar import http
+from empiarfs.empiar import checks
 from empiarfs.empiar.line import Reply
 from empiarfs.errors import ArchiveError, Changed, Overloaded, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
@@ -62,7 +62,7 @@ def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
     """Whatever the header says, another range, total or date raises Changed or Unavailable."""
     for file in (FILE, LISTED):
         try:
-            http._check_range(head(Content_Range=content_range, Last_Modified=modified), file, SPAN)
+            checks.check_range(head(Content_Range=content_range, Last_Modified=modified), file, SPAN)
         except (Changed, Unavailable):
             continue
         assert content_range.strip() == "bytes 100-299/1000"
@@ -77,7 +77,7 @@ def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
 def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
     """Or Unavailable."""
     with suppress(Unavailable):
-        length = http._length(text, "10028/a")
+        length = checks.length(text, "10028/a")
         assert 0 <= length < 2**63
         assert text.strip(" \t").isascii()
         assert text.strip(" \t").isdigit()
@@ -92,7 +92,7 @@ def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
 @example("0 0 0 0:0:0 " + "9" * 5000)
 def test_a_date_is_a_moment_or_none(text: str) -> None:
     """One that the kernel and a calendar can show."""
-    moment = http._date(text)
+    moment = checks.seconds(text)
     assert moment is None or time.gmtime(moment)
 
 
@@ -104,10 +104,10 @@ def test_every_status_is_right_or_one_error(status: int, retry_after: str) -> No
     """200 passes, and 206 for a part; all else is an error of ours, with a pause of an hour at most."""
     reply = head(status, Retry_After=retry_after)
     if status in {200, 206}:
-        http._check_status(reply, "10028/a", is_part=True)
+        checks.check_status(reply, "10028/a", is_part=True)
         return
     with pytest.raises(ArchiveError) as caught:
-        http._check_status(reply, "10028/a", is_part=True)
+        checks.check_status(reply, "10028/a", is_part=True)
     assert not isinstance(caught.value, Overloaded) or 0 <= caught.value.pause <= 3600
 
 

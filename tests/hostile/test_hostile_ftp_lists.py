@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from empiarfs.empiar import ftp
 from empiarfs.empiar.ftp import FtpSizes, agreeing, sizes
-from empiarfs.empiar.pages import size_range
+from empiarfs.empiar.written import size_range
 from empiarfs.errors import Unavailable
 from empiarfs.model import File
 

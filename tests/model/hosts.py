@@ -43,7 +43,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="empiarfs-hosts-")
-        self._listener = Listener(os.path.join(self._folder.name, "socket"), "AF_UNIX", authkey=KEY)  # noqa: PTH118
+        self._listener = Listener(f"{self._folder.name}/socket", "AF_UNIX", authkey=KEY)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(self._listener.address)],
             stdin=subprocess.PIPE,

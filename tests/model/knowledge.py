@@ -6,6 +6,7 @@ not have come before something was written down.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from served import Event, Listed, Measured, Missed, Version
 
@@ -80,7 +81,7 @@ class Knowledge:
                 known = {path for path in self.names if parent_of(path) == directory}
                 for path in known | {join(directory, name) for name in rows}:
                     name = path.removeprefix(f"{directory}/")
-                    self._change(path, lambda one, name=name: _listed(one, rows, name), surely=surely)  # type: ignore[misc]
+                    self._change(path, partial(_listed, rows=rows, name=name), surely=surely)
                 self.scanned[directory] = frozenset({now}) | (
                     frozenset() if surely else self.scanned.get(directory, frozenset({None}))
                 )

@@ -296,7 +296,7 @@ class Model(RuleBasedStateMachine):
         self.see_right(handle, offset, length, result, {before, self.served.files.get(handle.path)})
 
     @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, kept=st.booleans())
-    def read_on_after_it_has_changed(self, choice: int, size: int | None, kept: bool) -> None:  # noqa: FBT001
+    def read_on_after_it_has_changed(self, choice: int, size: int | None, kept: bool) -> None:
         """The old handle gives old bytes or an error, a new one new bytes; from whatever cache."""
         handle = self.chosen(choice)
         self.read_all_of(handle)
@@ -464,7 +464,7 @@ class Model(RuleBasedStateMachine):
         self.come_again()
 
     @rule(read=READS, path=PATHS, what=st.sampled_from(["read", "stat", "entries", "nothing"]), wait=st.booleans())
-    def it_is_killed(self, read: Read, path: str, what: str, wait: bool) -> None:  # noqa: FBT001
+    def it_is_killed(self, read: Read, path: str, what: str, wait: bool) -> None:
         """In the middle of something, or of nothing; what was under way may have come to be known, or not."""
         handle, offset, size = self.wanted(read)
         said = len(self.served.diary)

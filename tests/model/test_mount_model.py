@@ -7,6 +7,7 @@ or new; the bytes are as strict as ever.
 import errno
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -79,7 +80,7 @@ class MountModel(RuleBasedStateMachine):
             env={"EMPIARFS_BLOCK": str(BLOCK), "EMPIARFS_PATIENCE": "60"},
         )
         self.mount.expect("WARNING")
-        self.account.start(os.sys.executable, hands.__file__, str(self.listener.address))  # type: ignore[attr-defined]
+        self.account.start(sys.executable, hands.__file__, str(self.listener.address))
         self.line: Any = self.listener.accept()
         self.shown.clear()
         paths = {handle.path for handle in self.handles} or {"10028/2.mrc"}
@@ -177,7 +178,7 @@ class MountModel(RuleBasedStateMachine):
         self.see_read(self.chosen(read[0]), read[1], read[2], command)
 
     @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, drop=st.booleans())
-    def read_on_after_it_has_changed(self, choice: int, size: int | None, drop: bool) -> None:  # noqa: FBT001
+    def read_on_after_it_has_changed(self, choice: int, size: int | None, drop: bool) -> None:
         """The old handle gives old bytes or an error; closed and opened anew, new ones."""
         handle = self.chosen(choice)
         self.see_read(handle, 0, 100_000, "read")
@@ -264,7 +265,7 @@ class MountModel(RuleBasedStateMachine):
             self.asked("drop", handle.number)
 
     @rule(kill=st.booleans(), read=READS)
-    def it_is_mounted_anew(self, kill: bool, read: tuple[int, int, int]) -> None:  # noqa: FBT001
+    def it_is_mounted_anew(self, kill: bool, read: tuple[int, int, int]) -> None:
         """By a user, or after its daemon was killed in the middle of a read."""
         handle = self.chosen(read[0])
         if kill:

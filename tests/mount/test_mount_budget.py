@@ -50,8 +50,8 @@ def read_together(path: str, seed: int, count: int) -> int:
 def read_by_python(project: str, url: str, folder: str, path: str, seed: int, count: int, connections: int) -> int:
     """The same without a mount."""
     sys.path.insert(0, project)
-    from empiarfs import wire  # noqa: PLC0415
-    from empiarfs.settings import Settings  # noqa: PLC0415
+    from empiarfs import wire  # noqa: PLC0415 - found from here on
+    from empiarfs.settings import Settings  # noqa: PLC0415 - see above
 
     archive = wire.archive(
         Settings(base_url=url, cache_dir=Path(folder), connections=connections, no_ftp=True, patience=60.0)

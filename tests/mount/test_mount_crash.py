@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import machine
@@ -79,6 +80,11 @@ def is_free(slot: Path) -> bool:
     return True
 
 
+def is_dead(made: Mount) -> bool:
+    """Tell whether a mount has no daemon."""
+    return not made.daemons()
+
+
 def unknown_blocks(account: Account) -> list[Path]:
     """Give the files of the cache that its database does not know of."""
     folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
@@ -114,7 +120,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
         os.kill(made.daemon(), signal.SIGKILL)
         assert answer(DEADLINE) == []
         assert reader.returncode == 0
-        eventually(lambda made=made: not made.daemons(), "the daemon is dead")  # type: ignore[misc]
+        eventually(partial(is_dead, made), "the daemon is dead")
         slots = list((account.home / "empiarfs").rglob("slot-*"))
         assert slots
         assert all(map(is_free, slots))
@@ -129,7 +135,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     made.umount()
     lost = sum(file.stat().st_size for file in unknown_blocks(account))
     with capsys.disabled():
-        print(f"\n{kills} kills: {len(unknown_blocks(account))} files of {lost} bytes that nobody knows of")  # noqa: T201
+        print(f"\n{kills} kills: {len(unknown_blocks(account))} files of {lost} bytes that nobody knows of")  # noqa: T201 - the figures of the long form
     assert lost < kills * 4 * MIB
 
 
@@ -182,7 +188,7 @@ def test_mounting_again_and_again_leaves_nothing(
         lasting_mount.made.remove(made)
         seen.append(left_over(account))
     with capsys.disabled():
-        print(f"\n{cycles} cycles: after the first {dict(seen[0])}, after the last {dict(seen[-1])}")  # noqa: T201
+        print(f"\n{cycles} cycles: after the first {dict(seen[0])}, after the last {dict(seen[-1])}")  # noqa: T201 - the figures of the long form
     assert seen[-1]["processes"] == seen[-1]["mounts"] == seen[-1]["temporary"] == 0
     # blocks that were read twice at once may be stored once more; the rest is what it was after the first
     assert sum(seen[-1].values()) <= sum(seen[1].values()) + 4, (seen[1], seen[-1])
@@ -226,7 +232,7 @@ def test_a_daemon_that_lives_for_long_does_not_grow(
     made.call(opened_and_listed, made / "10300/data", how_long(100, 1500), timeout=300)
     after = used(daemon)
     with capsys.disabled():
-        print(f"\n{binding}: before {before}, after {after}")  # noqa: T201
+        print(f"\n{binding}: before {before}, after {after}")  # noqa: T201 - the figures of the long form
     # libfuse makes up to 96 threads as they are wanted, and each has the database open
     assert after["files"] < 200
     assert after["threads"] < 150
@@ -268,7 +274,7 @@ def test_many_readers_do_not_take_more_memory(
     assert busy.call(mixed, path, path.stat().st_size, 32, each, timeout=250) >= 32 * each
     peak = used(busy.daemon())["peak"]
     with capsys.disabled():
-        print(f"\n32 readers: {peak // 1024} MiB at most")  # noqa: T201
+        print(f"\n32 readers: {peak // 1024} MiB at most")  # noqa: T201 - the figures of the long form
     assert peak < 300_000_000 // 1024
 
 

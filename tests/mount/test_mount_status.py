@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,12 +318,16 @@ def test_sigusr1_tells_the_log(mount: Mounts, faulty: Faulty, binding: str, user
     """On SIGUSR1 the daemon writes what each thread does, and its status, to its log, as often as it is asked."""
     made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
+
+    def dumped(times: int) -> bool:
+        return made.log().count('"slow_first_byte_seconds"') == times
+
     with faulty.hold(RANDOM, method="GET") as rule:
         stuck(made, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         for times in (1, 2):
             os.kill(made.daemon(), signal.SIGUSR1)
-            eventually(lambda times=times: made.log().count('"slow_first_byte_seconds"') == times, "the log")  # type: ignore[misc]
+            eventually(partial(dumped, times), "the log")
         text = made.log()
         assert re.search(r"signal 10: the threads of \S+\n", text)
         assert "tidy 0" in text or "tidy (" in text

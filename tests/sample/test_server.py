@@ -356,7 +356,7 @@ def test_listed_sizes(size: int, text: str) -> None:
         (b"RCS2", False),
     ],
 )
-def test_hidden_names(name: bytes, hidden: bool) -> None:  # noqa: FBT001
+def test_hidden_names(name: bytes, hidden: bool) -> None:
     """What Apache's stock IndexIgnore matches is left out of listings, and nothing else."""
     assert index_page.is_hidden(name) is hidden
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -722,7 +723,7 @@ def test_many_threads_use_one_store(store: DiskStore) -> None:
             store.put(block(number), noise(500, number))
             assert store.get(block(number)) in {None, noise(500, number)}
 
-    assert at_once([lambda seed=seed: work(seed) for seed in range(8)]) == [None] * 8  # type: ignore[misc]
+    assert at_once([partial(work, seed) for seed in range(8)]) == [None] * 8
     assert all(store.get(block(number)) == noise(500, number) for number in range(10))
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_threads_share_one_index(known: SqliteIndex) -> None:
             known.replace("2", [stub(f"2/{number}") for number in range(turn % 5)], float(turn))
             known.directory("2")
 
-    assert at_once([lambda seed=seed: work(seed) for seed in range(6)]) == [None] * 6  # type: ignore[misc]
+    assert at_once([partial(work, seed) for seed in range(6)]) == [None] * 6
     assert all(
         known.entry(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None)
         for seed in range(6)
@@ -224,8 +225,13 @@ def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIn
 def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
     """Looking one name up does not read the directory it is in."""
     known.replace("1", [stub(f"1/{number}") for number in range(20_000)], 1.0)
-    ticks = []
-    database_of(known).set_progress_handler(lambda: len(ticks.append(1) or ""), 100)  # type: ignore[func-returns-value]
+    ticks: list[int] = []
+
+    def tick() -> int:
+        ticks.append(1)
+        return 0
+
+    database_of(known).set_progress_handler(tick, 100)
     known.entry("1/10000")
     known.add(File("1/10000", 5, None))
     database_of(known).set_progress_handler(None, 0)

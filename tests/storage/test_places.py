@@ -136,7 +136,7 @@ def test_what_is_stored_while_a_list_is_made_is_in_it(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_a_list_of_what_is_forgotten_meanwhile_is_not_kept(shelf: Shelf, everything: bool) -> None:  # noqa: FBT001
+def test_a_list_of_what_is_forgotten_meanwhile_is_not_kept(shelf: Shelf, everything: bool) -> None:
     """It may tell of what is gone, or of another database."""
     known = Places(shelf)
     shelf.held = {FILE}
