@@ -118,8 +118,8 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: Faulty, world
 @pytest.mark.promise(
     "No other signal disturbs one that waits for a name; what it asked for is asked to its end, for who wants the "
     "same next.",
-    "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be ended "
-    "after him.",
+    "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
+    "ended after him.",
 )
 def test_those_who_wait_for_one_name_share_a_request(mount: Mounts, faulty: Faulty, world: World) -> None:
     """Five are killed, and gone one after the other; who comes then is answered by what was asked for them."""
