@@ -7,12 +7,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote, unquote_to_bytes
+
+from lineserver import LONGEST_LIFE, LineServer, heads
 
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.lines import Lines
@@ -22,7 +23,6 @@ from empiarfs.sample.index_page import listed_size
 
 MODIFIED = 1_700_000_000
 ROOT = "/empiar/world_availability"
-LONGEST_LIFE = 30.0  # seconds that a connection may be silent, so that no thread outlives its test for long
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Reply:
     then: str = "keep"
 
 
-class ScriptedServer:
+class ScriptedServer(LineServer):
     """Answers each request with what `answer` gives for it; `None` closes the connection without a byte.
 
     Args:
@@ -69,73 +69,22 @@ class ScriptedServer:
     def __init__(self, answer: Callable[[Request], Reply | None], tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
         self.requests: list[Request] = []
-        self.connections = 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
         self._scheme = "http"
+        listening = socket.create_server(("127.0.0.1", 0))
         if tls is not None:
             self._scheme = "https"
-            self._socket = tls.wrap_socket(self._socket, server_side=True, do_handshake_on_connect=False)
-        self._open: set[socket.socket] = set()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._socket.getsockname()[1])
+            listening = tls.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
+        super().__init__(listening)
 
     @property
     def base_url(self) -> str:
         """The URL of its root."""
         return f"{self._scheme}://127.0.0.1:{self.port}{ROOT}"
 
-    def stop(self) -> None:
-        """Hang up on everyone, and be gone."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._threads[0].join(LONGEST_LIFE)  # from here on nobody is let in
-        self._socket.close()
-        for line in list(self._open):
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(LONGEST_LIFE)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                line, _ = self._socket.accept()
-            except OSError:
+    def _talk(self, line: socket.socket, number: int) -> None:
+        for head in heads(line):
+            if not self._reply(line, head.decode("latin-1"), number):
                 return
-            self._open.add(line)
-            thread = threading.Thread(target=self._serve, args=(line, self.connections), daemon=True)
-            self.connections += 1
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, line: socket.socket, number: int) -> None:
-        line.settimeout(LONGEST_LIFE)
-        with line, suppress(OSError):
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            unread = b""
-            while True:
-                while b"\r\n\r\n" not in unread:
-                    more = line.recv(65536)
-                    if not more:
-                        return
-                    unread += more
-                head, _, unread = unread.partition(b"\r\n\r\n")
-                if not self._reply(line, head.decode("latin-1"), number):
-                    return
-        self._open.discard(line)
 
     def _reply(self, line: socket.socket, head: str, number: int) -> bool:
         first, *rest = head.split("\r\n")

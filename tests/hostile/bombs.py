@@ -4,22 +4,19 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from lineserver import LineServer, heads
 
 TESTS = Path(__file__).resolve().parent.parent
-LONGEST_LIFE = 60.0  # seconds; a connection of a test that fails ends after these
 DEADLINE = 50.0  # seconds for a child; it needs two
 
 Speak = Callable[[bytes], Iterable[bytes | None]]
 
 
-class RawServer:
+class RawServer(LineServer):
     """A server on loopback.
 
     Args:
@@ -33,63 +30,22 @@ class RawServer:
         self._welcome = welcome
         self._end = end
         self.heads: list[bytes] = []
-        self.connections = 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._socket.getsockname()[1])
-        self._open: set[socket.socket] = set()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__(socket.create_server(("127.0.0.1", 0)))
 
     @property
     def url(self) -> str:
         """The URL of its root."""
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._threads[0].join(LONGEST_LIFE)
-        for line in list(self._open):
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(LONGEST_LIFE)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                line, _ = self._socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._open.add(line)
-            self._threads.append(threading.Thread(target=self._serve, args=(line,), daemon=True))
-            self._threads[-1].start()
-
-    def _serve(self, line: socket.socket) -> None:
-        line.settimeout(LONGEST_LIFE)
-        with line, suppress(OSError):
-            for said in self._welcome:
-                line.sendall(said)
-            unread = b""
-            while True:
-                while self._end not in unread:
-                    more = line.recv(65536)
-                    if not more:
-                        return
-                    unread += more
-                head, _, unread = unread.partition(self._end)
-                self.heads.append(head)
-                for piece in self._speak(head):
-                    if piece is None:
-                        return
-                    line.sendall(piece)
+    def _talk(self, line: socket.socket, number: int) -> None:
+        for said in self._welcome:
+            line.sendall(said)
+        for head in heads(line, self._end):
+            self.heads.append(head)
+            for piece in self._speak(head):
+                if piece is None:
+                    return
+                line.sendall(piece)
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,21 +283,24 @@ def test_a_stopped_daemon_is_shown_as_silent(mount: Mounts, binding: str, user: 
     assert told(made)["process"] == daemon
 
 
+def in_the_foreground(made: Mount, base_url: str, changed: str) -> "subprocess.Popen[bytes]":
+    """Start a mount in the foreground, whose program is `changed` first."""
+    program = f"import sys\n{changed}from empiarfs.cli import main\nmain(['mount', '-f', *sys.argv[1:]])\n"
+    return made.start(sys.executable, "-c", program, f"--base-url={base_url}", made.path, stderr=subprocess.PIPE)
+
+
 def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts, binding: str) -> None:
     """The kernel ends no process that waits for what a daemon has begun; `empiarfs status` ends all the same."""
     made = mount.prepare(mount.account(binding=binding))
-    program = (
-        "import signal, sys, threading, empiarfs.mount.status as status\n"
+    process = in_the_foreground(
+        made,
+        mount.base_url,
+        "import signal, threading, empiarfs.mount.status as status\n"
         "as_text = status.as_text\n"
         "def stopping(*arguments):\n"
         "    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # or this thread may go on for a while\n"
         "    return as_text(*arguments)\n"
-        "status.as_text = stopping\n"
-        "from empiarfs.cli import main\n"
-        "main(['mount', '-f', *sys.argv[1:]])\n"
-    )
-    process = made.start(
-        sys.executable, "-c", program, f"--base-url={mount.base_url}", made.path, stderr=subprocess.PIPE
+        "status.as_text = stopping\n",
     )
     try:
         eventually(made.is_mounted, "the mount")
@@ -341,18 +344,15 @@ def test_sigusr1_tells_the_log(mount: Mounts, faulty: Faulty, binding: str, user
 def test_sigusr1_never_ends_a_daemon_in_the_foreground(mount: Mounts, binding: str) -> None:
     """Nor while it begins: what is asked then is told when it can be, on standard error."""
     made = mount.prepare(mount.account(binding=binding))
-    program = (
-        "import os, signal, sys, empiarfs.mount.daemon as daemon\n"
+    process = in_the_foreground(
+        made,
+        mount.base_url,
+        "import os, signal, empiarfs.mount.daemon as daemon\n"
         "serve = daemon.serve\n"
         "def early(*arguments, **more):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    serve(*arguments, **more)\n"
-        "daemon.serve = early\n"
-        "from empiarfs.cli import main\n"
-        "main(['mount', '-f', *sys.argv[1:]])\n"
-    )
-    process = made.start(
-        sys.executable, "-c", program, f"--base-url={mount.base_url}", made.path, stderr=subprocess.PIPE
+        "daemon.serve = early\n",
     )
     eventually(made.is_mounted, "the mount")
     eventually(lambda: made.call(outcome, made / "10100/data/1.bin") == 1, "it reads")
