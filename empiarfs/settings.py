@@ -1,6 +1,7 @@
 """Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import re
@@ -31,6 +32,8 @@ _LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
 _SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
 
+_VARIABLE = "EMPIARFS_"
+_NO_SETTINGS = ("CONFIG", "FUSE")  # variables that say where the settings are, and which binding mounts
 _UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
 
 
@@ -263,6 +266,16 @@ def _from_file(text: str, where: str) -> dict[str, Any]:
     return {name: _read(name, value, f"{where}: {name}") for name, value in table.items()}
 
 
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """Raise BadSetting for a variable that is nearly a setting: who mistypes `EMPIARFS_OFFLINE` is not offline."""
+    known = [*(name.upper() for name in READERS), *_NO_SETTINGS]
+    for variable in environ:
+        name = variable.removeprefix(_VARIABLE)
+        meant = difflib.get_close_matches(name, known, 1, 0.8) if name not in {variable, *known} else []
+        if meant:
+            raise BadSetting(f"{variable}: there is no such setting; {_VARIABLE}{meant[0]} is one")
+
+
 def load(
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
@@ -280,11 +293,13 @@ def load(
         defaults: what stands where nothing was chosen; the program's where it is None.
 
     Raises:
-        BadSetting: a value makes no sense; the text names the flag, the variable, or the line of the file.
+        BadSetting: a value makes no sense, or a variable is mistyped; the text names the flag, the variable, or the
+            line of the file.
     """
     chosen = _from_file(file_text, file_name)
+    _check_variables(environ)
     for name in READERS:
-        variable = f"EMPIARFS_{name.upper()}"
+        variable = f"{_VARIABLE}{name.upper()}"
         if variable in environ:
             chosen[name] = _read(name, environ[variable], variable)
         given = flags.get(name)

@@ -267,3 +267,16 @@ def test_settings_do_not_change() -> None:
     """They are values."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().memory = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["OFLINE", "CACHESIZE", "PATIANCE", "BASE_ULR", "CONFG"])
+def test_a_variable_that_is_nearly_a_setting_is_told(name: str) -> None:
+    """Who mistypes it would work with another setting than he thinks."""
+    with pytest.raises(BadSetting, match=f"^EMPIARFS_{name}: there is no such setting; EMPIARFS_"):
+        load({}, {f"EMPIARFS_{name}": "1"})
+
+
+def test_other_variables_are_none_of_ours() -> None:
+    """A program around us may have variables of its own, by the same first word too."""
+    others = {"EMPIARFS_VENV": "x", "EMPIARFS_TEST_DATA": "x", "OFFLINE": "1", "EMPIARFS": "1"}
+    assert load({}, others) == Settings()

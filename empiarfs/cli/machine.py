@@ -13,7 +13,7 @@ import platformdirs
 from empiarfs.cli.findings import Finding, Findings
 from empiarfs.mount import needs, points
 from empiarfs.settings import MIB, Settings, without_credentials
-from empiarfs.storage.folders import FOLDER, check_holder, runtime_folder, secure
+from empiarfs.storage.folders import FOLDER, check_holder, nearest, runtime_folder, secure
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
 FUSE_CONFIG = Path("/etc/fuse.conf")
@@ -96,7 +96,7 @@ def others(chosen: Settings) -> Findings:
 
 def cache_folder(folder: Path) -> Findings:
     """Look at where blocks and listings are kept: whose it is, on what, and how much room there is."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = nearest(folder)
     try:
         if there == folder:
             check_holder(folder)
@@ -127,7 +127,7 @@ def cache_folder(folder: Path) -> Findings:
 def log_folder(named: Path | None) -> Findings:
     """Look whether a mount in the background can write its log, to the file `named` or where it goes by itself."""
     folder = named.parent if named else Path(platformdirs.user_log_dir("empiarfs"))
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = nearest(folder)
     if there.is_dir() and os.access(there, os.W_OK):
         yield Finding("ok", f"mounts write their logs to {folder}")
     elif named:

@@ -14,13 +14,15 @@ class Fate(enum.Enum):
     UNTRUSTED = enum.auto()
 
 
+_NO_TLS = "the server does not speak TLS there; is it http:// ?"
 _SIGNS = (
     ("ConnectTimeout", Fate.SILENT, "the server does not answer"),
     ("Timeout", Fate.SILENT, "the server went silent"),
     ("timed out", Fate.SILENT, "the server went silent"),
     ("NameResolution", Fate.BROKEN, "the server's name cannot be found; is there a network?"),
     ("Connection refused", Fate.REFUSED, "the server refuses connections"),
-    ("WRONG_VERSION_NUMBER", Fate.UNTRUSTED, "the server does not speak TLS there; is it http:// ?"),
+    ("WRONG_VERSION_NUMBER", Fate.UNTRUSTED, _NO_TLS),
+    ("RECORD_LAYER_FAILURE", Fate.UNTRUSTED, _NO_TLS),  # the same to OpenSSL 3.2 and newer
     (
         "certificate has expired",
         Fate.UNTRUSTED,

@@ -59,7 +59,7 @@ def kept_folder(cache: Path) -> Path | None:
 
 def nearest(folder: Path) -> Path:
     """Give `folder`, or the nearest above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def check_holder(folder: Path) -> None:

@@ -15,8 +15,8 @@ from commands import isolated, run
 from fakes import SOON, noise
 from scripted import Reply, Request, ScriptedServer, Website
 
-from empiarfs.cli import machine, network
-from empiarfs.cli.findings import Finding
+from empiarfs.cli import doctor, machine, network
+from empiarfs.cli.findings import Finding, State
 from empiarfs.mount import needs, points
 from empiarfs.settings import BASE_URL, GIB, MIB, Settings, load
 
@@ -74,6 +74,20 @@ def test_all_is_well(server: ScriptedServer) -> None:
     assert not [line for line in lines if line.startswith("bad")]
     for word in ("/dev/fuse", "libfuse", "--allow-other", "cache", "connections", "files", "proxy", "round trip"):
         assert any(line.startswith(("ok", "warn")) and word in line for line in lines), word
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (["ok", "ok"], "all is well"),
+        (["ok", "warn"], "a mount will work; 1 warning"),
+        (["warn", "warn"], "a mount will work; 2 warnings"),
+        (["warn", "bad", "ok"], "not well: see the lines that say bad"),
+    ],
+)
+def test_the_last_line_hides_nothing(found: list[State], says: str) -> None:
+    """Neither what is bad nor a warning."""
+    assert doctor._verdict(found) == says
 
 
 def test_programs_are_told_the_same(server: ScriptedServer) -> None:

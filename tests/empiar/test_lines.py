@@ -102,6 +102,7 @@ def test_only_what_was_idle_for_long_is_shed(lines: Lines, slots: Slots) -> None
         (ConnectionResetError("reset by peer"), Fate.BROKEN),
         (OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired"), Fate.UNTRUSTED),
         (OSError("[SSL: WRONG_VERSION_NUMBER] wrong version number"), Fate.UNTRUSTED),
+        (OSError("[SSL: RECORD_LAYER_FAILURE] record layer failure"), Fate.UNTRUSTED),
         (ValueError("10028/data"), Fate.BROKEN),
     ],
 )

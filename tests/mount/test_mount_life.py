@@ -289,9 +289,10 @@ def test_a_directory_of_someone_else_is_refused(mount: Mounts) -> None:
 
 
 def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
-    """A mistyped entry is found while someone reads."""
+    """A mistyped entry is found while someone reads; of the mount point that was made for it nothing is left."""
     made = mount.prepare(mount.account())
     assert "99999" in refusal(mount.command(made, "10028", "99999"))
+    assert not made.path.exists()
     done = mount.command(made, "data")
     assert done.returncode != 0
     assert b"'data' is not an entry" in done.stderr
