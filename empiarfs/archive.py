@@ -17,7 +17,7 @@ from empiarfs.errors import Changed, Closed, IsADirectory
 from empiarfs.model import Directory, Entry, File, Span, is_entry_number, parent_of
 from empiarfs.settings import MIB
 
-_ACCESSION = re.compile(r"EMPIAR-(\d+)", re.IGNORECASE)
+_ACCESSION = re.compile(r"EMPIAR-(\d+)", re.ASCII | re.IGNORECASE)
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
 STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
 LARGEST_READ = 4 * MIB  # a larger one is read in line, so that windows open and all connections help
@@ -38,7 +38,7 @@ os.register_at_fork(after_in_child=_forked)
 def entry_of(name: str) -> str | None:
     """Give the directory that the accession `name` stands for: `"EMPIAR-10028"` is `"10028"`; else None."""
     match = _ACCESSION.fullmatch(name)
-    return match[1] if match and match[1].isascii() else None
+    return match[1] if match else None
 
 
 def entry_number(name: str) -> str | None:
@@ -129,14 +129,6 @@ class Archive:
         """
         self._check_process(path)
         return self._tree.stat(path)
-
-    def is_listed(self, directory: str) -> bool:
-        """Tell whether `entries` of `directory` waits for nobody."""
-        return self._tree.is_listed(directory)
-
-    def is_at_hand(self, path: str) -> bool:
-        """Tell whether `stat` of `path` waits for nobody."""
-        return self._tree.is_at_hand(path)
 
     def open(self, path: str) -> OpenFile:
         """Open the file at `path`.

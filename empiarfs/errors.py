@@ -84,6 +84,12 @@ class Offline(ArchiveError):
     number = errno.EHOSTUNREACH
 
 
+class Unwanted(ArchiveError):
+    """Who asked is to end, and waits no more."""
+
+    number = errno.EINTR
+
+
 class Closed(ArchiveError):
     """The archive was closed while someone waited."""
 

@@ -5,6 +5,11 @@ A path is a `str` relative to the root of the archive, without a slash at either
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+MINUTE: Final = 60  # seconds
+QUARTER: Final = 900
+FARTHEST_ZONE: Final = 15 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,20 @@ class File:
 
     def __hash__(self) -> int:
         return hash(self.path)  # a string remembers its own; a read looks a file up some twenty times
+
+    def is_dated(self, modified: int) -> bool:
+        """Tell whether this version may have the exact date `modified`, in seconds since 1970."""
+        if self.modified is None or not self.listed:
+            return self.modified in {None, modified}
+        # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
+        apart = modified - self.modified
+        return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < MINUTE
+
+    def may_be(self, other: "File") -> bool:
+        """Tell whether this version, of a listing's date, may be `other`, of an exact one."""
+        is_sized_alike = self.path == other.path and self.size == other.size
+        is_dated_alike = other.modified is not None and self.is_dated(other.modified)
+        return self.listed and not other.listed and is_sized_alike and is_dated_alike
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def clock(date: str, now: float) -> Findings:
     """
     try:
         skew = now - parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return
     if abs(skew) > LARGEST_SKEW:
         side = "fast" if skew > 0 else "slow"

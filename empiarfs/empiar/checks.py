@@ -13,8 +13,6 @@ from empiarfs.settings import LARGEST
 
 LONGEST_RETRY_AFTER = 3600.0
 LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
-FARTHEST_ZONE = 15 * 3600  # seconds
-QUARTER = 900
 
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
@@ -88,17 +86,8 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
         raise Unavailable(file.path, "the server sends another part than was asked for")
     date = modified(reply)
-    if date is not None and file.modified is not None and not _same_date(date, file):
+    if date is not None and not file.is_dated(date):
         raise Changed(file.path, "the file at the server was replaced")
-
-
-def _same_date(date: int, file: File) -> bool:
-    assert file.modified is not None  # noqa: S101 - the caller has looked
-    if not file.listed:
-        return date == file.modified
-    # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
-    apart = date - file.modified
-    return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < 60  # noqa: PLR2004 - seconds of a minute
 
 
 def modified(reply: Reply) -> int | None:

@@ -241,9 +241,10 @@ class _Watched(requests.adapters.HTTPAdapter):
         for connection in self._connections:
             sock = connection.sock  # the other thread may close it meanwhile
             if sock is not None:
+                plain = getattr(sock, "socket", sock)  # of TLS within the TLS of a proxy
                 with contextlib.suppress(OSError):
                     # of the plain socket: under TLS the reading thread would lose its state in the middle
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                    socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _Noted:

@@ -7,11 +7,11 @@ no ring of waiting can form.
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from empiarfs.errors import ArchiveError
+from empiarfs.engine.wanted import settled, waited
+from empiarfs.errors import ArchiveError, Unwanted
 from empiarfs.model import Block
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Flight:
     def is_late(self, seconds: float) -> bool:
         """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
         over = self._awaited()
-        while not over.wait(seconds):
+        while not waited(over.wait, seconds):
             if self.begun or self._rescued:
                 return False
             if self.asked and time.monotonic() - self.asked >= seconds:
@@ -66,7 +66,7 @@ class Flight:
             ArchiveError: the reader who fetched it met this; asking again would only meet it later.
         """
         if not self._over:  # most are
-            self._awaited().wait()
+            waited(self._awaited().wait)
         if self._error is not None:
             raise again(self._error)
         return self._data
@@ -155,20 +155,18 @@ class Together:
                     mine: Future[T] = Future()
                     self._under_way[key] = mine
                     break
+            settled(future)
             try:
                 return future.result()
+            except Unwanted:  # who asked was ended; ask ourselves
+                continue
             except ArchiveError as error:
                 raise again(error) from error.__cause__
-            except CancelledError:  # the thread that asked was ended; ask ourselves
-                continue
         try:
             result = ask()
         except BaseException as error:
             self._leave(key)
-            if isinstance(error, ArchiveError):
-                mine.set_exception(error)
-            else:
-                mine.cancel()
+            mine.set_exception(error if isinstance(error, ArchiveError) else Unwanted(""))
             raise
         self._leave(key)
         mine.set_result(result)
@@ -185,13 +183,13 @@ class Together:
             return ask()
         finally:
             self._leave(key)
-            mine.set_result(None)  # a cancelled one would not wake who waits in `settled`
+            mine.set_result(None)
 
     def settled(self, key: Hashable, seconds: float) -> bool:
         """Wait for at most `seconds` for another thread's asking; tell whether there was one and it is over."""
         with self._lock:
             future = self._under_way.get(key)
-        return future is not None and bool(wait_for((future,), seconds).done)
+        return future is not None and settled(future, seconds)
 
     def _leave(self, key: Hashable) -> None:
         with self._lock:

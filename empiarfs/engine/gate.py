@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from empiarfs.engine.wanted import waited
 from empiarfs.errors import Overloaded
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Gate:
         Raises:
             Overloaded: since he came the server has asked to be left alone. Who comes later goes in: he has waited,
                 or has no more patience.
+            Unwanted: who asks is wanted no more.
         """
         ticket = object()
         with self._changed:
@@ -150,7 +152,7 @@ class Gate:
         while not condition():
             # a gate that shrank grows again with time alone, and a quiet while ends with it
             by_itself = self._allowed < self._most or self._clock() < self._quiet_until
-            self._changed.wait(QUIET_SECONDS if by_itself else None)
+            waited(self._changed.wait, QUIET_SECONDS if by_itself else None)
 
     def _free(self) -> int:
         if self._allowed < self._most and self._clock() >= self._grow_at:

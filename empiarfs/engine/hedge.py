@@ -3,11 +3,12 @@
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Generic, Protocol, TypeVar, cast
 
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.pace import Pace
+from empiarfs.engine.wanted import waited
 from empiarfs.errors import Unavailable
 from empiarfs.model import File, Span
 
@@ -63,18 +64,30 @@ class _Race(Generic[T]):
         self._over = False
         self._cuts: list[Cut] = []
 
-    def start(self) -> None:
-        """Ask in a thread of its own."""
+    def start(self) -> bool:
+        """Ask in a thread of its own; tell whether there was one to be had."""
         cut = Cut()
+        try:
+            threading.Thread(target=self._run, args=(cut,), name="request", daemon=True).start()
+        except RuntimeError:
+            return False
         self._cuts.append(cut)
-        threading.Thread(target=self._run, args=(cut,), name="request", daemon=True).start()
+        return True
+
+    def ask(self) -> None:
+        """Ask in this thread."""
+        self._run(Cut())
 
     def answer(self, seconds: float | None) -> tuple[T | None, BaseException | None] | None:
         """Give the next answer, or the error of one asking; None when `seconds` have passed."""
-        try:
-            return self._answers.get(timeout=seconds)
-        except queue.Empty:
-            return None
+        come: list[tuple[T | None, BaseException | None]] = []
+
+        def wait(most: float | None) -> bool:
+            with suppress(queue.Empty):
+                come.append(self._answers.get(timeout=most))
+            return bool(come)
+
+        return come[0] if waited(wait, seconds) else None
 
     def end(self) -> None:
         """Break every asking that has not answered."""
@@ -146,13 +159,16 @@ class Hedged:
         self._credit = min(MOST_CREDIT, self._credit + SECOND_SHARE)  # a lost update is a hedge more or less
         second_place = False
         try:
-            race.start()
+            if not race.start():
+                race.ask()
             outcome = race.answer(self._pace.second())
             if outcome is None and self._credit >= 1 and self._gate.one_more():
-                second_place = True
-                self._credit -= 1
-                self.second_askings += 1
-                race.start()
+                second_place = race.start()
+                if second_place:
+                    self._credit -= 1
+                    self.second_askings += 1
+                else:
+                    self._gate.one_less()
             # the lines have deadlines of their own; this one is for what slips through them
             last = self._pace.silence() * 2 + LAST_SECONDS
             late = (None, Unavailable(path, "the server does not answer"))

@@ -1,6 +1,7 @@
 """What is listed, and what was found by asking: remembered, and refreshed behind the user."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from empiarfs.engine.cache import Recent
@@ -48,6 +49,7 @@ class Listings:
         self._background = background
         self._absent = absent
         self._scans = Together()
+        self._keeping = threading.Lock()
         self._refresh_tried: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
         self._refused: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
         self._recent: Recent[str, Known] = Recent(
@@ -110,18 +112,28 @@ class Listings:
         """Tell whether `path` was asked for a short while ago, and was not there."""
         return self._is_recent(self._index.absent_since(path), self._absent)
 
-    def keep(self, entry: File | Directory) -> None:
-        """Take in what was found by asking for it."""
-        self._index.add(entry)
-        known = self._recent.get(parent_of(entry.path))
+    def keep(self, entry: File | Directory) -> File | Directory:
+        """Take in what was found by asking for it, and give what is known from now on.
+
+        Where the sizes of the directory came meanwhile, that is the same version with the listing's date: someone
+        may have opened it, and for the kernel another date is another file.
+        """
+        name, known = name_of(entry.path), self._recent.get(parent_of(entry.path))
         if known is not None:
-            known.entries[name_of(entry.path)] = entry
+            with self._keeping:
+                noted = known.entries.get(name)
+                if isinstance(noted, File) and isinstance(entry, File) and noted.may_be(entry):
+                    return noted
+                known.entries[name] = entry
+        self._index.add(entry)
+        return entry
 
     def keep_all(self, known: Known, files: Iterable[File]) -> None:
         """Take in the files of one directory that were measured together, but none that was measured meanwhile."""
-        new = [file for file in files if isinstance(known.entries.get(name_of(file.path)), Stub)]
-        for file in new:
-            known.entries[name_of(file.path)] = file
+        with self._keeping:
+            new = [file for file in files if isinstance(known.entries.get(name_of(file.path)), Stub)]
+            for file in new:
+                known.entries[name_of(file.path)] = file
         self._index.add_all(new)
 
     def gone(self, path: str) -> None:

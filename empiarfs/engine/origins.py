@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from empiarfs.engine.hedge import begun
+from empiarfs.engine.wanted import aside, waited
 from empiarfs.errors import Closed, NotFound, Overloaded, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
@@ -58,21 +59,27 @@ class Patience:
         self.retries = 0  # requests that were asked again
         self._at_prompt = at_prompt
 
-    def asked(self, path: str, ask: Callable[[], T]) -> T:
+    def asked(self, path: str, ask: Callable[[], T], since: float | None = None) -> T:
         """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
 
         A server that wants to be left alone is, for as long as it says, but not beyond patience: then it is asked
         once more.
 
+        Args:
+            path: what it is about.
+            ask: asks once.
+            since: the time from which patience counts; now where it is None.
+
         Raises:
             Unavailable: the last one, when patience is at its end.
+            Unwanted: nobody waits for it any more.
             Closed: the archive closes.
         """
-        since = self._clock()
+        since = self._clock() if since is None else since
         pause = FIRST_PAUSE
         for tries in itertools.count(1):
             left_alone = min(self._asked_for(), max(0.0, since + self._seconds - self._clock()))
-            if self._stopping.is_set() or (left_alone and self._stopping.wait(left_alone)):
+            if self._stopping.is_set() or (left_alone and waited(self._stopping.wait, left_alone)):
                 break
             try:
                 answer = ask()
@@ -82,7 +89,7 @@ class Patience:
                 self._told.pop(path, None)
                 return answer
             # outside the `except`: its traceback would keep the broken connection open all the while
-            if self._stopping.wait(wait):
+            if waited(self._stopping.wait, wait):
                 break
             self.retries += 1
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -101,7 +108,7 @@ class Patience:
         """
         error = Unavailable(path, "the server breaks its replies off")
         pause = min(FIRST_PAUSE * 2**breaks, LONGEST_PAUSE)
-        if self._stopping.wait(self._pause(error, since, pause, breaks)):
+        if waited(self._stopping.wait, self._pause(error, since, pause, breaks)):
             raise Closed(path, "the archive was closed")
 
     def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
@@ -144,7 +151,7 @@ class Retrying:
         since, breaks = self._patience.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._patience.asked(file.path, partial(self._begun, file, left))
+            first, pieces = self._patience.asked(file.path, partial(self._begun, file, left), since)
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -187,4 +194,4 @@ class WaitedFor:
 
     def _scanned(self, directory: str) -> Sequence[Entry]:
         with self._enter(directory):
-            return self._listing.scan(directory)
+            return aside(lambda: self._listing.scan(directory))

@@ -11,7 +11,8 @@ from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.flights import Flight, Flights
 from empiarfs.engine.pace import Pace
-from empiarfs.errors import ArchiveError, Unavailable
+from empiarfs.engine.wanted import is_watched, wanted_while
+from empiarfs.errors import ArchiveError, Unavailable, Unwanted
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import Origin
 
@@ -78,12 +79,14 @@ class Reader:
         self.blocks_from_memory += len(got)
         while any(number not in got for number in numbers):
             mine, theirs = self._flights.claim(Block(file, n) for n in numbers if n not in got)
-            if mine and beyond and mine[-1].number == numbers.stop - 1:
-                further = self._following(file, span.stop, beyond)
-                if further:  # the reader need not wait for those
-                    theirs |= self._started(file, mine, further)
-                    mine = []
-            got.update(self._fetched(file, mine, self._origin))
+            missing: list[Block] = []
+            got.update(self._kept(mine, missing))
+            is_last = bool(missing) and missing[-1].number == numbers.stop - 1
+            further = self._following(file, span.stop, beyond) if beyond and is_last else []
+            if further or (missing and is_watched()):  # the reader need not wait for those, or may be ended
+                theirs |= self._started(file, missing, further)
+            else:
+                got.update(self._brought(file, missing, self._origin))
             for block, flight in theirs.items():
                 data = self._waited_for(block, flight)
                 if data is not None:  # else it was given up, and is claimed in the next turn
@@ -111,13 +114,16 @@ class Reader:
             claimed += mine
         return claimed
 
-    def _started(self, file: File, mine: list[Block], further: list[Block]) -> dict[Block, Flight]:
-        """Fetch claimed blocks in a thread of its own; give the flights of `mine`."""
-        flights = self._flights.of(mine)
+    def _started(self, file: File, missing: list[Block], further: list[Block]) -> dict[Block, Flight]:
+        """Fetch claimed blocks in a thread of its own; give the flights of `missing`."""
+        flights = self._flights.of(missing)
 
         def fetch() -> None:
             try:
-                for _ in self._fetched(file, [*mine, *further], self._origin):
+                wanted = list(missing)
+                for _ in self._kept(further, wanted):
+                    pass
+                for _ in self._brought(file, wanted, self._origin):
                     pass
             except ArchiveError as error:
                 log.debug("%s", error)  # told to those who wait
@@ -125,7 +131,8 @@ class Reader:
         try:
             threading.Thread(target=fetch, name="request", daemon=True).start()
         except RuntimeError:  # no more threads to be had
-            fetch()
+            with wanted_while(None):
+                fetch()
         return flights
 
     def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
@@ -147,23 +154,33 @@ class Reader:
         """
         wanted = (Block(file, n) for n in blocks.covering(span, self._block_bytes))
         mine, _ = self._flights.claim(block for block in wanted if self._cache.in_memory(block) is None)
-        for _ in self._fetched(file, mine, self._ahead):
+        missing: list[Block] = []
+        for _ in self._kept(mine, missing):
+            pass
+        for _ in self._brought(file, missing, self._ahead):
             pass
 
-    def _fetched(self, file: File, mine: list[Block], origin: Origin) -> Iterator[tuple[int, bytes]]:
-        """Land each block of `mine`, and give it; what cannot be landed is failed."""
-        left = {block.number: block for block in mine}
+    def _kept(self, claimed: list[Block], missing: list[Block]) -> Iterator[tuple[int, bytes]]:
+        """Land each claimed block that the cache holds, and give it; add the others to `missing`."""
+        left = list(reversed(claimed))
         try:
-            missing = []
-            for block in mine:  # another thread may have stored it between the look and the claim
-                data = self._cache.get(block)
+            while left:  # another thread may have stored it between the look and the claim
+                data = self._cache.get(left[-1])
+                block = left.pop()
                 if data is None:
-                    missing.append(block.number)
+                    missing.append(block)
                     continue
-                self._flights.land(left[block.number], data)
-                del left[block.number]
+                self._flights.land(block, data)
                 yield block.number, data
-            for run in blocks.runs(missing, self._longest):
+        except BaseException:
+            self._flights.fail([*left, *missing], None)
+            raise
+
+    def _brought(self, file: File, missing: list[Block], origin: Origin) -> Iterator[tuple[int, bytes]]:
+        """Land each claimed block, fetched from `origin`, and give it; what cannot be landed is failed."""
+        left = {block.number: block for block in missing}
+        try:
+            for run in blocks.runs(list(left), self._longest):
                 for number, data in self._run(file, run, origin):
                     self._cache.put(left[number], data)
                     self._flights.land(left[number], data)
@@ -171,7 +188,8 @@ class Reader:
                     yield number, data
         except ArchiveError as error:
             # what prefetch met is no verdict: a reader who waits asks again, with more patience
-            self._flights.fail(left.values(), None if origin is self._ahead else error)
+            is_his_alone = origin is self._ahead or isinstance(error, Unwanted)
+            self._flights.fail(left.values(), None if is_his_alone else error)
             left.clear()
             raise
         finally:

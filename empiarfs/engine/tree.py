@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -9,6 +10,7 @@ from empiarfs.engine import siblings
 from empiarfs.engine.cache import Recent
 from empiarfs.engine.flights import Together
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
+from empiarfs.engine.wanted import waited
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Overloaded, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub, is_entry_number, name_of, parent_of
 from empiarfs.ports import Known, Origin, Sizes
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 _NO_NAMES = {"", ".", ".."}
 BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
 MOST_BULKS = 10_000  # directories whose sizes were asked for; of one that was forgotten they are asked for again
-BULK_SECONDS = 5.0  # how long a reader waits for sizes that are on their way
+BULK_SECONDS = 5.0  # how long readers wait for sizes that are on their way
 
 
 class _Bulk:
@@ -30,7 +32,20 @@ class _Bulk:
 
     def __init__(self, scanned: float) -> None:
         self.scanned = scanned
-        self.over = threading.Event()
+        self._until = time.monotonic() + BULK_SECONDS
+        self._unheeded = threading.Event()
+
+    def is_awaited(self) -> bool:
+        """Tell whether they are worth waiting for."""
+        return not self._unheeded.is_set() and time.monotonic() < self._until
+
+    def wait(self) -> None:
+        """Wait for them, but all who wait together no longer than `BULK_SECONDS`."""
+        waited(self._unheeded.wait, max(0.0, self._until - time.monotonic()))
+
+    def forgo(self) -> None:
+        """Have nobody wait for them any more: they are here, or others will be here sooner."""
+        self._unheeded.set()
 
 
 class Tree:
@@ -88,14 +103,6 @@ class Tree:
         known = self._listings.known(directory)
         return list(known.entries.values())  # one step of the interpreter: another thread may add a name
 
-    def is_listed(self, directory: str) -> bool:
-        """Tell whether memory holds the children of `directory`."""
-        return self._listings.at_hand(directory) is not None
-
-    def is_at_hand(self, path: str) -> bool:
-        """Tell whether memory holds what is at `path`."""
-        return isinstance(self._listings.noted(path), File | Directory)
-
     def stat(self, path: str) -> File | Directory:
         """Give what is at `path`; a file that was never measured is measured now.
 
@@ -108,7 +115,7 @@ class Tree:
             return Directory("")
         self._check_entry(path)
         bulk = self._bulk.get(parent_of(path))
-        if bulk is None or bulk.over.is_set():  # else the sizes will be here sooner than one by one
+        if bulk is None or not bulk.is_awaited():  # else the sizes will be here sooner than one by one
             for sibling in self.next_after(path, use="stat"):
                 self._later(partial(self.measured_ahead, sibling))
         match self._listings.entry(path):
@@ -132,7 +139,7 @@ class Tree:
             return []
         bulk = self._bulk.get(directory)
         if use == "read" and bulk is not None:
-            bulk.over.set()  # who opens file by file is served sooner one by one than by waiting for all sizes
+            bulk.forgo()  # who opens file by file is served sooner one by one than by waiting for all sizes
         key = f"{use} {directory}"
         order = self._orders.get(key)
         if order is None or order.scanned != known.scanned:
@@ -215,10 +222,10 @@ class Tree:
             bulk = mine
             self._bulk.put(directory, mine)
         if bulk is not mine:
-            bulk.over.wait(BULK_SECONDS)
+            bulk.wait()
             return known
         if sum(isinstance(entry, Stub) for entry in list(known.entries.values())) < BULK_STUBS:
-            bulk.over.set()
+            bulk.forgo()
         else:
             self._sizes_later(lambda: self._take_sizes(directory, known, bulk))
         return known
@@ -231,7 +238,7 @@ class Tree:
         except ArchiveError as error:
             log.info("%s; files are measured one by one", error)
         finally:
-            bulk.over.set()
+            bulk.forgo()
 
     def _asked(self, path: str) -> File | Directory:
         if self._listings.is_absent(path):
@@ -247,16 +254,14 @@ class Tree:
             found = self._measured(path, self._origin, again=False)
         if isinstance(found, File) and not self._is_plausible(found):
             raise Unavailable(path, f"the server tells {found.size} bytes, and its listing another length")
-        self._listings.keep(found)
-        return found
+        return self._listings.keep(found)
 
     def _found_ahead(self, path: str, origin: Origin) -> File | Directory:
         """The same for nobody yet: what is odd is left to the one who will look."""
         found = self._measured(path, origin, again=True)
         if not self._is_plausible(found):
             raise Unavailable(path, "the server contradicts its listing")
-        self._listings.keep(found)
-        return found
+        return self._listings.keep(found)
 
     def _measured(self, path: str, origin: Origin, *, again: bool) -> File | Directory:
         """Ask for `path`; once more for a listed file that a server did not know: another one may."""

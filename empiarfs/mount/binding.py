@@ -24,7 +24,8 @@ if ON_FUSEPY:
 else:
     import mfusepy as fuse
 
-THREADS = 96  # of libfuse: more than the kernel's background requests, so that slow reads never block `ls`
+THREADS = 96  # that libfuse keeps: more than the kernel's background requests
+MOST_THREADS = 1000  # of libfuse in all: programs that wait at once, before the next one cannot even ask
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
 READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
@@ -143,7 +144,7 @@ def serve(
     if _major() == 2:  # noqa: PLR2004 - libfuse 2
         chosen |= {"use_ino": True, "max_background": BACKGROUND, "max_read": 131072}
     else:
-        chosen["max_threads"] = chosen["max_idle_threads"] = THREADS
+        chosen |= {"max_threads": MOST_THREADS, "max_idle_threads": THREADS}
     for option in options:
         name, _, value = option.partition("=")
         chosen[name] = value or True

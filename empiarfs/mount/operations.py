@@ -5,15 +5,15 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine.cache import Recent
-from empiarfs.errors import ArchiveError, NotFound, Offline, Unavailable
+from empiarfs.engine.wanted import wanted_while
+from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Offline, Unavailable, Unwanted
 from empiarfs.model import Directory, Entry, File, name_of, parent_of
 from empiarfs.mount import status, view
-from empiarfs.mount.askers import Abandoned, Askers
+from empiarfs.mount.askers import is_dead, is_to_end
 from empiarfs.mount.versions import Untold, Versions
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ BACKGROUND = 48  # requests of the kernel's readahead at once
 MOST_OFFLINE = 10_000  # files and directories that were told to be out of reach
 
 Measured = File | Directory
-T = TypeVar("T")
 
 
 class Operations:
@@ -37,7 +36,8 @@ class Operations:
         mounted: the time of the mount, in seconds since 1970.
         ready: called when the kernel has been answered for the first time.
         watch: counts, and tells what the hidden file holds.
-        asker: see `Askers`.
+        asker: gives the id of the thread that the kernel asks for, in the thread that answers it; 0 where it is not
+            known.
     """
 
     use_ns = True
@@ -57,7 +57,7 @@ class Operations:
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
-        self._askers = Askers(asker)
+        self._asker = asker
         self._versions = Versions()
         self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
         # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
@@ -86,11 +86,11 @@ class Operations:
         if path == status.NAME:
             return view.status_attributes(path, self._owner, self._mounted)
         target = view.link_target(path)
-        with self.errors("stat", path):
+        with self.errors("stat", path), wanted_while(self._is_wanted):
             if target is not None:
-                self._asked(self._archive.stat, target)
+                self._archive.stat(target)
                 return view.link_attributes(path, target, self._owner, self._mounted)
-            entry = self.to_tell(self._asked(self._archive.stat, path))
+            entry = self.to_tell(self._archive.stat(path))
             self.told(entry)
             return self.attributes(entry)
 
@@ -103,8 +103,8 @@ class Operations:
 
     def opendir(self, path: str) -> int:
         """List a directory; the handle keeps what was listed, so that names neither double nor go missing."""
-        with self.errors("list", path[1:]):
-            return self._kept(self._asked(self._archive.entries, path[1:]))
+        with self.errors("list", path[1:]), wanted_while(self._is_wanted):
+            return self._kept(self._archive.entries(path[1:]))
 
     def releasedir(self, _path: str | None, handle: int) -> int:
         """Forget a listing."""
@@ -114,13 +114,16 @@ class Operations:
     def open(self, path: str, info: Any) -> int:
         """Open a file; its pages are kept across opens as long as it is the same version."""
         path = path[1:]
-        with self.errors("open", path):
+        with self.errors("open", path), wanted_while(self._is_wanted):
             if path == status.NAME:
                 # what it tells is of this moment, and the kernel keeps neither it nor its length
                 info.direct_io = True
                 info.fh = self._kept(status.as_text(self._watch.status()).encode())
                 return 0
-            opened = self._asked(self._archive.open, path)
+            found = self._archive.stat(path)
+            if isinstance(found, Directory):
+                raise IsADirectory(path)
+            opened = OpenFile(self._archive, self._versions.to_open(found))
             self._watch.opened(path)
             info.keep_cache = self._versions.opened(opened.file)
             info.fh = self._kept(opened)  # with nothing that can fail in between: no `release` would follow
@@ -141,7 +144,9 @@ class Operations:
             if isinstance(opened, bytes):
                 return opened[offset : offset + size]
             assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
-            data = opened.read(offset, size)
+            # to a program that catches SIGINT a read that fails is an error of the file; some ignore it
+            with wanted_while(self._is_alive):
+                data = opened.read(offset, size)
             count = len(data)
             self._watch.reads += 1
             self._watch.served_bytes += count
@@ -178,10 +183,11 @@ class Operations:
         """Give what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
         return _Errors(verb, path, self._told_offline)
 
-    def _asked(self, ask: Callable[[str], T], path: str) -> T:
-        """Give what the archive answers; where it may wait for a server, as long as the program waits too."""
-        at_hand = self._archive.is_listed if ask == self._archive.entries else self._archive.is_at_hand
-        return ask(path) if at_hand(path) else self._askers.answer((ask, path), partial(ask, path))
+    def _is_wanted(self) -> bool:
+        return not is_to_end(self._asker())
+
+    def _is_alive(self) -> bool:
+        return not is_dead(self._asker())
 
     def _open_files(self) -> int:
         return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
@@ -213,7 +219,7 @@ class _Errors:
         match error:
             case None:
                 return
-            case NotFound() | Untold() | Abandoned():
+            case NotFound() | Untold() | Unwanted():
                 log.debug("%s %s", self._verb, error)
             case Unavailable():
                 log.warning("%s %s; given up", self._verb, error)

@@ -32,6 +32,12 @@ class Versions:
             version, _ = self._open.get(newest.path, (newest, 0))
             return version
 
+    def to_open(self, newest: File) -> File:
+        """Give the version to open: the one that is open, where the two may be one by two dates; or `newest`."""
+        with self._lock:
+            version, _ = self._open.get(newest.path, (newest, 0))
+            return version if version.may_be(newest) or newest.may_be(version) else newest
+
     def told(self, version: File) -> None:
         """Take in that the kernel was told of `version`."""
         with self._lock:

@@ -5,7 +5,7 @@ import stat
 from dataclasses import dataclass
 
 from empiarfs.archive import entry_of
-from empiarfs.model import Directory, Entry, File, Stub
+from empiarfs.model import Directory, Entry, File
 
 BLOCK_SIZE = 4096  # st_blksize; larger makes Python's open().read(1024) fetch a whole megabyte
 SECTOR = 512  # the unit of st_blocks
@@ -76,11 +76,6 @@ def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, secon
 def kind(entry: Entry) -> int:
     """Give the file type bits of `entry`, all that a listing needs to know."""
     return stat.S_IFDIR if isinstance(entry, Directory) else stat.S_IFREG
-
-
-def is_measured(entry: Entry) -> bool:
-    """Tell whether the attributes of `entry` are known without a request."""
-    return not isinstance(entry, Stub)
 
 
 def link_target(path: str) -> str | None:

@@ -1,10 +1,12 @@
 """The connections to one server: each is lent, kept or closed, and its slot given back."""
 
+import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from empiarfs.empiar.line import Line, lost
+from empiarfs.empiar.line import Line, _Watched, lost
 from empiarfs.empiar.lines import Lines
 from empiarfs.empiar.lost import Fate, Lost
 
@@ -116,3 +118,13 @@ def test_words_in_a_name_are_no_sign(lines: Lines) -> None:
     with lines.lent() as line, pytest.raises(Lost) as caught:
         line.send("GET", "http://127.0.0.1:9/10028/Timeout%20CERTIFICATE.mrc", {}, 2.0)
     assert caught.value.fate is Fate.REFUSED
+
+
+def test_tls_within_the_tls_of_a_proxy_can_be_cut() -> None:
+    """The library's stand-in for a socket is none, and holds one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watched = _Watched()
+        watched._noted(SimpleNamespace(sock=SimpleNamespace(socket=ours), connect=bool))
+        watched.cut()
+        assert theirs.recv(1) == b""

@@ -167,6 +167,7 @@ def test_closing_closes(tmp_path: Path) -> None:
         ("EMPIAR-", None),
         ("EMPIAR-10028x", None),
         ("EMPIAR-\uff11\uff10", None),
+        ("EMP\u0131AR-10028", None),
         ("xEMPIAR-10028", None),
         ("EMPIAR10028", None),
         ("EMPIAR-10028\n", None),

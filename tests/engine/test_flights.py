@@ -9,7 +9,7 @@ import pytest
 from fakes import SOON, Barrier, at_once
 
 from empiarfs.engine.flights import Flight, Flights, Together, again
-from empiarfs.errors import ArchiveError, Changed, NotFound, Unavailable
+from empiarfs.errors import ArchiveError, Changed, NotFound, Unavailable, Unwanted
 from empiarfs.model import Block, File
 
 FILE = File("10028/data/a.mrc", 1000, None)
@@ -305,4 +305,19 @@ def test_what_kills_one_caller_does_not_kill_those_who_waited() -> None:
 
     first, *rest = joined(KilledAtFirst(), 3)
     assert isinstance(first.exception(SOON), Killed)
+    assert all(call.result(SOON) >= 2 for call in rest)
+
+
+def test_who_was_waited_for_no_more_takes_nobody_with_him() -> None:
+    """A caller whose own program has gone gives up; one who waited for his answer asks, and the others get it."""
+
+    class UnwantedAtFirst(Asking):
+        def __call__(self) -> int:
+            answer = super().__call__()
+            if answer == 1:
+                raise Unwanted("10028")
+            return answer
+
+    first, *rest = joined(UnwantedAtFirst(), 3)
+    assert isinstance(first.exception(SOON), Unwanted)
     assert all(call.result(SOON) >= 2 for call in rest)

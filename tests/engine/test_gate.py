@@ -12,7 +12,8 @@ from fakes import SOON, FakeClock
 
 from empiarfs.engine import gate as gates
 from empiarfs.engine.gate import Gate
-from empiarfs.errors import Overloaded, Unavailable
+from empiarfs.engine.wanted import wanted_while
+from empiarfs.errors import Overloaded, Unavailable, Unwanted
 
 
 def overloaded(gate: Gate, pause: float = 0.0) -> None:
@@ -254,3 +255,15 @@ def test_after_a_quiet_while_prefetch_goes_on_by_itself(most: int, monkeypatch: 
 
     threading.Thread(target=fetch_ahead, daemon=True).start()
     assert inside.wait(SOON)
+
+
+def test_whom_nobody_waits_for_leaves_the_line(gate: Gate) -> None:
+    """He holds no place, and is in nobody's way."""
+    with ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(gate.demand())
+        with wanted_while(lambda: False), pytest.raises(Unwanted), gate.demand("10028/a"):
+            pytest.fail("he is in")
+        assert (gate.busy, gate.waiting) == (8, 0)
+    with gate.demand("10028/a"):
+        assert gate.busy == 1

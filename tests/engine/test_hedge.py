@@ -1,6 +1,7 @@
 """A second asking where the first is silent: the first answer counts, within the gate and within reason."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -70,6 +71,11 @@ class Rig:
         return b"".join(self.hedged.fetch(self.file, Span(0, 100)))
 
 
+def refused(_: threading.Thread) -> None:
+    """Start no thread, as a machine does that has as many as it may."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_is_answered_in_time_is_asked_once() -> None:
     """Measuring and fetching cost one request each."""
     rig = Rig(EvenPace())
@@ -121,6 +127,43 @@ def test_the_second_answers_where_the_first_fails_late() -> None:
         barrier.wait_reached(2)
         barrier.lift()
         assert fetching.result(SOON) == CONTENT
+
+
+def test_where_no_thread_is_to_be_had_it_is_asked_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and answered; its place is given back."""
+    rig = Rig(Impatient())
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert rig.hedged.measure(PATH) == rig.file
+    assert rig.fetched() == CONTENT
+    assert rig.hedged.second_askings == 0
+    assert repr(rig.gate).startswith(EMPTY)
+
+
+def test_where_no_second_thread_is_to_be_had_the_first_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late; the second place is given back at once."""
+    rig = Rig(Impatient())
+    started: list[threading.Thread] = []
+    refusals = threading.Semaphore(0)
+    start = threading.Thread.start
+
+    def started_once(thread: threading.Thread) -> None:
+        if thread.name == "request":
+            if started:
+                refusals.release()
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", started_once)
+    barrier = rig.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(rig.fetched)
+        barrier.wait_reached()
+        assert refusals.acquire(timeout=SOON)
+        barrier.lift()
+        assert fetching.result(SOON) == CONTENT
+    assert (len(rig.origin.fetches), rig.hedged.second_askings) == (1, 0)
+    assert repr(rig.gate).startswith(EMPTY)
 
 
 def test_no_second_place_no_second_asking() -> None:

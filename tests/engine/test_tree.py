@@ -11,6 +11,7 @@ import pytest
 from fakes import SOON, FakeOrigin, directory, noise, stub
 from trees import DATA, A, B, FakeSizes, World, opened_world
 
+from empiarfs.engine import tree as trees
 from empiarfs.engine.hedge import Cut
 from empiarfs.errors import ArchiveError, Changed, Closed, NotADirectory, NotFound, Refused, Unavailable
 from empiarfs.model import Directory, File, Stub
@@ -485,6 +486,34 @@ def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list
         world.tree = world.opened()
     assert world.origin.measured == walk[:1]
     assert world.ahead.measured == [walk[5]]
+
+
+def test_what_came_together_meanwhile_is_the_version(world: World, walk: list[str]) -> None:
+    """Who has opened it by the listing's date is not told of another by a HEAD that was on its way."""
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    barrier = world.origin.held()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(world.tree.stat, walk[0])
+        barrier.wait_reached()
+        world.run_later()
+        opened = world.tree.stat(walk[0])
+        barrier.lift()
+        assert looking.result(SOON) == opened == replace(world.origin.file(walk[0]), listed=True)
+    assert world.tree.stat(walk[0]) == opened
+
+
+def test_all_who_wait_for_sizes_wait_for_one_time(
+    world: World, walk: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An FTP server that takes its time costs a directory some seconds, not each of its files."""
+    monkeypatch.setattr(trees, "BULK_SECONDS", 0.5)
+    world.sizes = FakeSizes(world.origin)
+    world.tree = world.opened()
+    begun = time.monotonic()
+    for path in walk:
+        assert world.tree.stat(path) == world.origin.file(path)
+    assert time.monotonic() - begun < 2 * 0.5
 
 
 @pytest.mark.promise(

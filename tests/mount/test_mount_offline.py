@@ -182,7 +182,7 @@ def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
 @pytest.mark.promise("The kernel keeps none of these refusals.")
 @pytest.mark.promise(
     "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
-    "is seen."
+    "is seen; a directory that was shown stays as it was."
 )
 def test_what_another_program_fetches_meanwhile_is_seen(
     mount: Mounts, offline: Callable[..., Mount], filled: Account

@@ -28,14 +28,6 @@ class OneDirectory:
     def __init__(self, *files: File) -> None:
         self.files = {file.path: file for file in files}
 
-    def is_listed(self, directory: str) -> bool:
-        """See `Archive.is_listed`."""
-        return True
-
-    def is_at_hand(self, path: str) -> bool:
-        """See `Archive.is_at_hand`."""
-        return True
-
     def entries(self, directory: str) -> list[Entry]:
         """See `Archive.entries`."""
         return list(self.files.values())

@@ -78,3 +78,16 @@ def test_other_files_are_not_concerned(versions: Versions) -> None:
     assert versions.to_tell(other) == other
     versions.told(other)
     versions.opened(other)
+
+
+def test_one_version_by_two_dates_is_opened_as_it_is_open(versions: Versions) -> None:
+    """By a listing's date and by the exact one it is one, as far as anybody can tell."""
+    listed = replace(OLD, modified=1_700_000_000 - 20 + 3600, listed=True)
+    for first, second in ((OLD, listed), (listed, OLD)):
+        versions.told(first)
+        versions.opened(first)
+        assert versions.to_open(second) == first
+        for other in (replace(second, size=1), replace(second, modified=1_700_000_500)):
+            assert versions.to_open(other) == other
+        versions.closed(first)
+        assert versions.to_open(second) == second

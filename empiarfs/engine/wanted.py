@@ -1,0 +1,91 @@
+"""Waiting for as long as anybody wants it: whoever the present thread works for may be ended meanwhile."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from empiarfs.errors import Unwanted
+
+T = TypeVar("T")
+
+FIRST_LOOK_SECONDS = 0.03
+LOOK_SECONDS = 0.2
+
+_wanted: ContextVar[Callable[[], bool] | None] = ContextVar("wanted", default=None)
+
+
+@contextmanager
+def wanted_while(condition: Callable[[], bool] | None) -> Iterator[None]:
+    """Work in this block and thread only as long as `condition` is true; to the end where it is None.
+
+    It is looked at where something is waited for, in this thread, and while locks are held.
+    """
+    token = _wanted.set(condition)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def is_watched() -> bool:
+    """Tell whether anybody may cease to want what this thread does."""
+    return _wanted.get() is not None
+
+
+def waited(wait: Callable[[float | None], bool], seconds: float | None = None) -> bool:
+    """Wait, and tell whether what was waited for has come.
+
+    Args:
+        wait: waits for at most so many seconds, or without end, and tells the same; as `threading.Event.wait`.
+        seconds: how long at most; without end where it is None.
+
+    Raises:
+        Unwanted: nobody wants it any more.
+    """
+    condition = _wanted.get()
+    if condition is None:
+        return wait(seconds)
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    look = FIRST_LOOK_SECONDS
+    while not wait(max(0.0, min(look, until - time.monotonic()))):
+        if time.monotonic() >= until:
+            return False
+        if not condition():
+            raise Unwanted("")
+        look = LOOK_SECONDS
+    return True
+
+
+def settled(future: "Future[T]", seconds: float | None = None) -> bool:
+    """Wait for `future` in the same way."""
+    return waited(lambda most: bool(wait_for((future,), most).done), seconds)
+
+
+def aside(ask: Callable[[], T]) -> T:
+    """Give what `ask` gives; it runs on in a thread of its own where nobody wants it any more.
+
+    Raises:
+        Unwanted: nobody does.
+    """
+    if not is_watched():
+        return ask()
+    future: Future[T] = Future()
+
+    def asked() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=asked, name="request", daemon=True).start()
+    except RuntimeError:  # no more threads to be had
+        asked()
+    settled(future)
+    return future.result()
