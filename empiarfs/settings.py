@@ -32,6 +32,7 @@ _LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
 _SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VARIABLE = "EMPIARFS_"
 _NO_SETTINGS = ("CONFIG", "FUSE")  # variables that say where the settings are, and which binding mounts
 _UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
@@ -139,9 +140,12 @@ def _is_address(text: str, schemes: set[str]) -> bool:
         _ = url.port
         for part in (url.username, url.password):
             unquote(part or "").encode("latin-1")  # as HTTP's basic authentication writes it
+        host = (url.hostname or "").encode("idna")  # no empty label, and none of more than 63 letters
     except ValueError:
         return False
-    return bool(url.scheme in schemes and url.hostname and not url.query and not url.fragment)
+    if _CONTROL.search(text.strip()) or not host.strip(b".") or b" " in host:  # urlsplit leaves line breaks out
+        return False
+    return url.scheme in schemes and not url.query and not url.fragment
 
 
 def _unfit(text: str) -> str:
@@ -173,7 +177,7 @@ def _flag(text: str) -> bool:
 
 def _between(low: int, high: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not re.fullmatch(r"\s*\d+\s*", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"\s*\d+\s*", text, re.ASCII) or not low <= int(text) <= high:
             raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
         return int(text)
 

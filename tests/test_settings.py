@@ -82,6 +82,15 @@ def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["http://a b/", "http://a\nb/", "http://a..b/", "http://.../", f"http://{'a' * 300}/", "http://\x7f/"]
+)
+def test_a_host_that_none_can_be_called_is_refused(text: str) -> None:
+    """At once, and not asked for again and again."""
+    with pytest.raises(ValueError, match="is not a web address"):
+        web_address(text)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "h/x", "ftp://h/x", "http://", "http:///x", "http://h/x?y", "http://h/x#y", "http://[", "http://h:abc/x",
      "http://h:99999/x", "http://us\u20acr:pw@h/x"],
@@ -155,6 +164,7 @@ def test_the_defaults_can_be_written_down() -> None:
         ("connections", "13"),
         ("connections", "1.5"),
         ("connections", "-1"),
+        ("connections", "\u0663"),
         ("kernel_readahead", "16385"),
         ("memory", "15M"),
         ("block", "63K"),

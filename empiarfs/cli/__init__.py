@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -10,9 +11,19 @@ from empiarfs.cli.text import printable
 from empiarfs.errors import ArchiveError
 from empiarfs.settings import BadSetting
 
+_SILENT = {"mount", "umount"}  # they write nothing to standard output
+
 
 class _Program(click.Group):
     """The group of all commands; what goes wrong in any of them is one line and a status."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run; the last door for what goes wrong with `--help` and `--version`, before any command."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            click.echo(f"Error: {error.strerror or error}", err=True)
+            sys.exit(1)
 
     def invoke(self, context: click.Context) -> object:
         try:
@@ -35,7 +46,8 @@ class _Program(click.Group):
     epilog="Try it without a network: empiarfs ls --sample",
 )
 @click.version_option(package_name="empiarfs", message="empiarfs %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """EMPIAR, the public archive of raw cryo-EM images, as a file system.
 
     \b
@@ -43,6 +55,8 @@ def main() -> None:
     empiarfs ls 10028/data            look without mounting
     empiarfs umount ~/empiar          when you are done
     """  # noqa: D301 - click wants the character itself
+    if sys.stdout is None and context.invoked_subcommand not in _SILENT:
+        raise click.ClickException("standard output is closed; there is nowhere to write to")
 
 
 for _command in (

@@ -212,8 +212,6 @@ def cat(path: str, **flags: Any) -> None:
     with _place(path, flags) as (place, where):
         found = place.stat(where)
         size = found.size if isinstance(found, File) else 0
-        if sys.stdout is None:
-            raise click.ClickException("standard output is closed; there is nowhere to write to")
         with _progress(size) as advance:
             for piece in place.pieces(where):
                 sys.stdout.buffer.write(piece)

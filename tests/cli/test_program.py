@@ -263,3 +263,23 @@ def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
     assert {"base_url", "cache_dir", "cache_size", "memory", "connections", "allow_other", "log_file"} <= names
     assert {"verbose", "extra", "foreground", "sample", "patience"} <= names
     assert names & set(READERS)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["mount", "--help"], ["cache", "path"]])
+def test_a_full_disk_is_one_line(words: list[str]) -> None:
+    """Also before any command runs."""
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "empiarfs", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: No space left on device\n"
+
+
+@pytest.mark.parametrize("words", ["ls --sample", "stat --sample 99001", "cache path", "status --json", "doctor"])
+def test_what_cannot_be_written_is_no_success(words: str) -> None:
+    """Where standard output is closed there is nowhere to write to."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m empiarfs {words} >&-', sys.executable], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "Error: standard output is closed; there is nowhere to write to\n")

@@ -267,3 +267,10 @@ def test_whom_nobody_waits_for_leaves_the_line(gate: Gate) -> None:
         assert (gate.busy, gate.waiting) == (8, 0)
     with gate.demand("10028/a"):
         assert gate.busy == 1
+
+
+def test_nothing_goes_ahead_while_someone_waits(gate: Gate) -> None:
+    """Whoever of the two looks first when a place is free."""
+    assert gate._may_go_ahead()
+    gate._waiting.append(object())
+    assert not gate._may_go_ahead()

@@ -32,6 +32,14 @@ def test_what_is_usual_is_told() -> None:
     assert (pace.usual, pace.slow, pace.rate) == (0.5, 60 / 64, 2 * MIB)
 
 
+def test_the_rate_is_that_of_the_middle_reply() -> None:
+    """Neither a burst nor a stall tells how fast a connection is."""
+    pace = Pace(MIB)
+    for seconds in (1.0, 100.0, 0.01):
+        pace.note_rate(MIB, seconds)
+    assert pace.rate == MIB
+
+
 def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
     """What is usual decides what is silence."""
     quick, slow = Pace(MIB), Pace(MIB)
