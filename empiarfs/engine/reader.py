@@ -86,7 +86,7 @@ class Reader:
             if further or (missing and is_watched()):  # the reader need not wait for those, or may be ended
                 theirs |= self._started(file, missing, further)
             else:
-                got.update(self._brought(file, missing, self._origin))
+                got.update(self._brought(file, missing))
             for block, flight in theirs.items():
                 data = self._waited_for(block, flight)
                 if data is not None:  # else it was given up, and is claimed in the next turn
@@ -123,7 +123,7 @@ class Reader:
                 wanted = list(missing)
                 for _ in self._kept(further, wanted):
                     pass
-                for _ in self._brought(file, wanted, self._origin):
+                for _ in self._brought(file, wanted):
                     pass
             except ArchiveError as error:
                 log.debug("%s", error)  # told to those who wait
@@ -141,7 +141,7 @@ class Reader:
             return flight.wait()
         self.asked_beside += 1
         run = range(block.number, block.number + 1)
-        ((_, data),) = self._streamed(block.file, run, self._origin)
+        ((_, data),) = self._streamed(block.file, run)
         self._cache.put(block, data)
         flight.finish(data, None)
         return data
@@ -157,7 +157,7 @@ class Reader:
         missing: list[Block] = []
         for _ in self._kept(mine, missing):
             pass
-        for _ in self._brought(file, missing, self._ahead):
+        for _ in self._brought(file, missing, is_ahead=True):
             pass
 
     def _kept(self, claimed: list[Block], missing: list[Block]) -> Iterator[tuple[int, bytes]]:
@@ -176,33 +176,29 @@ class Reader:
             self._flights.fail([*left, *missing], None)
             raise
 
-    def _brought(self, file: File, missing: list[Block], origin: Origin) -> Iterator[tuple[int, bytes]]:
-        """Land each claimed block, fetched from `origin`, and give it; what cannot be landed is failed."""
+    def _brought(self, file: File, missing: list[Block], *, is_ahead: bool = False) -> Iterator[tuple[int, bytes]]:
+        """Land each claimed block, fetched, and give it; what cannot be landed is failed."""
         left = {block.number: block for block in missing}
         try:
             for run in blocks.runs(list(left), self._longest):
-                for number, data in self._run(file, run, origin):
+                for number, data in self._run(file, run, is_ahead=is_ahead):
                     self._cache.put(left[number], data)
                     self._flights.land(left[number], data)
                     del left[number]
                     yield number, data
         except ArchiveError as error:
             # what prefetch met is no verdict: a reader who waits asks again, with more patience
-            is_his_alone = origin is self._ahead or isinstance(error, Unwanted)
+            is_his_alone = is_ahead or isinstance(error, Unwanted)
             self._flights.fail(left.values(), None if is_his_alone else error)
             left.clear()
             raise
         finally:
             self._flights.fail(left.values(), None)
 
-    def _run(self, file: File, run: range, origin: Origin) -> Iterator[tuple[int, bytes]]:
+    def _run(self, file: File, run: range, *, is_ahead: bool) -> Iterator[tuple[int, bytes]]:
         """Fetch `run`, and give its blocks; in halves where a reader waits and the line is slow."""
-        if (
-            len(run) > MOST_SPLIT
-            or origin is self._ahead
-            or not self._pace.worth_splitting(len(run) * self._block_bytes)
-        ):
-            yield from self._streamed(file, run, origin)
+        if len(run) > MOST_SPLIT or is_ahead or not self._pace.worth_splitting(len(run) * self._block_bytes):
+            yield from self._streamed(file, run, is_ahead=is_ahead)
             return
         span = blocks.span_of(run, self._block_bytes, file.size)
         data = self._in_parts(file, blocks.cut(span, self._block_bytes if len(run) > 1 else -(-span.size // 2)))
@@ -247,7 +243,7 @@ class Reader:
             raise Unavailable(file.path, f"{span.size} bytes were asked for and {len(data)} came")
         return data
 
-    def _streamed(self, file: File, run: range, origin: Origin) -> Iterator[tuple[int, bytes]]:
+    def _streamed(self, file: File, run: range, *, is_ahead: bool = False) -> Iterator[tuple[int, bytes]]:
         """Fetch `run` with one request, and give each block as soon as its last byte is here."""
         span = blocks.span_of(run, self._block_bytes, file.size)
         number = run.start
@@ -255,7 +251,8 @@ class Reader:
         held = 0
         wanted = min(self._block_bytes, span.size)
         # who waits for a reader's request need not ask beside it: that one is asked twice already, if it is late
-        silent = self._flights.asked(Block(file, n) for n in run) if origin is self._ahead else []
+        silent = self._flights.asked(Block(file, n) for n in run) if is_ahead else []
+        origin = self._ahead if is_ahead else self._origin
         with closing(cast("Generator[bytes]", origin.fetch(file, span))) as stream:
             for piece in stream:
                 for flight in silent:

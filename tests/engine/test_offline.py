@@ -14,6 +14,7 @@ from empiarfs.archive import Archive
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
+from empiarfs.engine.wanted import wanted_while
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
 from empiarfs.model import Block, Directory, File, Span
 from empiarfs.settings import KIB, Settings, archive_name
@@ -161,6 +162,15 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
         opened.read(3 * settings.block, 1)
     assert caught.value.path == A
     assert opened.read(FILE.size, 10) == b""
+
+
+def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Settings) -> None:
+    """His request is sent by another thread, whose error is his."""
+    opened = archive.open(A)
+    with wanted_while(lambda: True):
+        assert opened.read(0, settings.block) == noise(settings.block, 0)
+        with pytest.raises(Offline):
+            opened.read(3 * settings.block, 1)
 
 
 def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
