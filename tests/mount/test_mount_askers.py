@@ -4,6 +4,7 @@
 # ruff: noqa: PTH116, PTH123, PTH208
 
 import errno
+import hashlib
 import mmap
 import os
 import signal
@@ -23,6 +24,7 @@ from world import World
 from empiarfs.mount.askers import is_dead, is_to_end
 
 FILE = "10028/data/stack.mrcs"
+RANDOM = "10100/data/random.bin"
 STUCK = "asking again|was closed|went silent|does not answer|refuses connections"
 SOON = 3.0  # seconds; a look every 0.2 and a busy machine
 
@@ -167,6 +169,31 @@ def test_who_waits_for_bytes_can_be_ended_however_he_reads(
         process.kill()
         process.communicate(timeout=SOON)
     assert again.call(verb, again / below) == expected
+
+
+def whole(path: str) -> str:
+    """Give the checksum of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+def test_who_reads_beside_one_that_is_ended_reads_right(
+    mount: Mounts, faulty: Faulty, world: World, binding: str
+) -> None:
+    """The kernel reads ahead for the first; the pages that he is not given are read for the second."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    made.call(looked, made / RANDOM)
+    with faulty.hold(".*", method="GET") as held:
+        first, _ = made.calling(whole, made / RANDOM)
+        eventually(lambda: held.waiting, "the server is asked")
+        others = [made.calling(whole, made / RANDOM) for _ in range(3)]
+        time.sleep(0.5)
+        first.kill()
+        first.communicate(timeout=SOON)
+        time.sleep(0.3)
+        assert [process.poll() for process, _ in others] == [None] * 3
+    assert [answer(30) for _, answer in others] == [whole(os.fspath(world.root / RANDOM))] * 3
 
 
 def read_and_interrupted(path: str) -> tuple[int, int]:
