@@ -84,7 +84,7 @@ class Offline(ArchiveError):
     number = errno.EHOSTUNREACH
 
 
-class Unwanted(ArchiveError):
+class Unwanted(ArchiveError, InterruptedError):
     """Who asked is to end, and waits no more."""
 
     number = errno.EINTR

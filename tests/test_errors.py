@@ -22,9 +22,19 @@ TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
     errors.Overloaded: (5, OSError),
     errors.Untrusted: (5, OSError),
     errors.Offline: (113, OSError),
+    errors.Unwanted: (4, InterruptedError),
     errors.Closed: (5, OSError),
 }
-NAMES = {2: "ENOENT", 20: "ENOTDIR", 21: "EISDIR", 13: "EACCES", 116: "ESTALE", 5: "EIO", 113: "EHOSTUNREACH"}
+NAMES = {
+    2: "ENOENT",
+    20: "ENOTDIR",
+    21: "EISDIR",
+    13: "EACCES",
+    116: "ESTALE",
+    5: "EIO",
+    113: "EHOSTUNREACH",
+    4: "EINTR",
+}
 KINDS = sorted(TABLE, key=lambda kind: kind.__name__)
 
 

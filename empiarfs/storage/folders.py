@@ -58,7 +58,7 @@ def kept_folder(cache: Path) -> Path | None:
 
 
 def nearest(folder: Path) -> Path:
-    """Give `folder`, or the nearest above it that is there."""
+    """Give `folder`, or the nearest above it that is there, be it a file."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 

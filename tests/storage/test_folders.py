@@ -185,10 +185,10 @@ def test_an_archive_that_does_not_open_keeps_no_store_open(tmp_path: Path, monke
 
 
 def test_the_nearest_folder_is_the_folder_or_one_above_it(tmp_path: Path) -> None:
-    """Whichever is there; a file is none."""
+    """Whichever is there, be it a file."""
     (tmp_path / "file").touch()
-    assert nearest(tmp_path) == tmp_path
-    assert nearest(tmp_path / "file" / "x") == nearest(tmp_path / "a" / "b") == tmp_path
+    assert nearest(tmp_path) == nearest(tmp_path / "a" / "b") == tmp_path
+    assert nearest(tmp_path / "file" / "x") == tmp_path / "file"
 
 
 def test_slots_that_others_may_touch_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
