@@ -3,15 +3,15 @@
 import logging
 import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from typing import cast
 
 from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.flights import Flight, Flights
 from empiarfs.engine.pace import Pace
-from empiarfs.engine.wanted import is_watched, wanted_while
+from empiarfs.engine.wanted import apart, is_watched
 from empiarfs.errors import ArchiveError, Unavailable, Unwanted
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import Origin
@@ -127,12 +127,10 @@ class Reader:
                     pass
             except ArchiveError as error:
                 log.debug("%s", error)  # told to those who wait
+            except Exception:
+                log.exception("%s", file.path)
 
-        try:
-            threading.Thread(target=fetch, name="request", daemon=True).start()
-        except RuntimeError:  # no more threads to be had
-            with wanted_while(None):
-                fetch()
+        apart(fetch)
         return flights
 
     def _waited_for(self, block: Block, flight: Flight) -> bytes | None:
@@ -192,6 +190,11 @@ class Reader:
             self._flights.fail(left.values(), None if is_his_alone else error)
             left.clear()
             raise
+        except Exception as error:  # who waits would ask for it for ever
+            surprise = None if is_ahead else Unavailable(file.path, f"{type(error).__name__}: {error}")
+            self._flights.fail(left.values(), surprise)
+            left.clear()
+            raise
         finally:
             self._flights.fail(left.values(), None)
 
@@ -209,21 +212,7 @@ class Reader:
     def _in_parts(self, file: File, parts: list[Span]) -> bytes:
         """Fetch parts that follow each other, each over a line of its own; where one fails the others end soon."""
         over = threading.Event()
-        others: list[Future[bytes]] = []
-        for part in parts[1:]:
-            future: Future[bytes] = Future()
-
-            def fetch(part: Span = part, future: Future[bytes] = future) -> None:
-                try:
-                    future.set_result(self._part(file, part, over))
-                except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                    future.set_exception(error)
-
-            try:
-                threading.Thread(target=fetch, name="part of a read", daemon=True).start()
-            except RuntimeError:  # no more threads to be had
-                fetch()
-            others.append(future)
+        others = [apart(partial(self._part, file, part, over), "part of a read") for part in parts[1:]]
         try:
             return b"".join((self._part(file, parts[0], over), *(other.result() for other in others)))
         finally:

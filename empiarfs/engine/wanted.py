@@ -67,25 +67,32 @@ def settled(future: "Future[T]", seconds: float | None = None) -> bool:
     return waited(lambda most: bool(wait_for((future,), most).done), seconds)
 
 
-def aside(ask: Callable[[], T]) -> T:
-    """Give what `ask` gives; it runs on in a thread of its own where nobody wants it any more.
-
-    Raises:
-        Unwanted: nobody does.
-    """
-    if not is_watched():
-        return ask()
+def apart(ask: Callable[[], T], name: str = "request") -> "Future[T]":
+    """Give what `ask` is about to give in a thread of its own, called `name`; it goes on to its end."""
     future: Future[T] = Future()
 
     def asked() -> None:
         try:
-            future.set_result(ask())
+            with wanted_while(None):
+                future.set_result(ask())
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             future.set_exception(error)
 
     try:
-        threading.Thread(target=asked, name="request", daemon=True).start()
+        threading.Thread(target=asked, name=name, daemon=True).start()
     except RuntimeError:  # no more threads to be had
         asked()
+    return future
+
+
+def aside(ask: Callable[[], T]) -> T:
+    """Give what `ask` gives; where somebody may cease to want it, it is asked apart.
+
+    Raises:
+        Unwanted: nobody wants it any more.
+    """
+    if not is_watched():
+        return ask()
+    future = apart(ask)
     settled(future)
     return future.result()
