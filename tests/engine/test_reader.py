@@ -357,7 +357,7 @@ def test_a_request_that_ends_short_is_an_error_and_never_bytes(rig: Rig) -> None
 def test_a_request_that_sends_too_much_never_gives_wrong_bytes(
     rig: Rig, extra: bytes, span: tuple[int, int]
 ) -> None:
-    """Bytes behind the span are refused as Unavailable, and are in no block; who has his bytes by then, has them."""
+    """Bytes behind the span are Unavailable, and are in no block; who has his bytes by then, has them."""
     rig.origin.break_next(Break(extra=extra))
     if rig.watch is None:
         with pytest.raises(Unavailable):
