@@ -118,23 +118,25 @@ class Listings:
         Where the sizes of the directory came meanwhile, that is the same version with the listing's date: someone
         may have opened it, and for the kernel another date is another file.
         """
-        name, known = name_of(entry.path), self._recent.get(parent_of(entry.path))
-        if known is not None:
-            with self._keeping:
-                noted = known.entries.get(name)
-                if isinstance(noted, File) and isinstance(entry, File) and noted.may_be(entry):
-                    return noted
+        name, directory = name_of(entry.path), parent_of(entry.path)
+        with self._keeping:
+            known = self._recent.get(directory)
+            noted = None if known is None else known.entries.get(name)
+            if isinstance(noted, File) and isinstance(entry, File) and noted.may_be(entry):
+                return noted
+            self._index.add(entry)  # before memory: a new listing comes from the index, and may come in between
+            known = self._recent.get(directory)
+            if known is not None:
                 known.entries[name] = entry
-        self._index.add(entry)
         return entry
 
     def keep_all(self, known: Known, files: Iterable[File]) -> None:
         """Take in the files of one directory that were measured together, but none that was measured meanwhile."""
         with self._keeping:
             new = [file for file in files if isinstance(known.entries.get(name_of(file.path)), Stub)]
+            self._index.add_all(new)
             for file in new:
                 known.entries[name_of(file.path)] = file
-        self._index.add_all(new)
 
     def gone(self, path: str) -> None:
         """Take in that `path` was asked for now, and is not there."""
