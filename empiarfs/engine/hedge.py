@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.pace import Pace
-from empiarfs.engine.wanted import waited
+from empiarfs.engine.wanted import most, waited
 from empiarfs.errors import Unavailable
 from empiarfs.model import File, Span
 
@@ -169,8 +169,9 @@ class Hedged:
                     self.second_askings += 1
                 else:
                     self._gate.one_less()
-            # the lines have deadlines of their own; this one is for what slips through them
-            last = self._pace.silence() * 2 + LAST_SECONDS
+            # the lines have deadlines of their own; this one is for what slips through them, and for the impatient
+            fair = self._pace.silence()
+            last = min(fair * 2 + LAST_SECONDS, max(fair, most()))
             late = (None, Unavailable(path, "the server does not answer"))
             answer, error = outcome or race.answer(last) or late
             if isinstance(error, Unavailable) and second_place:  # the other may yet answer

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from empiarfs.engine.hedge import begun
-from empiarfs.engine.wanted import aside, waited
+from empiarfs.engine.wanted import aside, limited, waited
 from empiarfs.errors import Closed, NotFound, Overloaded, Unavailable, Untrusted
 from empiarfs.model import Entry, File, Span
 from empiarfs.ports import Listing, Origin
@@ -82,7 +82,8 @@ class Patience:
             if self._stopping.is_set() or (left_alone and waited(self._stopping.wait, left_alone)):
                 break
             try:
-                answer = ask()
+                with limited(max(0.0, since + self._seconds - self._clock())):
+                    answer = ask()
             except Unavailable as error:
                 wait = self._pause(error, since, pause, tries)
             else:

@@ -18,6 +18,7 @@ FIRST_LOOK_SECONDS = 0.03
 LOOK_SECONDS = 0.2
 
 _wanted: ContextVar[Callable[[], bool] | None] = ContextVar("wanted", default=None)
+_most: ContextVar[float] = ContextVar("most", default=math.inf)
 
 
 @contextmanager
@@ -31,6 +32,21 @@ def wanted_while(condition: Callable[[], bool] | None) -> Iterator[None]:
         yield
     finally:
         _wanted.reset(token)
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Ask in this block and thread for at most `seconds`, as far as what answers can be given up."""
+    token = _most.set(seconds)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def most() -> float:
+    """Give the most seconds that one asking may take."""
+    return _most.get()
 
 
 def is_watched() -> bool:

@@ -14,6 +14,7 @@ from empiarfs.engine import hedge
 from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Cut, Hedged
 from empiarfs.engine.pace import Pace
+from empiarfs.engine.wanted import limited
 from empiarfs.errors import ArchiveError, Changed, NotFound, Refused, Unavailable
 from empiarfs.model import File, Span
 
@@ -289,6 +290,18 @@ def test_silence_beyond_all_deadlines_tells_of_the_file(monkeypatch: pytest.Monk
             ask()
         assert caught.value.path == PATH
     barrier.lift()
+
+
+def test_one_request_takes_no_longer_than_patience_does() -> None:
+    """However long the lines would wait for a server that is slow."""
+    rig = Rig(Hasty(), most=1)
+    barrier = rig.origin.held()
+    begun = time.monotonic()
+    with limited(0.3), pytest.raises(Unavailable, match="does not answer"):
+        rig.fetched()
+    assert 0.2 < time.monotonic() - begun < SOON
+    barrier.lift()
+    assert rig.fetched() == CONTENT
 
 
 def test_an_error_in_the_middle_comes_through() -> None:

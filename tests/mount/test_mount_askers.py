@@ -300,3 +300,46 @@ def test_who_is_not_known_waits_on() -> None:
     """A thread of another namespace, or one that is no more, is not to end."""
     assert not is_to_end(0)
     assert not is_to_end(2**22 + 1)
+
+
+def patiently_reads(path: str) -> tuple[int, float]:
+    """Read in vain; give the errno, and how long it took."""
+    begun = time.monotonic()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.read(4096)
+    except OSError as error:
+        return error.errno or -1, time.monotonic() - begun
+    return 0, time.monotonic() - begun
+
+
+def patiently_looks(path: str) -> tuple[int, float]:
+    """Look in vain; give the same."""
+    begun = time.monotonic()
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno or -1, time.monotonic() - begun
+    return 0, time.monotonic() - begun
+
+
+@pytest.mark.promise(
+    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, never "
+    "fewer.",
+    "A request that was sent is given a fair time beyond that, and the kernel asks once more for what it has read "
+    "ahead in vain: it may take as long again.",
+)
+@pytest.mark.parametrize("way", ["read", "look"])
+def test_silence_is_borne_for_as_long_as_patience_lasts(
+    mount: Mounts, faulty: Faulty, binding: str, way: str
+) -> None:
+    """Some seconds longer at most: a request that was sent is given a fair time, and the kernel asks once more."""
+    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
+    made.expect(STUCK + "|given up")
+    made.call(looked, made / FILE)
+    with faulty.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
+        for _ in range(2):
+            path = made / (FILE if way == "read" else RANDOM)
+            number, seconds = made.call(patiently_reads if way == "read" else patiently_looks, path)
+            assert number == errno.EIO
+            assert 2.5 < seconds < 14
