@@ -194,6 +194,13 @@ def _at_least(low: int) -> Callable[[str], int]:
     return size
 
 
+def _cache_size(text: str) -> int:
+    count = byte_count(text)
+    if 0 < count < MIB:  # who forgot the unit; a block would not fit
+        raise ValueError(f"{text!r} is too small; at least 1M, or 0 for nothing")
+    return count
+
+
 def _folder(text: str) -> Path:
     if not text.strip():
         raise ValueError("an empty path")
@@ -234,7 +241,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "ftp_url": ftp_address,
     "no_ftp": _flag,
     "cache_dir": _cache_folder,
-    "cache_size": byte_count,
+    "cache_size": _cache_size,
     "memory": _at_least(16 * MIB),
     "connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
     "patience": seconds,

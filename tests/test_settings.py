@@ -167,6 +167,8 @@ def test_the_defaults_can_be_written_down() -> None:
         ("connections", "\u0663"),
         ("kernel_readahead", "16385"),
         ("memory", "15M"),
+        ("cache_size", "50"),
+        ("cache_size", "1023K"),
         ("block", "63K"),
         ("block", "65K"),
         ("block", "8M"),

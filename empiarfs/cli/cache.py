@@ -10,7 +10,7 @@ from empiarfs.cli import options, progress
 from empiarfs.cli.text import local_time, printable, size
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
-from empiarfs.settings import Settings, archive_name, without_credentials
+from empiarfs.settings import SAMPLE, Settings, archive_name, without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.storage.contents import Contents, Sampled
@@ -57,7 +57,8 @@ def info(*, as_json: bool, **flags: Any) -> None:
     )
     click.echo(f"room:      {size(found.free)} free, of which {size(found.floor)} are always left")
     for part in sorted(found.parts, key=lambda part: -part.bytes):
-        click.echo(f"{part.entry or '?':<10} {size(part.bytes):>9} in {part.blocks} blocks of {part.files} files")
+        kept = f"{size(part.bytes):>9} in {part.blocks} blocks of {part.files} files"
+        click.echo(f"{part.entry or '?':<10} {kept}{_whose(part.archive, chosen)}")
     _tell(found.faults, found.foreign)
 
 
@@ -128,6 +129,13 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
             "mounts that are running go on, and fetch again what they need; what the kernel holds is not fetched "
             "anew: unmount and mount again before you go offline"
         )
+
+
+def _whose(archive: str, chosen: Settings) -> str:
+    """Give what to say of an entry of another archive than the one that is set."""
+    if archive == archive_name(chosen.base_url):
+        return ""
+    return ", of the sample" if archive == SAMPLE else ", of another --base-url"
 
 
 def _no_cache(chosen: Settings) -> str:

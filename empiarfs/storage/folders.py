@@ -1,5 +1,6 @@
 """Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
 
+import errno
 import itertools
 import logging
 import os
@@ -39,14 +40,17 @@ def kept_folder(cache: Path) -> Path | None:
 
     Raises:
         NotSafe: someone else may write there.
-        OSError: it is a file, or below one.
+        NotADirectoryError: it is a file, or below one.
     """
     folder = cache / FOLDER
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_holder(cache)
         secure(folder)
-    except (NotSafe, FileExistsError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError) as error:
+        says = "there is a file in the way; choose another folder: --cache-dir"
+        raise NotADirectoryError(errno.ENOTDIR, says, error.filename) from error
+    except NotSafe:
         raise
     except OSError as error:
         log.warning("%s: %s; nothing is kept on disk, another folder may do: --cache-dir", folder, error.strerror)
