@@ -120,10 +120,8 @@ class Reader:
 
         def fetch() -> None:
             try:
-                wanted = list(missing)
-                for _ in self._kept(further, wanted):
-                    pass
-                for _ in self._brought(file, wanted):
+                # not looked for on disk: a thread that lives for one request would open the database for it
+                for _ in self._brought(file, [*missing, *further]):
                     pass
             except ArchiveError as error:
                 log.debug("%s", error)  # told to those who wait

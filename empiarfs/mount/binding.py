@@ -25,7 +25,9 @@ else:
     import mfusepy as fuse
 
 THREADS = 96  # that libfuse keeps: more than the kernel's background requests
-MOST_THREADS = 1000  # of libfuse in all: programs that wait at once, before the next one cannot even ask
+# in all: programs that wait at once, before the next one cannot even ask. One that reads has the database open, and
+# a process may have 1,024 files
+MOST_THREADS = 256
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
 READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
