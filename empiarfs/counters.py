@@ -22,7 +22,7 @@ class Counters:
     blocks_read: int = _total("Blocks that readers asked for.")
     blocks_from_memory: int = _total("Blocks that readers asked for and that were in memory.")
     blocks_from_disk: int = _total("Blocks that were not in memory and came from the disk, for readers or ahead.")
-    blocks_fetched: int = _total("Blocks that were in neither and were asked of the server, for readers or ahead.")
+    blocks_fetched: int = _total("Blocks that were in neither and came from the server, for readers or ahead.")
     fetched_bytes: int = _total("Bytes of files that came from the server.")
     requests: int = _total("Requests sent to the server.")
     retries: int = _total("Requests that were asked again because the first did not work out.")

@@ -196,7 +196,7 @@ def _counters(
         blocks_read=reader.blocks_read,
         blocks_from_memory=reader.blocks_from_memory,
         blocks_from_disk=cache.store_hits,
-        blocks_fetched=cache.misses,
+        blocks_fetched=reader.blocks_fetched,
         fetched_bytes=reader.bytes_fetched,
         dropped_writes=cache.dropped_writes,
         broken_blocks=store.broken,

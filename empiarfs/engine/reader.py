@@ -43,7 +43,8 @@ class Reader:
         self._block_bytes = block_bytes
         self._longest = max(1, longest_run // block_bytes)
         self._flights = Flights()
-        self.bytes_fetched = self.blocks_read = self.blocks_from_memory = self.asked_beside = 0
+        self.bytes_fetched = self.blocks_fetched = 0
+        self.blocks_read = self.blocks_from_memory = self.asked_beside = 0
 
     def __repr__(self) -> str:
         return f"<Reader bytes_fetched={self.bytes_fetched} {self._flights!r} {self._cache!r}>"
@@ -138,6 +139,7 @@ class Reader:
         self.asked_beside += 1
         run = range(block.number, block.number + 1)
         ((_, data),) = self._streamed(block.file, run)
+        self.blocks_fetched += 1
         self._cache.put(block, data)
         flight.finish(data, None)
         return data
@@ -178,6 +180,7 @@ class Reader:
         try:
             for run in blocks.runs(list(left), self._longest):
                 for number, data in self._run(file, run, is_ahead=is_ahead):
+                    self.blocks_fetched += 1
                     self._cache.put(left[number], data)
                     self._flights.land(left[number], data)
                     del left[number]

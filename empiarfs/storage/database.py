@@ -146,13 +146,18 @@ def _check(folder: Path) -> None:
 
 
 def _made(path: str) -> FileIO:
-    """Make the file `path`, and what is missing above it; another thread may be tidying empty folders away."""
+    """Make the file `path` and its two folders; another thread may be tidying empty ones away.
+
+    The store's own folder is not made here: that would be open to others.
+    """
     for _ in range(MOST_TRIES):
         try:
             return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
         except FileNotFoundError:
-            with suppress(FileNotFoundError):
-                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 - see above
+            folder = os.path.dirname(path)  # noqa: PTH120 - see above
+            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see above
+                with suppress(FileNotFoundError, FileExistsError):
+                    os.mkdir(one, 0o700)  # noqa: PTH102 - see above
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
