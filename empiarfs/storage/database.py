@@ -10,11 +10,12 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import wraps
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
@@ -26,7 +27,16 @@ NAME: str = DBNAME  # of the database, in the folder of the store
 BINARY: int = MODE_BINARY  # the mode of a row whose value is bytes in a file
 BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
 MOST_TRIES = 5  # to make a file
+PRAGMAS = {
+    "journal_mode": JOURNAL,
+    "synchronous": 0,  # a block that a crash cuts fails its checksum
+    "mmap_size": 0,
+    "cache_size": 256,  # pages, 1 MiB: as many threads as read at once have a connection each
+}
 FAILURES = (sqlite3.Error, diskcache.Timeout)  # of the database itself
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 
@@ -34,6 +44,17 @@ _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 def is_block_file(filename: object) -> TypeGuard[str]:
     """Tell whether `filename`, below the folder of a store, is called like the file of a segment."""
     return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
+
+
+def _connected(method: Callable[Concatenate["Database", P], T]) -> Callable[Concatenate["Database", P], T]:
+    """Lend the thread that calls `method` a connection meanwhile."""
+
+    @wraps(method)
+    def with_connection(self: "Database", /, *arguments: P.args, **options: P.kwargs) -> T:
+        with self._cache.connection():
+            return method(self, *arguments, **options)
+
+    return with_connection
 
 
 class Database:
@@ -50,34 +71,26 @@ class Database:
 
     def __init__(self, folder: Path, most: int) -> None:
         _check(folder)
-        self._cache = diskcache.Cache(
-            os.fspath(folder),
+        self._cache = _Cache(
+            folder,
             disk=_OnlyBytes,
             size_limit=most,
             # With its own least-recently-used diskcache locks the whole database for every look, hit or miss;
             # here looks are free, and what was used is given a newer store time now and then.
             eviction_policy="least-recently-stored",
             cull_limit=10,
-            sqlite_journal_mode=JOURNAL,
-            sqlite_synchronous=0,  # a block that a crash cuts fails its checksum
-            sqlite_mmap_size=0,
-            sqlite_cache_size=256,  # pages, 1 MiB: every thread of libfuse has a connection of its own
             timeout=BUSY_SECONDS,
             tag_index=False,
             statistics=0,
+            **{f"sqlite_{pragma}": value for pragma, value in PRAGMAS.items()},
         )
         self.directory: str = self._cache.directory
-        self._cache.close()  # the connection of its constructor, which nobody would close
-        self.disconnect()
-
-    def disconnect(self) -> None:
-        """Let go of the connections of all threads: those that failed may hold locks."""
-        self._cache._local = _ByThread()  # noqa: SLF001 - see the class; there is no other door
 
     def close(self) -> None:
-        """Close the connection of this thread."""
-        self._cache.close()
+        """Close all connections; what is used after that opens one for itself."""
+        self._cache.close_all()
 
+    @_connected
     def files(self, prefix: str) -> list[tuple[str, str]]:
         """Give the names that begin with `prefix`, which ends with a space, and where each segment lies."""
         rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
@@ -87,12 +100,14 @@ class Database:
         # else a row that someone else wrote
         return [(name, file) for name, file in rows if isinstance(name, str) and is_block_file(file)]
 
+    @_connected
     def store(self, name: str, blocks: Sequence[bytes]) -> str:
         """Store the segment `name`; give where it lies now."""
         segment = _Segment(blocks)
         self._cache.set(name, segment)
         return segment.filename
 
+    @_connected
     def drop(self, name: str, filename: str) -> None:
         """Drop the segment `name` if it still lies in `filename`: what was stored anew meanwhile is good."""
         row = (name, filename)
@@ -102,6 +117,7 @@ class Database:
         if sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", row).rowcount:
             self._cache.disk.remove(filename)
 
+    @_connected
     def touch(self, names: Iterable[str]) -> None:
         """Take in that segments were used now, in one go."""
         with self._cache.transact():
@@ -111,19 +127,23 @@ class Database:
                     "UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name)
                 )
 
+    @_connected
     def block_bytes(self) -> int:
         """Give the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
         (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001 - it tells in no other way
         return int(size)
 
+    @_connected
     def volume(self) -> int:
         """Give the bytes of all segments and of the database, which the limit is for."""
         return int(self._cache.volume())
 
+    @_connected
     def limit(self, most: int) -> None:
         """Keep at most `most` bytes from now on."""
         self._cache.reset("size_limit", most, update=False)
 
+    @_connected
     def shrink(self) -> None:
         """Evict what is more than the limit, the segments used last at last."""
         self._cache.cull()
@@ -205,24 +225,78 @@ class _Segment:
         self.filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
 
 
-class _ByThread:
-    """Values by thread, in place of `threading.local`.
+class _Cache(diskcache.Cache):  # type: ignore[misc] # it ships no types
+    """diskcache with connections that are lent for one use, and closed when the store is.
 
-    The threads of libfuse are not Python's: their `threading.local` is gone after each call, and diskcache would
-    open its database anew for every block.
+    diskcache keeps a connection for each thread in a `threading.local`, and that thread alone can close it. The
+    threads of libfuse are not Python's: theirs is lost after each call, and every block would open the database.
     """
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "_values", {})
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self._lock = threading.Lock()
+        self._free: list[sqlite3.Connection] | None = []  # None once closed
+        self._lent: dict[int, sqlite3.Connection] = {}  # by thread
+        self._process = os.getpid()
+        self._file = folder / NAME
+        with self.connection():
+            super().__init__(os.fspath(folder), **settings)
 
-    def __getattr__(self, name: str) -> Any:
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Lend this thread a connection. One that failed may hold a lock, and is closed."""
+        connection = self._acquire()
+        thread = threading.get_ident()
+        self._lent[thread] = connection
         try:
-            return self._values[threading.get_ident(), name]
-        except KeyError:
-            raise AttributeError(name) from None
+            yield
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            self._release(connection)
+        finally:
+            del self._lent[thread]
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._values[threading.get_ident(), name] = value
+    def _acquire(self) -> sqlite3.Connection:
+        if self._process != os.getpid():  # a child of a fork, and its parent's connections
+            self._process = os.getpid()
+            self._drop_free(None if self._free is None else [])
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        connection = sqlite3.connect(
+            self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma, value in PRAGMAS.items():
+                connection.execute(f"PRAGMA {pragma} = {value}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def __delattr__(self, name: str) -> None:
-        self._values.pop((threading.get_ident(), name), None)
+    def _release(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if self._free is not None:
+                self._free.append(connection)
+                return
+        connection.close()
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """Return the connection that this thread was lent; diskcache asks for it before each statement."""
+        return self._lent[threading.get_ident()]
+
+    def close(self) -> None:
+        """Close the connections that are not in use; diskcache's constructor does that at its end."""
+        self._drop_free([])
+
+    def close_all(self) -> None:
+        """Close all connections; one that is in use, or is opened later, closes after its use."""
+        self._drop_free(None)
+
+    def _drop_free(self, free: list[sqlite3.Connection] | None) -> None:
+        with self._lock:
+            dropped, self._free = self._free or [], free
+        for connection in dropped:
+            connection.close()

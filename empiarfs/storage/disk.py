@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.model import Block, File
@@ -88,7 +87,7 @@ class DiskStore:
         secure(self._folder)
         secure_file(self._database_file)
         if self._database is not None:
-            self._database.disconnect()
+            self._database.close()
         try:
             if self._wrong and not self._is_another():
                 raise sqlite3.DatabaseError("its content is wrong")
@@ -200,10 +199,9 @@ class DiskStore:
         try:
             with inside:
                 self._touch(kept)
-                kept.close()
         except TROUBLES as error:
             self._tell(error, "writing")
-        kept.disconnect()  # the connections of other threads, which it cannot close
+        kept.close()
 
     def _tell_of_damage(self, file: File) -> None:
         """Take in that a block of `file` is damaged; a disk that fails damages many, and is told of once."""
@@ -273,6 +271,3 @@ class DiskStore:
         self._trouble.tell(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or isinstance(error, database.FAILURES)
-        with suppress(*TROUBLES), inside:
-            if self._database is not None:
-                self._database.close()  # the connection of this thread, which may hold a lock

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +102,36 @@ def test_blocks_survive_a_restart(folder: Path) -> None:
         store.put(block(0), noise(100))
     with closing(opened(folder)) as store:
         assert store.get(block(0)) == noise(100)
+
+
+def descriptors(folder: Path) -> list[str]:
+    """Return the files below `folder` that this process has open, one a descriptor."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of this very listing
+            found.append(os.fspath(link.readlink()))
+    return [path for path in found if path.startswith(f"{folder}/")]
+
+
+def test_threads_that_read_one_after_the_other_share_a_connection(folder: Path) -> None:
+    """As many connections are open as are in use at once, however many threads there were; none after a close."""
+    with closing(opened(folder)) as store:
+        for number in range(5):
+            at_once([partial(store.get, block(0, File(f"10028/{number}", 10, None)))])
+        assert len(descriptors(folder)) == 1
+    assert descriptors(folder) == []
+
+
+def test_a_connection_in_use_when_the_store_is_closed_is_closed_after_its_use(folder: Path) -> None:
+    """No thread can close a connection that another is using, and none stays open."""
+    store = opened(folder)
+    assert store._database is not None
+    with store._database._cache.connection():
+        at_once([store.close])
+        assert len(descriptors(folder)) == 1
+    assert descriptors(folder) == []
+    assert store.get(block(0)) is None  # a late reader
+    assert descriptors(folder) == []
 
 
 def test_blocks_are_shared_by_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
