@@ -279,7 +279,9 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
     count = 0
     store = DiskStore(folder, 1024 * MIB, archive=archive, block_bytes=block_bytes)
     assert store._database is not None
-    for key in store._database._cache.iterkeys():
+    with store._database._cache.connection():
+        keys = list(store._database._cache.iterkeys())
+    for key in keys:
         name, size, modified, listed, numbers = key.removeprefix(f"{archive} {block_bytes} ").rsplit(" ", 4)
         file = File(name, int(size), int(modified) if modified != "None" else None, listed=listed == "1")
         first, length = map(int, numbers.split("+"))

@@ -214,7 +214,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _sql(store: DiskStore, statement: str, *values: object) -> None:
     assert store._database is not None
-    store._database._cache._sql(statement, values)
+    with store._database._cache.connection():
+        store._database._cache._sql(statement, values)
 
 
 @_quick
