@@ -180,7 +180,7 @@ make_venv() {
   if [[ $kind == dev ]]; then
     step "pip: itself" python -m pip install --quiet --no-input --upgrade "pip>=25.1" # the first that knows --group
     step "pip: empiarfs and what its tests need" \
-      python -m pip install --quiet --no-input --group "$checkout/pyproject.toml:dev" --editable "$checkout"
+      python -m pip install --quiet --no-input --group "$checkout/pyproject.toml:dev" --editable "$checkout[all]"
     printf '%s\n' "$expected" >"$stamp-dev"
   else
     step "pip: empiarfs" python -m pip install --quiet --no-input --editable "$checkout"

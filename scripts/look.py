@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import starfile
 from numpy.typing import NDArray
 
 Picture = NDArray[np.float64]
@@ -43,14 +42,17 @@ def main(data: Path) -> None:
             f"  mic_001.mrc      {header.nx} x {header.ny} pixels, mode {header.mode} (float32), "
             f"{file.voxel_size.x:.2f} Å a pixel"
         )
-    truth = starfile.read(data / "Particles" / "truth.star")
+    # image name, class, angle; starfile reads it as a table: pip install 'empiarfs[tables]'
+    text = (data / "Particles" / "truth.star").read_text()
+    rows = [line.split() for line in text.splitlines() if "@" in line]
+    truth = [(int(kind), abs(float(angle))) for _, kind, angle in rows]
     lines: list[list[str]] = []
     shades = SHADES[(sys.stdout.encoding or "").lower().replace("-", "") == "utf8"]
     with mrcfile.mmap(data / "Particles" / "particles.mrcs") as file:
         print(f"  particles.mrcs   {file.data.shape} of {file.data.dtype}, {file.voxel_size.x:.2f} Å a pixel")
-        for kind in sorted(truth["rlnClassNumber"].unique()):
+        for kind in sorted({kind for kind, _ in truth}):
             # the one that stands most upright, for the reader's sake
-            number = int(truth[truth["rlnClassNumber"] == kind]["rlnAnglePsi"].abs().idxmin())
+            number = truth.index(min(one for one in truth if one[0] == kind))
             image = np.asarray(file.data[number], dtype=np.float64)
             spread = f"min {image.min():.2f}, mean {image.mean():.2f}, max {image.max():.2f}"
             print(f"  particle {number + 1:<5}   {image.shape}, {spread}, class {kind}")

@@ -50,7 +50,7 @@ def _build_new(done: Path) -> None:
 
 
 def _fill(world: Path) -> None:
-    # pandas, tifffile and the rest take a second to import; a build that is there already needs none of them
+    # mrcfile, tifffile and the rest take half a second to import; a build that is there already needs none of them
     from empiarfs.sample import entries  # noqa: PLC0415 - brings numpy
 
     for number, entry in entries.ENTRIES.items():

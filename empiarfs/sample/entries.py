@@ -2,12 +2,11 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from empiarfs.sample import formats, header, pictures
 
@@ -20,7 +19,7 @@ FRAMES = 12
 TILT_SIDE = 256
 TILTS = np.arange(-60.0, 61.0, 6.0)  # degrees
 
-_OPTICS = {
+_OPTICS: dict[str, list[object]] = {
     "rlnOpticsGroupName": ["opticsGroup1"],
     "rlnOpticsGroup": [1],
     "rlnMicrographOriginalPixelSize": [PIXEL],
@@ -61,7 +60,7 @@ def _single_particle(data: Path) -> None:
         found = pictures.scatter(count, MICROGRAPH_SIDE, seed=100 + number)
         image = pictures.micrograph(found, MICROGRAPH_SIDE, seed=200 + number)
         formats.mrc(data / "Micrographs" / f"{name}.mrc", image, PIXEL)
-        formats.star(data / "Coordinates" / f"{name}_autopick.star", {"": pd.DataFrame(_coordinates(found))})
+        formats.star(data / "Coordinates" / f"{name}_autopick.star", {"": _coordinates(found)})
         images.append(pictures.stack(image, found))
         particles += found
         micrographs += [f"Micrographs/{name}.mrc"] * count
@@ -74,31 +73,33 @@ def _particle_tables(data: Path, particles: list[pictures.Particle], micrographs
     group = [1] * len(particles)
     defocus = {name: 12000.0 + 1000 * number for number, name in enumerate(dict.fromkeys(micrographs))}
     depths = np.array([defocus[name] for name in micrographs])  # Angstrom, one for each micrograph
-    optics = pd.DataFrame(
-        _OPTICS | {"rlnImagePixelSize": [PIXEL], "rlnImageSize": [pictures.BOX], "rlnImageDimensionality": [2]}
-    )
-    table = {
+    optics = _OPTICS | {
+        "rlnImagePixelSize": [PIXEL],
+        "rlnImageSize": [pictures.BOX],
+        "rlnImageDimensionality": [2],
+    }
+    table: dict[str, Sequence[object]] = {
         **_coordinates(particles),
         "rlnImageName": names,
         "rlnMicrographName": micrographs,
         "rlnOpticsGroup": group,
-        "rlnDefocusU": depths + 150,
-        "rlnDefocusV": depths - 150,
+        "rlnDefocusU": list(depths + 150),
+        "rlnDefocusV": list(depths - 150),
         "rlnDefocusAngle": [30.0] * len(particles),
     }
-    formats.star(data / "Particles" / "particles.star", {"optics": optics, "particles": pd.DataFrame(table)})
-    truth = {
+    formats.star(data / "Particles" / "particles.star", {"optics": optics, "particles": table})
+    truth: dict[str, Sequence[object]] = {
         "rlnImageName": names,
         "rlnClassNumber": [one.kind + 1 for one in particles],
         "rlnAnglePsi": [one.angle for one in particles],
     }
-    formats.star(data / "Particles" / "truth.star", {"truth": pd.DataFrame(truth)})
+    formats.star(data / "Particles" / "truth.star", {"truth": truth})
     listed = list(defocus)
     formats.star(
         data / "micrographs.star",
         {
-            "optics": pd.DataFrame(_OPTICS | {"rlnMicrographPixelSize": [PIXEL]}),
-            "micrographs": pd.DataFrame({"rlnMicrographName": listed, "rlnOpticsGroup": [1] * len(listed)}),
+            "optics": _OPTICS | {"rlnMicrographPixelSize": [PIXEL]},
+            "micrographs": {"rlnMicrographName": listed, "rlnOpticsGroup": [1] * len(listed)},
         },
     )
 

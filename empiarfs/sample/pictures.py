@@ -140,7 +140,7 @@ def _letter(x: Picture, y: Picture) -> Picture:
     """Give the signed distance to the outline of an E, negative inside; a spine and three arms."""
     spine = _block(x + 10, y, half_width=4.0, half_height=18.5)
     arms = [_block(x - 1, y - middle, half_width=13.0, half_height=3.5) for middle in (-15, 0, 15)]
-    nearest: Picture = np.minimum.reduce(np.stack([spine, *arms]))
+    nearest: Picture = np.stack([spine, *arms]).min(axis=0)
     return nearest
 
 
