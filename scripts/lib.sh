@@ -16,12 +16,30 @@ die() {
   exit 1
 }
 
-# step LABEL COMMAND...: run it silently; say how long it took, or show what it printed and end.
+# show_progress LABEL LOG: say every so often how long it has taken and what it printed last; ended by a signal.
+show_progress() {
+  local began=$SECONDS last
+  while sleep 1 >/dev/null; do
+    last=$(tail -n 1 -- "$2" | tr -dc '[:print:]' | cut -c 1-40)
+    if [[ -t 1 ]]; then
+      printf '\r\033[K%s: %d s  %s' "$1" $((SECONDS - began)) "$last"
+    elif (((SECONDS - began) % 20 == 0)); then
+      say "$1: $((SECONDS - began)) s so far  $last"
+    fi
+  done
+}
+
+# step LABEL COMMAND...: run it, showing that it goes on; say how long it took, or show what it printed and end.
 step() {
-  local label=$1 log status=0 began=$SECONDS
+  local label=$1 log status=0 began=$SECONDS progress
   shift
   log=$(mktemp)
+  show_progress "$label" "$log" &
+  progress=$!
   "$@" >"$log" 2>&1 </dev/null || status=$?
+  kill "$progress"
+  wait "$progress" 2>/dev/null || true
+  [[ ! -t 1 ]] || printf '\r\033[K'
   if ((status == 0)); then
     rm -f -- "$log"
     say "$label: done, $((SECONDS - began)) s"
@@ -41,6 +59,32 @@ want() {
   local package=$1
   shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+# check_device: see that FUSE can be used, before anything is installed for it.
+check_device() {
+  local device=/dev/fuse trouble
+  if [[ ! -c $device ]]; then
+    die "there is no $device; load the module: sudo modprobe fuse; in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+  fi
+  trouble=$({ : <>"$device"; } 2>&1) && return
+  case $trouble in
+    *"Permission denied"*)
+      die "$device may not be opened by you; now: sudo chmod 666 $device; for good: echo 'KERNEL==\"fuse\", MODE=\"0666\"' | sudo tee /etc/udev/rules.d/99-fuse.rules"
+      ;;
+    *"No such device"*) die "$device has no driver; load it: sudo modprobe fuse" ;;
+    *) die "$device cannot be opened ($trouble); in a container start it with --device /dev/fuse --cap-add SYS_ADMIN" ;;
+  esac
+}
+
+# check_room MEGABYTES: see that a new virtual environment finds room, before anything is installed.
+check_room() {
+  local above=$venv free
+  [[ ! -x $venv/bin/python ]] || return 0
+  while [[ ! -d $above ]]; do above=$(dirname -- "$above"); done
+  free=$(df --output=avail --block-size=1M -- "$above" | tail -n 1)
+  ((free >= $1)) ||
+    die "$venv needs about $1 MB, and $above has$free MB free; make room, or name another directory: EMPIARFS_VENV=/big/disk/empiarfs-venv $0"
 }
 
 has_library() { [[ $(ldconfig -p) == *"$1"* ]]; }
@@ -178,12 +222,12 @@ make_venv() {
   rm -f -- "$stamp-run" "$stamp-dev"
   python -m pip --version >/dev/null 2>&1 || step "pip: into $venv" python -m ensurepip
   if [[ $kind == dev ]]; then
-    step "pip: itself" python -m pip install --quiet --no-input --upgrade "pip>=25.1" # the first that knows --group
+    step "pip: itself" python -m pip install --no-input --progress-bar off --upgrade "pip>=25.1" # the first that knows --group
     step "pip: empiarfs and what its tests need" \
-      python -m pip install --quiet --no-input --group "$checkout/pyproject.toml:dev" --editable "$checkout[all]"
+      python -m pip install --no-input --progress-bar off --group "$checkout/pyproject.toml:dev" --editable "$checkout[all]"
     printf '%s\n' "$expected" >"$stamp-dev"
   else
-    step "pip: empiarfs" python -m pip install --quiet --no-input --editable "$checkout"
+    step "pip: empiarfs" python -m pip install --no-input --progress-bar off --editable "$checkout"
   fi
   printf '%s\n' "$expected" >"$stamp-run"
 }

@@ -30,7 +30,13 @@ def how_long(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our markers."""
+    """Name our markers; end with one line where no test of a mount could run.
+
+    Raises:
+        pytest.UsageError: root cannot have mounts of its own here.
+    """
+    if lack := machine.lack():
+        raise pytest.UsageError(lack)
     config.addinivalue_line("markers", "root: changes what root alone may change; not collected for others")
     config.addinivalue_line("markers", "promise(text): keeps what SEMANTICS.md promises in these words")
 

@@ -59,6 +59,16 @@ def users() -> list[str]:
     return ["root", "user"] if os.geteuid() == 0 else ["user"]
 
 
+def lack() -> str:
+    """Return what keeps root from `make_private` here, and what to do about it; empty where nothing does."""
+    if os.geteuid() or mounted(Path("/")):
+        return ""
+    return (
+        "/ is not a mount point (a plain chroot), so root's tests cannot have mounts of their own: enter the system "
+        "with pivot_root, as scripts/bare does, or bind it on itself before chroot: mount --bind DIR DIR"
+    )
+
+
 def make_private() -> None:
     """Move this process into mounts of its own, fit for the tests; does nothing for an ordinary user.
 
