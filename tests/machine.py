@@ -21,6 +21,7 @@ FUSE_DEVICE = Path("/dev/fuse")
 FUSE_CONFIG = Path("/etc/fuse.conf")
 PROJECT = Path(empiarfs.__file__).resolve().parent.parent  # whichever is tested: a mutant too
 
+UMASK = os.umask(0o022)  # of whoever runs the tests; their own files are for every user and server they start
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of sched.h
 _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18  # MS_BIND, MS_REC, MS_PRIVATE of mount.h
 _libc = ctypes.CDLL(None, use_errno=True)

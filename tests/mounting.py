@@ -97,7 +97,7 @@ class Account:
         identity: dict[str, Any] = {}
         if os.geteuid() == 0 and self.user.uid:
             identity = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
-        more = {"stdin": subprocess.DEVNULL, "cwd": "/", **more}
+        more = {"stdin": subprocess.DEVNULL, "cwd": "/", "umask": machine.UMASK, **more}
         process = subprocess.Popen(
             [os.fspath(word) for word in command], env=self.environment(**(env or {})), **identity, **more
         )
