@@ -18,6 +18,8 @@ from faulty import Faulty
 from mounting import Mount, Mounts, eventually
 from troubles import DATA, FAULTS, HEAD, LISTING
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 DATA_FAULTS = (
     "reset in the middle",
     "silence before the reply",

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 from faulty import Faulty
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
 from troubles import DATA, FAULTS, HEAD, Plan
 
 from empiarfs.errors import ArchiveError
+
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 FILE = HITS[HEAD]
 SLOW = ("silence", "one byte a second", "Retry-After")  # each costs a second or two

@@ -13,6 +13,8 @@ from scripted import Client, Hasty
 from empiarfs.errors import ArchiveError, NotFound, Unavailable
 from empiarfs.model import File, Span
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 SOON = 15.0  # seconds for what takes two at most
 LITTLE = 64 * 1024  # KiB; the libraries below allow heads of 6 MB, and copy them
 FLOOD = bytes(65536).replace(b"\0", b"x")

@@ -32,6 +32,8 @@ from served import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
 from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Unavailable
 from empiarfs.model import Directory, Entry, File, Stub, parent_of
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 BLOCK = 4096
 MEMORY = 256 * 1024
 DISK = 120_000

@@ -28,6 +28,8 @@ from served import MISFORTUNES, Listed, Measured, Missed, Served, Version
 
 from empiarfs.model import parent_of
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 BLOCK = 64 * 1024  # the smallest that a user may choose
 DIRECTORIES = ("10028", "10028/a", "10028/b")
 SIZES = st.one_of(st.sampled_from([0, 1, BLOCK, BLOCK + 1, 300_001]), st.integers(0, 400_000))

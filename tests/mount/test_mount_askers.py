@@ -23,6 +23,8 @@ from world import World
 
 from empiarfs.mount.askers import is_dead, is_to_end
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 FILE = "10028/data/stack.mrcs"
 RANDOM = "10100/data/random.bin"
 STUCK = "asking again|was closed|went silent|does not answer|refuses connections"

@@ -22,6 +22,8 @@ from empiarfs import wire
 from empiarfs.archive import OpenFile
 from empiarfs.settings import KIB, MIB, Settings
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 BUDGET = 10  # connections, as they come
 KEPT = 2  # of them, that are never lent to what nobody waits for
 SPARSE = "10200/data/sparse.mrc"

@@ -11,6 +11,8 @@ from apache import Apache
 from mounting import Account, Mount, Mounts, eventually
 from world import BLOCK, World
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 RANDOM = "10100/data/random.bin"
 SPARSE = "10200/data/sparse.mrc"
 SIZE = 8 * 2**20 + 4_321

@@ -23,6 +23,8 @@ from apache import Apache
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 from world import World
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 FILES = ("10100/data/random.bin", "10028/data/stack.mrcs", "10028/data/movie.tif")
 MIB = 2**20
 

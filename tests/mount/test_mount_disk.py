@@ -18,6 +18,8 @@ from mounting import DEADLINE, Account, Mount, Mounts, eventually
 from test_mount_cache import RANDOM, block_files, digest
 from world import World
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 SPARSE = "10200/data/sparse.mrc"
 TROUBLE = r"cannot be used|was damaged|gives way"
 OTHERS = ["10028/data/stack.mrcs", "10028/data/movie.tif", "10100/data/1.bin", "10100/data/524288.bin"]

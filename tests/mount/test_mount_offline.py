@@ -10,6 +10,8 @@ from apache import Apache
 from mounting import Account, Mount, Mounts, eventually
 from world import SMALL_FILES, World, listed
 
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
 RANDOM = "10100/data/random.bin"
 FIRST = 2**20  # bytes that were read of the file of which the rest was not
 EHOSTUNREACH, ENOENT = 113, 2
