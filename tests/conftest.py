@@ -38,9 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if lack := machine.lack():
         raise pytest.UsageError(lack)
     config.addinivalue_line("markers", "root: changes what root alone may change; not collected for others")
-    config.addinivalue_line(
-        "markers", "slow: waits on purpose, or repeats for long; scripts/test --quick leaves it out"
-    )
+    config.addinivalue_line("markers", "slow: waits on purpose or repeats for long; not for --quick")
     config.addinivalue_line("markers", "promise(text): keeps what SEMANTICS.md promises in these words")
 
 
