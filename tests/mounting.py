@@ -70,6 +70,12 @@ class Account:
         if os.geteuid() == 0:
             os.chown(home, user.uid, user.gid)
 
+    def mkdir(self, path: Path) -> Path:
+        """Make a directory of the user's, and return it."""
+        path.mkdir()
+        os.chown(path, self.user.uid, self.user.gid)
+        return path
+
     def environment(self, **more: str) -> dict[str, str]:
         """Give the environment of the user's programs."""
         name, _, value = self.token.partition("=")
