@@ -119,12 +119,19 @@ class Account:
         self._started.clear()
 
     def run(
-        self, *command: str | Path, timeout: float = 60.0, env: Mapping[str, str] | None = None, **more: Any
+        self,
+        *command: str | Path,
+        timeout: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        typed: str | None = None,
+        **more: Any,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a program as the user to its end, and give its status and what it said."""
+        """Run a program as the user to its end, with `typed` as its input; give its status and what it said."""
+        if typed is not None:
+            more["stdin"] = subprocess.PIPE
         process = self.start(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(None if typed is None else typed.encode(), timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in a mount, which goes at the end of the test
