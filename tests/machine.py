@@ -128,6 +128,11 @@ def bind(source: Path, target: Path) -> None:
     _mount(source, target, flags=_BIND)
 
 
+def mount_tmpfs(target: Path) -> None:
+    """Mount an empty file system on `target`, in memory, that everyone can reach."""
+    _mount("tmpfs", target, kind="tmpfs", data="mode=755")
+
+
 def unbind(target: Path) -> None:
     """Take away what was mounted last on `target`."""
     _checked(_libc.umount2(os.fsencode(target), 2), target)  # MNT_DETACH

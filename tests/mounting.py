@@ -70,6 +70,12 @@ class Account:
         if os.geteuid() == 0:
             os.chown(home, user.uid, user.gid)
 
+    def mkdir(self, path: Path) -> Path:
+        """Make a directory of the user's, and return it."""
+        path.mkdir()
+        os.chown(path, self.user.uid, self.user.gid)
+        return path
+
     def environment(self, **more: str) -> dict[str, str]:
         """Give the environment of the user's programs."""
         name, _, value = self.token.partition("=")
@@ -113,12 +119,19 @@ class Account:
         self._started.clear()
 
     def run(
-        self, *command: str | Path, timeout: float = 60.0, env: Mapping[str, str] | None = None, **more: Any
+        self,
+        *command: str | Path,
+        timeout: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        typed: str | None = None,
+        **more: Any,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a program as the user to its end, and give its status and what it said."""
+        """Run a program as the user to its end, with `typed` as its input; give its status and what it said."""
+        if typed is not None:
+            more["stdin"] = subprocess.PIPE
         process = self.start(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(None if typed is None else typed.encode(), timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             with suppress(subprocess.TimeoutExpired):  # it may hang in a mount, which goes at the end of the test

@@ -12,6 +12,9 @@ SECTOR = 512  # the unit of st_blocks
 NAME_MAX = 255
 ARCHIVE_BYTES = 10 << 50  # EMPIAR holds about 9 PiB
 ROOT_INODE = 1
+# as of files that can be written, although the mount is read-only: `cp`, `tar` and overlays hand the modes on, and
+# whoever made a copy must be able to write into it and to delete it
+FILE_MODE, DIRECTORY_MODE = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,15 @@ def attributes(entry: File | Directory, owner: Owner, mounted: int) -> dict[str,
     """
     match entry:
         case File():
-            kind, links, size = stat.S_IFREG | 0o444, 1, entry.size
+            mode, links, size = FILE_MODE, 1, entry.size
         case Directory():
-            kind, links, size = stat.S_IFDIR | 0o555, 2, BLOCK_SIZE
-    return _attributes(entry.path, kind, links, size, owner, mounted if entry.modified is None else entry.modified)
+            mode, links, size = DIRECTORY_MODE, 2, BLOCK_SIZE
+    return _attributes(entry.path, mode, links, size, owner, mounted if entry.modified is None else entry.modified)
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
     """Give the `stat` of the file that tells of the mount; its length shows, as in /proc, when it is read."""
-    return _attributes(path, stat.S_IFREG | 0o444, 1, 0, owner, mounted)
+    return _attributes(path, FILE_MODE, 1, 0, owner, mounted)
 
 
 def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:

@@ -74,7 +74,7 @@ def test_the_hidden_file_is_in_no_listing(mounted: Mount) -> None:
         found = os.stat(f"{root}/.empiarfs-status")
         return ".empiarfs-status" in os.listdir(root), found.st_mode, found.st_size
 
-    assert mounted.call(listed, mounted.path) == (False, 0o100444, 0)
+    assert mounted.call(listed, mounted.path) == (False, 0o100644, 0)
     assert NAME not in mounted.run("ls", "-a", mounted.path).stdout.decode()
 
 

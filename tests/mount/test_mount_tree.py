@@ -196,10 +196,13 @@ def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number
 @pytest.mark.promise("`st_size` is exact.")
 @pytest.mark.promise("`st_blocks` counts the whole file, cached or not.")
 @pytest.mark.promise("`st_mtime` is the server's Last-Modified.")
-@pytest.mark.promise("Files are 0444, directories 0555, all owned by the user who mounted.")
+@pytest.mark.promise(
+    "Files are 0644, directories 0755, all owned by the user who mounted: a copy keeps these modes, and whoever "
+    "makes it can overwrite and delete it."
+)
 @pytest.mark.promise("`st_blksize` is 4096.")
 def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> None:
-    """A file has its exact size and date, one link, mode 0444; a directory mode 0555; both the mounting user's."""
+    """A file has its exact size and date, one link, mode 0644; a directory mode 0755; both the mounting user's."""
     owner = mounted.account.user
     for entry in ("10001", "10028", "10100", "10200"):
         found = mounted.call(attributes, mounted / entry)
@@ -210,9 +213,9 @@ def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> Non
             assert (fields["st_uid"], fields["st_gid"]) == (owner.uid, owner.gid), path
             assert fields["st_blksize"] == 4096
             if stat.S_ISDIR(truth.st_mode):
-                assert fields["st_mode"] == stat.S_IFDIR | 0o555
+                assert fields["st_mode"] == stat.S_IFDIR | 0o755
                 continue
-            assert fields["st_mode"] == stat.S_IFREG | 0o444
+            assert fields["st_mode"] == stat.S_IFREG | 0o644
             assert fields["st_size"] == truth.st_size, path
             assert fields["st_mtime"] == int(truth.st_mtime), path
             assert fields["st_nlink"] == 1

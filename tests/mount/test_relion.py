@@ -1,4 +1,4 @@
-"""RELION on a mount: run as its users run it, from a project elsewhere that links into the mount."""
+"""RELION on a mount: run as an ordinary user runs it, from a project elsewhere that links into the mount."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import machine
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -44,14 +45,22 @@ FROM_NOTHING = (*CLASS_2D, "--iter", "5", "--psi_step", "12", "--j", "2")
 ALIKE = 0.9  # of the particles sorted as they should be; chance gives 0.5 to 0.55
 LABELS, HEADER = 220, 1024  # bytes; where the labels of an MRC header begin and end, with their number
 PRINTED = 2e-5  # RELION prints six digits of single precision sums
+README_DATA = "~/empiar/10028/data"
+
+
+def readme_links() -> list[str]:
+    """Give the commands with which the README links an entry's data into a project."""
+    text = (machine.PROJECT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("### RELION") : text.index("### Python")]
+    return re.findall(r"(?:mkdir \w+ && )?ln -s ~/empiar/[\w/]+ [\w/]+", section)
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A RELION project, linked by the recipe of the README, since RELION's import refuses absolute paths.
+    """A RELION project of an ordinary user's, linked by the commands of the README.
 
     Attributes:
-        folder: where RELION runs and writes.
+        folder: where RELION runs and writes; made here.
         source: what the project's links point to: the entry's data in a mount, or a copy of them.
         mount: whose user RELION runs as.
     """
@@ -61,11 +70,13 @@ class Project:
     mount: Mount
 
     def __post_init__(self) -> None:
-        (self.folder / "Coordinates").mkdir()
-        for name in ("Micrographs", "Particles", "micrographs.star"):
-            (self.folder / name).symlink_to(self.source / name)
-        # RELION looks for the coordinates of Micrographs/x.mrc in Coordinates/Micrographs/
-        (self.folder / "Coordinates" / "Micrographs").symlink_to(self.source / "Coordinates")
+        self.mount.account.mkdir(self.folder)
+        (self.folder / "micrographs.star").symlink_to(self.source / "micrographs.star")
+        for command in readme_links():
+            done = self.mount.run("sh", "-ec", command.replace(README_DATA, str(self.source)), cwd=self.folder)
+            assert done.returncode == 0, done.stderr
+        links = {path.name for path in self.folder.iterdir()}
+        assert links == {"Coordinates", "Micrographs", "Particles", "micrographs.star"}
 
     def tried(self, *command: str) -> tuple[int, str]:
         """Run a program of RELION's in the project; give its status and what it printed."""
@@ -82,7 +93,7 @@ class Project:
     def empty(self, name: str) -> None:
         """Give a job an empty directory to write to; tests share the project."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
-        (self.folder / name).mkdir()
+        self.mount.account.mkdir(self.folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -105,26 +116,27 @@ def project(
     request: pytest.FixtureRequest,
     own_machine: None,
     world_of_samples: Path,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Project]:
-    """A project linked to a mount of a real Apache with the sample archive; by both bindings."""
+    """An ordinary user's project, linked to a mount of a real Apache with the sample archive; by both bindings."""
     server = Apache(world_of_samples)
-    mounts = Mounts(tmp_path_factory.mktemp("mounts"), server.url)
+    folder = Path(tempfile.mkdtemp(prefix="empiarfs-"))
+    folder.chmod(0o755)
+    mounts = Mounts(folder, server.url)
     try:
         with mounts.watched(110):
-            mount = mounts("99001", binding=request.param)
-            yield Project(tmp_path_factory.mktemp("project"), mount / "99001/data", mount)
+            mount = mounts("99001", binding=request.param, user="user")
+            yield Project(mount.account.home / "project", mount / "99001/data", mount)
         mounts.finish()
     finally:
         server.close()
 
 
 @pytest.fixture
-def local(project: Project, data: Path, tmp_path: Path) -> Project:
+def local(project: Project, data: Path, request: pytest.FixtureRequest) -> Project:
     """The same project linked to a copy of the files on the local disk."""
-    shutil.copytree(data, tmp_path / "copy")
-    (tmp_path / "project").mkdir()
-    return Project(tmp_path / "project", tmp_path / "copy", project.mount)
+    folder = project.mount.account.mkdir(project.folder.with_name(request.node.originalname))
+    shutil.copytree(data, folder / "copy")
+    return Project(folder / "project", folder / "copy", project.mount)
 
 
 def images(path: Path) -> NDArray[np.float64]:
@@ -180,6 +192,20 @@ def test_import_takes_links_and_refuses_absolute_paths(project: Project) -> None
     project.run(*command, "Micrographs/*.mrc", "--angpix", str(PIXEL))
     imported = table(project.folder / "Import" / "micrographs.star", "micrographs")
     assert imported["rlnMicrographName"].tolist() == [f"Micrographs/mic_{number:03}.mrc" for number in range(1, 7)]
+
+
+def test_coordinates_are_imported_through_links(project: Project, data: Path) -> None:
+    """`relion_import --do_coordinates` copies every file that it finds through the links, and its job can go."""
+    project.empty("Import")
+    command = ("relion_import", "--do_coordinates", "--odir", "Import/", "--ofile", "coords_suffix_autopick.star")
+    project.run(*command, "--i", "Coordinates/Micrographs/*_autopick.star")
+    imported = project.folder / "Import" / "Coordinates" / "Micrographs"
+    assert {path.name: path.read_bytes() for path in imported.iterdir()} == {
+        path.name: path.read_bytes() for path in (data / "Coordinates").glob("*_autopick.star")
+    }
+    assert len(list(imported.iterdir())) == len(PARTICLES)
+    project.run("rm", "-rf", "Import")
+    assert not (project.folder / "Import").exists()
 
 
 def test_statistics_of_a_stack_are_numpys(project: Project, data: Path) -> None:

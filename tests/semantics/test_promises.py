@@ -40,7 +40,7 @@ TEXT = """\
 
 A preface promises nothing.
 
-* Files are `0444`, and so
+* Files are `0644`, and so
   on. `ls` is cheap (mostly). Sizes, e.g. of a file, are exact.
 - Names stay.
 """
@@ -49,7 +49,7 @@ A preface promises nothing.
 def test_a_promise_is_a_sentence_of_a_bullet() -> None:
     """Lines are joined, and an abbreviation or code ends none."""
     assert promises.promised(TEXT) == [
-        "Files are `0444`, and so on.",
+        "Files are `0644`, and so on.",
         "`ls` is cheap (mostly).",
         "Sizes, e.g. of a file, are exact.",
         "Names stay.",
@@ -58,7 +58,7 @@ def test_a_promise_is_a_sentence_of_a_bullet() -> None:
 
 def test_a_promise_that_no_test_quotes_is_told() -> None:
     """By its own words."""
-    found = promises.troubles(TEXT, quoting("Files are `0444`, and so on. `ls` is cheap (mostly).", "Names stay."))
+    found = promises.troubles(TEXT, quoting("Files are `0644`, and so on. `ls` is cheap (mostly).", "Names stay."))
     assert found == ["no test quotes this promise:\n    Sizes, e.g. of a file, are exact."]
 
 
