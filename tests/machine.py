@@ -65,7 +65,7 @@ def lack() -> str:
     if os.geteuid() or mounted(Path("/")):
         return ""
     return (
-        "/ is not a mount point (a plain chroot), so root's tests can have no mounts of their own: enter the system "
+        "/ is not a mount point (a plain chroot), so root's tests get no mounts of their own: enter it "
         "with pivot_root, as scripts/bare does, or bind it on itself before chroot: mount --bind DIR DIR"
     )
 
