@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,10 +13,9 @@ from empiarfs.engine.cache import Recent
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Changed, Closed, IsADirectory
-from empiarfs.model import Directory, Entry, File, Span, is_entry_number, parent_of
+from empiarfs.model import Directory, Entry, File, Span, parent_of
 from empiarfs.settings import MIB
 
-_ACCESSION = re.compile(r"EMPIAR-(\d+)", re.ASCII | re.IGNORECASE)
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
 STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
 LARGEST_READ = 4 * MIB  # a larger one is read in line, so that windows open and all connections help
@@ -33,18 +31,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def entry_of(name: str) -> str | None:
-    """Give the directory that the accession `name` stands for: `"EMPIAR-10028"` is `"10028"`; else None."""
-    match = _ACCESSION.fullmatch(name)
-    return match[1] if match else None
-
-
-def entry_number(name: str) -> str | None:
-    """Give the directory of the entry `name`: `"10028"` for that and for `"EMPIAR-10028"`; else None."""
-    number = entry_of(name) or name
-    return number if is_entry_number(number) else None
 
 
 class OpenFile:

@@ -34,7 +34,7 @@ LAYERS = [
     {"archive"},
     {"engine"},
     {"ports", "settings"},
-    {"model", "errors", "counters"},
+    {"model", "errors", "counters", "paths"},
 ]
 
 

@@ -107,7 +107,7 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
     Mounts that use the folder go on, and fetch again what they need.
     """
     chosen = options.load(flags)
-    entries = [options.entry_number(one) for one in entry]
+    entries = options.entry_numbers(entry, chosen)
     what = f"what is kept of {', '.join(entries)}" if entries else "all that is kept"
     if not chosen.cache_dir.is_dir():
         raise click.ClickException(_no_cache(chosen))

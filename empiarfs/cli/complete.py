@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import click
 from click.shell_completion import CompletionItem
 
-from empiarfs.archive import entry_of
 from empiarfs.cli import options
 from empiarfs.model import Directory, Entry, is_entry_number, name_of
+from empiarfs.paths import entry_of
 from empiarfs.settings import SAMPLE, BadSetting, Settings, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
 

@@ -8,52 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import click
 
-from empiarfs.archive import entry_number, entry_of
 from empiarfs.cli import complete, options, progress
 from empiarfs.cli.text import printable
-from empiarfs.model import Directory, Entry, File, Stub, name_of
-from empiarfs.settings import Settings, without_credentials
+from empiarfs.model import Directory, Entry, File, Stub, is_entry_number, name_of
+from empiarfs.paths import archive_path, entry_of
+from empiarfs.settings import Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
 
 CAT_PIECE = 4 * 1024 * 1024
-
-
-def archive_path(text: str, base_url: str) -> str:
-    """Give the path in the archive that a user means by `text`.
-
-    It may be `10028/data/a.mrc`, `EMPIAR-10028/data/a.mrc`, `empiar://10028/data/a.mrc` (both as they are, nothing
-    is unescaped), or a URL below `base_url` (percent-escapes are undone).
-
-    Raises:
-        click.UsageError: it points elsewhere.
-    """
-    text, base_url = without_credentials(text) if "://" in text else text, without_credentials(base_url)
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() in {"http", "https"}:
-        try:
-            base, url = urlsplit(base_url), urlsplit(text)
-        except ValueError as error:
-            raise click.UsageError(f"{printable(text)} is no address: {error}") from error
-        below = base.path.rstrip("/") + "/"
-        if url.netloc != base.netloc or not (url.path + "/").startswith(below):
-            raise click.UsageError(f"{printable(text)} is not below {base_url}; write it like 10028/data")
-        rest = unquote_to_bytes(url.path[len(below) :]).decode("utf-8", "surrogateescape")
-    elif separator and scheme.lower() != "empiar":
-        raise click.UsageError(f"{printable(text)} is no address in EMPIAR; write it like empiar://10028/data")
-    elif not separator:
-        rest = text
-    parts = [part for part in rest.split("/") if part not in {"", "."}]
-    if ".." in parts:
-        raise click.UsageError(f"{printable(text)} climbs with '..'; write the path out")
-    if parts:
-        parts[0] = entry_of(parts[0]) or parts[0]
-    return "/".join(parts)
 
 
 class _Mount:
@@ -105,7 +72,8 @@ def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
     """Tell whether `text` means the archive also where a file in the current directory is called so."""
     if text.startswith((".", "/")):
         return False
-    return bool(flags["sample"] or flags["base_url"]) or entry_number(text.partition("/")[0]) is not None
+    first = text.partition("/")[0]
+    return bool(flags["sample"] or flags["base_url"]) or is_entry_number(entry_of(first) or first)
 
 
 @contextmanager
@@ -129,7 +97,10 @@ def _place(text: str, flags: dict[str, Any]) -> Iterator[tuple[_Mount | _Remote,
         if text.startswith("/"):
             raise click.ClickException(f"{printable(text)} is in no mount of empiarfs; write it like 10028/data")
     chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
-    path = archive_path(text, chosen.base_url)
+    try:
+        path = archive_path(text, chosen.base_url)
+    except ValueError as error:
+        raise click.UsageError(printable(str(error))) from error
     with options.archive(chosen, sample=flags["sample"]) as archive:
         try:
             yield _Remote(archive), path

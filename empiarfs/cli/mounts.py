@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import platformdirs
 
-from empiarfs.archive import entry_of
 from empiarfs.cli import complete, files, options
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, points, status
+from empiarfs.paths import entry_number, entry_of
 from empiarfs.settings import READERS, BadSetting, Settings
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     """
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
-    only = tuple(dict.fromkeys(options.entry_number(one) for one in entry))
+    only = options.entry_numbers(entry, chosen)
     troubles = status.Troubles()
     was_there = os.path.lexists(mountpoint)
-    path = _free(mountpoint, alone=not only)
+    path = _free(mountpoint, chosen.base_url, alone=not only)
     if chosen.allow_other:
         for_libfuse.append("allow_other")
 
@@ -110,16 +110,18 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
         raise click.ClickException(printable(str(error))) from error
 
 
-def _free(mountpoint: Path, *, alone: bool) -> str:
+def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
     """Give the full path of a mount point that may be used, made if it was missing, and hold it.
 
     Args:
         mountpoint: as it was written.
+        base_url: the directory that holds the numbered entries.
         alone: whether no entries were named; then a number is more likely an entry than a directory.
     """
     text = os.fspath(mountpoint)
-    if entry_of(text) or (alone and is_entry_number(text)):
-        raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {text}")
+    entry = text if entry_of(text) or (alone and is_entry_number(text)) else _entry_at(text, base_url)
+    if entry:
+        raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {entry}")
     if not text.strip(".") or ":/" in text:
         raise click.UsageError(f"{text!r} is no directory to mount on; write it like ~/empiar")
     try:
@@ -128,6 +130,15 @@ def _free(mountpoint: Path, *, alone: bool) -> str:
         return points.prepared(mountpoint)
     except points.CannotMount as error:
         raise click.ClickException(str(error)) from error
+
+
+def _entry_at(text: str, base_url: str) -> str | None:
+    """Return the entry whose address stands in the place of a mount point; None where there is no such address."""
+    url = text.replace(":/", "://", 1)  # a Path has lost one of the slashes
+    try:
+        return entry_number(url, base_url) if "://" in url else None
+    except ValueError:
+        return None
 
 
 def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:

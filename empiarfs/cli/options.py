@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import platformdirs
 
-from empiarfs import archive as archives
-from empiarfs import settings
+from empiarfs import paths, settings
 from empiarfs.cli.text import printable
 
 if TYPE_CHECKING:
@@ -139,16 +138,16 @@ def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settin
         yield there, settings.SAMPLE
 
 
-def entry_number(text: str) -> str:
-    """Give the number of the entry that `text` names.
+def entry_numbers(texts: Iterable[str], chosen: settings.Settings) -> tuple[str, ...]:
+    """Return the numbers of the entries that `texts` name, each once, in their order.
 
     Raises:
-        click.BadParameter: it names none.
+        click.BadParameter: one of them names none.
     """
-    number = archives.entry_number(text)
-    if number is None:
-        raise click.BadParameter(f"{text!r} is not an entry; write it like 10028 or EMPIAR-10028")
-    return number
+    try:
+        return tuple(dict.fromkeys(paths.entry_number(text, chosen.base_url) for text in texts))
+    except ValueError as error:
+        raise click.BadParameter(printable(str(error))) from error
 
 
 def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:

@@ -4,8 +4,8 @@ import hashlib
 import stat
 from dataclasses import dataclass
 
-from empiarfs.archive import entry_of
 from empiarfs.model import Directory, Entry, File
+from empiarfs.paths import entry_of
 
 BLOCK_SIZE = 4096  # st_blksize; larger makes Python's open().read(1024) fetch a whole megabyte
 SECTOR = 512  # the unit of st_blocks

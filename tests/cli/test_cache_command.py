@@ -359,11 +359,12 @@ def test_clear_removes_everything(server: ScriptedServer) -> None:
     assert len(server.requests) == asked + 1
 
 
-def test_clear_of_an_entry_leaves_the_others(server: ScriptedServer) -> None:
-    """Its blocks and listings are gone, by either name; a longer number is another entry."""
+@pytest.mark.parametrize("name", ["EMPIAR-10028", "https://www.ebi.ac.uk/empiar/EMPIAR-10028/"])
+def test_clear_of_an_entry_leaves_the_others(server: ScriptedServer, name: str) -> None:
+    """Its blocks and listings are gone, by any name; a longer number is another entry."""
     run("ls")
     run("ls", "10028")
-    for number, left in (("1002", {"10028": 6, "10029": 1}), ("EMPIAR-10028", {"10029": 1})):
+    for number, left in (("1002", {"10028": 6, "10029": 1}), (name, {"10029": 1})):
         assert run("cache", "clear", "--yes", number).exit_code == 0
         assert kept() == left
     asked = len(server.requests)

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from commands import isolated, run
 from fakes import noise
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Reply, ScriptedServer, Website
 
-from empiarfs.cli.files import archive_path
 from empiarfs.cli.text import printable
 from empiarfs.sample.index_page import listed_size
 
@@ -265,21 +263,14 @@ def test_printable_leaves_plain_text_as_it_is(text: str) -> None:
     assert printable(text) == text
 
 
-@given(
-    st.binary(min_size=1, max_size=30).filter(lambda name: not set(name) & {0, 47} and name not in {b".", b".."})
-)
-def test_a_url_of_any_name_is_that_name(name: bytes) -> None:
-    """Every byte of a name comes through the escapes of a URL."""
-    url = "https://host/base/10028/" + "".join(f"%{byte:02x}" for byte in name)
-    assert archive_path(url, "https://host/base") == "10028/" + os.fsdecode(name)
+PAGE = "https://www.ebi.ac.uk/empiar/EMPIAR-10028/"
 
 
-@pytest.mark.promise("What is typed or asked for may not climb either.")
-@pytest.mark.parametrize("text", ["..", "10028/..", "https://host/base/%2e%2e", "https://host/bas"])
-def test_climbing_out_is_a_usage_error(text: str) -> None:
-    """`..` is refused however it is written."""
-    with pytest.raises(click.UsageError):
-        archive_path(text, "https://host/base")
+def test_the_web_page_of_an_entry_is_a_path(server: ScriptedServer) -> None:
+    """`ls`, `stat` and `cat` take the address that stands in the browser for the entry."""
+    assert run("ls", PAGE).stdout.splitlines() == ["10028.xml", "data/", "closed/"]
+    assert run("stat", PAGE).stdout.splitlines()[0] == "path:     10028"
+    assert run("cat", PAGE).stderr == "Error: 10028: Is a directory\n"
 
 
 @pytest.mark.usefixtures("sample")

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import click
 import pytest
 from commands import isolated, run
 
 from empiarfs.cli.mounts import _log_file, _with_extra
-from empiarfs.cli.options import entry_number
-from empiarfs.settings import BadSetting
+from empiarfs.cli.options import entry_numbers
+from empiarfs.settings import BadSetting, Settings
 
 
 def sorted_out(extra: str, **flags: object) -> tuple[dict[str, object], list[str]]:
@@ -82,17 +81,33 @@ def test_flags_are_not_changed() -> None:
     assert flags == {"memory": None}
 
 
-@pytest.mark.parametrize(("text", "number"), [("10028", "10028"), ("EMPIAR-10028", "10028"), ("empiar-7", "7")])
-def test_an_entry_is_a_number_or_an_accession(text: str, number: str) -> None:
-    """In either form it is its number."""
-    assert entry_number(text) == number
+PAGE = "https://www.ebi.ac.uk/empiar/EMPIAR-10028/"
 
 
-@pytest.mark.parametrize("text", ["", "abc", "10028/data", "..", "²", "\uff11", "EMPIAR-", "-5"])
-def test_anything_else_is_no_entry(text: str) -> None:
-    """It says how to write one."""
-    with pytest.raises(click.BadParameter, match="10028"):
-        entry_number(text)
+def test_an_entry_is_named_once() -> None:
+    """Entries keep their order, and each counts once, however it is written."""
+    assert entry_numbers(["10029", PAGE, "EMPIAR-10029", "10028"], Settings()) == ("10029", "10028")
+
+
+@pytest.mark.parametrize("text", ["data", "10028/data", "https://www.ebi.ac.uk/empiar/"])
+def test_what_is_no_entry_is_a_usage_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mount` with something else in the place of an entry says how to write one, with status 2."""
+    isolated(tmp_path, monkeypatch)
+    result = run("mount", str(tmp_path / "mnt"), text)
+    assert result.exit_code == 2
+    assert "write it like 10028" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["10028", "EMPIAR-10028", PAGE, "empiar://10028"])
+def test_an_entry_in_the_place_of_a_mount_point_is_told_apart(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mount` with nothing but an entry says where the mount point goes."""
+    isolated(tmp_path, monkeypatch)
+    result = run("mount", text)
+    assert result.exit_code == 2
+    name = "EMPIAR-10028" if text == "EMPIAR-10028" else "10028"
+    assert f"where to? write it like: empiarfs mount ~/empiar {name}\n" in result.stderr
 
 
 @pytest.mark.parametrize("point", ["/mnt/empiar", "/", "/home/\u017e/\udcff", "/" + "x" * 4000])

@@ -18,7 +18,7 @@ from fakes import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.archive import Archive, entry_of
+from empiarfs.archive import Archive
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.reader import Reader
@@ -155,27 +155,6 @@ def test_closing_closes(tmp_path: Path) -> None:
     rig = Rig(tmp_path, b"")
     rig.archive.close()
     assert rig.closed == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "entry"),
-    [
-        ("EMPIAR-10028", "10028"),
-        ("empiar-10028", "10028"),
-        ("EmPiAr-1", "1"),
-        ("10028", None),
-        ("EMPIAR-", None),
-        ("EMPIAR-10028x", None),
-        ("EMPIAR-\uff11\uff10", None),
-        ("EMP\u0131AR-10028", None),
-        ("xEMPIAR-10028", None),
-        ("EMPIAR10028", None),
-        ("EMPIAR-10028\n", None),
-    ],
-)
-def test_an_accession_stands_for_its_number(name: str, entry: str | None) -> None:
-    """In any case of letters, and nothing else does."""
-    assert entry_of(name) == entry
 
 
 @pytest.mark.promise(

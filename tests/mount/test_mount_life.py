@@ -56,6 +56,12 @@ def test_mount_returns_when_the_mount_answers(mount: Mounts, binding: str, user:
     assert made.path.is_dir()
 
 
+def test_the_web_page_of_an_entry_names_it(mount: Mounts, user: str) -> None:
+    """`empiarfs mount` takes the address that stands in the browser for the entry, and shows that entry alone."""
+    made = mount("https://www.ebi.ac.uk/empiar/EMPIAR-10028/", user=user)
+    assert made.call(names, made.path) == ["10028"]
+
+
 def test_a_mount_point_may_be_relative(mount: Mounts) -> None:
     """A mount point is understood as the shell understands it, from where one stands."""
     account = mount.account()

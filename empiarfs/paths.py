@@ -1,0 +1,83 @@
+"""What a user writes for a path in the archive, read as the path; pure."""
+
+import re
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from empiarfs.model import is_entry_number
+
+_ACCESSION = re.compile(r"EMPIAR-(\d+)", re.ASCII | re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+# today's page, the older ones, and the DOI of an entry
+_PAGE = re.compile(
+    r"(?:(?:www\.)?ebi\.ac\.uk/(?:pdbe/emdb/)?empiar/(?:entry/)?(?:EMPIAR-)?|(?:dx\.)?doi\.org/10\.6019/EMPIAR-)(\d+)/*",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def entry_of(name: str) -> str | None:
+    """Return the directory that the accession `name` stands for: `"10028"` for `"EMPIAR-10028"`; else None."""
+    match = _ACCESSION.fullmatch(name)
+    return match[1] if match else None
+
+
+def archive_path(text: str, base_url: str) -> str:
+    """Return the path in the archive that a user means by `text`.
+
+    It may be `10028/data/a.mrc`, `EMPIAR-10028/data/a.mrc`, `empiar://10028/data/a.mrc` (all three as they are,
+    nothing is unescaped), a URL below `base_url` (percent-escapes are undone), or the web page or DOI of an entry.
+
+    Args:
+        text: what was written.
+        base_url: the directory that holds the numbered entries; a user name and password in it do not matter.
+
+    Raises:
+        ValueError: it points elsewhere; the message shows neither user name nor password.
+    """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in {"http", "https"}:
+        rest = _below(text, base_url)
+    elif separator and scheme.lower() != "empiar":
+        raise ValueError(f"{_without_user(text)} is no address in EMPIAR; write it like empiar://10028/data")
+    elif not separator:
+        rest = text
+    parts = [part for part in rest.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise ValueError(f"{_without_user(text)} climbs with '..'; write the path out")
+    if parts:
+        parts[0] = entry_of(parts[0]) or parts[0]
+    return "/".join(parts)
+
+
+def entry_number(text: str, base_url: str) -> str:
+    """Return the number of the entry that a user means by `text`, which may be written as for `archive_path`.
+
+    Raises:
+        ValueError: it names no entry, or something in one.
+    """
+    path = archive_path(text, base_url)
+    if not is_entry_number(path):
+        raise ValueError(f"{_without_user(text)!r} is not an entry; write it like 10028 or EMPIAR-10028")
+    return path
+
+
+def _below(text: str, base_url: str) -> str:
+    """Return the path of the web address `text` below `base_url`; the number of the entry whose page it is."""
+    base_url = _without_user(base_url)
+    try:
+        base, url = urlsplit(base_url), urlsplit(_without_user(text))
+    except ValueError as error:
+        raise ValueError(f"{_without_user(text)} is no address: {error}") from error
+    below = base.path.rstrip("/") + "/"
+    if url.netloc == base.netloc and (url.path + "/").startswith(below):
+        return unquote_to_bytes(url.path[len(below) :]).decode("utf-8", "surrogateescape")
+    page = _PAGE.fullmatch(url.netloc + url.path)
+    if page is None:
+        raise ValueError(
+            f"{_without_user(text)} is neither below {base_url} nor the web page of an entry; "
+            "write it like 10028/data"
+        )
+    return page[1]
+
+
+def _without_user(url: str) -> str:
+    return _USER.sub("", url)
