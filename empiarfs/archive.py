@@ -66,6 +66,7 @@ class Archive:
         most_ahead: the most bytes to be ahead of one stream of reading.
         run_lengths: gives the least and the most bytes of one request ahead of the reader.
         counters: tells what goes on inside; never waits for the server.
+        has_answered: returns whether the server has answered since the archive was opened; true if none is asked.
         clock: seconds that only grow.
     """
 
@@ -79,6 +80,7 @@ class Archive:
         most_ahead: int,
         run_lengths: Callable[[], tuple[int, int]],
         counters: Callable[[], Counters] = Counters,
+        has_answered: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
@@ -88,6 +90,7 @@ class Archive:
         self._most_ahead = most_ahead
         self._run_lengths = run_lengths
         self.counters = counters
+        self.has_answered = has_answered
         self._clock = clock
         self._generation = _generation
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
@@ -115,6 +118,15 @@ class Archive:
         """
         self._check_process(path)
         return self._tree.stat(path)
+
+    def check(self, entry: str) -> None:
+        """Ask whether there is `entry`, unless that is known; `stat` believes it of one that was named.
+
+        Raises:
+            ArchiveError: NotFound, Refused, Unavailable.
+        """
+        self._check_process(entry)
+        self._tree.check(entry)
 
     def open(self, path: str) -> OpenFile:
         """Open the file at `path`.

@@ -183,6 +183,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
         most_ahead=settings.memory * 5 // 8,
         run_lengths=pace.run_lengths,
         counters=counters,
+        has_answered=lambda: pace.is_learnt,
     )
 
 

@@ -15,7 +15,7 @@ import platformdirs
 from empiarfs.cli import complete, files, options
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
-from empiarfs.mount import daemon, points, status
+from empiarfs.mount import daemon, names, points, status
 from empiarfs.paths import entry_number, entry_of
 from empiarfs.settings import READERS, BadSetting, Settings
 
@@ -159,7 +159,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
     def ask(entry: str) -> None:
         try:
             if entry:
-                archive.stat(entry)
+                archive.check(entry)
             else:
                 archive.entries("")
         except FileNotFoundError:
@@ -174,8 +174,8 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
     for one in asking:
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
-        names = ", ".join(sorted(missing))
-        what = f"there is {files.no_entry(names, sample=sample)}" if names else "nothing is there"
+        lacking = ", ".join(sorted(missing))
+        what = f"there is {files.no_entry(lacking, sample=sample)}" if lacking else "nothing is there"
         raise daemon.Failed(what if sample else f"{what}; --base-url may name another place")
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
@@ -183,7 +183,8 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         then = (
             "what is not there answers 'No route to host'"
             if chosen.offline
-            else f"reads will wait {chosen.patience:.0f} s for the server (--patience); why: empiarfs doctor"
+            else f"until it answers names fail after {min(chosen.patience, names.SECONDS):.0f} s, and reads after "
+            f"{chosen.patience:.0f} s (--patience); why: empiarfs doctor"
         )
         click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted all the same, {then}", err=True)
 

@@ -10,6 +10,8 @@ _OF_THE_MOUNT = (
     ("served_bytes", "counter", "Bytes given to the kernel."),
     ("reads", "counter", "Reads of the kernel that were answered."),
     ("open_files", "gauge", "Files that programs have open."),
+    ("names_waiting", "gauge", "Lookups, opens and listings that programs wait for."),
+    ("reads_waiting", "gauge", "Reads that programs wait for."),
 )
 _OF_THE_ARCHIVE = tuple(
     (one.name, str(one.metadata["kind"]), str(one.metadata["says"])) for one in fields(Counters) if one.metadata

@@ -60,6 +60,8 @@ def table(one: Look) -> str:
     if one.status is None:
         return _wrapped(f"{one.mountpoint} {one.trouble}")
     rows = {**_of_the_mount(one.status), **_of_the_archive(one.status.counters)}
+    waiting = f"programs wait for {one.status.names_waiting:,} names and {one.status.reads_waiting:,} reads"
+    rows["waiting"].insert(0, waiting)
     newest = one.status.troubles[-TROUBLES_SHOWN:]
     rows["troubles"] = [f"{local_time(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
     lines = [
@@ -118,7 +120,7 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
             f"{of.dropped_writes:,} blocks not written in time, {of.broken_blocks:,} found damaged",
         ],
         "waiting": [
-            f"{of.readers_waiting:,} requests of readers, {of.blocks_under_way:,} blocks under way",
+            f"{of.readers_waiting:,} requests for a connection, {of.blocks_under_way:,} blocks under way",
             f"{of.tasks_waiting:,} tasks ahead of readers, {size(of.unwritten_bytes)} for the disk",
         ],
     }

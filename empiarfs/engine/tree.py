@@ -106,7 +106,8 @@ class Tree:
     def stat(self, path: str) -> File | Directory:
         """Give what is at `path`; a file that was never measured is measured now.
 
-        A name that its directory does not list is asked for: the servers sometimes leave one out.
+        A name that its directory does not list is asked for: the servers sometimes leave one out. An entry that was
+        named is a directory, as the root shows it, and is not asked for.
 
         Raises:
             NotFound, Refused, Unavailable: as `empiarfs.errors` tells.
@@ -121,10 +122,22 @@ class Tree:
         match self._listings.entry(path):
             case Stub():
                 return self._first_look(path)
+            case None if path in self._only and not self._listings.is_absent(path):
+                return Directory(path)
             case None:
                 return self._together.call(("stat", path), lambda: self._asked(path))
             case known:
                 return known
+
+    def check(self, entry: str) -> None:
+        """Ask whether there is `entry`, unless that is known.
+
+        Raises:
+            NotFound, Refused, Unavailable: as `empiarfs.errors` tells.
+        """
+        self._check_entry(entry)
+        if self._listings.entry(entry) is None:
+            self._together.call(("stat", entry), lambda: self._asked(entry))
 
     def next_after(self, path: str, *, use: str) -> list[str]:
         """Take in that `path` is used, and give the siblings that its user will want next; none unless he walks.

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
@@ -13,7 +14,8 @@ from empiarfs.engine.wanted import wanted_while
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Offline, Unavailable, Unwanted
 from empiarfs.model import Directory, Entry, File, name_of, parent_of
 from empiarfs.mount import status, view
-from empiarfs.mount.askers import is_dead, is_to_end
+from empiarfs.mount.askers import is_dead
+from empiarfs.mount.names import NameWaits, WaitedInVain
 from empiarfs.mount.versions import Untold, Versions
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Operations:
         self._mounted = mounted
         self._ready = ready
         self._asker = asker
+        self._names = NameWaits(archive.has_answered, asker)
         self._versions = Versions()
         self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
         # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
@@ -86,7 +89,7 @@ class Operations:
         if path == status.NAME:
             return view.status_attributes(path, self._owner, self._mounted)
         target = view.link_target(path)
-        with self.errors("stat", path), wanted_while(self._is_wanted):
+        with self.errors("stat", path), self._waiting_for_name(path):
             if target is not None:
                 self._archive.stat(target)
                 return view.link_attributes(path, target, self._owner, self._mounted)
@@ -103,7 +106,7 @@ class Operations:
 
     def opendir(self, path: str) -> int:
         """List a directory; the handle keeps what was listed, so that names neither double nor go missing."""
-        with self.errors("list", path[1:]), wanted_while(self._is_wanted):
+        with self.errors("list", path[1:]), self._waiting_for_name(path[1:]):
             return self._kept(self._archive.entries(path[1:]))
 
     def releasedir(self, _path: str | None, handle: int) -> int:
@@ -114,13 +117,14 @@ class Operations:
     def open(self, path: str, info: Any) -> int:
         """Open a file; its pages are kept across opens as long as it is the same version."""
         path = path[1:]
-        with self.errors("open", path), wanted_while(self._is_wanted):
+        with self.errors("open", path):
             if path == status.NAME:
                 # what it tells is of this moment, and the kernel keeps neither it nor its length
                 info.direct_io = True
                 info.fh = self._kept(status.as_text(self._watch.status()).encode())
                 return 0
-            found = self._archive.stat(path)
+            with self._waiting_for_name(path):
+                found = self._archive.stat(path)
             if isinstance(found, Directory):
                 raise IsADirectory(path)
             opened = OpenFile(self._archive, self._versions.to_open(found))
@@ -145,7 +149,7 @@ class Operations:
                 return opened[offset : offset + size]
             assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
             # to a program that catches SIGINT a read that fails is an error of the file; some ignore it
-            with wanted_while(self._is_alive):
+            with self._watch.reads_waiting, wanted_while(self._is_alive):
                 data = opened.read(offset, size)
             count = len(data)
             self._watch.reads += 1
@@ -183,8 +187,11 @@ class Operations:
         """Give what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
         return _Errors(verb, path, self._told_offline)
 
-    def _is_wanted(self) -> bool:
-        return not is_to_end(self._asker())
+    @contextmanager
+    def _waiting_for_name(self, path: str) -> Iterator[None]:
+        """Count the wait for the name `path`, and bound it."""
+        with self._watch.names_waiting, self._names.bounded(path):
+            yield
 
     def _is_alive(self) -> bool:
         return not is_dead(self._asker())
@@ -219,7 +226,7 @@ class _Errors:
         match error:
             case None:
                 return
-            case NotFound() | Untold() | Unwanted():
+            case NotFound() | Untold() | Unwanted() | WaitedInVain():
                 log.debug("%s %s", self._verb, error)
             case Unavailable():
                 log.warning("%s %s; given up", self._verb, error)

@@ -48,6 +48,8 @@ class Status:
         open_files: how many are open.
         reads: how many reads of the kernel were answered.
         served_bytes: the bytes given to it.
+        names_waiting: how many lookups, opens and listings programs wait for now.
+        reads_waiting: how many reads they wait for now.
         troubles: the newest warnings of the log, the newest last.
         counters: those of the archive.
     """
@@ -62,6 +64,8 @@ class Status:
     open_files: int = 0
     reads: int = 0
     served_bytes: int = 0
+    names_waiting: int = 0
+    reads_waiting: int = 0
     troubles: tuple[LoggedWarning, ...] = ()
     counters: Counters = field(default_factory=Counters)
 
@@ -121,6 +125,22 @@ class Troubles(logging.Handler):
         return tuple(self._newest)
 
 
+class Inside:
+    """The threads that are in a block of code now; each may be there once."""
+
+    def __init__(self) -> None:
+        self._threads: set[int] = set()  # one step of the interpreter adds or removes one
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def __enter__(self) -> None:
+        self._threads.add(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.discard(threading.get_ident())
+
+
 class Watch:
     """Counts what goes through one mount, and tells it together with what the archive tells.
 
@@ -134,6 +154,7 @@ class Watch:
         open_files: gives how many files are open.
         reads, served_bytes: counted by whoever answers a read. Another thread may come between two calls of a
             function and not within one addition of a number.
+        names_waiting, reads_waiting: entered by whoever answers the kernel, for as long as that takes.
     """
 
     def __init__(self, mountpoint: str, troubles: Troubles) -> None:
@@ -146,6 +167,7 @@ class Watch:
         self.binding = ""
         self.open_files: Callable[[], int] = lambda: 0
         self.reads = self.served_bytes = 0
+        self.names_waiting, self.reads_waiting = Inside(), Inside()
 
     def opened(self, path: str) -> None:
         """Take in that the file `path` was opened."""
@@ -171,6 +193,8 @@ class Watch:
             open_files=self.open_files(),
             reads=self.reads,
             served_bytes=self.served_bytes,
+            names_waiting=len(self.names_waiting),
+            reads_waiting=len(self.reads_waiting),
             troubles=self._troubles.newest(),
             counters=Counters() if self.archive is None else self.archive.counters(),
         )

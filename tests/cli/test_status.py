@@ -76,6 +76,8 @@ STATUS = Status(
     open_files=3,
     reads=98304,
     served_bytes=12 * GIB,
+    names_waiting=5,
+    reads_waiting=21,
     troubles=tuple(
         LoggedWarning(1_795_000_000.0 + n, f"10028/data/{n}.mrc: the server went silent") for n in range(8)
     ),
@@ -122,7 +124,8 @@ def test_a_table_tells_all_of_a_mount() -> None:
         "server": "answers in 0.021 s, 95 of 100 times in 0.045 s 40.0 MiB/s over a connection",
         "memory": "200.0 MiB of 256.0 MiB",
         "disk": "3.0 GiB of 20.0 GiB 4 blocks not written in time, 1 found damaged",
-        "waiting": "2 requests of readers, 64 blocks under way 31 tasks ahead of readers, 17.0 MiB for the disk",
+        "waiting": "programs wait for 5 names and 21 reads 2 requests for a connection, 64 blocks under way "
+        "31 tasks ahead of readers, 17.0 MiB for the disk",
     }
 
 

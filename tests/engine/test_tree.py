@@ -212,6 +212,38 @@ def test_only_the_chosen_entries_are_there(world: World) -> None:
     assert world.listing.diary == diary == ["10028"]
 
 
+def test_a_chosen_entry_is_a_directory_unasked(world: World) -> None:
+    """A tree of chosen entries shows each as a directory without a request, whether or not the server answers."""
+    world.tree = world.opened("10934", "99999")
+    world.origin.refusals["10934"] = Unavailable("10934")
+    assert world.tree.stat("10934") == Directory("10934")
+    assert world.tree.stat("99999") == Directory("99999")
+    assert (world.origin.diary, world.listing.diary) == ([], [])
+
+
+def test_a_chosen_entry_has_the_date_that_is_known_of_it(world: World) -> None:
+    """A listing of the root, by whichever run, dates the entries."""
+    dated = Directory("10934", 1_600_000_000)
+    world.listing.children[""] = [dated]
+    world.tree.entries("")
+    world.tree = world.opened("10934")
+    assert world.tree.stat("10934") == dated
+
+
+def test_a_chosen_entry_is_checked_by_asking(world: World) -> None:
+    """The check asks the server once for what is not known; an entry that it denies is not there from then on."""
+    world.tree = world.opened("10934", "99999")
+    for _ in range(2):
+        world.tree.check("10934")
+        with pytest.raises(NotFound):
+            world.tree.check("99999")
+    with pytest.raises(NotFound):
+        world.tree.check("10028")  # was not chosen
+    assert world.origin.measured == ["10934", "99999"]
+    with pytest.raises(NotFound):
+        world.tree.stat("99999")
+
+
 def test_a_file_is_not_a_directory(world: World) -> None:
     """Looking into a file, or below one, says what it is."""
     for path in (A, f"{A}/x", f"{A}/x/y"):

@@ -1,0 +1,249 @@
+"""A mount whose server has never answered: no prompt stands still for long, and what is known is there at once."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import machine
+import pytest
+from faulty import Faulty
+from mounting import Mount, Mounts, eventually
+
+BOUND = 3.0  # seconds in place of the 30 that a name is waited for
+SOON = 2.5  # seconds; what is answered at once takes a fraction of one, most of it Python's start
+STUCK = "asking again|was closed|went silent|does not answer|refuses connections|has not answered|cannot be reached"
+FILE = "10028/data/stack.mrcs"
+
+
+@pytest.fixture
+def bounded(open_folder: Path) -> dict[str, str]:
+    """An environment in which names are waited for `BOUND` seconds, reads for 300, and a mount comes soon."""
+    (open_folder / "sitecustomize.py").write_text(
+        "from empiarfs.cli import mounts\nfrom empiarfs.mount import names\n"
+        f"mounts.CHECK_SECONDS = 0.5\nnames.SECONDS = {BOUND}\n"
+    )
+    return {"PYTHONPATH": f"{open_folder}:{machine.PROJECT}", "EMPIARFS_PATIENCE": "300"}
+
+
+def away(faulty: Faulty, how: str) -> AbstractContextManager[object]:
+    """Return what keeps the server silent, gone, or refusing."""
+    return {"silent": lambda: faulty.hold(".*"), "gone": faulty.gone, "refusing": faulty.refusing}[how]()
+
+
+def timed(mount: Mount, *command: str | Path, **more: Any) -> "tuple[subprocess.CompletedProcess[bytes], float]":
+    """Run a program; return what came of it, and how long it took."""
+    begun = time.monotonic()
+    return mount.run(*command, **more), time.monotonic() - begun
+
+
+@pytest.fixture(params=["silent", "gone", "refusing"])
+def named(
+    request: pytest.FixtureRequest, mount: Mounts, faulty: Faulty, bounded: dict[str, str], binding: str
+) -> Iterator[Mount]:
+    """10028, named, of a server that is away."""
+    with away(faulty, request.param):
+        made = mount("10028", base_url=faulty.url, binding=binding, env=bounded)
+        made.expect(STUCK)
+        yield made
+        made.umount("--lazy")
+
+
+@pytest.mark.promise(
+    "A mount of some entries shows these alone. They, and the links to them, are there without a request."
+)
+def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
+    """`ls -d` and `test -d` of an entry that was named need no server."""
+    for name in ("EMPIAR-10028", "empiar-10028", "10028"):
+        for command in (["ls", "-d"], ["test", "-d"]):
+            done, seconds = timed(named, *command, named / name)
+            assert (done.returncode, done.stderr) == (0, b""), name
+            assert seconds < SOON, name
+
+
+def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty: Faulty, binding: str) -> None:
+    """Without entries named too, where another mount has seen the entry before."""
+    account = mount.account(binding=binding)
+    before = mount(base_url=faulty.url, account=account)
+    assert before.run("ls", "-d", before / "EMPIAR-10028").returncode == 0
+    before.umount()
+    with faulty.hold(".*"):
+        made = mount(base_url=faulty.url, account=account)
+        made.expect(STUCK)
+        done, seconds = timed(made, "ls", "-d", made / "EMPIAR-10028")
+        assert done.returncode == 0
+        assert seconds < SOON
+        made.umount("--lazy")
+
+
+@pytest.mark.promise(
+    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails with "
+    "`EIO` after 30 s, and a program that has just waited for one in vain, or was interrupted, does not wait for "
+    "the next."
+)
+@pytest.mark.parametrize("how", ["silent", "gone"])
+def test_names_fail_soon_where_no_server_has_answered(
+    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str], how: str
+) -> None:
+    """A listing, a file in it, and an entry: EIO after the bound, whatever patience; the log says why."""
+    with away(faulty, how):
+        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+        made.expect(STUCK)
+        for program, path in (("ls", "10028"), ("cat", FILE), ("ls", "")):
+            done, seconds = timed(made, program, made / path)
+            assert b"Input/output error" in done.stderr, path
+            assert BOUND - 0.5 < seconds < BOUND + SOON, path
+        assert re.search(r"the server has not answered since the mount.*names fail after 3 s.*doctor", made.log())
+        made.umount("--lazy")
+
+
+@pytest.mark.promise(
+    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails with "
+    "`EIO` after 30 s, and a program that has just waited for one in vain, or was interrupted, does not wait for "
+    "the next."
+)
+def test_names_are_waited_for_once_the_server_has_answered(
+    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str]
+) -> None:
+    """From the first answer on patience bounds them; the same mount recovers by itself."""
+    with faulty.hold(".*"):
+        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+        made.expect(STUCK)
+        assert made.run("ls", made / "10028").returncode != 0
+    assert made.run("ls", made / "10028").stdout == b"data\n"
+    with faulty.hold(".*"):
+        process = made.start("ls", made / "10028/data", stdout=subprocess.PIPE)
+        time.sleep(BOUND + SOON)
+        assert process.poll() is None
+    out, _ = process.communicate(timeout=30)
+    assert b"stack.mrcs" in out
+
+
+def test_reads_are_waited_for_though_no_server_has_answered(
+    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str]
+) -> None:
+    """A file whose size is known opens, and its bytes are waited for as long as patience lasts."""
+    account = mount.account(binding=binding)
+    before = mount("10028", base_url=faulty.url, account=account)
+    size = int(before.run("stat", "--format=%s", before / FILE).stdout)
+    before.umount()
+    with faulty.hold(".*"):
+        made = mount("10028", base_url=faulty.url, account=account, env=bounded)
+        made.expect(STUCK)
+        process = made.start("cat", made / FILE, stdout=subprocess.PIPE)
+        eventually(lambda: told(made)["reads_waiting"], "the read waits")
+        time.sleep(BOUND + SOON)
+        assert process.poll() is None
+    out, _ = process.communicate(timeout=30)
+    assert len(out) == size
+
+
+def tried_three_times(path: str) -> tuple[list[int], float]:
+    """Do as bash does for `cd`: look, and change there in two ways, whatever comes; return errnos, and seconds."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    begun = time.monotonic()
+    found = []
+    for call in (os.stat, os.chdir, os.chdir):
+        try:
+            call(path)
+        except OSError as error:
+            found.append(error.errno or -1)
+    return found, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("way", ["interrupted", "in vain"])
+def test_a_program_waits_once_for_what_it_tries_three_times(
+    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str], way: str
+) -> None:
+    """One Ctrl-C, or one bound, ends all three."""
+    with faulty.hold(".*") as held:
+        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+        made.expect(STUCK)
+        process, answer = made.calling(tried_three_times, made / "10028")
+        if way == "interrupted":
+            eventually(lambda: ("HEAD", "10028") in faulty.seen and held.waiting, "the server is asked")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+        found, seconds = answer(30)
+        first = errno.EINTR if way == "interrupted" else errno.EIO
+        assert found == [first, errno.EIO, errno.EIO]
+        assert seconds < (BOUND if way == "interrupted" else BOUND + SOON)
+        made.umount("--lazy")
+
+
+def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: Faulty, bounded: dict[str, str]) -> None:
+    """Of bash itself, which goes on with its next command, as a prompt would come back."""
+    with faulty.hold(".*"):
+        made = mount(base_url=faulty.url, env=bounded)
+        made.expect(STUCK)
+        process = made.start(
+            "bash", "-c", 'trap : INT; cd "$0"; echo back', made / "10028/data", stdout=subprocess.PIPE
+        )
+        eventually(lambda: ("HEAD", "10028") in faulty.seen, "the server is asked")
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        assert out == b"back\n"
+        assert time.monotonic() - begun < SOON
+        made.umount("--lazy")
+
+
+def told(mount: Mount) -> dict[str, Any]:
+    """Return what `empiarfs status --json` tells of the mount."""
+    values: dict[str, Any] = json.loads(mount.account.empiarfs("status", "--json", mount.path).stdout)
+    return values
+
+
+def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: Faulty, binding: str) -> None:
+    """Lookups, listings and opens that wait are names, reads are reads; there are none when all have come."""
+    account = mount.account(binding=binding)
+    before = mount("10028", base_url=faulty.url, account=account)
+    assert before.run("stat", before / FILE).returncode == 0
+    before.umount()
+    with faulty.hold(".*"):
+        made = mount("10028", "10100", "10300", base_url=faulty.url, account=account)
+        made.expect(STUCK)
+        assert (told(made)["names_waiting"], told(made)["reads_waiting"]) == (0, 0)
+        waiting = [made.start("head", "-c", "1", made / FILE, stdout=subprocess.DEVNULL)]
+        eventually(lambda: told(made)["reads_waiting"], "one waits for bytes")
+        assert told(made)["names_waiting"] == 0
+        for program, path in (("ls", "10100"), ("stat", "10300/data"), ("cat", "10028/data/movie.tif")):
+            waiting.append(made.start(program, made / path, stdout=subprocess.DEVNULL))
+        eventually(lambda: told(made)["names_waiting"] == 3, "three wait for names")
+        values = told(made)
+        table = made.account.empiarfs("status", made.path).stdout.decode()
+        assert f"waiting     programs wait for 3 names and {values['reads_waiting']} reads\n" in table
+        text = made.account.empiarfs("status", "--prometheus", made.path).stdout.decode()
+        assert f'empiarfs_names_waiting{{mountpoint="{made.path}"}} 3\n' in text
+    assert [process.wait(30) for process in waiting] == [0] * 4
+    assert (told(made)["names_waiting"], told(made)["reads_waiting"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "patience", "words"),
+    [
+        (["10028"], "300", "names fail after 30 s, and reads after 300 s (--patience)"),
+        ([], "300", "names fail after 30 s, and reads after 300 s (--patience)"),
+        (["10028"], "7", "names fail after 7 s, and reads after 7 s (--patience)"),
+    ],
+)
+def test_the_warning_says_how_long_is_waited(
+    mount: Mounts, faulty: Faulty, entries: list[str], patience: str, words: str
+) -> None:
+    """In one line, when a mount is made of a server that is silent."""
+    with faulty.hold(".*"):
+        made = mount(*entries, base_url=faulty.url, env={"EMPIARFS_PATIENCE": patience})
+        made.expect(STUCK)
+        assert made.started is not None
+        (line,) = made.started.stderr.decode().splitlines()
+        assert line.startswith("empiarfs: warning: ")
+        assert line.endswith(f"mounted all the same, until it answers {words}; why: empiarfs doctor")
+        made.umount("--lazy")
