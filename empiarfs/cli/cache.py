@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from empiarfs.cli import options, progress
+from empiarfs.cli.groups import Group
 from empiarfs.cli.text import local_time, printable, size
 from empiarfs.errors import Changed, NotFound
 from empiarfs.model import Span
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MOST_FOREIGN = 10  # names of foreign files that are shown
 
 
-@click.group(epilog="Example: empiarfs cache info")
+@click.group(cls=Group, epilog="Example: empiarfs cache info")
 def cache() -> None:
     """Look after what is kept on disk: blocks of files, and listings. Mounts may go on meanwhile."""
 

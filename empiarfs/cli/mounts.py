@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import platformdirs
 
-from empiarfs.cli import complete, files, options
+from empiarfs.cli import complete, options, places
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, names, points, status
@@ -45,9 +45,9 @@ _IDLE = {
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("entry", nargs=-1, shell_complete=complete.entries)
 @options.archive_options
-@click.option("--kernel-readahead", metavar="KIB", help="Let the kernel read KIB ahead; root alone may.")
-@click.option("--allow-other", is_flag=True, help="Let other users read; needs user_allow_other in /etc/fuse.conf.")
-@click.option("--log-file", metavar="FILE", help="Where a mount in the background writes its log.")
+@options.setting("kernel_readahead", "Let the kernel read KIB ahead; root alone may.", "KIB")
+@options.setting("allow_other", "Let other users read; needs user_allow_other in /etc/fuse.conf.")
+@options.setting("log_file", "Where a mount in the background writes its log.", "FILE")
 @click.option("--foreground", "-f", is_flag=True, help="Stay, and end with Ctrl-C.")
 @click.option("-o", "extra", multiple=True, metavar="OPT", help="Options as in fstab: cache_size=50G,allow_other.")
 def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **flags: Any) -> None:
@@ -123,7 +123,8 @@ def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
     if entry:
         raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {entry}")
     if not text.strip(".") or ":/" in text:
-        raise click.UsageError(f"{text!r} is no directory to mount on; write it like ~/empiar")
+        here = "the directory you are in would be hidden" if text == "." else "not a valid mount point"
+        raise click.UsageError(f"{text!r}: {here}; name an empty directory, or one to be made: ~/empiar")
     try:
         points.check_fuse()
         points.locked(points.absolute(mountpoint))
@@ -175,7 +176,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
         lacking = ", ".join(sorted(missing))
-        what = f"there is {files.no_entry(lacking, sample=sample)}" if lacking else "nothing is there"
+        what = f"there is {places.no_entry(lacking, sample=sample)}" if lacking else "nothing is there"
         raise daemon.Failed(what if sample else f"{what}; --base-url may name another place")
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")

@@ -13,7 +13,7 @@ import click
 import platformdirs
 
 from empiarfs import paths, settings
-from empiarfs.cli.text import printable
+from empiarfs.cli.text import printable, short_size
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -60,25 +60,61 @@ def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> se
     return settings.load(given, os.environ, text, str(file), defaults)
 
 
+def _default(name: str) -> str:
+    """Return the default of a setting as a user would write it; empty where there is none worth a word."""
+    value = getattr(settings.Settings(), name)
+    match value:
+        case bool() | "" | None:
+            return ""
+        case Path():
+            home = str(Path.home())
+            return f"~{str(value).removeprefix(home)}" if str(value).startswith(home) else str(value)
+        case float():
+            return f"{value:.0f}s"
+        case int() if name in _SIZES:
+            return short_size(value)
+        case _:
+            return str(value)
+
+
+def setting(name: str, description: str, metavar: str = "", *more: str) -> Callable[[F], F]:
+    """Return the option of the setting `name`; its help ends with the default and the environment variable.
+
+    Args:
+        name: as in `Settings`.
+        description: what it is, a sentence.
+        metavar: what its value is called; a flag where it is empty.
+        more: other names of the option.
+    """
+    default = ", ".join(filter(None, (_default(name), _OTHERWISE.get(name))))
+    known = "; ".join(filter(None, (f"default: {default}" if default else "", f"EMPIARFS_{name.upper()}")))
+    kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True}
+    return click.option(f"--{name.replace('_', '-')}", *more, help=f"{description} [{known}]", **kind)
+
+
+_SIZES = {"cache_size", "memory"}
+_OTHERWISE = {
+    "patience": f"at a prompt {PROMPT_PATIENCE:.0f}s",
+    "kernel_readahead": "the kernel's own 128",
+    "ftp_url": "derived where the host is called ftp.",
+    "ca_bundle": "certifi's",
+    "log_file": "in ~/.local/state/empiarfs/log",
+}
 _ARCHIVE = {
     "sample": click.option(
         "--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."
     ),
-    "base_url": click.option("--base-url", metavar="URL", help="The directory that holds the numbered entries."),
-    "ftp_url": click.option("--ftp-url", metavar="URL", help="The same directory on FTP, for exact sizes in bulk."),
-    "no_ftp": click.option("--no-ftp", is_flag=True, help="Do not ask FTP for sizes."),
-    "cache_dir": click.option("--cache-dir", metavar="DIR", help="Where blocks and listings are kept."),
-    "cache_size": click.option(
-        "--cache-size", metavar="SIZE", help="The most to keep on disk, like 20G; 0 for nothing."
-    ),
-    "memory": click.option("--memory", metavar="SIZE", help="The most blocks to keep in memory, like 256M."),
-    "connections": click.option("--connections", metavar="N", help="The most connections at once, 1 to 12."),
-    "patience": click.option("--patience", metavar="TIME", help="How long to wait for a silent server, like 300s."),
-    "offline": click.option("--offline", is_flag=True, help="Leave the network alone; show what is kept on disk."),
-    "ca_bundle": click.option(
-        "--ca-bundle", metavar="FILE", help="The certificate authorities to trust, in PEM form."
-    ),
-    "verbose": click.option("--verbose", "-v", is_flag=True, help="Log every request."),
+    "base_url": setting("base_url", "The directory that holds the numbered entries.", "URL"),
+    "ftp_url": setting("ftp_url", "The same directory on FTP, for exact sizes in bulk.", "URL"),
+    "no_ftp": setting("no_ftp", "Do not ask FTP for sizes."),
+    "cache_dir": setting("cache_dir", "Where blocks and listings are kept.", "DIR"),
+    "cache_size": setting("cache_size", "The most to keep on disk; 0 for nothing.", "SIZE"),
+    "memory": setting("memory", "The most memory for blocks.", "SIZE"),
+    "connections": setting("connections", "The most connections at once, 1 to 12.", "N"),
+    "patience": setting("patience", "How long to keep retrying an unresponsive server.", "TIME"),
+    "offline": setting("offline", "Leave the network alone; show what is kept on disk."),
+    "ca_bundle": setting("ca_bundle", "The certificate authorities to trust, in PEM form.", "FILE"),
+    "verbose": setting("verbose", "Log every request.", "", "-v"),
 }
 
 

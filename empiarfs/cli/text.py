@@ -3,6 +3,7 @@
 import re
 import time
 
+from empiarfs.errors import ArchiveError
 from empiarfs.settings import GIB, KIB, MIB
 
 _UNPRINTABLE = re.compile(
@@ -30,6 +31,24 @@ def size(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.1f} {name}"
     return f"{count:.0f} B"
+
+
+def short_size(count: int) -> str:
+    """Return `count` bytes as the server's listings and `ls -h` write them, like 1.2G; at most 4 characters."""
+    value, unit = float(count), ""
+    for unit in ("", "K", "M", "G", "T", "P"):  # noqa: B007 - the last one serves
+        if value < 1000:  # noqa: PLR2004 - three digits fit
+            break
+        value /= 1024
+    return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{value:.0f}{unit}"  # noqa: PLR2004 - 10 has two digits
+
+
+def reason(error: OSError) -> str:
+    """Return what to say of `error` in one line."""
+    if isinstance(error, ArchiveError):
+        return printable(str(error))
+    where = f"{error.filename}: " if error.filename else ""
+    return printable(f"{where}{error.strerror or error}")
 
 
 def local_time(seconds: float) -> str:

@@ -1,16 +1,18 @@
 """`ls`, `stat` and `cat`: looking without a mount, over a server and over the embedded archive."""
 
 import os
+import pty
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from commands import isolated, run
 from fakes import noise
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scripted import Reply, ScriptedServer, Website
 
@@ -68,9 +70,90 @@ def test_ls_without_a_path_shows_the_entries(server: ScriptedServer) -> None:
 
 
 def test_ls_of_a_file_shows_the_file(server: ScriptedServer) -> None:
-    """As ls does."""
+    """A file is shown by the path that was written, as the ls of the system does."""
     result = run("ls", "10028/10028.xml")
-    assert (result.exit_code, result.stdout) == (0, "10028.xml\n")
+    assert (result.exit_code, result.stdout) == (0, "10028/10028.xml\n")
+
+
+def test_ls_of_several_paths_shows_files_first(server: ScriptedServer) -> None:
+    """Of several paths the files come first, then each directory under a heading, parted by empty lines."""
+    result = run("ls", "10029", "10028/10028.xml", "10028/")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "10028/10028.xml", "", "10029:", "x", "", "10028/:", "10028.xml", "data/", "closed/",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", ["10028/none", "99999", "10028/closed", "s3://bucket/10028", "/nowhere"])
+def test_ls_goes_on_after_a_path_that_fails(server: ScriptedServer, bad: str) -> None:
+    """A path that fails among several is one line on standard error; the others are listed, and the status is 1."""
+    result = run("ls", "10029", bad, "10028/10028.xml")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == ["10028/10028.xml", "", "10029:", "x"]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {bad}")
+
+
+def test_ls_of_several_paths_opens_one_archive(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many paths are named, the archive is opened once."""
+    opened = []
+    original = options.opener
+
+    def counted(*arguments: Any, **flags: Any) -> Any:
+        opened.append(arguments)
+        return original(*arguments, **flags)
+
+    monkeypatch.setattr(options, "opener", counted)
+    assert run("ls", "10028", "10029", "10028/data").exit_code == 0
+    assert len(opened) == 1
+
+
+def test_ls_recursive_shows_all_below(server: ScriptedServer) -> None:
+    """With -R each directory has a heading and comes before those in it; one that is closed fails alone."""
+    server.answer = Website(
+        {b"10028/a/b/1": b"", b"10028/a/c/2": b"", b"10028/d/3": b"", b"10028/e/4": b""}, closed=(b"10028/d",)
+    )
+    result = run("ls", "-R", "10028/")
+    assert result.exit_code == 1
+    assert [block.splitlines() for block in result.stdout.split("\n\n")] == [
+        ["10028/:", "a/", "e/", "d/"],
+        ["10028/a:", "b/", "c/"],
+        ["10028/a/b:", "1"],
+        ["10028/a/c:", "2"],
+        ["10028/e:", "4"],
+    ]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: 10028/d: ")
+    assert run("ls", "-R").stdout.startswith(".:\n10028/\n\n10028:\n")
+
+
+def test_ls_takes_the_letters_that_people_type(server: ScriptedServer) -> None:
+    """With -h an exact size is like 8.6M and a listed one as it was; -a changes nothing, for no name is hidden."""
+    run("stat", "10028/data/large.mrc")
+    (large,) = [line for line in run("ls", "-lah", "10028/data").stdout.splitlines() if "large" in line]
+    assert large.split() == ["8.6M", "2023-11-14", "22:13", "large.mrc"]
+    (xml,) = [line for line in run("ls", "-lh", "10028").stdout.splitlines() if "xml" in line]
+    assert xml.split()[0].startswith("~")
+    plain = run("ls", "10028/data").stdout
+    assert run("ls", "-a", "10028/data").stdout == run("ls", "-h", "10028/data").stdout == plain
+
+
+@given(st.integers(0, 2**63 - 1))
+@example(1023)
+@example(1025)
+@example(10188)
+@example(10189)
+@example(1047553)
+@example(1048575)
+def test_a_short_size_is_rounded_up(count: int) -> None:
+    """A short size is no less than the exact one and no more than a step above it, in at most four characters."""
+    text = short_size(count)
+    assert len(text) <= 4 + (count < 1024 and count > 999)
+    value = float(text.rstrip("KMGTPE"))
+    unit = 1024 ** "KMGTPE".find(text[-1]) * 1024 if text[-1].isalpha() else 1
+    step = unit / 10 if "." in text else unit
+    assert Fraction(text.rstrip("KMGTPE")) * unit >= count
+    assert value * unit - count < step
 
 
 def test_ls_long_marks_sizes_that_are_rounded(server: ScriptedServer) -> None:
@@ -127,6 +210,33 @@ def test_cat_writes_the_bytes(server: ScriptedServer, name: str) -> None:
     assert result.stderr == ""
 
 
+def at_terminal(*words: str) -> tuple[int, bytes]:
+    """Run empiarfs with a terminal as standard output and standard error; return the status and what it shows."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(program(*words), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # EIO is how a terminal ends
+            while piece := os.read(ours, 65536):
+                shown += piece
+        os.close(ours)
+        return process.wait(30), shown
+
+
+def test_cat_leaves_binary_from_a_terminal(server: ScriptedServer) -> None:
+    """Bytes with a zero among them are not written to a terminal: one line says to write them to a file or pipe."""
+    status, shown = at_terminal("cat", "10028/data/large.mrc")
+    assert (status, shown.count(b"\n")) == (1, 1)
+    assert shown.startswith(b"Error: 10028/data/large.mrc is binary")
+    assert b"empiarfs cat PATH > FILE" in shown
+
+
+def test_cat_shows_text_on_a_terminal(server: ScriptedServer) -> None:
+    """Text is shown, whatever its letters."""
+    server.answer = Website({b"10028/a.txt": "Ångström\n".encode() + b"\xe9\n"})
+    assert at_terminal("cat", "10028/a.txt") == (0, "Ångström\r\n".encode() + b"\xe9\r\n")
+
+
 def test_cat_of_a_directory_is_one_line(server: ScriptedServer) -> None:
     """It says what it is, and writes nothing."""
     result = run("cat", "10028/data")
@@ -179,6 +289,82 @@ def test_a_path_that_points_elsewhere_is_refused(server: ScriptedServer, form: s
     assert result.stdout == ""
     assert "Error: " in result.stderr
     assert server.requests == []
+
+
+def test_several_paths_are_listed_as_ls_lists_them(server: ScriptedServer) -> None:
+    """Files come first, then each directory below its own heading."""
+    result = run("ls", "10029", "10028/10028.xml", "10028")
+    assert result.stdout == "10028/10028.xml\n\n10029:\nx\n\n10028:\n10028.xml\ndata/\nclosed/\n"
+
+
+def test_a_path_that_fails_keeps_no_other_from_being_listed(server: ScriptedServer) -> None:
+    """Each failure is a line on standard error, and the status at the end is 1."""
+    result = run("ls", "10029/none", "10029", "https://elsewhere.example/x")
+    assert (result.exit_code, result.stdout) == (1, "10029:\nx\n")
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Error: 10029/none: ")
+    assert "elsewhere.example" in second
+
+
+def test_a_directory_is_listed_with_all_below(server: ScriptedServer) -> None:
+    """`ls -R` shows each directory below its path; one that is closed is an error, and the rest goes on."""
+    result = run("ls", "-R", "10028")
+    headings = [line for line in result.stdout.splitlines() if line.endswith(":")]
+    assert headings == ["10028:", "10028/data:"]
+    assert "\n\n10028/data:\n" in result.stdout
+    assert "large.mrc" in result.stdout
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "10028/closed" in result.stderr
+
+
+def test_all_of_empiar_is_not_listed_by_a_slip(server: ScriptedServer) -> None:
+    """`ls -R` without an entry would ask for millions of listings: it asks for none."""
+    result = run("ls", "-R")
+    assert result.exit_code == 2
+    assert "name an entry" in result.stderr
+    assert server.requests == []
+
+
+def test_sizes_for_people_are_short(server: ScriptedServer) -> None:
+    """`ls -lh` shows sizes like the server's; one that is exactly known is rounded too."""
+    run("stat", "10028/data/large.mrc")
+    (exact,) = [line for line in run("ls", "-l", "10028/data").stdout.splitlines() if "large" in line]
+    (short,) = [line for line in run("ls", "-lh", "10028/data").stdout.splitlines() if "large" in line]
+    assert exact.split()[0] == "9000000"
+    assert short.split()[0] == "8.6M"
+
+
+def test_all_names_are_shown_with_and_without_a(server: ScriptedServer) -> None:
+    """`ls -a`, which people type, shows what `ls` shows."""
+    assert run("ls", "-a", "10028").stdout == run("ls", "10028").stdout
+
+
+def in_a_terminal(*words: str) -> tuple[int, str]:
+    """Run the program in a pseudo-terminal; return its status and what the terminal showed."""
+    shown = b""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, program(*words))  # noqa: S606 - the program under test
+    with suppress(OSError):  # EIO is a terminal's end
+        while piece := os.read(terminal, 65536):
+            shown += piece
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), shown.decode(errors="replace")
+
+
+def test_bytes_are_not_written_to_a_terminal(sample: None) -> None:
+    """`cat` of a binary file to a terminal is refused in one line that says what to type."""
+    status, shown = in_a_terminal("cat", "--sample", "99001/data/Particles/particles.mrcs")
+    assert status == 1
+    (line,) = shown.splitlines()
+    assert line.startswith("Error: 99001/data/Particles/particles.mrcs is binary; write it to a file")
+
+
+def test_text_is_written_to_a_terminal(sample: None) -> None:
+    """`cat` of a STAR file shows it."""
+    status, shown = in_a_terminal("cat", "--sample", "99001/data/micrographs.star")
+    assert status == 0
+    assert "Micrographs/mic_006.mrc" in shown
 
 
 def test_an_absolute_path_outside_any_mount_is_refused(server: ScriptedServer, tmp_path: Path) -> None:

@@ -3,19 +3,22 @@
 import itertools
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from commands import isolated, own_logging, run
 
 from empiarfs.cli import main
 from empiarfs.cli.fstab import helper
-from empiarfs.settings import READERS
+from empiarfs.settings import READERS, Settings
 
 COMMANDS = sorted(main.commands)
 
@@ -26,9 +29,10 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody")
 
 
-def test_the_version_is_the_packages() -> None:
-    """Of one line, and on standard output."""
-    result = run("--version")
+@pytest.mark.parametrize("word", ["--version", "-V", "version"])
+def test_the_version_is_the_packages(word: str) -> None:
+    """The version is one line on standard output, however one types it."""
+    result = run(word)
     assert (result.exit_code, result.stdout) == (0, f"empiarfs {version('empiarfs')}\n")
 
 
@@ -37,22 +41,68 @@ def test_the_commands_there_are() -> None:
     assert {"mount", "umount", "ls", "stat", "cat"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def below(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Give each command below `command` after the words that call it."""
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield (*words, name), one
+            yield from below(one, (*words, name))
+
+
+HELPS = [*below(main)]
+ALL = [pytest.param(words, command, id=" ".join(words)) for words, command in HELPS]
+
+
+@pytest.mark.parametrize(("words", "command"), ALL)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_the_help_of_every_command_has_an_example(command: str, flag: str) -> None:
-    """What it does, every option explained, and an example one can type."""
-    result = run(command, flag)
+def test_the_help_of_every_command_has_an_example(
+    words: tuple[str, ...], command: click.Command, flag: str
+) -> None:
+    """What it does, every option explained, and an example one can type; for `ls`, -h is for sizes."""
+    if (words, flag) == (("ls",), "-h"):
+        return
+    result = run(*words, flag)
     assert result.exit_code == 0
-    assert f"Example: empiarfs {command}" in result.stdout
-    for parameter in main.commands[command].params:
+    assert re.search(f"Example: .*empiarfs {' '.join(words)}", result.stdout)
+    for parameter in command.params:
         if parameter.param_type_name == "option":
             assert getattr(parameter, "help", None), parameter.name
 
 
-def test_the_help_names_every_command() -> None:
-    """With one line each."""
-    text = run("--help").stdout
-    assert all(f"\n  {command} " in text for command in COMMANDS)
+@pytest.mark.parametrize(("words", "command"), ALL)
+def test_help_names_variable_and_default_of_every_setting(words: tuple[str, ...], command: click.Command) -> None:
+    """The help of a command names, for each setting that it takes, the variable and the default."""
+    text = " ".join(run(*words, "--help", width=100).stdout.split())
+    at_prompt = words[-1] in {"ls", "stat", "cat", "verify"}
+    defaults = Settings(patience=30) if at_prompt else Settings()
+    names = {one.name or "" for one in command.params} & READERS.keys()
+    names |= READERS.keys() if words == ("mount",) else set()
+    for name in names:
+        assert f"[EMPIARFS_{name.upper()}; default: {default_text(name, defaults)}]" in text, name
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("group", [(), ("cache",)])
+def test_the_list_of_commands_is_whole(columns: int, group: tuple[str, ...]) -> None:
+    """Each command is listed with a whole sentence, which wraps on a narrow terminal; at 80 columns on one line."""
+    text = run(*group, "--help", width=columns).stdout
+    listed = text[text.index("Commands:") :]
+    assert "..." not in listed
+    for words, command in HELPS:
+        if words[:-1] == group:
+            assert command.short_help
+            assert command.short_help.endswith(".")
+            assert f" {words[-1]} {command.short_help} " in " ".join(listed.split()) + " "
+            assert columns == 40 or command.short_help in listed
+
+
+def test_help_is_also_a_command() -> None:
+    """`help` shows the list of commands, `help COMMAND` the help of it; of none that exists it says so, status 2."""
+    assert run("help").stdout == run("--help").stdout
+    for words, _ in HELPS:
+        assert run("help", *words).stdout == run(*words, "--help").stdout
+    result = run("help", "lss")
+    assert (result.exit_code, "No such command 'lss'" in result.stderr) == (2, True)
 
 
 def test_a_mistyped_command_or_option_is_status_2() -> None:
@@ -265,21 +315,108 @@ def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
     assert names & set(READERS)
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["mount", "--help"], ["cache", "path"]])
-def test_a_full_disk_is_one_line(words: list[str]) -> None:
-    """Also before any command runs."""
-    with Path("/dev/full").open("w", encoding="ascii") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "empiarfs", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == 1
-    assert done.stderr == "Error: No space left on device\n"
+WRITING = (
+    "--version", "-V", "version", "--help", "help", "help ls", "mount --help", "cache --help", "cache path",
+    "cache info --json", "status --json", "doctor --offline", "ls --sample 99001", "stat --sample 99001/99001.xml",
+    "cat --sample 99001/99001.xml",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("words", ["ls --sample", "stat --sample 99001", "cache path", "status --json", "doctor"])
+Written = Callable[[str, str, str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Runs the program with standard output as a shell redirects it, buffered by Python (empty) or not (1)."""
+    cache = tmp_path_factory.mktemp("cache")  # the sample is made once
+    return lambda words, redirection, buffering: subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'"$0" -m empiarfs {words} {redirection}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONUNBUFFERED": buffering, "EMPIARFS_CACHE_DIR": str(cache)},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("words", WRITING)
+def test_a_full_disk_is_one_line(written: Written, words: str, buffering: str) -> None:
+    """What cannot be written to a full disk is one line and status 1, whether Python buffers its output or not."""
+    done = written(words, ">/dev/full", buffering)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("words", ["--version", "help", "ls --sample 99001", "ls nosuch"])
+def test_a_full_disk_for_the_error_too_is_a_plain_status(written: Written, words: str, buffering: str) -> None:
+    """Where not even the error can be written the status is 1, and not Python's own 120."""
+    assert written(words, ">/dev/full 2>/dev/full", buffering).returncode == 1
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("words", WRITING)
+def test_a_reader_that_is_gone_is_silence(written: Written, words: str, buffering: str) -> None:
+    """A pipe that nobody reads ends the program with a shell's 141 for SIGPIPE, and without a word."""
+    done = written(words, "| true", buffering)
+    assert (done.returncode, done.stderr) in {
+        (141, ""),
+        (0, ""),
+    }  # 0: all of it was in the pipe before `true` ended
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["ls --sample", "stat --sample 99001", "cache path", "status --json", "doctor", "--help", "-V", "mount --help"],
+)
 def test_what_cannot_be_written_is_no_success(words: str) -> None:
     """Where standard output is closed there is nowhere to write to."""
     done = subprocess.run(
         ["sh", "-c", f'"$0" -m empiarfs {words} >&-', sys.executable], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (1, "Error: standard output is closed; there is nowhere to write to\n")
+
+
+@pytest.mark.parametrize("words", [("help",), ("--help",), ("-h",)])
+def test_help_is_what_people_call_it(words: tuple[str, ...]) -> None:
+    """`empiarfs help` is the page of `--help`."""
+    assert run(*words).stdout == run("--help").stdout
+
+
+def test_help_of_a_command_is_a_word_too() -> None:
+    """`empiarfs help cache info` is `empiarfs cache info --help`, and of an unknown command an error."""
+    assert run("help", "cache", "info").stdout == run("cache", "info", "--help").stdout
+    assert "No such command 'nosuch'" in run("help", "nosuch").stderr
+
+
+@pytest.mark.parametrize("words", [("version",), ("-V",)])
+def test_the_version_is_what_people_call_it(words: tuple[str, ...]) -> None:
+    """`empiarfs version` and `-V` are `--version`."""
+    assert run(*words).stdout == run("--version").stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "80"])
+@pytest.mark.parametrize("group", [[], ["cache"]])
+def test_the_list_of_commands_shows_whole_sentences(group: list[str], columns: str) -> None:
+    """However narrow the terminal is, no command's line is cut."""
+    shown = CliRunner().invoke(main, [*group, "--help"], terminal_width=int(columns)).stdout
+    commands = main.commands["cache"].commands if group else main.commands  # type: ignore[attr-defined] # a group
+    for command in commands.values():
+        sentence = " ".join((command.help or "").split()).partition(". ")[0].rstrip(".")
+        assert sentence in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_help_names_default_and_variable_of_each_setting(name: str) -> None:
+    """Whoever reads the help of a command sees what holds where nothing is chosen, and how to choose for good."""
+    option = next((one for one in main.commands["mount"].params if one.name == name), None)
+    if option is None:
+        assert name in {"fresh", "block"}  # for the environment and the file alone
+        return
+    assert isinstance(option, click.Option)
+    assert f"EMPIARFS_{name.upper()}]" in (option.help or "")
+    value = getattr(Settings(), name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        assert "default: " in (option.help or "")
+        said = (option.help or "").partition("default: ")[2].partition(";")[0].partition(",")[0]
+        assert READERS[name](said) == value

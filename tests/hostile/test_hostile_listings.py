@@ -75,7 +75,7 @@ def test_no_name_leaves_its_directory(hrefs: list[str]) -> None:
 def test_what_ls_shows_is_one_printable_line(text: str) -> None:
     """Names, and dates as the server writes them."""
     stub = Stub(text, "1.0K", text)
-    for shown in (files._shown(stub), files._date(stub), files._size(stub)):
+    for shown in (files._shown(text, stub), files._date(stub), files._size(stub, human=True)):
         assert len(shown.splitlines() or [""]) == 1
         assert not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in shown)
 

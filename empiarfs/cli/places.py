@@ -1,0 +1,170 @@
+"""Where a PATH of the command line points: into the archive, or into a mount of it."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from empiarfs.cli import options
+from empiarfs.cli.text import printable
+from empiarfs.model import Directory, Entry, File, Stub, is_entry_number
+from empiarfs.paths import archive_path, entry_of
+from empiarfs.settings import Settings
+
+if TYPE_CHECKING:
+    from empiarfs.archive import Archive
+
+PIECE = 4 * 1024 * 1024  # bytes of a file that are read at once
+
+
+class Mount:
+    """A mount of empiarfs, read by its own files: the same three methods as the archive's."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+
+    def entries(self, directory: str) -> list[Entry]:
+        """Give the children of `directory`, in the mount's order; files as stubs, which costs no request."""
+        base = f"{directory}/" if directory else ""
+        with os.scandir(self._root / directory) as children:
+            return [
+                # the listing itself tells the kind; following a link would have the mount measure a file
+                Directory(base + child.name) if child.is_dir(follow_symlinks=False) else Stub(base + child.name)
+                for child in children
+            ]
+
+    def stat(self, path: str) -> File | Directory:
+        """Give what is at `path`."""
+        status = (self._root / path).stat()
+        if (self._root / path).is_dir():
+            return Directory(path, int(status.st_mtime))
+        return File(path, status.st_size, int(status.st_mtime))
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Give the bytes of the file at `path`."""
+        with (self._root / path).open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+
+class Remote:
+    """The archive itself, with whole files in pieces."""
+
+    def __init__(self, archive: "Archive") -> None:
+        self.entries = archive.entries
+        self.stat = archive.stat
+        self._archive = archive
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Give the bytes of the file at `path`."""
+        opened = self._archive.open(path)
+        for offset in range(0, opened.file.size, PIECE):
+            yield opened.read(offset, PIECE)
+
+
+def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
+    """Tell whether `text` means the archive also where a file in the current directory is called so."""
+    if text.startswith((".", "/")):
+        return False
+    first = text.partition("/")[0]
+    return bool(flags["sample"] or flags["base_url"]) or is_entry_number(entry_of(first) or first)
+
+
+class Places:
+    """The places that the PATHs of one command point to; the archive is opened once, when the first one needs it.
+
+    Args:
+        flags: those of the command.
+    """
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self._flags = flags
+        self._settings = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
+        self._stack = ExitStack()
+        self._opened: Archive | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @contextmanager
+    def find(self, text: str) -> Iterator[tuple[Mount | Remote, str]]:
+        """Return where `text` points, and the path there; what is missing there is explained.
+
+        Raises:
+            click.ClickException: it points nowhere, and why.
+        """
+        if "://" not in text:
+            from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+
+            root = None if not text or _is_of_archive(text, self._flags) else points.holder(Path(text))
+            if root is not None:
+                if points.is_dead(root):
+                    raise click.ClickException(
+                        f"{printable(root)}: the daemon of this mount is dead; take it away with: "
+                        f"empiarfs umount {printable(root)}"
+                    )
+                yield (
+                    Mount(root),
+                    Path(points.absolute(Path(text))).relative_to(root).as_posix().removeprefix("."),
+                )
+                return
+            if text.startswith("/"):
+                raise click.ClickException(
+                    f"{printable(text)} is in no mount of empiarfs; write it like 10028/data"
+                )
+        try:
+            path = archive_path(text, self._settings.base_url)
+        except ValueError as error:
+            raise click.UsageError(printable(str(error))) from error
+        archive = self._archive()
+        try:
+            yield Remote(archive), path
+        except FileNotFoundError as error:
+            raise _explained(error, path, archive, sample=self._flags["sample"]) from error
+
+    def _archive(self) -> "Archive":
+        if self._opened is None:
+            opening = options.archive(self._settings, sample=self._flags["sample"])
+            self._opened = self._stack.enter_context(opening)
+        return self._opened
+
+
+@contextmanager
+def place(text: str, flags: dict[str, Any]) -> Iterator[tuple[Mount | Remote, str]]:
+    """Return where the one PATH of a command points, and the path there."""
+    with Places(flags) as places, places.find(text) as found:
+        yield found
+
+
+def no_entry(names: str, *, sample: bool) -> str:
+    """Say that there are no such entries, and which command shows those there are."""
+    return f"no entry {names} here; empiarfs ls{' --sample' * sample} shows those there are"
+
+
+def _explained(
+    error: FileNotFoundError, path: str, archive: "Archive", *, sample: bool
+) -> FileNotFoundError | click.ClickException:
+    """Give what to say of a path that is not there: it may be its entry that is not, or no entry at all."""
+    first = path.partition("/")[0]
+    digits = re.sub(r"(?i)^empiar[\W_]*", "", first)
+    if digits != first and digits.isascii() and digits.isdigit():
+        return click.ClickException(f"{printable(path)}: write it like {digits} or EMPIAR-{digits}")
+    if not (first.isascii() and first.isdigit()):
+        return error
+    try:
+        archive.entries(first)
+    except FileNotFoundError:
+        return click.ClickException(f"{printable(path)}: {no_entry(first, sample=sample)}")
+    except OSError:
+        pass
+    return error
