@@ -23,11 +23,10 @@ def own_logging() -> Iterator[None]:
         logger.setLevel(before[2])
 
 
-def run(*words: str, width: int | None = None) -> Result:
-    """Run `empiarfs` with `words`, on a terminal that is `width` wide; what escapes it fails the test."""
+def run(*words: str) -> Result:
+    """Run `empiarfs` with `words`; what escapes it fails the test."""
     with own_logging():
-        environment = {} if width is None else {"COLUMNS": str(width)}
-        result = CliRunner(env=environment).invoke(main, words, prog_name="empiarfs")
+        result = CliRunner().invoke(main, words, prog_name="empiarfs")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

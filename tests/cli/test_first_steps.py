@@ -34,23 +34,6 @@ def test_a_log_that_was_named_and_cannot_be_made_stops_a_mount(tmp_path: Path) -
     assert not (tmp_path / "point").exists()
 
 
-@pytest.mark.parametrize(
-    ("point", "why"),
-    [
-        (".", "is the directory you are in"),
-        ("./", "is the directory you are in"),
-        ("..", "not a valid mount point"),
-    ],
-)
-def test_a_mount_on_the_current_directory_says_why_not(point: str, why: str) -> None:
-    """A mount on the directory one is in, or on the one above, is refused with what to name in its place."""
-    result = run("mount", point, "10028")
-    assert result.exit_code == 2
-    (*_, line) = result.stderr.splitlines()
-    assert why in line
-    assert line.endswith("like ~/empiar")
-
-
 def test_doctor_looks_at_the_folder_of_the_logs(tmp_path: Path) -> None:
     """A file in its place is bad where the log was named."""
     (tmp_path / "file").touch()

@@ -3,11 +3,10 @@
 import itertools
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,10 +28,9 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody")
 
 
-@pytest.mark.parametrize("word", ["--version", "-V", "version"])
-def test_the_version_is_the_packages(word: str) -> None:
-    """The version is one line on standard output, however one types it."""
-    result = run(word)
+def test_the_version_is_the_packages() -> None:
+    """Of one line, and on standard output."""
+    result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"empiarfs {version('empiarfs')}\n")
 
 
@@ -41,68 +39,22 @@ def test_the_commands_there_are() -> None:
     assert {"mount", "umount", "ls", "stat", "cat"} <= set(COMMANDS)
 
 
-def below(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Give each command below `command` after the words that call it."""
-    if isinstance(command, click.Group):
-        for name, one in command.commands.items():
-            yield (*words, name), one
-            yield from below(one, (*words, name))
-
-
-HELPS = [*below(main)]
-ALL = [pytest.param(words, command, id=" ".join(words)) for words, command in HELPS]
-
-
-@pytest.mark.parametrize(("words", "command"), ALL)
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_the_help_of_every_command_has_an_example(
-    words: tuple[str, ...], command: click.Command, flag: str
-) -> None:
-    """What it does, every option explained, and an example one can type; for `ls`, -h is for sizes."""
-    if (words, flag) == (("ls",), "-h"):
-        return
-    result = run(*words, flag)
+def test_the_help_of_every_command_has_an_example(command: str, flag: str) -> None:
+    """What it does, every option explained, and an example one can type."""
+    result = run(command, "--help" if command == "ls" else flag)  # whose -h is human-readable, as GNU's
     assert result.exit_code == 0
-    assert re.search(f"Example: .*empiarfs {' '.join(words)}", result.stdout)
-    for parameter in command.params:
+    assert f"Example: empiarfs {command}" in result.stdout
+    for parameter in main.commands[command].params:
         if parameter.param_type_name == "option":
             assert getattr(parameter, "help", None), parameter.name
 
 
-@pytest.mark.parametrize(("words", "command"), ALL)
-def test_help_names_variable_and_default_of_every_setting(words: tuple[str, ...], command: click.Command) -> None:
-    """The help of a command names, for each setting that it takes, the variable and the default."""
-    text = " ".join(run(*words, "--help", width=100).stdout.split())
-    at_prompt = words[-1] in {"ls", "stat", "cat", "verify"}
-    defaults = Settings(patience=30) if at_prompt else Settings()
-    names = {one.name or "" for one in command.params} & READERS.keys()
-    names |= READERS.keys() if words == ("mount",) else set()
-    for name in names:
-        assert f"[EMPIARFS_{name.upper()}; default: {default_text(name, defaults)}]" in text, name
-
-
-@pytest.mark.parametrize("columns", [40, 80, 200])
-@pytest.mark.parametrize("group", [(), ("cache",)])
-def test_the_list_of_commands_is_whole(columns: int, group: tuple[str, ...]) -> None:
-    """Each command is listed with a whole sentence, which wraps on a narrow terminal; at 80 columns on one line."""
-    text = run(*group, "--help", width=columns).stdout
-    listed = text[text.index("Commands:") :]
-    assert "..." not in listed
-    for words, command in HELPS:
-        if words[:-1] == group:
-            assert command.short_help
-            assert command.short_help.endswith(".")
-            assert f" {words[-1]} {command.short_help} " in " ".join(listed.split()) + " "
-            assert columns == 40 or command.short_help in listed
-
-
-def test_help_is_also_a_command() -> None:
-    """`help` shows the list of commands, `help COMMAND` the help of it; of none that exists it says so, status 2."""
-    assert run("help").stdout == run("--help").stdout
-    for words, _ in HELPS:
-        assert run("help", *words).stdout == run(*words, "--help").stdout
-    result = run("help", "lss")
-    assert (result.exit_code, "No such command 'lss'" in result.stderr) == (2, True)
+def test_the_help_names_every_command() -> None:
+    """With a sentence each."""
+    text = run("--help").stdout
+    assert all(f"\n  {command} " in text for command in COMMANDS)
 
 
 def test_a_mistyped_command_or_option_is_status_2() -> None:
@@ -359,10 +311,8 @@ def test_a_full_disk_for_the_error_too_is_a_plain_status(written: Written, words
 def test_a_reader_that_is_gone_is_silence(written: Written, words: str, buffering: str) -> None:
     """A pipe that nobody reads ends the program with a shell's 141 for SIGPIPE, and without a word."""
     done = written(words, "| true", buffering)
-    assert (done.returncode, done.stderr) in {
-        (141, ""),
-        (0, ""),
-    }  # 0: all of it was in the pipe before `true` ended
+    assert done.stderr == ""
+    assert done.returncode in {141, 0}  # 0: all of it was in the pipe before `true` ended
 
 
 @pytest.mark.parametrize(
