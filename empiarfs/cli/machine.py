@@ -86,11 +86,15 @@ def others(chosen: Settings) -> Findings:
         lines = []
     if os.geteuid() == 0 or "user_allow_other" in {line.strip() for line in lines}:
         yield Finding("ok", "--allow-other is open to you")
+    elif chosen.allow_other:
+        yield Finding(
+            "bad",
+            "--allow-other is set, and not open to you",
+            f"leave it out, or have an administrator write the line user_allow_other into {FUSE_CONFIG}",
+        )
     else:
         yield Finding(
-            "bad" if chosen.allow_other else "ok",
-            "--allow-other is not open to you",
-            f"where other accounts are to read, an administrator writes user_allow_other into {FUSE_CONFIG}",
+            "ok", f"others cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from empiarfs.cli.findings import Finding, Findings, State
 from empiarfs.engine import blocks
 from empiarfs.errors import ArchiveError, Unavailable, Untrusted
-from empiarfs.model import Directory, File, Span, Stub
+from empiarfs.model import Directory, File, Span, Stub, is_entry_number
 from empiarfs.settings import BASE_URL, KIB, Settings, without_credentials
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ DEEPEST = 5  # directories on the way to a file that is worth reading
 READS = 3  # parts of it, to measure the rate by
 PART = 512 * KIB
 WORTH_READING = re.compile(r"[\d.]+[MG]")  # as a listing rounds a mebibyte and more
+NAMES_SHOWN = 3  # of a root without entries
 LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches count hours
+NO_ENTRIES = "is that the directory that holds the numbered entries? --base-url names another"
 NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? What is kept can be read with --offline"
 
 
@@ -97,17 +99,47 @@ class _Asked:
 
 
 def server(chosen: Settings) -> Findings:
-    """Ask the server of the base URL; measure the clock, the round trip and the rate."""
+    """Ask the server of the base URL for its entries; measure the clock, the round trip and the rate."""
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     with wire.client_of(chosen, chosen.base_url) as asking:
-        with asking.asked("HEAD", "", slash=True) as reply:
-            date = reply.headers.get("Date", "")
-        yield Finding("ok", f"{without_credentials(chosen.base_url)} answers")
-        yield from clock(date, time.time())
+        url = without_credentials(chosen.base_url)
+        try:
+            with asking.asked("HEAD", "", slash=True) as reply:
+                date, now = reply.headers.get("Date", ""), time.time()
+            found, entries = root(asking, url)
+        except FileNotFoundError:
+            yield Finding("bad", f"the server has nothing at {url}", NO_ENTRIES)
+            return
+        yield found
+        yield from clock(date, now)
         trips = [_seconds(lambda: _head(asking)) for _ in range(TRIPS)]
         yield Finding("ok", f"a round trip takes {min(trips) * 1000:.0f} ms")
-        yield from rate(asking, AN_ENTRY if chosen.base_url == BASE_URL else "")
+        if entries:
+            yield from rate(asking, AN_ENTRY if AN_ENTRY in entries else entries[0])
+
+
+def root(asking: "HttpClient", url: str) -> tuple[Finding, list[str]]:
+    """List the root of the archive at `url`; return what is to be said of it, and the entries that it holds.
+
+    Raises:
+        ArchiveError: the server did not send the page.
+    """
+    from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - brings requests, as above
+    from empiarfs.empiar.pages import NotAListing  # noqa: PLC0415 - brings lxml
+
+    try:
+        listed = HtmlListing(asking).scan("")
+    except Unavailable as error:
+        if not isinstance(error.__cause__, NotAListing):
+            raise
+        advice = f"{NO_ENTRIES}; or does a portal or a proxy send a page of its own?"
+        return Finding("bad", f"{url} is no listing of entries: {error.__cause__}", advice), []
+    entries = [one.path for one in listed if isinstance(one, Directory) and is_entry_number(one.path)]
+    if entries:
+        return Finding("ok", f"{url} answers, and lists {len(entries)} entries"), entries
+    names = ", ".join([*(one.path for one in listed[:NAMES_SHOWN]), *["..."] * (len(listed) > NAMES_SHOWN)])
+    return Finding("bad", f"{url} lists no entry: it holds {names or 'nothing'}", NO_ENTRIES), []
 
 
 def clock(date: str, now: float) -> Findings:
@@ -218,8 +250,11 @@ def _advice(error: OSError) -> str:
         case Untrusted():
             return "a proxy of your site may stand before it: ask for its certificate, and give it with --ca-bundle"
         case FileNotFoundError():
-            return "is that the directory that holds the numbered entries? --base-url names another"
+            return NO_ENTRIES
         case PermissionError():
-            return "does it want a user name and password in the address, or is your address refused?"
+            return (
+                "does it want a user name and password in the address, or is your address refused? "
+                "Where the listing alone is closed, name the entries: empiarfs mount ~/empiar 10028"
+            )
         case _:
             return NO_NETWORK

@@ -4,10 +4,12 @@ import errno
 import fcntl
 import hashlib
 import os
+import pwd
 import re
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +48,13 @@ def table() -> list[Mounted]:
 
 def is_ours(point: Path) -> bool:
     """Tell whether empiarfs is what is mounted on `point`; asks the table alone, so a dead mount cannot hang it."""
-    path = absolute(point)
-    on_top = [mounted for mounted in table() if mounted.point == path]
-    return bool(on_top) and on_top[-1].kind == KIND
+    on_top = _on_top(absolute(point))
+    return on_top is not None and on_top.kind == KIND
+
+
+def _on_top(path: str) -> Mounted | None:
+    """Return what was mounted on `path` last; None where nothing is."""
+    return next((mounted for mounted in reversed(table()) if mounted.point == path), None)
 
 
 def holder(path: Path) -> str | None:
@@ -97,10 +103,40 @@ def locked(path: str) -> None:
             if is_ours(Path(path)) and not is_dead(path):
                 raise CannotMount(_taken(path)) from error
             if time.monotonic() > deadline:
-                raise CannotMount(f"another process is mounting on {path}; wait for it, or end it") from error
+                raise CannotMount(_held(path, lock)) from error
             time.sleep(0.05)
         else:
             return
+
+
+def _held(path: str, lock: int) -> str:
+    """Say which process keeps the mount point `path`, whose file is open as `lock`."""
+    files = _open_files()
+    name = os.fspath(Path(f"/proc/self/fd/{lock}").readlink())
+    keepers = [process for process, names in files.items() if name in names]
+    for process in keepers:
+        if os.fspath(needs.DEVICE) in files[process] and not is_ours(Path(path)):
+            return (
+                f"the daemon of an earlier mount on {path}, process {process}, still serves programs "
+                f"(umount --lazy); end it: kill {process}"
+            )
+    if keepers:
+        return f"process {keepers[0]} is mounting on {path}; wait for it, or end it: kill {keepers[0]}"
+    return f"another process is mounting on {path}; wait for it, or end it"
+
+
+def _open_files() -> dict[int, set[str]]:
+    """Return the names of the files that other processes of the user have open; looks at none of the files."""
+    found: dict[int, set[str]] = {}
+    for folder in Path("/proc").glob("[1-9]*/fd"):
+        process = int(folder.parent.name)
+        names = found[process] = set()
+        with suppress(OSError):  # another user's, or gone meanwhile
+            for one in folder.iterdir():
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    names.add(os.fspath(one.readlink()))
+    found.pop(os.getpid(), None)
+    return found
 
 
 def _taken(path: str) -> str:
@@ -183,14 +219,15 @@ def taken_down(point: Path, *, lazy: bool) -> None:
     """Unmount what empiarfs has mounted on `point`; a dead mount goes too.
 
     Raises:
-        CannotMount: nothing of ours is there, or programs still use it.
+        CannotMount: nothing of ours is there, it is another user's, or programs still use it.
     """
     path = own(point)
+    _check_owner(path)
     if lazy or is_dead(path):  # nobody can be using a dead one
         detach(path)
         return
     trouble = _unmount(path, lazy=False)
-    if "busy" in trouble:
+    if trouble.rstrip(".").endswith("busy"):
         raise CannotMount(
             f"{path} is in use (fuser -vm {path} shows by whom); close those programs, "
             f"or take it from them: empiarfs umount --lazy {path}"
@@ -199,12 +236,27 @@ def taken_down(point: Path, *, lazy: bool) -> None:
         raise CannotMount(trouble)
 
 
+def _check_owner(path: str) -> None:
+    """Raise CannotMount if the mount on `path` is another user's, which fusermount leaves to its owner and root."""
+    mounted = _on_top(path)
+    given = dict(option.split("=", 1) for option in mounted.options if "=" in option) if mounted else {}
+    owner = int(given.get("user_id", os.geteuid()))
+    if os.geteuid() in {0, owner}:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    raise CannotMount(f"{path} belongs to {name}: sudo empiarfs umount {path}")
+
+
 def detach(path: str) -> None:
     """Take the mount on `path` away at once, whoever uses it.
 
     Raises:
         CannotMount: it may not be done.
     """
+    _check_owner(path)
     trouble = _unmount(path, lazy=True)
     if trouble:
         raise CannotMount(trouble)

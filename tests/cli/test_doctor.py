@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands import isolated, run
 from fakes import SOON, noise
-from scripted import Reply, Request, ScriptedServer, Website
+from scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
@@ -118,7 +118,7 @@ def test_a_file_that_is_too_short_is_read_all_the_same(server: ScriptedServer, f
 
 def test_an_archive_without_files_is_told(server: ScriptedServer) -> None:
     """It is a warning."""
-    server.answer = Dated({b"x/y/z/1/2/3/4/5/6/7": b""})
+    server.answer = Dated({b"10028/y/z/1/2/3/4/5/6/7": b""})
     assert of_network()[3] == Finding("warn", "no file was found to measure the rate by")
 
 
@@ -160,11 +160,65 @@ def test_one_request_that_is_lost_is_no_illness(server: ScriptedServer) -> None:
 
 
 def test_what_breaks_off_in_the_middle_is_a_warning(server: ScriptedServer) -> None:
-    """The server answers, and not to everything."""
+    """The server lists its entries, and does not answer everything."""
     site = Dated(FILES)
-    server.answer = lambda request: site(request) if request.method == "HEAD" else None
+
+    def answer(request: Request) -> Reply | None:
+        return site(request) if request.method == "HEAD" or request.target == f"{ROOT}/" else None
+
+    server.answer = answer
     found = of_network()
     assert states(found) == ["ok", "ok", "ok", "warn", "ok"]
+
+
+INDEX = "<html><head><title>Index of /</title></head><body><pre>{}</pre></body></html>"
+NO_ARCHIVES = {
+    "nothing": ("", "is no listing of entries"),
+    "an application": (
+        '<html><head><title>Log in</title></head><body><div id="app"></div></body></html>',
+        "no listing",
+    ),
+    "an empty index": (INDEX.format('<a href="../">..</a>'), "lists no entry: it holds nothing"),
+    "an entry": (
+        INDEX.format('<a href="10028.xml">x</a> 1\n<a href="data/">data</a> -'),
+        "lists no entry: it holds 10028.xml, data",
+    ),
+    "others": (
+        INDEX.format("".join(f'<a href="{one}">x</a>' for one in "abcd")),
+        "lists no entry: it holds a, b, c, ...",
+    ),
+    "a file with a number": (INDEX.format('<a href="10028">10028</a> 5'), "lists no entry: it holds 10028"),
+}
+
+
+@pytest.mark.parametrize("page", NO_ARCHIVES)
+def test_a_server_of_no_entries_is_bad(server: ScriptedServer, page: str) -> None:
+    """A root that answers, and is no listing with entries, is bad, with the advice to name another."""
+    text, says = NO_ARCHIVES[page]
+    headers = {"Content-Type": "text/html", "Content-Length": str(len(text))}
+    server.answer = lambda _: Reply("200 OK", headers, text.encode())
+    result = run("doctor")
+    lines = result.stdout.splitlines()
+    (bad,) = [number for number, line in enumerate(lines) if line.startswith("bad")]
+    assert says in lines[bad]
+    assert server.base_url in lines[bad]
+    assert "--base-url names another" in lines[bad + 1]
+    assert (result.exit_code, lines[-1]) == (1, "not well: see the lines that say bad")
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [("404 Not Found", "the server has nothing at "), ("403 Forbidden", "HTTP 403")]
+)
+def test_a_root_that_is_not_listed_is_bad(server: ScriptedServer, status: str, says: str) -> None:
+    """A root that answers a HEAD, and refuses to be listed, is bad."""
+    site = Dated(FILES)
+    refusal = Reply(status, {"Content-Length": "0"})
+    server.answer = lambda request: (
+        refusal if (request.method, request.target) == ("GET", f"{ROOT}/") else site(request)
+    )
+    found = of_network()[0]
+    assert (found.state, says in found.what) == ("bad", True), found
+    assert "entries" in found.advice
 
 
 def test_a_network_that_is_silent_is_given_up_in_time(
@@ -302,13 +356,16 @@ def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_others_may_read_where_the_administrator_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: str, state: str, open_to_us: int
 ) -> None:
-    """It is an illness only where it is asked for."""
+    """It is an illness only where it is asked for; where it is not, the line says what stands and what it needs."""
     (tmp_path / "fuse.conf").write_text(f"# a comment\n{line}\n")
     monkeypatch.setattr(machine, "FUSE_CONFIG", tmp_path / "fuse.conf")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (found,) = machine.others(load({"allow_other": wanted}, {}))
     assert found.state == state
     assert ("is open" in found.what) == bool(open_to_us)
+    if not open_to_us and state == "ok":
+        needs_it = f"--allow-other needs user_allow_other in {machine.FUSE_CONFIG}"
+        assert found == Finding("ok", f"others cannot read your mounts: {needs_it}")
 
 
 @pytest.mark.parametrize(("kind", "state"), [("ext4", "ok"), ("nfs4", "warn"), ("lustre", "warn")])

@@ -5,10 +5,13 @@
 
 import errno
 import os
+import pwd
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import machine
 import pytest
 from apache import Apache
 from faulty import Faulty
-from mounting import DEADLINE, Mount, Mounts, eventually
+from mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
 
@@ -208,6 +211,65 @@ def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
     assert not made.is_mounted()
     holder.kill()
     made.see_gone()
+
+
+def someone(mount: Mounts, name: str) -> Account:
+    """Make a home for the user `name` of this machine."""
+    known = pwd.getpwnam(name)
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=mount.folder))
+    return Account(machine.User(name, known.pw_uid, known.pw_gid), home, "mfusepy")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("flags", [[], ["--lazy"]])
+@pytest.mark.parametrize("name", ["root", "bin"])
+def test_umount_of_another_users_mount_names_its_owner(mount: Mounts, name: str, flags: list[str]) -> None:
+    """What another user has mounted stays, and the message says whose it is and what to run as root."""
+    made = mount("10028", account=someone(mount, name))
+    other = someone(mount, "daemon")
+    line = refusal(other.empiarfs("umount", *flags, made.path))
+    assert line == f"Error: {made.path} belongs to {name}: sudo empiarfs umount {made.path}"
+    assert made.is_mounted()
+    assert mount.account("root").empiarfs("umount", made.path).returncode == 0
+    made.see_gone()
+
+
+def test_a_daemon_that_outlives_a_lazy_umount_is_named(mount: Mounts, user: str) -> None:
+    """A mount where an earlier daemon still serves programs names its process, and works once that has ended."""
+    made = mount("10028", user=user)
+    daemon = made.daemon()
+    holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && exec sleep 60", stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"in\n"
+    assert made.account.empiarfs("umount", "--lazy", made.path).returncode == 0
+    again = mount.prepare(made.account, made.path)
+    assert refusal(mount.command(again, "10100")) == (
+        f"Error: the daemon of an earlier mount on {made.path}, process {daemon}, still serves programs "
+        f"(umount --lazy); end it: kill {daemon}"
+    )
+    assert made.run("kill", str(daemon)).returncode == 0
+    assert mount.command(again, "10100").returncode == 0
+    assert again.call(names, again.path) == ["10100"]
+    assert again.daemon() != daemon
+
+
+def test_a_mount_that_is_under_way_is_named(mount: Mounts) -> None:
+    """Where another process is about to mount, and does not come to it, the message says which process that is."""
+    made = mount.prepare(mount.account("user"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        first = made.start(
+            sys.executable, "-m", "empiarfs", "mount", "--foreground", f"--base-url={url}", made.path,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        asking, _ = silent.accept()  # it wants the entries, and has not mounted
+        with asking:
+            first.send_signal(signal.SIGSTOP)
+            line = refusal(mount.command(made, "10028"))
+            first.kill()
+    assert (
+        line == f"Error: process {first.pid} is mounting on {made.path}; wait for it, or end it: kill {first.pid}"
+    )
 
 
 def test_umount_of_what_is_none_says_so(mount: Mounts) -> None:

@@ -3,7 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from mounting import Mounts, eventually
+
+from empiarfs.mount import points
 
 
 def mounts_at(path: Path) -> int:
@@ -22,6 +25,15 @@ def test_mounts_of_one_place_at_once_do_not_stack(mount: Mounts) -> None:
     assert mounts_at(made.path) == 1
     made.umount()
     assert mounts_at(made.path) == 0
+
+
+def test_an_owner_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an owner for whom this machine has no name, `empiarfs umount` shows the number."""
+    other = points.Mounted("/mnt", points.KIND, frozenset({"ro", "user_id=54321", "group_id=0"}))
+    monkeypatch.setattr(points, "table", lambda: [other])
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(points.CannotMount, match="/mnt belongs to user 54321: sudo empiarfs umount /mnt"):
+        points.taken_down(Path("/mnt"), lazy=False)
 
 
 def test_a_link_to_a_mount_point_may_stand_for_it(mount: Mounts) -> None:
