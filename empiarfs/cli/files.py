@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from empiarfs.cli import complete, options, progress
+from empiarfs.cli import complete, options, progress, streams
 from empiarfs.cli.places import Mount, Places, Remote
 from empiarfs.cli.places import place as place_of
 from empiarfs.cli.text import printable, reason, short_size
@@ -123,9 +123,8 @@ def cat(path: str, **flags: Any) -> None:
                     raise click.ClickException(
                         f"{printable(path)} is binary; write it to a file (empiarfs cat PATH > FILE) or a pipe"
                     )
-                sys.stdout.buffer.write(piece)
+                streams.write(piece)
                 advance(len(piece))
-        sys.stdout.buffer.flush()
 
 
 def _shown(name: str, entry: Entry) -> str:

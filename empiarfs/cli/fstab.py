@@ -5,13 +5,14 @@ import sys
 
 import click
 
-from empiarfs.cli import main
+from empiarfs.cli import main, streams
 from empiarfs.mount.points import KIND
 
 _ALL = {"", "none", "empiar", "empiarfs"}
 
 
 @click.command(
+    cls=streams.Guarded,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example line of /etc/fstab: 10028,10934  /mnt/empiar  fuse.empiarfs  ro,_netdev,allow_other  0 0",
 )

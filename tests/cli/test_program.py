@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -265,66 +264,6 @@ def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
     assert {"base_url", "cache_dir", "cache_size", "memory", "connections", "allow_other", "log_file"} <= names
     assert {"verbose", "extra", "foreground", "sample", "patience"} <= names
     assert names & set(READERS)
-
-
-WRITING = (
-    "--version", "-V", "version", "--help", "help", "help ls", "mount --help", "cache --help", "cache path",
-    "cache info --json", "status --json", "doctor --offline", "ls --sample 99001", "stat --sample 99001/99001.xml",
-    "cat --sample 99001/99001.xml",
-)  # fmt: skip
-
-
-Written = Callable[[str, str, str], "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """Runs the program with standard output as a shell redirects it, buffered by Python (empty) or not (1)."""
-    cache = tmp_path_factory.mktemp("cache")  # the sample is made once
-    return lambda words, redirection, buffering: subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f'"$0" -m empiarfs {words} {redirection}', sys.executable],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONUNBUFFERED": buffering, "EMPIARFS_CACHE_DIR": str(cache)},
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("buffering", ["", "1"])
-@pytest.mark.parametrize("words", WRITING)
-def test_a_full_disk_is_one_line(written: Written, words: str, buffering: str) -> None:
-    """What cannot be written to a full disk is one line and status 1, whether Python buffers its output or not."""
-    done = written(words, ">/dev/full", buffering)
-    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
-
-
-@pytest.mark.parametrize("buffering", ["", "1"])
-@pytest.mark.parametrize("words", ["--version", "help", "ls --sample 99001", "ls nosuch"])
-def test_a_full_disk_for_the_error_too_is_a_plain_status(written: Written, words: str, buffering: str) -> None:
-    """Where not even the error can be written the status is 1, and not Python's own 120."""
-    assert written(words, ">/dev/full 2>/dev/full", buffering).returncode == 1
-
-
-@pytest.mark.parametrize("buffering", ["", "1"])
-@pytest.mark.parametrize("words", WRITING)
-def test_a_reader_that_is_gone_is_silence(written: Written, words: str, buffering: str) -> None:
-    """A pipe that nobody reads ends the program with a shell's 141 for SIGPIPE, and without a word."""
-    done = written(words, "| true", buffering)
-    assert done.stderr == ""
-    assert done.returncode in {141, 0}  # 0: all of it was in the pipe before `true` ended
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["ls --sample", "stat --sample 99001", "cache path", "status --json", "doctor", "--help", "-V", "mount --help"],
-)
-def test_what_cannot_be_written_is_no_success(words: str) -> None:
-    """Where standard output is closed there is nowhere to write to."""
-    done = subprocess.run(
-        ["sh", "-c", f'"$0" -m empiarfs {words} >&-', sys.executable], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (1, "Error: standard output is closed; there is nowhere to write to\n")
 
 
 @pytest.mark.parametrize("words", [("help",), ("--help",), ("-h",)])

@@ -1,0 +1,174 @@
+"""What becomes of output that cannot be written: on a full disk, without standard output, without a reader."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import click
+import pytest
+from commands import isolated
+from fakes import noise
+from scripted import ScriptedServer, Website
+
+from empiarfs.cli import main
+
+CONTENT = noise(9_000_000)
+FULL = "Error: No space left on device\n"
+CLOSED = "Error: standard output is closed; there is nowhere to write to\n"
+
+
+def helps(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Give the words that show the help of `command` and of each command below it."""
+    yield (*words, "--help")
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from helps(below, (*words, name))
+
+
+WRITING = [
+    *helps(main),
+    ("--version",),
+    ("-V",),
+    ("version",),
+    ("help",),
+    ("help", "ls"),
+    ("ls",),
+    ("ls", "-l", "10028/data"),
+    ("stat", "10028/data/a.txt"),
+    ("cat", "10028/data/a.txt"),
+    ("cat", "10028/data/large.mrc"),
+    ("cache", "path"),
+    ("cache", "info"),
+    ("status", "--json"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    isolated(tmp_path, monkeypatch)
+    files = {b"10028/data/a.txt": b"a\n", b"10028/data/large.mrc": CONTENT}
+    with ScriptedServer(Website(files)) as server:
+        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+        yield
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """Give the environment as users have it, and one in which Python does not buffer."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    yield usual
+    yield usual | {"PYTHONUNBUFFERED": "1"}
+
+
+RUNS = """
+import json, os, sys, tempfile
+import empiarfs.storage.upkeep, empiarfs.wire  # once for all
+from empiarfs.cli import main
+found = []
+for words in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 2)
+            main(words, prog_name="empiarfs")
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        found.append((status, said.read().decode()))
+print(json.dumps(found), file=sys.stderr)
+"""
+
+
+def outcomes(output: IO[bytes] | int, *before: str) -> dict[str, tuple[int, str]]:
+    """Run all that writes in both environments, each in a process of its own.
+
+    Returns:
+        by command line and environment, the status and what standard error says.
+    """
+    found = {}
+    for environment in environments():
+        done = subprocess.run(
+            [*before, sys.executable, "-c", RUNS, json.dumps(WRITING)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=100,
+        )
+        for words, (status, said) in zip(WRITING, json.loads(done.stderr), strict=True):
+            found[f"{' '.join(words)} ({environment.get('PYTHONUNBUFFERED', 'buffered')})"] = (status, said)
+    assert len(found) == 2 * len(WRITING)
+    return found
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """What cannot be written to a full disk is one line on standard error and status 1, also for a page of help."""
+    with Path("/dev/full").open("wb") as full:
+        found = outcomes(full)
+    assert found == dict.fromkeys(found, (1, FULL))
+
+
+def test_a_closed_standard_output_is_one_line() -> None:
+    """Where standard output is closed, what has something to write says so in one line, with status 1."""
+    found = outcomes(subprocess.DEVNULL, "sh", "-c", 'exec "$0" "$@" >&-')
+    assert found == dict.fromkeys(found, (1, CLOSED))
+
+
+def test_a_reader_that_went_away_is_silence() -> None:
+    """Where the reader of a pipe is gone, nothing is said, and the status is as if SIGPIPE had ended empiarfs."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        found = outcomes(writing)
+    finally:
+        os.close(writing)
+    assert found == dict.fromkeys(found, (128 + signal.SIGPIPE, ""))
+
+
+def test_the_helper_of_mount_says_what_it_cannot_write() -> None:
+    """The program that mount(8) calls ends as empiarfs does where its help cannot be written."""
+    code = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
+    words = [sys.executable, "-c", code, "--help"]
+    with Path("/dev/full").open("wb") as full:
+        for environment in environments():
+            done = subprocess.run(
+                words, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+            )
+            assert (done.returncode, done.stderr) == (1, FULL)
+
+
+def test_a_disk_that_fills_up_under_the_last_bytes_is_no_success(tmp_path: Path) -> None:
+    """A write that takes a part of the bytes is followed by one of the rest, which says that there is no room."""
+    most = len(CONTENT) - 100_000
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    for environment in environments():
+        with (tmp_path / "copy").open("wb") as copy:
+            done = subprocess.run(
+                [sys.executable, "-m", "empiarfs", "cat", "10028/data/large.mrc"],
+                env=environment,
+                stdout=copy,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                preexec_fn=limited,
+                timeout=60,
+            )
+        assert (done.returncode, done.stderr) == (1, "Error: File too large\n")
+        assert (tmp_path / "copy").read_bytes() == CONTENT[:most]
+
+
+def test_nothing_that_standard_error_cannot_take_ends_in_status_120() -> None:
+    """An error that cannot be written is still status 1."""
+    with Path("/dev/full").open("wb") as full:
+        for environment in environments():
+            words = [sys.executable, "-m", "empiarfs", "cat", "10028/none"]
+            done = subprocess.run(words, env=environment, stderr=full, check=False, timeout=60)
+            assert done.returncode == 1
