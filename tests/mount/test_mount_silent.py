@@ -174,7 +174,7 @@ def test_a_program_waits_once_for_what_it_tries_three_times(
         found, seconds = answer(30)
         first = errno.EINTR if way == "interrupted" else errno.EIO
         assert found == [first, errno.EIO, errno.EIO]
-        assert seconds < (BOUND if way == "interrupted" else BOUND + SOON)
+        assert seconds < BOUND + SOON
         made.umount("--lazy")
 
 
@@ -192,7 +192,7 @@ def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: Faulty, bounded: dict[st
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=30)
         assert out == b"back\n"
-        assert time.monotonic() - begun < SOON
+        assert time.monotonic() - begun < SOON < 2 * BOUND  # which is how long the two that follow would take
         made.umount("--lazy")
 
 
