@@ -36,7 +36,7 @@ class World:
         begun = self.clock.now
         come = threading.Event()
 
-        def wait(most: float | None) -> bool:
+        def tick(most: float | None) -> bool:
             assert most is not None
             self.clock.go_on(most)
             if self.clock.now - begun >= seconds:
@@ -45,7 +45,7 @@ class World:
             return come.is_set()
 
         with self.waits.bounded("10028/data"):
-            assert waited(wait)
+            assert waited(tick)
         return self.clock.now - begun
 
 
