@@ -9,11 +9,11 @@ from functools import partial
 
 from empiarfs.counters import Counters
 from empiarfs.engine import blocks, readahead
-from empiarfs.engine.cache import Recent
+from empiarfs.engine.cache import LruCache
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import Changed, Closed, IsADirectory
-from empiarfs.model import Directory, Entry, File, Span, parent_of
+from empiarfs.errors import Closed, IsADirectory, Stale
+from empiarfs.model import Directory, File, Node, Span, parent_path
 from empiarfs.settings import MIB
 
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
@@ -36,7 +36,7 @@ os.register_at_fork(after_in_child=_forked)
 class OpenFile:
     """One file, open for reading; safe for threads, and holds nothing that must be closed.
 
-    It is one version of the file: when the file changes at the server, reads raise `Changed`.
+    It is one version of the file: when the file changes at the server, reads raise `Stale`.
     """
 
     def __init__(self, archive: "Archive", file: File) -> None:
@@ -50,7 +50,7 @@ class OpenFile:
         """Give the `size` bytes at `offset`; fewer only where the file ends, none past its end.
 
         Raises:
-            ArchiveError: Changed, NotFound, Refused, Unavailable (after the patience set), Closed.
+            ArchiveError: Stale, NotFound, Forbidden, Unavailable (after the patience set), Closed.
         """
         return self._archive.read(self.file, offset, size)
 
@@ -61,10 +61,10 @@ class Archive:
     Args:
         tree: what is there.
         reader: the bytes.
-        later: runs a task behind the reader's back.
+        background: runs a task behind the reader's back.
         close: called once at the end.
         most_ahead: the most bytes to be ahead of one stream of reading.
-        run_lengths: gives the least and the most bytes of one request ahead of the reader.
+        request_size_bounds: gives the least and the most bytes of one request ahead of the reader.
         counters: tells what goes on inside; never waits for the server.
         has_answered: returns whether the server has answered since the archive was opened; true if none is asked.
         clock: seconds that only grow.
@@ -74,47 +74,49 @@ class Archive:
         self,
         tree: Tree,
         reader: Reader,
-        later: Callable[[Callable[[], object]], None],
+        background: Callable[[Callable[[], object]], None],
         close: Callable[[], None],
         *,
         most_ahead: int,
-        run_lengths: Callable[[], tuple[int, int]],
+        request_size_bounds: Callable[[], tuple[int, int]],
         counters: Callable[[], Counters] = Counters,
         has_answered: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
         self._reader = reader
-        self._later = later
+        self._background = background
         self._close = close
         self._most_ahead = most_ahead
-        self._run_lengths = run_lengths
+        self._request_size_bounds = request_size_bounds
         self.counters = counters
         self.has_answered = has_answered
         self._clock = clock
         self._generation = _generation
         self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
-        self._readings: Recent[File, readahead.Reading] = Recent(MOST_FOLLOWED, lambda _: 1)
-        self._in_line: dict[File, float] = {}  # files with a window, and when they were read last
-        self._newest: Recent[str, File] = Recent(MOST_FOLLOWED, lambda _: 1)  # the file begun last, by directory
+        self._readings: LruCache[File, readahead.Reading] = LruCache(MOST_FOLLOWED, lambda _: 1)
+        self._sequential: dict[File, float] = {}  # files with a window, and when they were read last
+        self._newest: LruCache[str, File] = LruCache(
+            MOST_FOLLOWED, lambda _: 1
+        )  # the file begun last, by directory
 
     def __repr__(self) -> str:
         return f"<Archive {self._reader!r}>"
 
-    def entries(self, directory: str) -> list[Entry]:
+    def listdir(self, directory: str) -> list[Node]:
         """Give the children of `directory`, in the server's order; files not measured yet are `Stub`.
 
         Raises:
-            ArchiveError: NotFound, NotADirectory, Refused (no listing), Unavailable.
+            ArchiveError: NotFound, NotADirectory, Forbidden (no listing), Unavailable.
         """
         self._check_process(directory)
-        return self._tree.entries(directory)
+        return self._tree.listdir(directory)
 
     def stat(self, path: str) -> File | Directory:
         """Give what is at `path`, a file with its exact size.
 
         Raises:
-            ArchiveError: NotFound, Refused, Unavailable.
+            ArchiveError: NotFound, Forbidden, Unavailable.
         """
         self._check_process(path)
         return self._tree.stat(path)
@@ -123,7 +125,7 @@ class Archive:
         """Ask whether there is `entry`, unless that is known; `stat` believes it of one that was named.
 
         Raises:
-            ArchiveError: NotFound, Refused, Unavailable.
+            ArchiveError: NotFound, Forbidden, Unavailable.
         """
         self._check_process(entry)
         self._tree.check(entry)
@@ -147,34 +149,34 @@ class Archive:
             return b""
         if span.size > LARGEST_READ:
             return b"".join(self.read(file, part.start, part.size) for part in blocks.cut(span, LARGEST_READ))
-        shortest, longest = self._run_lengths()
+        shortest, longest = self._request_size_bounds()
         with self._following:
-            reading, ahead = readahead.advanced(
+            reading, ahead = readahead.plan(
                 self._readings.get(file) or readahead.Reading(),
                 span,
                 file.size,
-                most=self._most_ahead // self._readers_in_line(file),
+                most=self._most_ahead // self._sequential_readers(file),
                 shortest=shortest,
                 longest=longest,
             )
             self._readings.put(file, reading)
             if reading.streams[0].window:
-                self._in_line[file] = self._clock()
+                self._sequential[file] = self._clock()
         for run in ahead:
-            self._later(partial(self._fetch_ahead, file, run))
+            self._background(partial(self._fetch_ahead, file, run))
         if span.start == 0:
             self._begun(file)
         try:
             window = reading.streams[0].window
-            return self._reader.read(file, span, beyond=min(window // readahead.SHARES, LONGEST_HEAD))
-        except Changed:
-            self._tree.changed(file)
+            return self._reader.read(file, span, beyond=min(window // readahead.REQUESTS_PER_WINDOW, LONGEST_HEAD))
+        except Stale:
+            self._tree.mark_changed(file)
             raise
 
     def _fetch_ahead(self, file: File, run: Span) -> None:
         """Fetch what a reader is to come to; where he was faster and has passed it, nobody needs it any more."""
         reading = self._readings.get(file) or readahead.Reading()
-        passed = [one.position for one in reading.streams if one.begun <= run.start < one.position]
+        passed = [one.position for one in reading.streams if one.start <= run.start < one.position]
         start = max((run.start, *passed))
         if start < run.stop:
             self._reader.fetch_ahead(file, Span(start, run.stop))
@@ -184,13 +186,13 @@ class Archive:
         if self._generation != _generation:
             raise Closed(path, "the archive was opened before a fork; open it again in this process")
 
-    def _readers_in_line(self, file: File) -> int:
+    def _sequential_readers(self, file: File) -> int:
         """Give how many files are read in line now, `file` among them: they share the memory for what is ahead."""
         since = self._clock() - STILL_SECONDS
-        for other, last in list(self._in_line.items()):
+        for other, last in list(self._sequential.items()):
             if last < since:
-                self._in_line.pop(other, None)
-        return len(self._in_line.keys() | {file})
+                self._sequential.pop(other, None)
+        return len(self._sequential.keys() | {file})
 
     def _begun(self, file: File) -> None:
         """Take in that `file` is read from its start; where its reader walks from file to file, go before him.
@@ -198,7 +200,7 @@ class Archive:
         He gets the part of the next files that he took of the last one, if it is a short part: the headers of ten
         thousand micrographs. Whole movies have windows of their own.
         """
-        directory = parent_of(file.path)
+        directory = parent_path(file.path)
         before = self._newest.get(directory)
         if before == file:
             return
@@ -206,13 +208,13 @@ class Archive:
         following = self._tree.next_after(file.path, use="read")
         reading = self._readings.get(before) if before is not None else None
         streams = reading.streams if reading is not None else ()
-        part = next((stream.position for stream in streams if not stream.begun), 0)
+        part = next((stream.position for stream in streams if not stream.start), 0)
         if 0 < part <= LONGEST_HEAD:
             for path in following:
-                self._later(partial(self._make_ready, path, part))
+                self._background(partial(self._make_ready, path, part))
 
     def _make_ready(self, path: str, part: int) -> None:
-        found = self._tree.measured_ahead(path)
+        found = self._tree.measure_ahead(path)
         if isinstance(found, File) and found.size:
             self._reader.fetch_ahead(found, Span(0, min(part, found.size)))
 

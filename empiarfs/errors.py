@@ -45,13 +45,13 @@ class IsADirectory(ArchiveError, IsADirectoryError):
     number = errno.EISDIR
 
 
-class Refused(ArchiveError, PermissionError):
+class Forbidden(ArchiveError, PermissionError):
     """The server refuses it (401, 403, 451): a directory without listing, or a file that is not public."""
 
     number = errno.EACCES
 
 
-class Changed(ArchiveError):
+class Stale(ArchiveError):
     """The file at the origin is no longer the version that was opened (416, another total or date)."""
 
     number = errno.ESTALE
@@ -63,7 +63,7 @@ class Unavailable(ArchiveError):
     number = errno.EIO
 
 
-class Overloaded(Unavailable):
+class Throttled(Unavailable):
     """The server wants to be asked less (429, 503, refused connections), and again after `pause` seconds."""
 
     def __init__(self, path: str, reason: str = "", pause: float = 0.0) -> None:
@@ -74,7 +74,7 @@ class Overloaded(Unavailable):
         return type(self), (self.path, self.reason, self.pause)
 
 
-class Untrusted(Unavailable):
+class CertificateError(Unavailable):
     """The server's certificate cannot be verified; waiting heals that where a portal stands before the network."""
 
 
@@ -84,7 +84,7 @@ class Offline(ArchiveError):
     number = errno.EHOSTUNREACH
 
 
-class Unwanted(ArchiveError, InterruptedError):
+class Cancelled(ArchiveError, InterruptedError):
     """Who asked is to end, and waits no more."""
 
     number = errno.EINTR

@@ -20,30 +20,30 @@ class File:
         path: where it is.
         size: its exact length in bytes, never a rounded one.
         modified: the server's Last-Modified in seconds since 1970 UTC; None where the server says none.
-        listed: whether `modified` is the date of a listing: whole minutes, in a time zone that is not known.
+        coarse_mtime: whether `modified` is the date of a listing: whole minutes, in a time zone that is not known.
     """
 
     path: str
     size: int
     modified: int | None
-    listed: bool = False
+    coarse_mtime: bool = False
 
     def __hash__(self) -> int:
         return hash(self.path)  # a string remembers its own; a read looks a file up some twenty times
 
     def is_dated(self, modified: int) -> bool:
         """Tell whether this version may have the exact date `modified`, in seconds since 1970."""
-        if self.modified is None or not self.listed:
+        if self.modified is None or not self.coarse_mtime:
             return self.modified in {None, modified}
         # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
         apart = modified - self.modified
         return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < MINUTE
 
-    def may_be(self, other: "File") -> bool:
+    def could_be(self, other: "File") -> bool:
         """Tell whether this version, of a listing's date, may be `other`, of an exact one."""
         is_sized_alike = self.path == other.path and self.size == other.size
         is_dated_alike = other.modified is not None and self.is_dated(other.modified)
-        return self.listed and not other.listed and is_sized_alike and is_dated_alike
+        return self.coarse_mtime and not other.coarse_mtime and is_sized_alike and is_dated_alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Stub:
     listed_date: str = ""
 
 
-Entry = File | Directory | Stub
+Node = File | Directory | Stub
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class Block:
         return hash(self.file.path) ^ self.number  # see File
 
 
-def parent_of(path: str) -> str:
+def parent_path(path: str) -> str:
     """Give the directory that holds `path`; that of the root is the root."""
     return path.rpartition("/")[0]
 
 
-def name_of(path: str) -> str:
+def base_name(path: str) -> str:
     """Give the last part of `path`."""
     return path.rpartition("/")[2]
 

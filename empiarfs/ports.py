@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from empiarfs.model import Block, Directory, Entry, File, Span, Stub
+from empiarfs.model import Block, Directory, File, Node, Span, Stub
 
 
 class Listing(Protocol):
     """What is there."""
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """Give the direct children of `directory`, in the server's order, each name once.
 
         Raises:
-            NotFound, Refused, Unavailable: as `empiarfs.errors` tells.
+            NotFound, Forbidden, Unavailable: as `empiarfs.errors` tells.
         """
         ...
 
@@ -26,7 +26,7 @@ class Origin(Protocol):
         """Ask for the exact length and date of the file at `path`.
 
         Raises:
-            NotFound, Refused, Unavailable; IsADirectory where the server says that it is one.
+            NotFound, Forbidden, Unavailable; IsADirectory where the server says that it is one.
         """
         ...
 
@@ -34,7 +34,7 @@ class Origin(Protocol):
         """Give the bytes of `span`, a part of `file`, in order, in pieces: exactly `span.size` in all.
 
         Raises:
-            NotFound, Refused, Changed, Unavailable; at the call or at any piece. Closing the iterator early
+            NotFound, Forbidden, Stale, Unavailable; at the call or at any piece. Closing the iterator early
             gives its connection up.
         """
         ...
@@ -43,7 +43,7 @@ class Origin(Protocol):
 class Sizes(Protocol):
     """Exact sizes of a whole directory at once."""
 
-    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+    def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
         """Give the files among `stubs`, all in `directory`, whose exact size is now known; none when in doubt.
 
         Raises:
@@ -69,11 +69,11 @@ class Known:
     """What the index holds of a directory.
 
     Attributes:
-        entries: its children, by name, in the server's order.
+        nodes: its children, by name, in the server's order.
         scanned: when it was last listed, in seconds since 1970.
     """
 
-    entries: dict[str, Entry]
+    nodes: dict[str, Node]
     scanned: float
 
 
@@ -84,7 +84,7 @@ class Index(Protocol):
         """Give what is known of the directory `path`; None if it was never listed."""
         ...
 
-    def entry(self, path: str) -> Entry | None:
+    def node(self, path: str) -> Node | None:
         """Give what is known of the one name `path`; None if nothing is."""
         ...
 
@@ -92,7 +92,7 @@ class Index(Protocol):
         """Tell whether `path`, or a directory somewhere below it, was ever listed."""
         ...
 
-    def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
+    def replace(self, path: str, nodes: Sequence[Node], scanned: float) -> Known:
         """Take a new listing of `path` in, and give what is now known of it.
 
         A measured file whose listed size and date are as before stays measured. A name that the new listing
@@ -100,8 +100,8 @@ class Index(Protocol):
         """
         ...
 
-    def add(self, entry: File | Directory) -> None:
-        """Keep `entry`: a file that was measured, or a directory that was found by asking."""
+    def add(self, node: File | Directory) -> None:
+        """Keep `node`: a file that was measured, or a directory that was found by asking."""
         ...
 
     def add_all(self, files: Sequence[File]) -> None:

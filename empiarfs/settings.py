@@ -52,13 +52,13 @@ class Settings:
         no_ftp: whether FTP is left alone.
         cache_dir: where blocks and the index are kept; 0700, shared by all mounts of the user.
         cache_size: the most bytes of blocks on disk; 0 keeps none.
-        memory: the most bytes of blocks in memory, those on their way to the disk included.
-        connections: the most connections to the server at once.
+        memory_cache_size: the most bytes of blocks in memory, those on their way to the disk included.
+        max_connections: the most connections to the server at once.
         patience: seconds a read waits for a server that does not answer before it fails with EIO.
         offline: whether the network is left alone: the index and the disk cache are all there is.
         ca_bundle: the file of the certificate authorities to trust; None for those the machine trusts.
-        fresh: seconds for which a listing is not asked for again.
-        block: bytes of one block.
+        listing_ttl: seconds for which a listing is not asked for again.
+        block_size: bytes of one block.
         kernel_readahead: KiB that the kernel reads ahead, set by root; 0 leaves the kernel's 128.
         allow_other: whether users other than the one who mounts may read.
         log_file: where a mount in the background writes its log.
@@ -70,13 +70,13 @@ class Settings:
     no_ftp: bool = False
     cache_dir: Path = Path(platformdirs.user_cache_dir("empiarfs"))
     cache_size: int = 20 * GIB  # a day's work with one entry; a home quota still holds it
-    memory: int = 256 * MIB  # two movies of 128 MiB
-    connections: int = 10  # EBI refuses above about 16 and bans above 25
+    memory_cache_size: int = 256 * MIB  # two movies of 128 MiB
+    max_connections: int = 10  # EBI refuses above about 16 and bans above 25
     patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
     offline: bool = False
     ca_bundle: Path | None = None
-    fresh: float = 86400.0  # entries hardly change once they are public
-    block: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
+    listing_ttl: float = 86400.0  # entries hardly change once they are public
+    block_size: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
     kernel_readahead: int = 0  # random readers pay for a larger one
     allow_other: bool = False
     log_file: Path | None = None
@@ -242,13 +242,13 @@ READERS: dict[str, Callable[[str], Any]] = {
     "no_ftp": _flag,
     "cache_dir": _cache_folder,
     "cache_size": _cache_size,
-    "memory": _at_least(16 * MIB),
-    "connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
+    "memory_cache_size": _at_least(16 * MIB),
+    "max_connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
     "patience": seconds,
     "offline": _flag,
     "ca_bundle": _certificates,
-    "fresh": seconds,
-    "block": _block,
+    "listing_ttl": seconds,
+    "block_size": _block,
     "kernel_readahead": _between(0, 16384),
     "allow_other": _flag,
     "log_file": _folder,

@@ -18,31 +18,31 @@ from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
 from empiarfs.counters import Counters
+from empiarfs.empiar.connection_pool import IDLE_SECONDS, SLOT_SECONDS, ConnectionPool
 from empiarfs.empiar.ftp import FtpSizes
 from empiarfs.empiar.http import HttpClient, HttpOrigin
-from empiarfs.empiar.lines import IDLE_SECONDS, SLOT_SECONDS, Lines
 from empiarfs.empiar.listing import HtmlListing, agrees
+from empiarfs.engine.background import BackgroundWorkers, PolledValue
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.gate import Gate
 from empiarfs.engine.hedge import Hedged
-from empiarfs.engine.later import LastSeen, Later
+from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
-from empiarfs.engine.origins import Patience, Retrying, WaitedFor
-from empiarfs.engine.pace import Pace
+from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block
 from empiarfs.ports import Origin
 from empiarfs.settings import MIB, Settings, archive_name, without_credentials
 from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.folders import FOLDER, NotSafe, kept_folder, runtime_folder
 from empiarfs.storage.index import SqliteIndex, index_file
-from empiarfs.storage.slots import Slots
+from empiarfs.storage.private_dirs import FOLDER, UnsafePath, prepare_cache_dir, runtime_folder
+from empiarfs.storage.process_semaphore import ProcessSemaphore
 
 log = logging.getLogger(__name__)
 
-KEPT_FOR_DEMAND = 2  # connections that prefetch never gets
+RESERVED_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 16 * MIB  # the most bytes of one request
 SEGMENT = MIB  # the most bytes of neighbouring blocks that are stored as one
 TIDY_SECONDS = 0.5
@@ -74,27 +74,27 @@ def _store(settings: Settings, archive: str, kept: Path | None) -> "DiskStore | 
         return _NoStore()
     folder = kept / "blocks"
     try:
-        return DiskStore(folder, settings.cache_size, archive=archive, block_bytes=settings.block)
-    except NotSafe:
+        return DiskStore(folder, settings.cache_size, archive=archive, block_bytes=settings.block_size)
+    except UnsafePath:
         raise  # to be chosen otherwise, not to be done without
     except OSError as error:
         log.warning("%s: %s; nothing is kept on disk until the next mount", folder, error)
         return _NoStore()
 
 
-def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_prompt: bool = False) -> Archive:
+def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, interactive: bool = False) -> Archive:
     """Open the archive that `settings` tell of.
 
     Args:
         settings: where it is and what it may use.
         only: the entries to show; all where it is empty.
         name: what the cache knows it by; from the base URL where it is empty.
-        at_prompt: whether somebody sits and waits: what waiting seldom heals is then told at once.
+        interactive: whether somebody sits and waits: what waiting seldom heals is then told at once.
 
     Raises:
         OSError: the cache folder may not be trusted, or is none.
     """
-    kept = kept_folder(settings.cache_dir)
+    kept = prepare_cache_dir(settings.cache_dir)
     archive_id = name or archive_name(settings.base_url)
     store = _store(settings, archive_id, kept)
     try:
@@ -105,30 +105,42 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
     if settings.offline:
         return _offline(settings, only, store, index)
     stopping = threading.Event()
-    slots = _slots(settings, settings.base_url)
-    lines = _lines(settings, settings.base_url, slots)
-    pace = Pace(RUN)
-    client = HttpClient(without_credentials(settings.base_url), lines, pace)
-    gate = Gate(settings.connections, KEPT_FOR_DEMAND, shrunk=lambda: lines.shed(0.0))
-    patience = Patience(settings.patience, time.monotonic, random.random, stopping, gate.pause, at_prompt=at_prompt)
-    hedged = Hedged(HttpOrigin(client), gate, pace)
-    origin = Retrying(hedged, patience)
-    cache = Cache(settings.memory, store, min(SEGMENT, settings.cache_size // 100))  # ten of them go at once
+    semaphore = _semaphore(settings, settings.base_url)
+    pool = _pool(settings, settings.base_url, semaphore)
+    latency = LatencyEstimator(RUN)
+    client = HttpClient(without_credentials(settings.base_url), pool, latency)
+    limiter = ConnectionLimiter(
+        settings.max_connections, RESERVED_FOR_DEMAND, on_throttle=lambda: pool.close_idle(0.0)
+    )
+    retry_policy = RetryPolicy(
+        settings.patience, time.monotonic, random.random, stopping, limiter.pause, interactive=interactive
+    )
+    hedged = Hedged(HttpOrigin(client), limiter, latency)
+    origin = Retrying(hedged, retry_policy)
+    cache = Cache(
+        settings.memory_cache_size, store, min(SEGMENT, settings.cache_size // 100)
+    )  # ten of them go at once
     ahead = HttpOrigin(client)
-    later = Later(max(1, settings.connections - KEPT_FOR_DEMAND), "ahead", gate.ahead)
-    refreshing, sizing, looking = Later(1, "refresh"), Later(1, "sizes"), Later(1, "look")
+    background = BackgroundWorkers(
+        max(1, settings.max_connections - RESERVED_FOR_DEMAND), "ahead", limiter.prefetch
+    )
+    refreshing, sizing, looking = (
+        BackgroundWorkers(1, "refresh"),
+        BackgroundWorkers(1, "sizes"),
+        BackgroundWorkers(1, "look"),
+    )
     reader = Reader(
         origin,
         ahead,
         cache,
-        block_bytes=settings.block,
+        block_bytes=settings.block_size,
         longest_run=RUN,
-        pace=pace,
+        latency=latency,
     )
     listings = Listings(
-        WaitedFor(HtmlListing(client), gate.demand, patience),
+        LimitedListing(HtmlListing(client), limiter.demand, retry_policy),
         index,
-        fresh=settings.fresh,
+        listing_ttl=settings.listing_ttl,
         clock=time.time,
         background=refreshing,
     )
@@ -136,14 +148,14 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
         listings,
         origin,
         ahead,
-        _sizes(settings, lambda: slots.take(SLOT_SECONDS)),
-        sizes_later=sizing,
-        second=pace.second,
+        _sizes(settings, lambda: semaphore.acquire(SLOT_SECONDS)),
+        sizes_background=sizing,
+        hedge_delay=latency.hedge_delay,
         agrees=agrees,
-        later=later,
+        background=background,
         only=only,
     )
-    threading.Thread(target=_tidy, args=(lines, slots, stopping), name="tidy", daemon=True).start()
+    threading.Thread(target=_tidy, args=(pool, semaphore, stopping), name="tidy", daemon=True).start()
 
     of_the_cache = _counters(settings, reader, cache, store, looking)
 
@@ -151,47 +163,47 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, at_
         return dataclasses.replace(
             of_the_cache(),
             requests=client.requests,
-            retries=patience.retries,
-            second_askings=hedged.second_askings + reader.asked_beside,
+            retries=retry_policy.retries,
+            hedged_requests=hedged.hedged_requests + reader.hedged_requests,
             stalls=client.stalls,
-            connections_busy=gate.busy,
-            connections_open=lines.open,
-            connections_highest=gate.highest,
-            connections_allowed=gate.allowed,
-            connections_limit=settings.connections,
-            readers_waiting=gate.waiting,
-            tasks_waiting=later.waiting + refreshing.waiting + sizing.waiting,
-            first_byte_seconds=pace.usual if pace.is_learnt else 0.0,
-            slow_first_byte_seconds=pace.slow if pace.is_learnt else 0.0,
-            connection_bytes_per_second=pace.rate,
+            connections_busy=limiter.busy,
+            connections_open=pool.open,
+            connections_peak=limiter.peak,
+            connections_allowed=limiter.allowed,
+            connections_limit=settings.max_connections,
+            readers_waiting=limiter.waiting,
+            background_queue_length=background.waiting + refreshing.waiting + sizing.waiting,
+            first_byte_seconds=latency.ttfb_median if latency.has_samples else 0.0,
+            slow_first_byte_seconds=latency.ttfb_p95 if latency.has_samples else 0.0,
+            connection_bytes_per_second=latency.rate,
         )
 
     def close() -> None:
         stopping.set()
-        for threads in (later, refreshing, sizing, looking):
+        for threads in (background, refreshing, sizing, looking):
             threads.close()
         cache.close(CLOSE_SECONDS)
         store.close()
-        lines.close()
+        pool.close()
         index.close()
 
     return Archive(
         tree,
         reader,
-        later,
+        background,
         close,
-        most_ahead=settings.memory * 5 // 8,
-        run_lengths=pace.run_lengths,
+        most_ahead=settings.memory_cache_size * 5 // 8,
+        request_size_bounds=latency.request_size_bounds,
         counters=counters,
-        has_answered=lambda: pace.is_learnt,
+        has_answered=lambda: latency.has_samples,
     )
 
 
 def _counters(
-    settings: Settings, reader: Reader, cache: Cache, store: "DiskStore | _NoStore", looking: Later
+    settings: Settings, reader: Reader, cache: Cache, store: "DiskStore | _NoStore", looking: BackgroundWorkers
 ) -> Callable[[], Counters]:
     """Give what tells how much was read, and whence; it needs no server, and a disk that hangs does not hold it."""
-    disk_bytes = LastSeen(store.kept, looking)
+    disk_bytes = PolledValue(store.kept, looking)
     return lambda: Counters(
         base_url=without_credentials(settings.base_url),
         blocks_read=reader.blocks_read,
@@ -200,27 +212,27 @@ def _counters(
         blocks_fetched=reader.blocks_fetched,
         fetched_bytes=reader.bytes_fetched,
         dropped_writes=cache.dropped_writes,
-        broken_blocks=store.broken,
-        memory_bytes=cache.held,
-        memory_limit_bytes=settings.memory,
+        corrupt_blocks=store.broken,
+        memory_bytes=cache.size,
+        memory_limit_bytes=settings.memory_cache_size,
         disk_bytes=disk_bytes(),
         disk_limit_bytes=settings.cache_size,
-        blocks_under_way=reader.under_way,
-        unwritten_bytes=cache.unwritten,
+        blocks_in_flight=reader.in_flight,
+        write_queue_bytes=cache.write_queue_bytes,
     )
 
 
 def _offline(settings: Settings, only: Sequence[str], store: "DiskStore | _NoStore", index: SqliteIndex) -> Archive:
     """Open what is kept alone: no part is made that could open a connection, and nothing is done ahead."""
-    origin, pace = OfflineOrigin(index), Pace(RUN)
-    cache = Cache(settings.memory, store)
-    reader = Reader(origin, origin, cache, block_bytes=settings.block, longest_run=RUN, pace=pace)
+    origin, latency = OfflineOrigin(index), LatencyEstimator(RUN)
+    cache = Cache(settings.memory_cache_size, store)
+    reader = Reader(origin, origin, cache, block_bytes=settings.block_size, longest_run=RUN, latency=latency)
     listings = Listings(
-        OfflineListing(), index, fresh=math.inf, clock=time.time, background=_never, absent=math.inf
+        OfflineListing(), index, listing_ttl=math.inf, clock=time.time, background=_never, absent=math.inf
     )
     tree = Tree(listings, origin, origin, None, only=only)
 
-    looking = Later(1, "look")
+    looking = BackgroundWorkers(1, "look")
 
     def close() -> None:
         looking.close()
@@ -233,7 +245,7 @@ def _offline(settings: Settings, only: Sequence[str], store: "DiskStore | _NoSto
         _never,
         close,
         most_ahead=0,  # what is ahead of a reader may be missing where what he asks for is here
-        run_lengths=pace.run_lengths,
+        request_size_bounds=latency.request_size_bounds,
         counters=_counters(settings, reader, cache, store, looking),
     )
 
@@ -242,31 +254,33 @@ def _never(_: Callable[[], object]) -> None:
     """Drop a task."""
 
 
-def _slots(settings: Settings, url: str) -> Slots:
-    return Slots(runtime_folder(), urlsplit(without_credentials(url)).netloc, settings.connections)
+def _semaphore(settings: Settings, url: str) -> ProcessSemaphore:
+    return ProcessSemaphore(runtime_folder(), urlsplit(without_credentials(url)).netloc, settings.max_connections)
 
 
-def _lines(settings: Settings, url: str, slots: Slots) -> Lines:
+def _pool(settings: Settings, url: str, semaphore: ProcessSemaphore) -> ConnectionPool:
     bundle = None if settings.ca_bundle is None else os.fspath(settings.ca_bundle)
-    return Lines(url, slots.take, ca_bundle=bundle)
+    return ConnectionPool(url, semaphore.acquire, ca_bundle=bundle)
 
 
 @contextmanager
 def client_of(settings: Settings, url: str) -> Iterator[HttpClient]:
     """Lend what asks the server of `url`, a directory, by itself: over connections of the budget, and once."""
-    lines = _lines(settings, url, _slots(settings, url))
+    pool = _pool(settings, url, _semaphore(settings, url))
     try:
-        yield HttpClient(without_credentials(url), lines, Pace(RUN))
+        yield HttpClient(without_credentials(url), pool, LatencyEstimator(RUN))
     finally:
-        lines.close()
+        pool.close()
 
 
 @contextmanager
 def origin_of(settings: Settings) -> Iterator[Origin]:
     """Lend the archive's origin by itself: nothing cached, one request after the other over one connection."""
     with client_of(settings, settings.base_url) as asking:
-        patience = Patience(settings.patience, time.monotonic, random.random, threading.Event(), at_prompt=True)
-        yield Retrying(HttpOrigin(asking), patience)
+        retry_policy = RetryPolicy(
+            settings.patience, time.monotonic, random.random, threading.Event(), interactive=True
+        )
+        yield Retrying(HttpOrigin(asking), retry_policy)
 
 
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:
@@ -279,7 +293,7 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
 
 def ftp_of(settings: Settings) -> FtpSizes | None:
     """Give the FTP server beside the base URL by itself; None where there is none."""
-    return _sizes(settings, lambda: _slots(settings, settings.base_url).take(SLOT_SECONDS))
+    return _sizes(settings, lambda: _semaphore(settings, settings.base_url).acquire(SLOT_SECONDS))
 
 
 def ftp_url(settings: Settings) -> str:
@@ -292,7 +306,7 @@ def ftp_url(settings: Settings) -> str:
     return settings.ftp_url
 
 
-def _tidy(lines: Lines, slots: Slots, stopping: threading.Event) -> None:
+def _tidy(pool: ConnectionPool, semaphore: ProcessSemaphore, stopping: threading.Event) -> None:
     """Close connections that are idle for long, or that another process waits for."""
     while not stopping.wait(TIDY_SECONDS):
-        lines.shed(0.0 if slots.wanted() else IDLE_SECONDS)
+        pool.close_idle(0.0 if semaphore.has_waiters() else IDLE_SECONDS)

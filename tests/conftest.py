@@ -5,14 +5,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import machine
 import pytest
+import sandbox
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_trial import Truth, served
+from fixture_tree import World
 from hypothesis import settings as hypothesis_settings
 from mounting import BINDINGS, Mount, Mounts
-from trial import Truth, served
-from world import World
 
 hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machine is no fault of ours
 hypothesis_settings.load_profile("empiarfs")
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: root cannot have mounts of its own here.
     """
-    if lack := machine.lack():
+    if lack := sandbox.lack():
         raise pytest.UsageError(lack)
     config.addinivalue_line("markers", "root: changes what root alone may change; not collected for others")
     config.addinivalue_line("markers", "slow: waits on purpose or repeats for long; not for --quick")
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, visibly, what an ordinary user cannot try; everything else runs or fails."""
-    if machine.me().name == "root":
+    if sandbox.me().name == "root":
         return
     left_out = [item for item in items if item.get_closest_marker("root")]
     if left_out:
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def own_machine() -> None:
     """Mounts of our own; see `machine`."""
-    machine.make_private()
+    sandbox.make_private()
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def own_apache(small_tree: Path) -> Iterator[Apache]:
 
 
 @pytest.fixture
-def faulty(apache: Apache) -> Iterator[Faulty]:
+def faulty(apache: Apache) -> Iterator[FaultProxy]:
     """A server before `apache` that misbehaves as it is told."""
-    server = Faulty(apache.url)
+    server = FaultProxy(apache.url)
     yield server
     server.close()
 
@@ -149,7 +149,7 @@ def shared_mounts(own_machine: None, apache: Apache) -> Iterator[Callable[[str, 
     mounts.finish()
 
 
-@pytest.fixture(params=[f"{binding}-{user}" for binding in BINDINGS for user in machine.users()])
+@pytest.fixture(params=[f"{binding}-{user}" for binding in BINDINGS for user in sandbox.users()])
 def mounted(request: pytest.FixtureRequest, shared_mounts: Callable[[str, str], Mount]) -> Mount:
     """The world, mounted; by both bindings, as root and as an ordinary user. Shared: only to be read."""
     binding, user = request.param.split("-")
@@ -162,14 +162,14 @@ def binding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=machine.users())
+@pytest.fixture(params=sandbox.users())
 def user(request: pytest.FixtureRequest) -> str:
     """Root and an ordinary user, one after the other; an ordinary user alone where root does not run the tests."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def trial_served() -> Iterator[tuple[Truth, Faulty]]:
+def trial_served() -> Iterator[tuple[Truth, FaultProxy]]:
     """The small archive of all trials, and the faulty server before it."""
     for folder in _open_folder():
         with served(folder) as both:
@@ -177,13 +177,13 @@ def trial_served() -> Iterator[tuple[Truth, Faulty]]:
 
 
 @pytest.fixture
-def truth(trial_served: tuple[Truth, Faulty]) -> Truth:
+def truth(trial_served: tuple[Truth, FaultProxy]) -> Truth:
     """What the archive of the trials holds."""
     return trial_served[0]
 
 
 @pytest.fixture
-def server(trial_served: tuple[Truth, Faulty], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faulty:
+def server(trial_served: tuple[Truth, FaultProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
     """The faulty server of the trials; the budget of connections is the test's own, and no proxy stands between."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from empiarfs.engine.hedge import Cut
-from empiarfs.engine.pace import Pace
+from empiarfs.engine.hedge import CancelToken
+from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Unavailable
-from empiarfs.model import Block, Directory, Entry, File, Span, Stub
+from empiarfs.model import Block, Directory, File, Node, Span, Stub
 
 T = TypeVar("T")
 
@@ -116,8 +116,8 @@ class Barrier:
             for one in self._standing:
                 one.set()
 
-    def passed(self, cut: Cut | None = None) -> bool:
-        """Stand here until the test lifts it, or someone breaks it with `cut`; tell whether it was lifted."""
+    def passed(self, token: CancelToken | None = None) -> bool:
+        """Stand here until the test lifts it, or someone breaks it with `token`; tell whether it was lifted."""
         go_on = threading.Event()
         broken = threading.Event()
 
@@ -129,13 +129,13 @@ class Barrier:
             self._standing.append(go_on)
             if self._is_open:
                 go_on.set()
-        if cut is not None:
-            cut.means(act)
+        if token is not None:
+            token.on_cancel(act)
         self._reached.release()
         assert go_on.wait(SOON), "nobody lifted the barrier"
         self._gone.release()
-        if cut is not None:
-            cut.means(None)
+        if token is not None:
+            token.on_cancel(None)
         return not broken.is_set()
 
 
@@ -188,16 +188,16 @@ class FakeOrigin:
         begun = self._fetched
         self.plan.update({begun + number: one for number, one in enumerate(breaks)})
 
-    def measure(self, path: str, cut: Cut | None = None) -> File:
+    def measure(self, path: str, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
         with self._noted(Asked(path)):
             barrier = self._barrier_now()
-            if barrier is not None and not barrier.passed(cut):
+            if barrier is not None and not barrier.passed(token):
                 raise Unavailable(path, "cut")
             self._check(path)
             return self.file(path)
 
-    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         with self._lock:
             number = self._fetched
@@ -209,7 +209,7 @@ class FakeOrigin:
             sent = 0
             while True:
                 if barrier is not None and sent >= barrier.after:
-                    if not barrier.passed(cut):
+                    if not barrier.passed(token):
                         raise Unavailable(file.path, "cut")
                     barrier = None
                 if wrong is not None and not wrong.extra and sent >= wrong.after:
@@ -271,13 +271,13 @@ class _Inside:
 class FakeListing:
     """Listings in memory: children by directory. A directory it does not hold is not there."""
 
-    def __init__(self, children: Mapping[str, Sequence[Entry]]) -> None:
+    def __init__(self, children: Mapping[str, Sequence[Node]]) -> None:
         self.children = {directory: list(entries) for directory, entries in children.items()}
         self.diary: list[str] = []
         self.refusals: dict[str, ArchiveError] = {}
         self.barrier: Barrier | None = None
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
         self.diary.append(directory)
         if self.barrier is not None:
@@ -346,13 +346,13 @@ class BrokenStore:
         self.puts += 1
 
 
-class EvenPace(Pace):
+class FixedLatency(LatencyEstimator):
     """A pace at which nothing is ever late, and no read is worth two connections."""
 
     def __init__(self) -> None:
         super().__init__(1 << 21)
 
-    def second(self) -> float:
+    def hedge_delay(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
         return SOON
 

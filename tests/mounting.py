@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import machine
+import sandbox
 
 BINDINGS = ("mfusepy", "fusepy")
 DEADLINE = 30.0  # seconds for whatever takes three at most
@@ -61,7 +61,7 @@ class Account:
         binding: the FUSE binding.
     """
 
-    def __init__(self, user: machine.User, home: Path, binding: str) -> None:
+    def __init__(self, user: sandbox.User, home: Path, binding: str) -> None:
         self.user = user
         self.home = home
         self.binding = binding
@@ -87,7 +87,7 @@ class Account:
             "XDG_STATE_HOME": str(self.home / "state"),
             "XDG_RUNTIME_DIR": str(self.home),
             "LC_ALL": "C.UTF-8",
-            "PYTHONPATH": str(machine.PROJECT),
+            "PYTHONPATH": str(sandbox.PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "EMPIARFS_CONFIG": os.devnull,
             "EMPIARFS_FUSE": self.binding,
@@ -103,7 +103,7 @@ class Account:
         identity: dict[str, Any] = {}
         if os.geteuid() == 0 and self.user.uid:
             identity = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []}
-        more = {"stdin": subprocess.DEVNULL, "cwd": "/", "umask": machine.UMASK, **more}
+        more = {"stdin": subprocess.DEVNULL, "cwd": "/", "umask": sandbox.UMASK, **more}
         process = subprocess.Popen(
             [os.fspath(word) for word in command], env=self.environment(**(env or {})), **identity, **more
         )
@@ -218,7 +218,7 @@ class Mount:
 
     def daemons(self) -> list[int]:
         """Give the processes that serve it; none when it is gone."""
-        ours = machine.processes(self.account.token)
+        ours = sandbox.processes(self.account.token)
         return [one for one in ours if _command(one)[1:4] == ["-m", "empiarfs", "mount"] and self._is_for(one)]
 
     def _is_for(self, process: int) -> bool:
@@ -226,7 +226,7 @@ class Mount:
 
     def is_mounted(self) -> bool:
         """Tell whether the kernel has it."""
-        return bool(machine.mounted(self.path))
+        return bool(sandbox.mounted(self.path))
 
     def umount(self, *flags: str) -> None:
         """Take it down as a user does, and see that nothing of it is left."""
@@ -246,7 +246,7 @@ class Mount:
 
     def destroy(self) -> None:
         """Take it down by force, whatever state it is in."""
-        for process in machine.processes(self.account.token):
+        for process in sandbox.processes(self.account.token):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
         while self.is_mounted():
@@ -271,7 +271,7 @@ class Mounts:
     def account(self, user: str = "", binding: str = BINDINGS[0]) -> Account:
         """Give a new user, with a home and nothing in it."""
         home = Path(tempfile.mkdtemp(prefix="home-", dir=self.folder))
-        who = machine.ordinary() if user == "user" else machine.me()
+        who = sandbox.ordinary() if user == "user" else sandbox.me()
         return Account(who, home, binding)
 
     def __call__(

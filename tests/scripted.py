@@ -15,10 +15,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from lineserver import LONGEST_LIFE, LineServer, heads
 
+from empiarfs.empiar.connection_pool import ConnectionPool
 from empiarfs.empiar.http import HttpClient, HttpOrigin
-from empiarfs.empiar.lines import Lines
 from empiarfs.empiar.listing import HtmlListing
-from empiarfs.engine.pace import Pace
+from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.sample.index_page import listed_size
 
 MODIFIED = 1_700_000_000
@@ -172,13 +172,13 @@ def _link(name: bytes) -> str:
     return "./" + escaped if ":" in escaped.partition("/")[0] else escaped
 
 
-class Hasty(Pace):
+class Hasty(LatencyEstimator):
     """A pace that bears half a second of silence."""
 
     def __init__(self) -> None:
         super().__init__(1 << 21)
 
-    def silence(self, kind: str = "") -> float:
+    def read_timeout(self, kind: str = "") -> float:
         """Give after how many seconds of silence a request is given up."""
         return 0.5
 
@@ -186,10 +186,10 @@ class Hasty(Pace):
 class Client:
     """An origin and a listing over one client of `base_url`, with their connections."""
 
-    def __init__(self, base_url: str, pace: Pace | None = None) -> None:
+    def __init__(self, base_url: str, latency: LatencyEstimator | None = None) -> None:
         self.slots = 0
-        self.lines = Lines(base_url, self._slot)
-        self.http = HttpClient(base_url, self.lines, pace or Pace(1 << 21))
+        self.pool = ConnectionPool(base_url, self._slot)
+        self.http = HttpClient(base_url, self.pool, latency or LatencyEstimator(1 << 21))
         self.origin = HttpOrigin(self.http)
         self.listing = HtmlListing(self.http)
 
@@ -210,7 +210,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self.lines.close()
+        self.pool.close()
         deadline = time.monotonic() + LONGEST_LIFE
         while any(thread.name == "line" for thread in threading.enumerate()) and time.monotonic() < deadline:
             time.sleep(0.001)

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from empiarfs import errors
-from empiarfs.engine.flights import again
+from empiarfs.engine.single_flight import copy_error
 from empiarfs.errors import ArchiveError
 
 # written out by hand, from the design
@@ -16,13 +16,13 @@ TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
     errors.NotFound: (2, FileNotFoundError),
     errors.NotADirectory: (20, NotADirectoryError),
     errors.IsADirectory: (21, IsADirectoryError),
-    errors.Refused: (13, PermissionError),
-    errors.Changed: (116, OSError),
+    errors.Forbidden: (13, PermissionError),
+    errors.Stale: (116, OSError),
     errors.Unavailable: (5, OSError),
-    errors.Overloaded: (5, OSError),
-    errors.Untrusted: (5, OSError),
+    errors.Throttled: (5, OSError),
+    errors.CertificateError: (5, OSError),
     errors.Offline: (113, OSError),
-    errors.Unwanted: (4, InterruptedError),
+    errors.Cancelled: (4, InterruptedError),
     errors.Closed: (5, OSError),
 }
 NAMES = {
@@ -80,11 +80,11 @@ def test_an_error_is_no_builtin_one_of_another_kind(kind: type[ArchiveError]) ->
 
 def test_overload_is_a_way_to_be_unavailable() -> None:
     """It is retried as every Unavailable."""
-    assert issubclass(errors.Overloaded, errors.Unavailable)
+    assert issubclass(errors.Throttled, errors.Unavailable)
     assert {kind for kind in KINDS if issubclass(kind, errors.Unavailable)} == {
         errors.Unavailable,
-        errors.Overloaded,
-        errors.Untrusted,
+        errors.Throttled,
+        errors.CertificateError,
     }
 
 
@@ -99,10 +99,10 @@ def test_an_error_pickles(kind: type[ArchiveError]) -> None:
 
 def test_overload_keeps_its_pause() -> None:
     """Through a pickle, and for the thread that only waited."""
-    error = errors.Overloaded("10028/a", "slow down", 30.0)
+    error = errors.Throttled("10028/a", "slow down", 30.0)
     assert pickle.loads(pickle.dumps(error)).pause == 30.0  # noqa: S301 - our own bytes
-    copied = again(error)
-    assert isinstance(copied, errors.Overloaded)
+    copied = copy_error(error)
+    assert isinstance(copied, errors.Throttled)
     assert copied.pause == 30.0
 
 

@@ -9,15 +9,15 @@ import sys
 import threading
 from pathlib import Path
 
-import machine
 import pytest
+import sandbox
 from apache import Apache
 from fakes import SOON
-from world import World
+from fixture_tree import World
 
 from empiarfs import wire
 from empiarfs.settings import Settings
-from empiarfs.storage.forks import _Inside
+from empiarfs.storage.fork_guard import _ForkGuard
 
 PATH = "10100/data/random.bin"
 FORKS = 20
@@ -32,7 +32,7 @@ from empiarfs.settings import Settings
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of what is tried here
 url, real, folder, forks = sys.argv[1:]
-chosen = Settings(base_url=url, cache_dir=Path(folder), memory=16 << 20, cache_size=6 << 20, no_ftp=True)
+chosen = Settings(base_url=url, cache_dir=Path(folder), memory_cache_size=16 << 20, cache_size=6 << 20, no_ftp=True)
 truth = (Path(real) / "10100/data/random.bin").read_bytes()
 archive = wire.archive(chosen)
 opened = archive.open("10100/data/random.bin")
@@ -53,7 +53,7 @@ def refuses(ask):
     return False
 
 def child():
-    asks = (lambda: opened.read(0, 10), lambda: archive.stat("10100"), lambda: archive.entries("10100"))
+    asks = (lambda: opened.read(0, 10), lambda: archive.stat("10100"), lambda: archive.listdir("10100"))
     if not all(map(refuses, asks)):
         return 3
     archive.close()
@@ -86,7 +86,7 @@ print(ends, wrong)
 
 def settings(apache: Apache, folder: Path) -> Settings:
     """Give what an archive of `apache` needs."""
-    return Settings(base_url=apache.url, cache_dir=folder, memory=16 * 2**20, no_ftp=True)
+    return Settings(base_url=apache.url, cache_dir=folder, memory_cache_size=16 * 2**20, no_ftp=True)
 
 
 @pytest.mark.promise(
@@ -102,7 +102,7 @@ def test_a_fork_in_the_middle_of_everything(apache: Apache, world: World, tmp_pa
         text=True,
         timeout=100,
         check=False,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(machine.PROJECT)},
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(sandbox.PROJECT)},
     )
     assert done.stdout == f"{[0] * FORKS} []\n", done.stderr
     assert done.stderr == "", "a child could not use its cache"
@@ -145,7 +145,7 @@ def test_an_archive_cannot_be_sent(apache: Apache, tmp_path: Path) -> None:
 
 def test_a_fork_waits_for_those_who_are_inside() -> None:
     """None is in the middle of it when the process forks, and whoever comes waits until it has."""
-    gate, done = _Inside(), []
+    gate, done = _ForkGuard(), []
     forked, entered = threading.Event(), threading.Event()
 
     def fork() -> None:

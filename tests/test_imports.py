@@ -16,13 +16,13 @@ import empiarfs
 
 ROOT = Path(__file__).parents[1]
 HOMES = {
-    "requests": {"empiarfs.empiar.line"},
-    "urllib3": {"empiarfs.empiar.line"},
+    "requests": {"empiarfs.empiar.connection"},
+    "urllib3": {"empiarfs.empiar.connection"},
     "cachetools": {"empiarfs.engine.cache"},
     "diskcache": {"empiarfs.storage.database"},
     "mfusepy": {"empiarfs.mount.binding"},
     "fuse": {"empiarfs.mount.binding"},
-    "lxml": {"empiarfs.empiar.pages"},
+    "lxml": {"empiarfs.empiar.autoindex"},
     "ftplib": {"empiarfs.empiar.ftp"},
 }
 FAMILIES = {"click": "empiarfs.cli", "rich": "empiarfs.cli", "sqlite3": "empiarfs.storage"}

@@ -107,11 +107,11 @@ VALUES = {
     "no_ftp": ("yes", "no", "1"),
     "cache_dir": ("/one", "/two", "/three"),
     "cache_size": ("1G", "2G", "3G"),
-    "memory": ("64M", "65M", "66M"),
-    "connections": ("1", "2", "3"),
+    "memory_cache_size": ("64M", "65M", "66M"),
+    "max_connections": ("1", "2", "3"),
     "patience": ("1", "2", "3"),
-    "fresh": ("1h", "2h", "3h"),
-    "block": ("64K", "128K", "256K"),
+    "listing_ttl": ("1h", "2h", "3h"),
+    "block_size": ("64K", "128K", "256K"),
     "allow_other": ("yes", "no", "1"),
     "log_file": ("/one.log", "/two.log", "/three.log"),
     "verbose": ("yes", "no", "1"),
@@ -140,7 +140,7 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
 
 def test_one_setting_leaves_the_others_at_their_defaults() -> None:
     """Nothing else changes."""
-    assert load({"memory": "64M"}, {}) == dataclasses.replace(Settings(), memory=64 * MIB)
+    assert load({"memory_cache_size": "64M"}, {}) == dataclasses.replace(Settings(), memory_cache_size=64 * MIB)
 
 
 def test_the_defaults_can_be_written_down() -> None:
@@ -160,18 +160,18 @@ def test_the_defaults_can_be_written_down() -> None:
         ("ca_bundle", ""),
         ("offline", "perhaps"),
         ("cache_dir", "~nobody-of-that-name/x"),
-        ("connections", "0"),
-        ("connections", "13"),
-        ("connections", "1.5"),
-        ("connections", "-1"),
-        ("connections", "\u0663"),
+        ("max_connections", "0"),
+        ("max_connections", "13"),
+        ("max_connections", "1.5"),
+        ("max_connections", "-1"),
+        ("max_connections", "\u0663"),
         ("kernel_readahead", "16385"),
-        ("memory", "15M"),
+        ("memory_cache_size", "15M"),
         ("cache_size", "50"),
         ("cache_size", "1023K"),
-        ("block", "63K"),
-        ("block", "65K"),
-        ("block", "8M"),
+        ("block_size", "63K"),
+        ("block_size", "65K"),
+        ("block_size", "8M"),
         ("allow_other", "maybe"),
         ("cache_dir", ""),
         ("log_file", " "),
@@ -189,21 +189,21 @@ def test_a_value_out_of_bounds_names_where_it_stands(name: str, text: str) -> No
 
 def test_numbers_and_switches_may_be_toml() -> None:
     """The file need not put everything into quotes."""
-    chosen = load({}, {}, "connections = 3\npatience = 1.5\nverbose = true\nallow_other = false", "f")
-    assert (chosen.connections, chosen.patience, chosen.verbose, chosen.allow_other) == (3, 1.5, True, False)
+    chosen = load({}, {}, "max_connections = 3\npatience = 1.5\nverbose = true\nallow_other = false", "f")
+    assert (chosen.max_connections, chosen.patience, chosen.verbose, chosen.allow_other) == (3, 1.5, True, False)
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a = 1}", "2024-01-01", "true"])
 def test_what_is_no_single_value_is_refused(value: str) -> None:
     """Lists, tables, dates, and a switch where a size is wanted."""
-    with pytest.raises(BadSetting, match=r"^f: memory: "):
-        load({}, {}, f"memory = {value}", "f")
+    with pytest.raises(BadSetting, match=r"^f: memory_cache_size: "):
+        load({}, {}, f"memory_cache_size = {value}", "f")
 
 
 def test_an_unknown_name_in_the_file_is_refused_with_those_there_are() -> None:
     """A mistyped name is not silently ignored."""
-    with pytest.raises(BadSetting, match=r"^f: there is no setting 'memroy'; .*memory"):
-        load({}, {}, "memroy = '1G'", "f")
+    with pytest.raises(BadSetting, match=r"^f: there is no setting 'memroy_cache_size'; .*memory_cache_size"):
+        load({}, {}, "memroy_cache_size = '1G'", "f")
 
 
 def test_other_variables_are_nothing_to_us() -> None:
@@ -278,7 +278,7 @@ def test_an_address_that_is_refused_shows_no_password(name: str, url: str) -> No
 def test_settings_do_not_change() -> None:
     """They are values."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().memory = 1  # type: ignore[misc]
+        Settings().memory_cache_size = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ["OFLINE", "CACHESIZE", "PATIANCE", "BASE_ULR", "CONFG"])

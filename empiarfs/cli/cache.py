@@ -9,15 +9,15 @@ import click
 from empiarfs.cli import options, progress
 from empiarfs.cli.groups import Group
 from empiarfs.cli.text import local_time, printable, size
-from empiarfs.errors import Changed, NotFound
+from empiarfs.errors import NotFound, Stale
 from empiarfs.model import Span
 from empiarfs.settings import SAMPLE, Settings, archive_name, without_credentials
 
 if TYPE_CHECKING:
-    from empiarfs.storage.contents import Contents, Sampled
-    from empiarfs.storage.upkeep import Upkeep
+    from empiarfs.storage.contents import Contents, SampledBlock
+    from empiarfs.storage.maintenance import CacheMaintenance
 
-MOST_FOREIGN = 10  # names of foreign files that are shown
+MAX_UNRECOGNISED = 10  # names of foreign files that are shown
 
 
 @click.group(cls=Group, epilog="Example: empiarfs cache info")
@@ -34,14 +34,16 @@ def path(**flags: Any) -> None:
 
 @cache.command(epilog="Example: empiarfs cache info --json")
 @options.some("cache_dir", "cache_size")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs, in bytes and seconds since 1970.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Machine-readable JSON output, in bytes and seconds since 1970."
+)
 def info(*, as_json: bool, **flags: Any) -> None:
     """Tell how much is kept, of which entries, and how much room there is."""
     chosen = options.load(flags)
     if not as_json and not chosen.cache_dir.is_dir():
         click.echo(_no_cache(chosen))
         return
-    found = _upkeep(chosen).contents()
+    found = _maintenance(chosen).contents()
     if as_json:
         click.echo(json.dumps(_as_json(found, chosen), indent=2))
         return
@@ -56,11 +58,11 @@ def info(*, as_json: bool, **flags: Any) -> None:
         f"listings:  {size(found.index_bytes)}: {found.directories} directories, "
         f"the exact sizes of {found.measured} files"
     )
-    click.echo(f"room:      {size(found.free)} free, of which {size(found.floor)} are always left")
+    click.echo(f"room:      {size(found.free)} free, of which {size(found.min_free)} are always left")
     for part in sorted(found.parts, key=lambda part: -part.bytes):
         kept = f"{size(part.bytes):>9} in {part.blocks} blocks of {part.files} files"
         click.echo(f"{part.entry or '?':<10} {kept}{_whose(part.archive, chosen)}")
-    _tell(found.faults, found.foreign)
+    _tell(found.errors, found.unrecognised)
 
 
 @cache.command(epilog="Example: empiarfs cache verify --against-origin 20")
@@ -83,17 +85,17 @@ def verify(count: int, **flags: Any) -> None:
         raise click.UsageError("--against-origin asks the server, and --offline leaves it alone")
     if not chosen.cache_dir.is_dir():
         raise click.ClickException(_no_cache(chosen))
-    upkeep = _upkeep(chosen)
-    found = upkeep.verified(progress.shown)
+    maintenance = _maintenance(chosen)
+    found = maintenance.verify(progress.shown)
     click.echo(
         f"{found.blocks} blocks, {size(found.bytes)}: {found.damaged} damaged, {found.missing} without a file"
     )
     if found.orphans:
         click.echo(f"{found.orphans} files that belonged to no block are removed")
-    _tell(found.faults, found.foreign)
+    _tell(found.errors, found.unrecognised)
     sound = found.is_sound
     if count:
-        sound = _compared(upkeep, chosen, count, sample=flags["sample"]) and sound
+        sound = _compare(maintenance, chosen, count, sample=flags["sample"]) and sound
     if not sound:
         click.get_current_context().exit(1)
 
@@ -113,19 +115,19 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
     if not chosen.cache_dir.is_dir():
         raise click.ClickException(_no_cache(chosen))
     if not yes:
-        if not _is_asked():
-            raise click.ClickException(f"nobody is there to be asked whether to remove {what}; give --yes")
+        if not _is_interactive():
+            raise click.ClickException(f"refusing to delete {what} without confirmation; use --yes")
         click.confirm(f"Remove {what} in {chosen.cache_dir}?", abort=True)
-    upkeep = _upkeep(chosen)
-    before = upkeep.contents()
-    count = upkeep.cleared(entries)
-    after = upkeep.contents()
+    maintenance = _maintenance(chosen)
+    before = maintenance.contents()
+    count = maintenance.clear(entries)
+    after = maintenance.contents()
     is_less = count or (before.directories, before.measured) != (after.directories, after.measured)
     click.echo(f"{size(count)} removed" if is_less or not entries else f"nothing of {', '.join(entries)} was kept")
-    _tell((), tuple(upkeep.foreign()))
-    from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+    _tell((), tuple(maintenance.unrecognised()))
+    from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
 
-    if any(mounted.kind == points.KIND for mounted in points.table()):
+    if any(mounted.kind == mountpoints.KIND for mounted in mountpoints.table()):
         click.echo(
             "mounts that are running go on, and fetch again what they need; what the kernel holds is not fetched "
             "anew: unmount and mount again before you go offline"
@@ -143,21 +145,21 @@ def _no_cache(chosen: Settings) -> str:
     return f"there is no cache in {printable(str(chosen.cache_dir))}"
 
 
-def _upkeep(chosen: Settings) -> "Upkeep":
-    from empiarfs.storage.upkeep import Upkeep  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
+def _maintenance(chosen: Settings) -> "CacheMaintenance":
+    from empiarfs.storage.maintenance import CacheMaintenance  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
 
     options.log_to(None, verbose=chosen.verbose)
-    return Upkeep(chosen.cache_dir)
+    return CacheMaintenance(chosen.cache_dir)
 
 
-def _compared(upkeep: "Upkeep", chosen: Settings, count: int, *, sample: bool) -> bool:
+def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, sample: bool) -> bool:
     """Fetch blocks once more, one after the other, and drop those that differ; tell whether none did."""
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     same = changed = 0
-    different: list[Sampled] = []
+    different: list[SampledBlock] = []
     with options.located(chosen, sample=sample) as (there, name):
-        kept = upkeep.sample(name or archive_name(there.base_url), count)
+        kept = maintenance.sample(name or archive_name(there.base_url), count)
         if not kept:
             whose = "the sample" if sample else without_credentials(there.base_url)
             click.echo(f"no block of {whose} is kept: nothing could be compared; --base-url names another archive")
@@ -168,14 +170,14 @@ def _compared(upkeep: "Upkeep", chosen: Settings, count: int, *, sample: bool) -
                 span = Span(begin, begin + len(one.data))
                 try:
                     fetched = b"".join(origin.fetch(one.segment.file, span))
-                except (Changed, NotFound):  # it is another version's, which a mount will not ask for again
+                except (Stale, NotFound):  # it is another version's, which a mount will not ask for again
                     changed += 1
                     continue
                 if fetched == one.data:
                     same += 1
                 else:
                     different.append(one)
-    upkeep.drop([one.row for one in different])
+    maintenance.drop([one.row for one in different])
     click.echo(
         f"{len(kept)} blocks compared with the server's: {same} the same, {changed} of files that changed there"
     )
@@ -199,21 +201,21 @@ def _as_json(found: "Contents", chosen: Settings) -> dict[str, Any]:
         ],
         "index": {"bytes": found.index_bytes, "directories": found.directories, "measured": found.measured},
         "free": found.free,
-        "floor": found.floor,
-        "faults": list(found.faults),
-        "foreign": [str(path) for path in found.foreign],
+        "min_free": found.min_free,
+        "errors": list(found.errors),
+        "unrecognised": [str(path) for path in found.unrecognised],
     }
 
 
-def _tell(faults: tuple[str, ...], foreign: tuple[Any, ...]) -> None:
-    for fault in faults:
+def _tell(errors: tuple[str, ...], unrecognised: tuple[Any, ...]) -> None:
+    for fault in errors:
         click.echo(f"cannot be used: {printable(fault)}; the next mount begins it anew, or: empiarfs cache clear")
-    for path in foreign[:MOST_FOREIGN]:
+    for path in unrecognised[:MAX_UNRECOGNISED]:
         click.echo(f"not of empiarfs, and left alone: {printable(str(path))}")
-    if len(foreign) > MOST_FOREIGN:
-        click.echo(f"and {len(foreign) - MOST_FOREIGN} more that are not of empiarfs")
+    if len(unrecognised) > MAX_UNRECOGNISED:
+        click.echo(f"and {len(unrecognised) - MAX_UNRECOGNISED} more that are not of empiarfs")
 
 
-def _is_asked() -> bool:
+def _is_interactive() -> bool:
     """Tell whether somebody sits there who can answer."""
     return sys.stdin is not None and sys.stdin.isatty()

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from empiarfs.cli import options
-from empiarfs.model import Directory, Entry, is_entry_number, name_of
+from empiarfs.model import Directory, Node, base_name, is_entry_number
 from empiarfs.paths import entry_of
 from empiarfs.settings import SAMPLE, BadSetting, Settings, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
@@ -31,9 +31,9 @@ def entries(context: click.Context, _: click.Parameter, incomplete: str) -> list
 
 def mount_points(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Give the mounts of empiarfs that begin with `incomplete`; directories, where the user means another."""
-    from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+    from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
 
-    ours = [one.point for one in points.table() if one.kind == points.KIND]
+    ours = [one.point for one in mountpoints.table() if one.kind == mountpoints.KIND]
     begun = os.path.abspath(incomplete)  # noqa: PTH100 - a Path keeps ".."
     found = [CompletionItem(point) for point in ours if point.startswith(begun)]
     return found or [CompletionItem(incomplete, type="dir")]
@@ -43,18 +43,18 @@ def _paths(context: click.Context, incomplete: str) -> Iterator[str]:
     directory, slash, begun = incomplete.rpartition("/")
     first, *rest = directory.split("/")
     known = _children(context, "/".join([entry_of(first) or first, *rest]))
-    matching = [entry for entry in known if name_of(entry.path).startswith(begun)]
-    for entry in matching:
-        shown = f"{directory}{slash}{name_of(entry.path)}"
-        if not isinstance(entry, Directory):
+    matching = [node for node in known if base_name(node.path).startswith(begun)]
+    for node in matching:
+        shown = f"{directory}{slash}{base_name(node.path)}"
+        if not isinstance(node, Directory):
             yield shown
             continue
         yield f"{shown}/"
         if len(matching) == 1:  # else the shell puts a space behind the one that it has found
-            yield from (f"{shown}/{name_of(child.path)}" for child in _children(context, entry.path))
+            yield from (f"{shown}/{base_name(child.path)}" for child in _children(context, node.path))
 
 
-def _children(context: click.Context, directory: str) -> list[Entry]:
+def _children(context: click.Context, directory: str) -> list[Node]:
     """Give what the index knows of `directory` and a shell can take; nothing where there is no index."""
     try:
         chosen = options.load(context.params, Settings())
@@ -67,10 +67,10 @@ def _children(context: click.Context, directory: str) -> list[Entry]:
     index = SqliteIndex(file)
     known = index.directory(directory)
     index.close()
-    return [entry for entry in known.entries.values() if _is_fit(entry)] if known else []
+    return [node for node in known.nodes.values() if _is_fit(node)] if known else []
 
 
-def _is_fit(entry: Entry) -> bool:
-    """Tell whether a shell can take the name of `entry` as it is, and whether it is one that the root shows."""
-    name = name_of(entry.path)
-    return _PLAIN.fullmatch(name) is not None and ("/" in entry.path or is_entry_number(name))
+def _is_fit(node: Node) -> bool:
+    """Tell whether a shell can take the name of `node` as it is, and whether it is one that the root shows."""
+    name = base_name(node.path)
+    return _PLAIN.fullmatch(name) is not None and ("/" in node.path or is_entry_number(name))

@@ -12,9 +12,9 @@ from empiarfs.cli.text import printable
 
 @click.command(epilog="Example: empiarfs doctor")
 @options.some("base_url", "ftp_url", "no_ftp", "cache_dir", "offline", "ca_bundle", "verbose")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable JSON output.")
 def doctor(*, as_json: bool, **flags: Any) -> None:
-    """Look whether this machine can mount and reach the archive; say what to do where it cannot.
+    """Check that this machine can mount and reach the archive; say what to do where it cannot.
 
     Takes up to 15 seconds. The status is 1 if anything is bad, 0 where there are warnings alone.
     """
@@ -37,7 +37,8 @@ def doctor(*, as_json: bool, **flags: Any) -> None:
 
 def _verdict(states: list[State]) -> str:
     """Give the last line, which hides neither what is bad nor a warning."""
-    if "bad" in states:
-        return "not well: see the lines that say bad"
+    bad = states.count("bad")
+    if bad:
+        return f'{bad} problem{"s" * (bad > 1)} found (see "bad" above)'
     warnings = states.count("warn")
     return f"a mount will work; {warnings} warning{'s' * (warnings > 1)}" if warnings else "all is well"

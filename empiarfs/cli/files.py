@@ -12,7 +12,7 @@ from empiarfs.cli import complete, options, progress, streams
 from empiarfs.cli.places import Mount, Places, Remote
 from empiarfs.cli.places import place as place_of
 from empiarfs.cli.text import printable, reason, short_size
-from empiarfs.model import Directory, Entry, File, Stub, name_of
+from empiarfs.model import Directory, File, Node, Stub, base_name
 
 
 @click.command(
@@ -34,8 +34,8 @@ def ls(paths: tuple[str, ...], *, long: bool, human: bool, recursive: bool, **fl
     many = recursive or len(paths) > 1
     failed: list[str] = []
     with Places(flags) as places:
-        files: list[tuple[str, Entry]] = []
-        directories: list[tuple[str, Mount | Remote, str, list[Entry] | None]] = []
+        files: list[tuple[str, Node]] = []
+        directories: list[tuple[str, Mount | Remote, str, list[Node] | None]] = []
         for text in paths or ("",):
             with _going_on(failed, among=len(paths) > 1), places.find(text) as (place, where):
                 if recursive and not where and isinstance(place, Remote) and not flags["sample"]:
@@ -44,7 +44,7 @@ def ls(paths: tuple[str, ...], *, long: bool, human: bool, recursive: bool, **fl
                     directories.append((text, place, where, place.entries(where)))
                 except NotADirectoryError:
                     file = place.stat(where)
-                    files.append((text if many else name_of(file.path), file))
+                    files.append((text if many else base_name(file.path), file))
         _print(files, long=long, human=human)
         blank = "\n" if files else ""
         while directories:
@@ -56,11 +56,11 @@ def ls(paths: tuple[str, ...], *, long: bool, human: bool, recursive: bool, **fl
             if many:
                 click.echo(f"{blank}{printable(text)}:")
                 blank = "\n"
-            _print(((name_of(entry.path), entry) for entry in listed), long=long, human=human)
+            _print(((base_name(node.path), node) for node in listed), long=long, human=human)
             if recursive:
                 above = text and f"{text.rstrip('/')}/"
-                below = (entry.path for entry in listed if isinstance(entry, Directory))
-                directories[:0] = [(f"{above}{name_of(path)}", place, path, None) for path in below]
+                below = (node.path for node in listed if isinstance(node, Directory))
+                directories[:0] = [(f"{above}{base_name(path)}", place, path, None) for path in below]
     if failed:
         click.get_current_context().exit(1)
 
@@ -77,9 +77,9 @@ def _going_on(failed: list[str], *, among: bool) -> Iterator[None]:
         click.echo(f"Error: {failed[-1]}", err=True)
 
 
-def _print(named: Iterable[tuple[str, Entry]], *, long: bool, human: bool) -> None:
+def _print(named: Iterable[tuple[str, Node]], *, long: bool, human: bool) -> None:
     # plain lines: a table of rich's takes half a minute for 100,000 rows
-    rows = [(_size(entry, human=human), _date(entry), _shown(name, entry)) for name, entry in named]
+    rows = [(_size(node, human=human), _date(node), _shown(name, node)) for name, node in named]
     width = max((len(size) for size, *_ in rows), default=0)
     for size, date, shown in rows:
         click.echo(f"{size:>{width}}  {date:16}  {shown}" if long else shown)
@@ -127,21 +127,21 @@ def cat(path: str, **flags: Any) -> None:
                 advance(len(piece))
 
 
-def _shown(name: str, entry: Entry) -> str:
-    return printable(name) + ("/" if isinstance(entry, Directory) and not name.endswith("/") else "")
+def _shown(name: str, node: Node) -> str:
+    return printable(name) + ("/" if isinstance(node, Directory) and not name.endswith("/") else "")
 
 
-def _size(entry: Entry, *, human: bool) -> str:
-    match entry:
+def _size(node: Node, *, human: bool) -> str:
+    match node:
         case Directory():
             return "-"
         case File():
-            return short_size(entry.size) if human else str(entry.size)
+            return short_size(node.size) if human else str(node.size)
         case Stub():
-            return f"~{entry.listed_size}" if entry.listed_size else "?"
+            return f"~{node.listed_size}" if node.listed_size else "?"
 
 
-def _date(entry: Entry) -> str:
-    if isinstance(entry, Stub):
-        return printable(entry.listed_date)  # as the server wrote it
-    return "" if entry.modified is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.modified))
+def _date(node: Node) -> str:
+    if isinstance(node, Stub):
+        return printable(node.listed_date)  # as the server wrote it
+    return "" if node.modified is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(node.modified))

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import needs, points
+from empiarfs.mount import mountpoints, requirements
 from empiarfs.settings import MIB, Settings, without_credentials
-from empiarfs.storage.folders import FOLDER, check_holder, nearest, runtime_folder, secure
+from empiarfs.storage.private_dirs import FOLDER, check_holder, ensure_private, nearest, runtime_folder
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
 FUSE_CONFIG = Path("/etc/fuse.conf")
@@ -40,32 +40,32 @@ def findings(chosen: Settings) -> Findings:
 
 def device() -> Findings:
     """Look whether the FUSE device can be opened."""
-    lack = needs.lack_of_device()
-    if lack is None:
-        yield Finding("ok", f"{needs.DEVICE} can be opened")
+    missing = requirements.missing_device()
+    if missing is None:
+        yield Finding("ok", f"{requirements.DEVICE} can be opened")
     else:
-        yield Finding("bad", lack.what, lack.advice)
+        yield Finding("bad", missing.what, missing.advice)
 
 
 def helper() -> Findings:
     """Look for the program by which ordinary users mount."""
-    found = needs.fusermount()
-    lack = needs.lack_of_fusermount()
+    found = requirements.fusermount()
+    missing = requirements.missing_fusermount()
     if found:
         yield Finding("ok", f"{found} mounts for ordinary users")
     elif os.geteuid() == 0:
-        yield Finding("ok", f"{lack.what}, and root needs none")
+        yield Finding("ok", f"{missing.what}, and root needs none")
     else:
-        yield Finding("bad", lack.what, lack.advice)
+        yield Finding("bad", missing.what, missing.advice)
 
 
 def library() -> Findings:
     """Load the binding that a mount would use, and the libfuse below it."""
-    lack = needs.lack_of_binding()
-    if lack is not None:
-        yield Finding("bad", lack.what, lack.advice)
+    missing = requirements.missing_binding()
+    if missing is not None:
+        yield Finding("bad", missing.what, missing.advice)
         return
-    name = needs.binding_name()
+    name = requirements.binding_name()
     try:
         from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse
     except (OSError, ImportError) as error:
@@ -105,23 +105,23 @@ def cache_folder(folder: Path) -> Findings:
         if there == folder:
             check_holder(folder)
             if (folder / FOLDER).exists():
-                secure(folder / FOLDER)
+                ensure_private(folder / FOLDER)
     except OSError as error:
         yield Finding("bad", f"the cache is refused: {error}")
         return
     if not os.access(there, os.W_OK):
         yield Finding("warn", f"{there} may not be written: nothing will be kept", "choose another: --cache-dir")
     text = os.fspath(there.resolve())
-    above = [one for one in points.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
+    above = [one for one in mountpoints.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
     kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else "an unknown file system"
     if kind in REMOTE:
         yield Finding("warn", f"the cache {folder} is on {kind}", "choose a folder on a local disk: --cache-dir")
     else:
         yield Finding("ok", f"the cache {folder} is on {kind}")
-    from empiarfs.storage.disk import floor_of  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
+    from empiarfs.storage.disk import min_free_of  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
 
     room = shutil.disk_usage(there)
-    left = room.free - floor_of(room.total)
+    left = room.free - min_free_of(room.total)
     if left < 0:
         yield Finding("warn", "there is no room for the cache", "make room, or choose another disk: --cache-dir")
     else:
@@ -145,7 +145,7 @@ def slots_folder() -> Findings:
     folder = runtime_folder()
     advice = "set XDG_RUNTIME_DIR to a folder of your own on this machine"
     try:
-        secure(folder)
+        ensure_private(folder)
         lock = os.open(folder / "doctor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

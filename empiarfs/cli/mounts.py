@@ -15,7 +15,7 @@ import platformdirs
 from empiarfs.cli import complete, options, places
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
-from empiarfs.mount import daemon, names, points, status
+from empiarfs.mount import daemon, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
 from empiarfs.settings import READERS, BadSetting, Settings
 
@@ -59,7 +59,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = options.entry_numbers(entry, chosen)
-    troubles = status.Troubles()
+    recent_warnings = status.RecentWarnings()
     was_there = os.path.lexists(mountpoint)
     path = _free(mountpoint, chosen.base_url, alone=not only)
     if chosen.allow_other:
@@ -79,16 +79,16 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
             ready()
 
         try:
-            daemon.serve(checked, path, ready=prepared, troubles=troubles, options=for_libfuse)
+            daemon.serve(checked, path, ready=prepared, recent_warnings=recent_warnings, options=for_libfuse)
         finally:
             close()
 
     try:
         if flags["foreground"]:
-            _log(chosen, None, troubles)
+            _log(chosen, None, recent_warnings)
             daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C ends it", err=True))
         else:
-            _log(chosen, _log_file(path), troubles)
+            _log(chosen, _log_file(path), recent_warnings)
             daemon.in_background(start)
     except BaseException as error:
         if not was_there:
@@ -105,8 +105,8 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount MOUNTPOINT; also one whose daemon died ("Transport endpoint is not connected")."""
     try:
-        points.taken_down(mountpoint, lazy=lazy)
-    except points.CannotMount as error:
+        mountpoints.unmount(mountpoint, lazy=lazy)
+    except mountpoints.CannotMount as error:
         raise click.ClickException(printable(str(error))) from error
 
 
@@ -126,10 +126,10 @@ def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
         here = "the directory you are in would be hidden" if text == "." else "not a valid mount point"
         raise click.UsageError(f"{text!r}: {here}; name an empty directory, or one to be made: ~/empiar")
     try:
-        points.check_fuse()
-        points.locked(points.absolute(mountpoint))
-        return points.prepared(mountpoint)
-    except points.CannotMount as error:
+        mountpoints.check_fuse()
+        mountpoints.lock(mountpoints.absolute(mountpoint))
+        return mountpoints.prepare(mountpoint)
+    except mountpoints.CannotMount as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -162,7 +162,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
             if entry:
                 archive.check(entry)
             else:
-                archive.entries("")
+                archive.listdir("")
         except FileNotFoundError:
             missing.append(entry)
         except OSError as error:
@@ -192,7 +192,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
 
 def _read_ahead(path: str, kib: int) -> None:
     try:
-        points.set_readahead(path, kib)
+        mountpoints.set_readahead(path, kib)
     except OSError as error:
         click.echo(
             f"empiarfs: warning: --kernel-readahead is left out ({error.strerror}); root may set it", err=True
@@ -226,17 +226,17 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
     return merged, rest
 
 
-def _log(chosen: Settings, otherwise: Path | None, troubles: status.Troubles) -> None:
+def _log(chosen: Settings, otherwise: Path | None, recent_warnings: status.RecentWarnings) -> None:
     """Send the log to the file that was named, or else to `otherwise`, without which a mount can do."""
     file = chosen.log_file or otherwise
     try:
-        options.log_to(file, troubles, verbose=chosen.verbose)
+        options.log_to(file, recent_warnings, verbose=chosen.verbose)
     except OSError as error:
         reason = printable(f"{error.filename or file}: {error.strerror or error}")
         if chosen.log_file:
             raise click.ClickException(f"--log-file: {reason}") from error
         click.echo(f"empiarfs: warning: {reason}; there will be no log, another file may do: --log-file", err=True)
-        options.log_to(None, troubles, verbose=chosen.verbose)
+        options.log_to(None, recent_warnings, verbose=chosen.verbose)
 
 
 def _log_file(mountpoint: str) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from empiarfs.cli.findings import Finding, Findings, State
 from empiarfs.engine import blocks
-from empiarfs.errors import ArchiveError, Unavailable, Untrusted
+from empiarfs.errors import ArchiveError, CertificateError, Unavailable
 from empiarfs.model import Directory, File, Span, Stub, is_entry_number
 from empiarfs.settings import BASE_URL, KIB, Settings, without_credentials
 
@@ -84,7 +84,7 @@ class _Asked:
             try:
                 self._look_once()
             except Unavailable as error:  # about 3 % of requests hang
-                if self._found or isinstance(error, Untrusted):
+                if self._found or isinstance(error, CertificateError):
                     raise
                 self._look_once()
         except OSError as error:
@@ -105,7 +105,7 @@ def server(chosen: Settings) -> Findings:
     with wire.client_of(chosen, chosen.base_url) as asking:
         url = without_credentials(chosen.base_url)
         try:
-            with asking.asked("HEAD", "", slash=True) as reply:
+            with asking.request("HEAD", "", slash=True) as reply:
                 date, now = reply.headers.get("Date", ""), time.time()
             found, entries = root(asking, url)
         except FileNotFoundError:
@@ -125,8 +125,8 @@ def root(asking: "HttpClient", url: str) -> tuple[Finding, list[str]]:
     Raises:
         ArchiveError: the server did not send the page.
     """
+    from empiarfs.empiar.autoindex import NotAListing  # noqa: PLC0415 - brings lxml
     from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - brings requests, as above
-    from empiarfs.empiar.pages import NotAListing  # noqa: PLC0415 - brings lxml
 
     try:
         listed = HtmlListing(asking).scan("")
@@ -189,7 +189,7 @@ def api(chosen: Settings) -> Findings:
     """Ask for what EMPIAR knows of an entry."""
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
-    with wire.client_of(chosen, API_URL) as asking, asking.asked("GET", AN_ENTRY, slash=True) as reply:
+    with wire.client_of(chosen, API_URL) as asking, asking.request("GET", AN_ENTRY, slash=True) as reply:
         is_record = next(reply.pieces(), b"").lstrip().startswith(b"{")
     if is_record:
         yield Finding("ok", "EMPIAR's API answers")
@@ -218,10 +218,10 @@ def _some_file(asking: "HttpClient", begin: str) -> File | None:
     found: Stub | None = None
     for _ in range(DEEPEST):
         entries = listing.scan(directory)
-        stubs = [entry for entry in entries if isinstance(entry, Stub)]
+        stubs = [node for node in entries if isinstance(node, Stub)]
         worth = [stub for stub in stubs if WORTH_READING.fullmatch(stub.listed_size)]
         found = next(iter(worth), found or next(iter(stubs), None))
-        below = next((entry.path for entry in entries if isinstance(entry, Directory)), None)
+        below = next((node.path for node in entries if isinstance(node, Directory)), None)
         if worth or below is None:
             break
         directory = below
@@ -229,7 +229,7 @@ def _some_file(asking: "HttpClient", begin: str) -> File | None:
 
 
 def _head(asking: "HttpClient") -> None:
-    with asking.asked("HEAD", "", slash=True):
+    with asking.request("HEAD", "", slash=True):
         pass
 
 
@@ -245,9 +245,9 @@ def _reason(error: OSError) -> str:
 
 def _advice(error: OSError) -> str:
     match error:
-        case Untrusted() if "http://" in error.reason:
+        case CertificateError() if "http://" in error.reason:
             return "write the address as the server speaks: --base-url http://..."
-        case Untrusted():
+        case CertificateError():
             return "a proxy of your site may stand before it: ask for its certificate, and give it with --ca-bundle"
         case FileNotFoundError():
             return NO_ENTRIES

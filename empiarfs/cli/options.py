@@ -110,7 +110,7 @@ _ARCHIVE = {
     "cache_dir": setting("cache_dir", "Where blocks and listings are kept.", "DIR"),
     "cache_size": setting("cache_size", "The most to keep on disk; 0 for nothing.", "SIZE"),
     "memory": setting("memory", "The most memory for blocks.", "SIZE"),
-    "connections": setting("connections", "The most connections at once, 1 to 12.", "N"),
+    "connections": setting("connections", "Maximum number of connections at once, 1 to 12.", "N"),
     "patience": setting("patience", "How long to keep retrying an unresponsive server.", "TIME"),
     "offline": setting("offline", "Leave the network alone; show what is kept on disk."),
     "ca_bundle": setting("ca_bundle", "The certificate authorities to trust, in PEM form.", "FILE"),
@@ -138,7 +138,7 @@ def some(*names: str) -> Callable[[F], F]:
 def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
     """Open the archive, or the embedded one, for one command."""
     log_to(None, verbose=chosen.verbose)
-    opened, close = opener(chosen, sample=sample, at_prompt=True)
+    opened, close = opener(chosen, sample=sample, interactive=True)
     try:
         with closing(opened(())) as archive:
             yield archive
@@ -147,7 +147,7 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 
 
 def opener(
-    chosen: settings.Settings, *, sample: bool, at_prompt: bool = False
+    chosen: settings.Settings, *, sample: bool, interactive: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
     """Give what opens the archive, and what is to be called when it is closed.
 
@@ -156,7 +156,7 @@ def opener(
     from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     if not sample:
-        return (lambda only: wire.archive(chosen, only, at_prompt=at_prompt)), lambda: None
+        return (lambda only: wire.archive(chosen, only, interactive=interactive)), lambda: None
     from empiarfs.sample import embedded  # noqa: PLC0415 - the same
 
     return embedded.opener(chosen)

@@ -12,7 +12,7 @@ import click
 
 from empiarfs.cli import options
 from empiarfs.cli.text import printable
-from empiarfs.model import Directory, Entry, File, Stub, is_entry_number
+from empiarfs.model import Directory, File, Node, Stub, is_entry_number
 from empiarfs.paths import archive_path, entry_of
 from empiarfs.settings import Settings
 
@@ -28,7 +28,7 @@ class Mount:
     def __init__(self, root: str) -> None:
         self._root = Path(root)
 
-    def entries(self, directory: str) -> list[Entry]:
+    def entries(self, directory: str) -> list[Node]:
         """Give the children of `directory`, in the mount's order; files as stubs, which costs no request."""
         base = f"{directory}/" if directory else ""
         with os.scandir(self._root / directory) as children:
@@ -56,7 +56,7 @@ class Remote:
     """The archive itself, with whole files in pieces."""
 
     def __init__(self, archive: "Archive") -> None:
-        self.entries = archive.entries
+        self.entries = archive.listdir
         self.stat = archive.stat
         self._archive = archive
 
@@ -104,18 +104,18 @@ class Places:
             click.ClickException: it points nowhere, and why.
         """
         if "://" not in text:
-            from empiarfs.mount import points  # noqa: PLC0415 - Linux alone has the table it reads
+            from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
 
-            root = None if not text or _is_of_archive(text, self._flags) else points.holder(Path(text))
+            root = None if not text or _is_of_archive(text, self._flags) else mountpoints.holder(Path(text))
             if root is not None:
-                if points.is_dead(root):
+                if mountpoints.is_dead(root):
                     raise click.ClickException(
                         f"{printable(root)}: the daemon of this mount is dead; take it away with: "
                         f"empiarfs umount {printable(root)}"
                     )
                 yield (
                     Mount(root),
-                    Path(points.absolute(Path(text))).relative_to(root).as_posix().removeprefix("."),
+                    Path(mountpoints.absolute(Path(text))).relative_to(root).as_posix().removeprefix("."),
                 )
                 return
             if text.startswith("/"):
@@ -162,7 +162,7 @@ def _explained(
     if not (first.isascii() and first.isdigit()):
         return error
     try:
-        archive.entries(first)
+        archive.listdir(first)
     except FileNotFoundError:
         return click.ClickException(f"{printable(path)}: {no_entry(first, sample=sample)}")
     except OSError:

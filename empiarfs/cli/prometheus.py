@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from empiarfs.counters import Counters
-from empiarfs.mount.look import Look
+from empiarfs.mount.probe import ProbeResult
 
 _OF_THE_MOUNT = (
     ("served_bytes", "counter", "Bytes given to the kernel."),
@@ -18,10 +18,10 @@ _OF_THE_ARCHIVE = tuple(
 )
 
 
-def exposition(looks: Sequence[Look]) -> str:
+def exposition(results: Sequence[ProbeResult]) -> str:
     """Give all numbers of all mounts, each labelled with its mount point; one that is down is `empiarfs_up` 0."""
-    told = [(one.mountpoint, one.status) for one in looks if one.status is not None]
-    answers = [(labels(mountpoint=one.mountpoint), int(one.status is not None)) for one in looks]
+    told = [(one.mountpoint, one.status) for one in results if one.status is not None]
+    answers = [(labels(mountpoint=one.mountpoint), int(one.status is not None)) for one in results]
     abouts = [
         (labels(mountpoint=point, version=of.version, binding=of.binding, base_url=of.counters.base_url), 1)
         for point, of in told

@@ -10,13 +10,13 @@ import click
 from empiarfs.cli import complete, prometheus
 from empiarfs.cli.text import local_time, printable, size
 from empiarfs.counters import Counters
-from empiarfs.mount import look, points
-from empiarfs.mount.look import Look
+from empiarfs.mount import mountpoints, probe
+from empiarfs.mount.probe import ProbeResult
 from empiarfs.mount.status import Status, flat
 
 WIDTH = 80
 LABEL = 14
-TROUBLES_SHOWN = 5
+WARNINGS_SHOWN = 5
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -28,42 +28,42 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 @click.option("--prometheus", "for_prometheus", is_flag=True, help="As Prometheus reads it.")
 @click.pass_context
 def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, for_prometheus: bool) -> None:
-    """Tell what goes on in the mount on MOUNTPOINT, or in all that you may look into.
+    """Show statistics of the mount on MOUNTPOINT, or of all that you may look into.
 
     One that is dead or does not answer is shown as such, and makes the exit status 1.
     """
     if as_json and for_prometheus:
         raise click.UsageError("--json or --prometheus, not both")
     try:
-        looks = look.looks(look.mounts() if mountpoint is None else [points.own(mountpoint)])
-    except points.CannotMount as error:
+        results = probe.probe_all(probe.mounts() if mountpoint is None else [mountpoints.own(mountpoint)])
+    except mountpoints.CannotMount as error:
         raise click.ClickException(printable(str(error))) from error
     if for_prometheus:
-        click.echo(prometheus.exposition(looks), nl=False)
+        click.echo(prometheus.exposition(results), nl=False)
     elif as_json:
-        values = [_values(one) for one in looks]
+        values = [_values(one) for one in results]
         click.echo(json.dumps(values if mountpoint is None else values[0], indent=2))
-    elif looks:
-        click.echo("\n\n".join(table(one) for one in looks))
+    elif results:
+        click.echo("\n\n".join(table(one) for one in results))
     else:
         click.echo("nothing is mounted; mount with: empiarfs mount ~/empiar 10028", err=True)
-    context.exit(int(any(one.status is None for one in looks)))
+    context.exit(int(any(one.status is None for one in results)))
 
 
-def _values(one: Look) -> dict[str, Any]:
+def _values(one: ProbeResult) -> dict[str, Any]:
     """Give what a program wants to know; `trouble` is empty where the mount answers."""
     return {**(flat(one.status) if one.status else {}), "mountpoint": one.mountpoint, "trouble": one.trouble}
 
 
-def table(one: Look) -> str:
+def table(one: ProbeResult) -> str:
     """Give the lines of one mount for people: 80 columns, where no name in it is longer."""
     if one.status is None:
         return _wrapped(f"{one.mountpoint} {one.trouble}")
     rows = {**_of_the_mount(one.status), **_of_the_archive(one.status.counters)}
     waiting = f"programs wait for {one.status.names_waiting:,} names and {one.status.reads_waiting:,} reads"
     rows["waiting"].insert(0, waiting)
-    newest = one.status.troubles[-TROUBLES_SHOWN:]
-    rows["troubles"] = [f"{local_time(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
+    newest = one.status.warnings[-WARNINGS_SHOWN:]
+    rows["warnings"] = [f"{local_time(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
     lines = [
         _wrapped(text, f"  {'' if number else label:{LABEL - 2}}", " " * LABEL)
         for label, texts in rows.items()
@@ -86,7 +86,7 @@ def _wrapped(text: str, first: str = "", others: str = "  ") -> str:
 def _of_the_mount(of: Status) -> dict[str, list[str]]:
     """Give the lines of text by label."""
     return {
-        "mounted": [f"{local_time(of.since)}, {duration(of.now - of.since)} ago; process {of.process}"],
+        "mounted": [f"{local_time(of.since)}, {duration(of.now - of.since)} ago; process {of.pid}"],
         "version": [f"{of.version}, {of.binding}"],
         "archive": [of.counters.base_url],
         "entries": [" ".join(of.entries) or "none opened yet"],
@@ -100,7 +100,7 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
     return {
         "fetched": [
             f"{size(of.fetched_bytes)} in {of.requests:,} requests",
-            f"{of.retries:,} asked again, {of.second_askings:,} asked twice, {of.stalls:,} given up for silence",
+            f"{of.retries:,} retries, {of.hedged_requests:,} hedged, {of.stalls:,} timeouts",
         ],
         "blocks": [
             f"{share(of.blocks_from_memory, of.blocks_read)} of {of.blocks_read:,} were in memory when asked for",
@@ -110,18 +110,18 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
         "connections": ["offline"]
         if _is_offline(of)
         else [
-            f"{of.connections_busy} in use, {of.connections_highest} at most so far, {of.connections_open} open",
+            f"{of.connections_busy} in use, {of.connections_peak} at most so far, {of.connections_open} open",
             f"{of.connections_allowed} of {of.connections_limit} allowed now",
         ],
         "server": _of_the_server(of),
         "memory": [f"{size(of.memory_bytes)} of {size(of.memory_limit_bytes)}"],
         "disk": [
             f"{size(of.disk_bytes)} of {size(of.disk_limit_bytes)}",
-            f"{of.dropped_writes:,} blocks not written in time, {of.broken_blocks:,} found damaged",
+            f"{of.dropped_writes:,} blocks not written in time, {of.corrupt_blocks:,} found damaged",
         ],
         "waiting": [
-            f"{of.readers_waiting:,} requests for a connection, {of.blocks_under_way:,} blocks under way",
-            f"{of.tasks_waiting:,} tasks ahead of readers, {size(of.unwritten_bytes)} for the disk",
+            f"{of.readers_waiting:,} requests for a connection, {of.blocks_in_flight:,} blocks under way",
+            f"{of.background_queue_length:,} tasks ahead of readers, {size(of.write_queue_bytes)} for the disk",
         ],
     }
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from empiarfs.empiar import written
+from empiarfs.empiar import autoindex_fields
 from empiarfs.errors import Unavailable
-from empiarfs.model import File, Stub, name_of
+from empiarfs.model import File, Stub, base_name
 from empiarfs.settings import MIB
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class FtpSizes:
     def __repr__(self) -> str:
         return f"<FtpSizes {self._host}:{self._port}>"
 
-    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
-        """See `Sizes.measured`. The whole list is dropped where a size is not what the HTML listing rounds."""
+    def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+        """See `Sizes.measure_all`. The whole list is dropped where a size is not what the HTML listing rounds."""
         if self._is_silent():
             raise Unavailable(directory, "FTP did not answer, and is asked once a day")
         try:
@@ -63,7 +63,7 @@ class FtpSizes:
         except OSError as error:  # our own programs use all connections: no word about the server
             raise Unavailable(directory, str(error)) from error
         try:
-            found = self._listed(directory, {name_of(stub.path) for stub in stubs})
+            found = self._list(directory, {base_name(stub.path) for stub in stubs})
         except TROUBLES as error:
             if isinstance(error, TimeoutError | ConnectionRefusedError):
                 with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ class FtpSizes:
         except OSError:
             return False
 
-    def _listed(self, directory: str, wanted: set[str]) -> dict[str, int]:
+    def _list(self, directory: str, wanted: set[str]) -> dict[str, int]:
         """Give the sizes of the names `wanted`, as far as they are listed; the list itself is not kept."""
         found: dict[str, int] = {}
         count = heard = 0
@@ -100,7 +100,7 @@ class FtpSizes:
     def _entered(self, directory: str) -> Iterator[ftplib.FTP]:
         """Connect, and go to `directory`; it is all over after a while, whatever the server says."""
         ftp = _Connection()
-        end = threading.Timer(LONGEST_SECONDS, ftp.cut)
+        end = threading.Timer(LONGEST_SECONDS, ftp.shut_down)
         end.daemon = True
         end.start()
         try:
@@ -153,7 +153,7 @@ class _Connection(ftplib.FTP):
         self._data, size = super().ntransfercmd(cmd, rest)
         return self._data, size
 
-    def cut(self) -> None:
+    def shut_down(self) -> None:
         """Shut both connections; who reads from them is told that they ended, first from the one of replies."""
         for one in (self.sock, self._data):
             if one is not None:
@@ -171,15 +171,15 @@ def agreeing(found: dict[str, int], stubs: Sequence[Stub]) -> list[File]:
     """Give the stubs as files of the sizes `found`; none at all where one size is not what the listing rounds."""
     files = []
     for stub in stubs:
-        size = found.get(name_of(stub.path))
-        modified = written.seconds(stub.listed_date)
-        allowed = written.size_range(stub.listed_size)
+        size = found.get(base_name(stub.path))
+        modified = autoindex_fields.seconds(stub.listed_date)
+        allowed = autoindex_fields.size_range(stub.listed_size)
         if size is None or modified is None or allowed is None:
             continue  # in one list and not the other: a server behind the balance may lag; it is measured by itself
         if size not in allowed:
             log.warning("FTP and HTTPS disagree about %s; files are measured one by one", stub.path)
             return []
-        files.append(File(stub.path, size, modified, listed=True))
+        files.append(File(stub.path, size, modified, coarse_mtime=True))
     return files
 
 

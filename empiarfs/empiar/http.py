@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
-from empiarfs.empiar import checks
-from empiarfs.empiar.line import Line, Reply
-from empiarfs.empiar.lines import Lines
-from empiarfs.empiar.lost import Fate, Lost
-from empiarfs.engine.hedge import Cut
-from empiarfs.engine.pace import Pace
-from empiarfs.errors import Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable, Untrusted
+from empiarfs.empiar import validation
+from empiarfs.empiar.connection import Connection, Reply
+from empiarfs.empiar.connection_pool import ConnectionPool
+from empiarfs.empiar.transport_errors import Kind, TransportError
+from empiarfs.engine.hedge import CancelToken
+from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.errors import CertificateError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 from empiarfs.settings import without_credentials
 
@@ -35,20 +35,20 @@ class HttpClient:
 
     Args:
         base_url: the URL of the root, without its last slash.
-        lines: the connections.
-        pace: what is usual there; learns from every reply.
+        pool: the connections.
+        latency: what is usual there; learns from every reply.
     """
 
-    def __init__(self, base_url: str, lines: Lines, pace: Pace) -> None:
+    def __init__(self, base_url: str, pool: ConnectionPool, latency: LatencyEstimator) -> None:
         self._base_url = base_url
         self._host = urlsplit(base_url).hostname
         self._places = _places(base_url)
-        self._lines = lines
-        self._pace = pace
+        self._pool = pool
+        self._latency = latency
         self.requests = self.stalls = 0
 
     def __repr__(self) -> str:
-        return f"<HttpClient {self._base_url} requests={self.requests} {self._pace!r} {self._lines!r}>"
+        return f"<HttpClient {self._base_url} requests={self.requests} {self._latency!r} {self._pool!r}>"
 
     def url(self, path: str) -> str:
         """Give the URL of `path`; every byte that is not plain is escaped."""
@@ -57,46 +57,48 @@ class HttpClient:
         return f"{self._base_url}/{quote(path.encode('utf-8', 'surrogateescape'), safe='/')}"
 
     @contextmanager
-    def asked(
+    def request(
         self,
         method: str,
         path: str,
         *,
         slash: bool = False,
         part: Span | None = None,
-        cut: Cut | None = None,
+        token: CancelToken | None = None,
     ) -> Iterator[Reply]:
         """Ask for `path`, or a part of it, and give the reply with status 200 or 206, its body unread.
 
         Redirects are followed on this server alone.
 
         Raises:
-            NotFound, Refused, Changed (416), Unavailable; IsADirectory where the server sends to the same URL
+            NotFound, Forbidden, Stale (416), Unavailable; IsADirectory where the server sends to the same URL
             with a slash.
         """
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
-        refusal: NotFound | Refused | Changed | IsADirectory | None = None
-        with self._line(path) as line:
-            if cut is not None and not cut.means(line.cut):
+        refusal: NotFound | Forbidden | Stale | IsADirectory | None = None
+        with self._connection(path) as connection:
+            if token is not None and not token.on_cancel(connection.abort):
                 raise Unavailable(path, "another request has answered")
             try:
-                with self._reply(line, method, self.url(path) + ("/" if slash else ""), headers, path) as reply:
-                    checks.check_status(reply, path, is_part=part is not None)
+                with self._reply(
+                    connection, method, self.url(path) + ("/" if slash else ""), headers, path
+                ) as reply:
+                    validation.check_status(reply, path, is_part=part is not None)
                     yield reply
-            except (NotFound, Refused, Changed, IsADirectory) as error:
+            except (NotFound, Forbidden, Stale, IsADirectory) as error:
                 refusal = error  # a clear answer on a sound line, which is kept
             finally:
-                if cut is not None:
-                    cut.means(None)
+                if token is not None:
+                    token.on_cancel(None)
         if refusal is not None:
             raise refusal
 
     @contextmanager
-    def _line(self, path: str) -> Iterator[Line]:
+    def _connection(self, path: str) -> Iterator[Connection]:
         try:
-            with self._lines.lent() as line:
-                yield line
-        except Lost as error:
+            with self._pool.acquire() as connection:
+                yield connection
+        except TransportError as error:
             raise Unavailable(path, str(error)) from error
 
     def body(self, reply: Reply, path: str) -> Iterator[bytes]:
@@ -111,18 +113,20 @@ class HttpClient:
                 if not begun and received >= FIRST_BURST:
                     begun, first = ended, received
                 yield piece
-        except Lost as error:
-            self.stalls += error.fate is Fate.SILENT
+        except TransportError as error:
+            self.stalls += error.kind is Kind.SILENT
             raise Unavailable(path, str(error)) from error
         if expected is not None and str(received) != expected.strip():
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
         if begun:
-            self._pace.note_rate(received - first, ended - begun)
+            self._latency.record_rate(received - first, ended - begun)
 
     @contextmanager
-    def _reply(self, line: Line, method: str, url: str, headers: dict[str, str], path: str) -> Iterator[Reply]:
+    def _reply(
+        self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str
+    ) -> Iterator[Reply]:
         for _ in range(MOST_REDIRECTS + 1):
-            reply = self._sent(line, method, url, headers, path)
+            reply = self._send(connection, method, url, headers, path)
             try:
                 if reply.status not in _REDIRECTS:
                     yield reply
@@ -132,20 +136,20 @@ class HttpClient:
                 reply.close()
         raise Unavailable(path, "the server redirects in a circle")
 
-    def _sent(self, line: Line, method: str, url: str, headers: dict[str, str], path: str) -> Reply:
+    def _send(self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str) -> Reply:
         self.requests += 1
         log.debug("%s %s %s", method, url, headers.get("Range", ""))
         begun = time.monotonic()
         kind = f"{method} {'a part' if headers else 'all'}"
         try:
-            reply = line.send(method, url, headers, self._pace.silence(kind))
-        except Lost as error:
-            if error.fate is Fate.SILENT:
+            reply = connection.send(method, url, headers, self._latency.read_timeout(kind))
+        except TransportError as error:
+            if error.kind is Kind.SILENT:
                 self.stalls += 1
-                self._pace.note_silence(kind)
-            wrong = {Fate.REFUSED: Overloaded, Fate.UNTRUSTED: Untrusted}.get(error.fate, Unavailable)
+                self._latency.record_timeout(kind)
+            wrong = {Kind.REFUSED: Throttled, Kind.UNTRUSTED: CertificateError}.get(error.kind, Unavailable)
             raise wrong(path, str(error)) from error
-        self._pace.note(time.monotonic() - begun, kind)
+        self._latency.record(time.monotonic() - begun, kind)
         return reply
 
     def _redirected(self, url: str, location: str, path: str) -> str:
@@ -185,34 +189,36 @@ class HttpOrigin:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
 
-    def measure(self, path: str, cut: Cut | None = None) -> File:
+    def measure(self, path: str, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        with self._client.asked("HEAD", path, cut=cut) as reply:
-            checks.check_is_file(reply, path)
+        with self._client.request("HEAD", path, token=token) as reply:
+            validation.check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            told = None if length is None else File(path, checks.length(length, path), checks.modified(reply))
+            told = (
+                None if length is None else File(path, validation.length(length, path), validation.modified(reply))
+            )
         if told is not None and told.size:
             return told
         # Apache tells no length of an empty file, and some servers zero of any
-        return self._measured_by_its_first_byte(path, told, cut)
+        return self._measured_by_its_first_byte(path, told, token)
 
-    def _measured_by_its_first_byte(self, path: str, told: File | None, cut: Cut | None) -> File:
+    def _measured_by_its_first_byte(self, path: str, told: File | None, token: CancelToken | None) -> File:
         try:
-            with self._client.asked("GET", path, part=Span(0, 1), cut=cut) as reply:
-                checks.check_is_file(reply, path)
+            with self._client.request("GET", path, part=Span(0, 1), token=token) as reply:
+                validation.check_is_file(reply, path)
                 length = reply.headers.get("Content-Length", "")
                 if reply.status == HTTPStatus.PARTIAL_CONTENT:
                     length = reply.headers.get("Content-Range", "").rpartition("/")[2]
-                return File(path, checks.length(length, path), checks.modified(reply))
-        except Changed as error:  # 416: there is no first byte
+                return File(path, validation.length(length, path), validation.modified(reply))
+        except Stale as error:  # 416: there is no first byte
             if told is None:
                 raise Unavailable(path, "the server tells no length") from error
             return told
 
-    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
-        with self._client.asked("GET", file.path, part=span, cut=cut) as reply:
-            checks.check_range(reply, file, span)
+        with self._client.request("GET", file.path, part=span, token=token) as reply:
+            validation.check_range(reply, file, span)
             received = 0
             for piece in self._client.body(reply, file.path):
                 received += len(piece)

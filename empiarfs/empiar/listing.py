@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from empiarfs.empiar import pages, written
+from empiarfs.empiar import autoindex, autoindex_fields
 from empiarfs.empiar.http import HttpClient
 from empiarfs.errors import Unavailable
-from empiarfs.model import Entry, File, Stub
+from empiarfs.model import File, Node, Stub
 
 
 def agrees(stub: Stub, file: File) -> bool:
     """Tell whether `file` is of a length that the listing may have rounded to what `stub` shows."""
-    sizes = written.size_range(stub.listed_size)
+    sizes = autoindex_fields.size_range(stub.listed_size)
     return sizes is None or file.size in sizes
 
 
@@ -20,12 +20,12 @@ class HtmlListing:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
-        with self._client.asked("GET", directory, slash=True) as response:
+        with self._client.request("GET", directory, slash=True) as response:
             url = self._client.url(directory) + "/"
             try:
-                rows = pages.rows(self._client.body(response, directory), url)
-            except pages.NotAListing as error:
+                rows = autoindex.rows(self._client.body(response, directory), url)
+            except autoindex.NotAListing as error:
                 raise Unavailable(directory, f"the server sends no listing: {error}") from error
-        return pages.entries(rows, directory)
+        return autoindex.nodes(rows, directory)

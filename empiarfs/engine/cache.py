@@ -21,7 +21,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class LruCache(Generic[K, V]):
     """The values used last, up to a total weight; safe for threads.
 
     Args:
@@ -32,7 +32,7 @@ class Recent(Generic[K, V]):
     def __init__(self, most: int, weight: Callable[[V], int]) -> None:
         self._lock = threading.Lock()
         self._values: cachetools.LRUCache[K, V] = cachetools.LRUCache(maxsize=most, getsizeof=weight)
-        self._spent: dict[K, None] = {}  # those that go before all others, in this order
+        self._demoted: dict[K, None] = {}  # those that go before all others, in this order
         self._weight = weight
 
     def __contains__(self, key: K) -> bool:
@@ -42,15 +42,15 @@ class Recent(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """Give the value of `key`, now the one used last; None if it is not here."""
         with self._lock:
-            self._spent.pop(key, None)
+            self._demoted.pop(key, None)
             return self._values.get(key)
 
-    def spend(self, key: K) -> V | None:
+    def demote(self, key: K) -> V | None:
         """Give the value of `key`, which makes room from now on before any other; None if it is not here."""
         with self._lock:
             if key not in self._values:
                 return None
-            self._spent[key] = None
+            self._demoted[key] = None
             found: V = cachetools.Cache.__getitem__(self._values, key)  # leaves the order as it is
             return found
 
@@ -60,19 +60,19 @@ class Recent(Generic[K, V]):
         if weight > self._values.maxsize:
             return
         with self._lock:
-            self._spent.pop(key, None)
-            while self._spent and self._values.currsize + weight > self._values.maxsize:
-                spent = next(iter(self._spent))
-                del self._spent[spent], self._values[spent]
+            self._demoted.pop(key, None)
+            while self._demoted and self._values.currsize + weight > self._values.maxsize:
+                spent = next(iter(self._demoted))
+                del self._demoted[spent], self._values[spent]
             self._values[key] = value
 
-    def first(self, key: K, value: V) -> V:
+    def setdefault(self, key: K, value: V) -> V:
         """Give the value of `key`; `value`, which is kept, where there was none."""
         with self._lock:
             return self._values.setdefault(key, value)
 
     @property
-    def held(self) -> int:
+    def size(self) -> int:
         """The weight of what is kept."""
         with self._lock:
             return int(self._values.currsize)
@@ -84,13 +84,13 @@ class Cache:
     Args:
         memory: the most bytes in memory; a quarter of it is for blocks on their way to the store.
         store: where blocks are kept for longer.
-        together: the most bytes of neighbouring blocks that are stored as one.
+        coalesce: the most bytes of neighbouring blocks that are stored as one.
     """
 
-    def __init__(self, memory: int, store: BlockStore, together: int = MIB) -> None:
-        self._recent: Recent[Block, bytes] = Recent(memory - memory // 4, len)
+    def __init__(self, memory: int, store: BlockStore, coalesce: int = MIB) -> None:
+        self._lru: LruCache[Block, bytes] = LruCache(memory - memory // 4, len)
         self._store = store
-        self._together = together
+        self._coalesce = coalesce
         self._most_waiting = memory // 4
         self._waiting = 0
         self._lock = threading.Lock()
@@ -100,40 +100,40 @@ class Cache:
 
     def __repr__(self) -> str:
         return (
-            f"<Cache held={self._recent.held} waiting={self._waiting} memory_hits={self.memory_hits} "
+            f"<Cache size={self._lru.size} waiting={self._waiting} memory_hits={self.memory_hits} "
             f"store_hits={self.store_hits} misses={self.misses} dropped_writes={self.dropped_writes}>"
         )
 
     @property
-    def held(self) -> int:
+    def size(self) -> int:
         """The bytes in memory, those on their way to the store included."""
-        return self._recent.held + self._waiting
+        return self._lru.size + self._waiting
 
     @property
-    def unwritten(self) -> int:
+    def write_queue_bytes(self) -> int:
         """The bytes on their way to the store."""
         return self._waiting
 
     def __contains__(self, block: Block) -> bool:
-        return block in self._recent
+        return block in self._lru
 
-    def in_memory(self, block: Block, *, used_up: bool = False) -> bytes | None:
+    def in_memory(self, block: Block, *, fully_read: bool = False) -> bytes | None:
         """Give `block` if it is in memory; never waits.
 
         Args:
             block: which one.
-            used_up: whether its reader has now had all of it, as one who reads in line has. It then goes first:
+            fully_read: whether its reader has now had all of it, as one who reads in line has. It then goes first:
                 the kernel has it now, and what was fetched ahead, in whatever order it came, is still to be read.
         """
-        data = self._recent.spend(block) if used_up else self._recent.get(block)
+        data = self._lru.demote(block) if fully_read else self._lru.get(block)
         if data is not None:
             self.memory_hits += 1
         return data
 
-    def use_up(self, blocks: Iterable[Block]) -> None:
+    def demote(self, blocks: Iterable[Block]) -> None:
         """Take in that the reader of `blocks` has taken the whole of them; see `in_memory`."""
         for block in blocks:
-            self._recent.spend(block)
+            self._lru.demote(block)
 
     def get(self, block: Block) -> bytes | None:
         """Give `block` from memory, or from the store, whence it comes to memory."""
@@ -145,12 +145,12 @@ class Cache:
             self.misses += 1
             return None
         self.store_hits += 1
-        self._recent.put(block, data)
+        self._lru.put(block, data)
         return data
 
     def put(self, block: Block, data: bytes) -> None:
         """Keep `block` now in memory, soon in the store; a store that cannot keep up loses it."""
-        self._recent.put(block, data)
+        self._lru.put(block, data)
         with self._lock:
             if self._waiting + len(data) > self._most_waiting:
                 self.dropped_writes += 1
@@ -176,7 +176,7 @@ class Cache:
             while not self._writes.empty():  # this is the only thread that takes from it
                 waiting.append(self._writes.get())
             going_on = None not in waiting
-            for segment in _together([item for item in waiting if item is not None], self._together):
+            for segment in _coalesced([item for item in waiting if item is not None], self._coalesce):
                 data = [data for _, data in segment]
                 try:
                     self._store.put(segment[0][0], *data)
@@ -186,7 +186,7 @@ class Cache:
                     self._waiting -= sum(map(len, data))
 
 
-def _together(blocks: list[tuple[Block, bytes]], most: int) -> list[list[tuple[Block, bytes]]]:
+def _coalesced(blocks: list[tuple[Block, bytes]], most: int) -> list[list[tuple[Block, bytes]]]:
     """Put blocks that follow each other together, up to `most` bytes."""
     segments: list[list[tuple[Block, bytes]]] = []
     room = 0

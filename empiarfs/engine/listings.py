@@ -4,10 +4,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from empiarfs.engine.cache import Recent
-from empiarfs.engine.flights import Together
-from empiarfs.errors import ArchiveError, Closed, NotADirectory, NotFound, Offline, Refused
-from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
+from empiarfs.engine.cache import LruCache
+from empiarfs.engine.single_flight import SingleFlight
+from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Offline
+from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Index, Known, Listing
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Listings:
     Args:
         listing: where listings come from.
         index: where all is kept.
-        fresh: seconds for which a listing is not asked for again.
+        listing_ttl: seconds for which a listing is not asked for again.
         clock: seconds since 1970.
         background: runs a task that lists soon, behind the caller's back.
         absent: seconds for which a name that was not there is not asked for again.
@@ -37,72 +37,72 @@ class Listings:
         listing: Listing,
         index: Index,
         *,
-        fresh: float,
+        listing_ttl: float,
         clock: Callable[[], float],
         background: Callable[[Callable[[], object]], None],
         absent: float = ABSENT_SECONDS,
     ) -> None:
         self._listing = listing
         self._index = index
-        self._fresh = fresh
+        self._listing_ttl = listing_ttl
         self._clock = clock
         self._background = background
         self._absent = absent
-        self._scans = Together()
+        self._scans = SingleFlight()
         self._keeping = threading.Lock()
-        self._refresh_tried: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
-        self._refused: Recent[str, float] = Recent(MOST_NOTED, lambda _: 1)
-        self._recent: Recent[str, Known] = Recent(
-            MOST_ENTRIES, lambda known: min(len(known.entries) + 1, MOST_ENTRIES)
+        self._refresh_tried: LruCache[str, float] = LruCache(MOST_NOTED, lambda _: 1)
+        self._forbidden: LruCache[str, float] = LruCache(MOST_NOTED, lambda _: 1)
+        self._recent: LruCache[str, Known] = LruCache(
+            MOST_ENTRIES, lambda known: min(len(known.nodes) + 1, MOST_ENTRIES)
         )
 
     def known(self, directory: str) -> Known:
         """Give what is known of `directory`: from memory, the index or the server.
 
         Raises:
-            NotFound, NotADirectory, Refused, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
         """
-        known = self._remembered(directory)
+        known = self._recall(directory)
         if known is None:
-            if self._is_recent(self._refused.get(directory), REFUSED_SECONDS):
-                raise Refused(directory, "the server does not list it")
-            return self.anew(directory)
-        is_fresh = self._is_recent(known.scanned, self._fresh)
+            if self._is_recent(self._forbidden.get(directory), REFUSED_SECONDS):
+                raise Forbidden(directory, "the server does not list it")
+            return self.rescan(directory)
+        is_fresh = self._is_recent(known.scanned, self._listing_ttl)
         if not is_fresh and not self._is_recent(self._refresh_tried.get(directory), REFRESH_PAUSE):
             self._refresh_tried.put(directory, self._clock())
-            self._background(lambda: self._refreshed(directory))
+            self._background(lambda: self._refresh(directory))
         return known
 
-    def anew(self, directory: str) -> Known:
+    def rescan(self, directory: str) -> Known:
         """List `directory` now, together with whoever does so already.
 
         Raises:
-            NotFound, NotADirectory, Refused, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
         """
-        return self._scans.call(directory, lambda: self._scanned(directory))
+        return self._scans.call(directory, lambda: self._scan(directory))
 
-    def at_hand(self, directory: str) -> Known | None:
+    def cached(self, directory: str) -> Known | None:
         """Give what memory holds of `directory`; None where that is nothing."""
         return self._recent.get(directory)
 
-    def noted(self, path: str) -> Entry | None:
+    def cached_node(self, path: str) -> Node | None:
         """Give what memory holds of the one name `path`; None where that is nothing."""
-        known = self._recent.get(parent_of(path))
-        return None if known is None else known.entries.get(name_of(path))
+        known = self._recent.get(parent_path(path))
+        return None if known is None else known.nodes.get(base_name(path))
 
-    def entry(self, path: str) -> Entry | None:
+    def node(self, path: str) -> Node | None:
         """Give what the listing of the parent says of `path`; None where it does not know.
 
         Raises:
             NotFound, NotADirectory, Unavailable: as `empiarfs.errors` tells.
         """
-        parent = parent_of(path)
+        parent = parent_path(path)
         if not parent:  # asking for one entry is cheaper than listing them all
-            return self._index.entry(path)
+            return self._index.node(path)
         try:
-            return self.known(parent).entries.get(name_of(path))
-        except (Refused, Offline):  # a directory may be closed to listings, or never listed, and its files known
-            return self._index.entry(path)
+            return self.known(parent).nodes.get(base_name(path))
+        except (Forbidden, Offline):  # a directory may be closed to listings, or never listed, and its files known
+            return self._index.node(path)
         except NotADirectory as error:
             raise NotADirectory(path, error.reason) from error
         except NotFound as error:
@@ -112,51 +112,51 @@ class Listings:
         """Tell whether `path` was asked for a short while ago, and was not there."""
         return self._is_recent(self._index.absent_since(path), self._absent)
 
-    def keep(self, entry: File | Directory) -> File | Directory:
+    def keep(self, node: File | Directory) -> File | Directory:
         """Take in what was found by asking for it, and give what is known from now on.
 
         Where the sizes of the directory came meanwhile, that is the same version with the listing's date: someone
         may have opened it, and for the kernel another date is another file.
         """
-        name, directory = name_of(entry.path), parent_of(entry.path)
+        name, directory = base_name(node.path), parent_path(node.path)
         with self._keeping:
             known = self._recent.get(directory)
-            noted = None if known is None else known.entries.get(name)
-            if isinstance(noted, File) and isinstance(entry, File) and noted.may_be(entry):
+            noted = None if known is None else known.nodes.get(name)
+            if isinstance(noted, File) and isinstance(node, File) and noted.could_be(node):
                 return noted
-            self._index.add(entry)  # before memory: a new listing comes from the index, and may come in between
+            self._index.add(node)  # before memory: a new listing comes from the index, and may come in between
             known = self._recent.get(directory)
             if known is not None:
-                known.entries[name] = entry
-        return entry
+                known.nodes[name] = node
+        return node
 
     def keep_all(self, known: Known, files: Iterable[File]) -> None:
         """Take in the files of one directory that were measured together, but none that was measured meanwhile."""
         with self._keeping:
-            new = [file for file in files if isinstance(known.entries.get(name_of(file.path)), Stub)]
+            new = [file for file in files if isinstance(known.nodes.get(base_name(file.path)), Stub)]
             self._index.add_all(new)
             for file in new:
-                known.entries[name_of(file.path)] = file
+                known.nodes[base_name(file.path)] = file
 
-    def gone(self, path: str) -> None:
+    def mark_absent(self, path: str) -> None:
         """Take in that `path` was asked for now, and is not there."""
         self._index.remove(path, self._clock())
-        known = self._recent.get(parent_of(path))
+        known = self._recent.get(parent_path(path))
         if known is not None:
-            known.entries.pop(name_of(path), None)
+            known.nodes.pop(base_name(path), None)
 
-    def changed(self, file: File) -> None:
+    def mark_changed(self, file: File) -> None:
         """Take in that `file` is no longer what it was: it is a name not measured yet."""
         stub = self._index.unmeasure(file)
-        known = self._recent.get(parent_of(file.path))
-        if known is not None and known.entries.get(name_of(file.path)) == file:
-            known.entries[name_of(file.path)] = stub
+        known = self._recent.get(parent_path(file.path))
+        if known is not None and known.nodes.get(base_name(file.path)) == file:
+            known.nodes[base_name(file.path)] = stub
 
     def _is_recent(self, since: float | None, seconds: float) -> bool:
         """Tell whether `since` is less than `seconds` ago; what lies ahead was noted by a clock that was wrong."""
         return since is not None and 0 <= self._clock() - since < seconds
 
-    def _remembered(self, directory: str) -> Known | None:
+    def _recall(self, directory: str) -> Known | None:
         known = self._recent.get(directory)
         if known is None:
             known = self._index.directory(directory)
@@ -164,9 +164,9 @@ class Listings:
                 self._recent.put(directory, known)
         return known
 
-    def _refreshed(self, directory: str) -> None:
+    def _refresh(self, directory: str) -> None:
         try:
-            self.anew(directory)
+            self.rescan(directory)
         except Closed:
             return
         except ArchiveError as error:
@@ -176,22 +176,22 @@ class Listings:
         else:
             self._refresh_tried.put(directory, NEVER)
 
-    def _scanned(self, directory: str) -> Known:
+    def _scan(self, directory: str) -> Known:
         try:
             found = self._found(directory)
-        except Refused:
-            self._refused.put(directory, self._clock())
+        except Forbidden:
+            self._forbidden.put(directory, self._clock())
             raise
         known = self._index.replace(directory, found, self._clock())
         self._recent.put(directory, known)
         return known
 
-    def _found(self, directory: str) -> Sequence[Entry]:
+    def _found(self, directory: str) -> Sequence[Node]:
         """Ask for a listing; once more for a listed directory that a server did not know: another one may."""
         try:
             return self._listing.scan(directory)
         except (NotFound, Offline) as error:
-            listed = self.entry(directory) if directory else None
+            listed = self.node(directory) if directory else None
             if isinstance(listed, File | Stub):
                 raise NotADirectory(directory) from error
             if listed is None or isinstance(error, Offline):

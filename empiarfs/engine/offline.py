@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from empiarfs.errors import IsADirectory, Offline
-from empiarfs.model import Directory, Entry, File, Span
+from empiarfs.model import Directory, File, Node, Span
 from empiarfs.ports import Index
 
 REASON = "not in the cache, and empiarfs is offline"
@@ -26,10 +26,10 @@ class OfflineOrigin:
             IsADirectory: it is known to be one, whether or not its parent was listed.
             Offline: nothing is known of it, or only that it is there.
         """
-        entry = self._index.entry(path)
-        if isinstance(entry, File):
-            return entry
-        if isinstance(entry, Directory) or self._index.holds(path):
+        node = self._index.node(path)
+        if isinstance(node, File):
+            return node
+        if isinstance(node, Directory) or self._index.holds(path):
             raise IsADirectory(path)
         raise Offline(path, REASON)
 
@@ -45,7 +45,7 @@ class OfflineOrigin:
 class OfflineListing:
     """A listing that knows nothing that is not known already."""
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`.
 
         Raises:

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TypeVar
 
-from empiarfs.engine.hedge import begun
-from empiarfs.engine.wanted import aside, limited, waited
-from empiarfs.errors import Closed, NotFound, Overloaded, Unavailable, Untrusted
-from empiarfs.model import Entry, File, Span
+from empiarfs.engine.cancellation import call_cancellable, deadline, wait
+from empiarfs.engine.hedge import start_fetch
+from empiarfs.errors import CertificateError, Closed, NotFound, Throttled, Unavailable
+from empiarfs.model import File, Node, Span
 from empiarfs.ports import Listing, Origin
 
 log = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.1  # seconds before the second try
 LONGEST_PAUSE = 20.0
 PROGRESS = 64 * 1024  # bytes after which a reply that breaks off counts as one that went on
-MOST_TOLD = 1000  # paths
+MAX_LOGGED = 1000  # paths
 NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
 
 
 Enter = Callable[[], AbstractContextManager[None]]
 
 
-class Patience:
+class RetryPolicy:
     """How long to ask again.
 
     Args:
@@ -37,7 +37,7 @@ class Patience:
         chance: a number from 0 to 1; spreads the pauses of many readers.
         stopping: set when the archive closes; ends every pause.
         asked_for: gives for how many seconds the server wants to be left alone by all.
-        at_prompt: whether somebody waits who can do something about a certificate that cannot be verified.
+        interactive: whether somebody waits who can do something about a certificate that cannot be verified.
     """
 
     def __init__(
@@ -48,18 +48,20 @@ class Patience:
         stopping: threading.Event,
         asked_for: Callable[[], float] = lambda: 0.0,
         *,
-        at_prompt: bool = False,
+        interactive: bool = False,
     ) -> None:
         self._seconds = seconds
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
         self._asked_for = asked_for
-        self._told: dict[str, float] = {}  # paths whose trouble is in the log, and how long it was said to be tried
+        self._logged: dict[
+            str, float
+        ] = {}  # paths whose trouble is in the log, and how long it was said to be tried
         self.retries = 0  # requests that were asked again
-        self._at_prompt = at_prompt
+        self._interactive = interactive
 
-    def asked(self, path: str, ask: Callable[[], T], since: float | None = None) -> T:
+    def call(self, path: str, ask: Callable[[], T], since: float | None = None) -> T:
         """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
 
         A server that wants to be left alone is, for as long as it says, but not beyond patience: then it is asked
@@ -72,25 +74,25 @@ class Patience:
 
         Raises:
             Unavailable: the last one, when patience is at its end.
-            Unwanted: nobody waits for it any more.
+            Cancelled: nobody waits for it any more.
             Closed: the archive closes.
         """
         since = self._clock() if since is None else since
         pause = FIRST_PAUSE
         for tries in itertools.count(1):
             left_alone = min(self._asked_for(), max(0.0, since + self._seconds - self._clock()))
-            if self._stopping.is_set() or (left_alone and waited(self._stopping.wait, left_alone)):
+            if self._stopping.is_set() or (left_alone and wait(self._stopping.wait, left_alone)):
                 break
             try:
-                with limited(max(0.0, since + self._seconds - self._clock())):
+                with deadline(max(0.0, since + self._seconds - self._clock())):
                     answer = ask()
             except Unavailable as error:
-                wait = self._pause(error, since, pause, tries)
+                delay = self._pause(error, since, pause, tries)
             else:
-                self._told.pop(path, None)
+                self._logged.pop(path, None)
                 return answer
             # outside the `except`: its traceback would keep the broken connection open all the while
-            if waited(self._stopping.wait, wait):
+            if wait(self._stopping.wait, delay):
                 break
             self.retries += 1
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -100,7 +102,7 @@ class Patience:
         """Give the time that patience is counted by."""
         return self._clock()
 
-    def rest(self, path: str, since: float, breaks: int) -> None:
+    def backoff(self, path: str, since: float, breaks: int) -> None:
         """Wait before a reply that broke off is asked to go on: longer each time, for as long as patience lasts.
 
         Raises:
@@ -109,16 +111,16 @@ class Patience:
         """
         error = Unavailable(path, "the server breaks its replies off")
         pause = min(FIRST_PAUSE * 2**breaks, LONGEST_PAUSE)
-        if waited(self._stopping.wait, self._pause(error, since, pause, breaks)):
+        if wait(self._stopping.wait, self._pause(error, since, pause, breaks)):
             raise Closed(path, "the archive was closed")
 
     def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
         """Give how long to wait before the next try; raise `error` when patience is at its end."""
         left = since + self._seconds - self._clock()
-        untrusted = isinstance(error, Untrusted)
-        if left <= 0 or (untrusted and self._at_prompt):
+        untrusted = isinstance(error, CertificateError)
+        if left <= 0 or (untrusted and self._interactive):
             raise error
-        asked_for = error.pause if isinstance(error, Overloaded) else 0.0
+        asked_for = error.pause if isinstance(error, Throttled) else 0.0
         # the pause that a server asks for is told by the gate
         if tries == (1 if untrusted else NEWS) and not asked_for and self._is_news(error.path, left):
             log.warning("%s; asking again for up to %.0f s", error, left)
@@ -127,32 +129,32 @@ class Patience:
     def _is_news(self, path: str, left: float) -> bool:
         """Tell whether the trouble with `path` is to be told; the many requests of one reader are one trouble."""
         now = self._clock()
-        if now < self._told.get(path, now):
+        if now < self._logged.get(path, now):
             return False
-        if len(self._told) >= MOST_TOLD:
-            self._told.clear()
-        self._told[path] = now + left
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[path] = now + left
         return True
 
 
 class Retrying:
     """An origin that asks again; a fetch that broke off goes on at the byte where it stopped."""
 
-    def __init__(self, origin: Origin, patience: Patience) -> None:
+    def __init__(self, origin: Origin, retry_policy: RetryPolicy) -> None:
         self._origin = origin
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def measure(self, path: str) -> File:
         """See `Origin.measure`."""
-        return self._patience.asked(path, lambda: self._origin.measure(path))
+        return self._retry_policy.call(path, lambda: self._origin.measure(path))
 
     def fetch(self, file: File, span: Span) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         start = mark = span.start
-        since, breaks = self._patience.now(), 0
+        since, breaks = self._retry_policy.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._patience.asked(file.path, partial(self._begun, file, left), since)
+            first, pieces = self._retry_policy.call(file.path, partial(self._begun, file, left), since)
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -163,36 +165,36 @@ class Retrying:
                 except Unavailable as error:
                     log.debug("%s; going on at byte %d", error, start)
             if start - mark >= PROGRESS:
-                mark, since, breaks = start, self._patience.now(), 0
+                mark, since, breaks = start, self._retry_policy.now(), 0
             elif start < span.stop:
                 breaks += 1
-                self._patience.rest(file.path, since, breaks)
+                self._retry_policy.backoff(file.path, since, breaks)
             if start < span.stop:
-                self._patience.retries += 1
+                self._retry_policy.retries += 1
 
     def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
         """Begin a fetch; once more where a server does not know a file that was measured: another one may."""
         try:
-            return begun(file.path, self._origin.fetch(file, span))
+            return start_fetch(file.path, self._origin.fetch(file, span))
         except NotFound as error:
             log.debug("%s; asking once more", error)
-        return begun(file.path, self._origin.fetch(file, span))
+        return start_fetch(file.path, self._origin.fetch(file, span))
 
 
-class WaitedFor:
+class LimitedListing:
     """A listing that asks only while it holds a place at the gate, and asks again."""
 
     def __init__(
-        self, listing: Listing, enter: Callable[[str], AbstractContextManager[None]], patience: Patience
+        self, listing: Listing, enter: Callable[[str], AbstractContextManager[None]], retry_policy: RetryPolicy
     ) -> None:
         self._listing = listing
         self._enter = enter
-        self._patience = patience
+        self._retry_policy = retry_policy
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
-        return self._patience.asked(directory, lambda: self._scanned(directory))
+        return self._retry_policy.call(directory, lambda: self._scan(directory))
 
-    def _scanned(self, directory: str) -> Sequence[Entry]:
+    def _scan(self, directory: str) -> Sequence[Node]:
         with self._enter(directory):
-            return aside(lambda: self._listing.scan(directory))
+            return call_cancellable(lambda: self._listing.scan(directory))

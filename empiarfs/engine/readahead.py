@@ -13,14 +13,14 @@ from empiarfs.engine import blocks
 from empiarfs.model import Span
 from empiarfs.settings import KIB, MIB
 
-BACK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
-SKIP = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
+MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
+MAX_FORWARD_SEEK = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
 TRUST_AT_START = 192 * KIB  # a reader who begins at 0 and asks twice reads the file; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB
-MOST_STREAMS = 16
-SHARES = 12  # requests of which a window is made: one for each line, and some that have landed or wait
-SHORTEST_SHARE = 256 * KIB  # a shorter request costs more in waiting than it gains
+MAX_STREAMS = 16
+REQUESTS_PER_WINDOW = 12  # requests of which a window is made: one for each line, and some that have landed or wait
+MIN_REQUEST = 256 * KIB  # a shorter request costs more in waiting than it gains
 TAPER = 8  # of what is left of a file, the part that one request brings: all lines are busy to the last
 GROWTH = 4  # of a window, each time its reader has taken a quarter of it: a long line is full after three steps
 
@@ -30,18 +30,18 @@ class Stream:
     """One place where a file is read in line.
 
     Attributes:
-        begun: where it began.
+        start: where it began.
         position: one past the newest byte that was read.
         ahead: one past the last byte that was asked for ahead of the reader; never below `position`.
         window: how far ahead to be; 0 until the stream is trusted.
-        grown: where the reader was when the window last grew.
+        last_growth: where the reader was when the window last grew.
     """
 
-    begun: int
+    start: int
     position: int
     ahead: int
     window: int = 0
-    grown: int = 0
+    last_growth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Reading:
     lengths: tuple[int, ...] = ()
 
 
-def advanced(
+def plan(
     reading: Reading, read: Span, length: int, *, most: int, shortest: int, longest: int
 ) -> tuple[Reading, list[Span]]:
     """Take one read in; give how the file is read after it, and what to fetch ahead now, a request each.
@@ -71,7 +71,11 @@ def advanced(
         longest: the longest one.
     """
     for stream in reading.streams:
-        if stream.position - BACK <= read.start <= max(stream.position, stream.ahead) + SKIP:
+        if (
+            stream.position - MAX_BACKWARD_SEEK
+            <= read.start
+            <= max(stream.position, stream.ahead) + MAX_FORWARD_SEEK
+        ):
             others = tuple(other for other in reading.streams if other is not stream)
             most //= 1 + sum(bool(other.window) for other in others)  # they share what memory can carry
             trust = _trust(stream, reading.lengths)
@@ -82,7 +86,7 @@ def advanced(
 
 def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
     """Give how far a reader goes before he is taken for one who goes on; after a jump farther than of late."""
-    if not stream.begun:
+    if not stream.start:
         return TRUST_AT_START
     return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
 
@@ -93,17 +97,17 @@ def _followed(
     """Go on with a stream. Once it is trusted, keep its window full, share by share, and let it grow."""
     position = max(stream.position, read.stop)
     start = max(stream.ahead, position)
-    window, grown = stream.window, stream.grown
-    gone = position - stream.begun
+    window, grown = stream.window, stream.last_growth
+    gone = position - stream.start
     if not window and gone > trust:
-        full = SHARES * shares.start
-        window, grown = min(full if not stream.begun else gone, full, most), position
+        full = REQUESTS_PER_WINDOW * shares.start
+        window, grown = min(full if not stream.start else gone, full, most), position
     elif window and position - grown >= window // 4:
         window, grown = min(GROWTH * window, most), position
     stop = max(start, min(position + window, length))
-    share = min(max(window // SHARES, SHORTEST_SHARE), shares.stop)
+    share = min(max(window // REQUESTS_PER_WINDOW, MIN_REQUEST), shares.stop)
     ahead = _requests(Span(start, stop), length, share, shares.start)
-    return Stream(stream.begun, position, ahead[-1].stop if ahead else start, window, grown), ahead
+    return Stream(stream.start, position, ahead[-1].stop if ahead else start, window, grown), ahead
 
 
 def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
@@ -122,13 +126,13 @@ def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
 def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, list[Span]]:
     """Begin a stream; the one before has told how far this reader goes after a jump."""
     lengths = reading.lengths
-    if reading.streams and reading.streams[0].begun:
+    if reading.streams and reading.streams[0].start:
         last = reading.streams[0]
-        lengths = (last.position - last.begun, *lengths[:1])
+        lengths = (last.position - last.start, *lengths[:1])
     usual = min(lengths) if len(lengths) > 1 else 0
     stop = read.stop
     if 0 < usual <= LARGEST_LEARNT and max(lengths) <= 2 * usual:
         stop = max(read.stop, min(read.start + usual, length))
     begun = Stream(read.start, read.stop, stop)
-    ahead = blocks.cut(Span(read.stop, stop), SHORTEST_SHARE)
-    return Reading((begun, *reading.streams[: MOST_STREAMS - 1]), lengths), ahead
+    ahead = blocks.cut(Span(read.stop, stop), MIN_REQUEST)
+    return Reading((begun, *reading.streams[: MAX_STREAMS - 1]), lengths), ahead

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from empiarfs.archive import Archive
-from empiarfs.model import Stub, name_of, parent_of
-from empiarfs.mount import needs, status, view
+from empiarfs.model import Stub, base_name, parent_path
+from empiarfs.mount import requirements, status, view
 from empiarfs.mount.operations import BACKGROUND, Operations
 
 # with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
 
-ON_FUSEPY = needs.binding_name() == "fusepy"
+ON_FUSEPY = requirements.binding_name() == "fusepy"
 if ON_FUSEPY:
     import fuse
 else:
@@ -81,21 +81,21 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
         operations = self.operations
         shown = fuse.c_stat()
         reference = ctypes.byref(shown)
-        for number, (dots, directory) in enumerate(((b".", here), (b"..", parent_of(here))), 1):
+        for number, (dots, directory) in enumerate(((b".", here), (b"..", parent_path(here))), 1):
             # a number of 0 would have readdir(3) leave it out
             shown.st_mode, shown.st_ino = stat.S_IFDIR, view.inode(directory)
             if offset < number and fill(dots, reference, number, 0):
                 return
-        for number, entry in operations.readdir(None, handle, offset):
-            name = name_of(entry.path).encode("utf-8", "surrogateescape")
-            if plus and not isinstance(entry, Stub):
-                measured = operations.to_tell(entry)
+        for number, node in operations.readdir(None, handle, offset):
+            name = base_name(node.path).encode("utf-8", "surrogateescape")
+            if plus and not isinstance(node, Stub):
+                measured = operations.to_announce(node)
                 fuse.set_st_attrs(shown, operations.attributes(measured), use_ns=True)
                 if fill(name, reference, number, FILL_PLUS):
                     return  # and the kernel was not told of it
-                operations.told(measured)
+                operations.announced(measured)
                 continue
-            shown.st_mode, shown.st_ino = view.kind(entry), view.inode(entry.path)
+            shown.st_mode, shown.st_ino = view.kind(node), view.inode(node.path)
             if fill(name, reference, number, 0):
                 return
 
@@ -112,7 +112,7 @@ def serve(
     owner: view.Owner,
     mounted: int,
     ready: Callable[[], None],
-    watch: status.Watch,
+    stats: status.MountStats,
     options: Sequence[str],
 ) -> None:
     """Mount, and answer the kernel until it is unmounted.
@@ -123,7 +123,7 @@ def serve(
         owner: see `Operations`.
         mounted: see `Operations`.
         ready: see `Operations`.
-        watch: see `Operations`.
+        stats: see `Operations`.
         options: further options for libfuse, `"name"` or `"name=value"`.
 
     Raises:
@@ -151,10 +151,10 @@ def serve(
         name, _, value = option.partition("=")
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
-    _Fuse(kind(archive, owner, mounted, ready, watch, _asker), mountpoint, raw_fi=True, **encoding, **chosen)
+    _Fuse(kind(archive, owner, mounted, ready, stats, _caller), mountpoint, raw_fi=True, **encoding, **chosen)
 
 
-def _asker() -> int:
+def _caller() -> int:
     """Give the thread that the kernel asks for; in the thread that answers."""
     return int(fuse.fuse_get_context()[2])
 

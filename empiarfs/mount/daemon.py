@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.archive import Archive
-from empiarfs.mount import points, status, view
+from empiarfs.mount import mountpoints, status, view
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def serve(
     mountpoint: str,
     *,
     ready: Callable[[], None],
-    troubles: status.Troubles,
+    recent_warnings: status.RecentWarnings,
     options: Sequence[str] = (),
 ) -> None:
     """Mount, answer the kernel, and return when the mount is gone: by umount, or by a signal.
@@ -121,7 +121,7 @@ def serve(
         opened: opens what is mounted; called in this process, since threads do not survive a fork.
         mountpoint: an empty directory.
         ready: called when the mount answers.
-        troubles: the newest warnings, for the status.
+        recent_warnings: the newest warnings, for the status.
         options: further options for libfuse.
 
     Raises:
@@ -132,16 +132,16 @@ def serve(
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # by all threads made from here on, libfuse's too
-    watch = status.Watch(mountpoint, troubles)
-    threading.Thread(target=_answer_signals, args=(mountpoint, watch), name="signals", daemon=True).start()
-    archive = watch.archive = opened()
+    stats = status.MountStats(mountpoint, recent_warnings)
+    threading.Thread(target=_answer_signals, args=(mountpoint, stats), name="signals", daemon=True).start()
+    archive = stats.archive = opened()
     faulthandler.enable()
     from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, once we are the process that stays
 
-    watch.binding = binding.library()
+    stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
-        binding.serve(archive, mountpoint, owner, int(time.time()), begun, watch, options)
+        binding.serve(archive, mountpoint, owner, int(time.time()), begun, stats, options)
     finally:
         archive.close()
 
@@ -154,16 +154,16 @@ def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     ready()
 
 
-def _answer_signals(mountpoint: str, watch: status.Watch) -> None:
+def _answer_signals(mountpoint: str, stats: status.MountStats) -> None:
     """Tell what goes on inside, as often as that is asked; end when that is asked."""
     while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
         try:
             _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
-            _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(watch.status()))
+            _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(stats.status()))
         except Exception:
             log.exception("the status cannot be told")  # and the next signal is answered all the same
     log.info("signal %d: unmounting %s", received, mountpoint)
-    _end(mountpoint, watch.archive)
+    _end(mountpoint, stats.archive)
 
 
 def _tell_log(title: str, text: str) -> None:
@@ -187,9 +187,9 @@ def _end(mountpoint: str, archive: Archive | None) -> None:
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:  # libfuse may be about to mount just now
         try:
-            if points.is_ours(Path(mountpoint)):
-                points.detach(mountpoint)
-        except (points.CannotMount, OSError) as error:
+            if mountpoints.is_ours(Path(mountpoint)):
+                mountpoints.detach(mountpoint)
+        except (mountpoints.CannotMount, OSError) as error:
             log.warning("%s", error)
         time.sleep(0.1)
     os._exit(0)

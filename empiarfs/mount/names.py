@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from empiarfs.engine.cache import Recent
-from empiarfs.engine.wanted import wanted_while
-from empiarfs.errors import Unavailable, Unwanted
-from empiarfs.mount.askers import is_to_end
+from empiarfs.engine.cache import LruCache
+from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.errors import Cancelled, Unavailable
+from empiarfs.mount.caller_signals import is_ending
 
 SECONDS = 30.0  # a prompt that completes a name, and a `cd`, stand still as long; patience is meant for reads
 # A shell tries a name that failed once or twice more, another way (bash: stat, then chdir, twice): it would have to
@@ -41,14 +41,14 @@ class NameWaits:
         self._has_answered = has_answered
         self._asker = asker
         self._clock = clock
-        self._gave_up: Recent[int, float] = Recent(MOST_THREADS, lambda _: 1)  # when each thread did
+        self._gave_up: LruCache[int, float] = LruCache(MOST_THREADS, lambda _: 1)  # when each thread did
 
     @contextmanager
     def bounded(self, path: str) -> Iterator[None]:
         """Bound all waiting for the name `path` in this block and thread.
 
         Raises:
-            Unwanted: the program is to end.
+            Cancelled: the program is to end.
             Unavailable: the server has not answered since the mount, and `SECONDS` have passed.
             WaitedInVain: the same, where the thread has waited for another name until a moment ago.
         """
@@ -56,19 +56,19 @@ class NameWaits:
 
         def is_wanted() -> bool:
             thread = self._asker()
-            if is_to_end(thread):
+            if is_ending(thread):
                 return False
             return self._has_answered() or self._clock() < begun + self._most(thread, begun)
 
         try:
-            with wanted_while(is_wanted):
+            with cancel_scope(is_wanted):
                 yield
-        except Unwanted as error:
+        except Cancelled as error:
             thread = self._asker()
             most = self._most(thread, begun)
             if thread and most and not self._has_answered():
                 self._gave_up.put(thread, self._clock())
-            if is_to_end(thread):
+            if is_ending(thread):
                 raise
             if not most:
                 raise WaitedInVain(path, "the server has not answered since the mount") from error

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
-from empiarfs.engine.cache import Recent
-from empiarfs.engine.wanted import wanted_while
-from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Offline, Unavailable, Unwanted
-from empiarfs.model import Directory, Entry, File, name_of, parent_of
+from empiarfs.engine.cache import LruCache
+from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Offline, Unavailable
+from empiarfs.model import Directory, File, Node, base_name, parent_path
 from empiarfs.mount import status, view
-from empiarfs.mount.askers import is_dead
+from empiarfs.mount.caller_signals import is_dead
 from empiarfs.mount.names import NameWaits, WaitedInVain
-from empiarfs.mount.versions import Untold, Versions
+from empiarfs.mount.versions import KernelViewStale, Versions
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Operations:
         owner: whose the files are.
         mounted: the time of the mount, in seconds since 1970.
         ready: called when the kernel has been answered for the first time.
-        watch: counts, and tells what the hidden file holds.
-        asker: gives the id of the thread that the kernel asks for, in the thread that answers it; 0 where it is not
-            known.
+        stats: counts, and tells what the hidden file holds.
+        caller: gives the id of the thread that the kernel asks for, in the thread that answers it; 0 where it is
+            not known.
     """
 
     use_ns = True
@@ -50,21 +50,21 @@ class Operations:
         owner: view.Owner,
         mounted: int,
         ready: Callable[[], None],
-        watch: status.Watch,
-        asker: Callable[[], int] = lambda: 0,
+        stats: status.MountStats,
+        caller: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._watch = watch
-        watch.open_files = self._open_files
+        self._stats = stats
+        stats.open_files = self._open_files
         self._archive = archive
         self._owner = owner
         self._mounted = mounted
         self._ready = ready
-        self._asker = asker
-        self._names = NameWaits(archive.has_answered, asker)
+        self._caller = caller
+        self._names = NameWaits(archive.has_answered, caller)
         self._versions = Versions()
-        self._handles: dict[int, OpenFile | list[Entry] | bytes] = {}
+        self._handles: dict[int, OpenFile | list[Node] | bytes] = {}
         # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
-        self._told_offline: Recent[tuple[str, str], bool] = Recent(MOST_OFFLINE, lambda _: 1)
+        self._told_offline: LruCache[tuple[str, str], bool] = LruCache(MOST_OFFLINE, lambda _: 1)
         self._numbers = itertools.count(1)
 
     def init_with_config(self, connection: Any, config: Any) -> None:
@@ -84,7 +84,7 @@ class Operations:
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
         """Answer `stat`."""
         path = path[1:]
-        if view.is_too_long(name_of(path)):
+        if view.is_too_long(base_name(path)):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if path == status.NAME:
             return view.status_attributes(path, self._owner, self._mounted)
@@ -93,9 +93,9 @@ class Operations:
             if target is not None:
                 self._archive.stat(target)
                 return view.link_attributes(path, target, self._owner, self._mounted)
-            entry = self.to_tell(self._archive.stat(path))
-            self.told(entry)
-            return self.attributes(entry)
+            node = self.to_announce(self._archive.stat(path))
+            self.announced(node)
+            return self.attributes(node)
 
     def readlink(self, path: str) -> str:
         """Answer where a link leads."""
@@ -107,7 +107,7 @@ class Operations:
     def opendir(self, path: str) -> int:
         """List a directory; the handle keeps what was listed, so that names neither double nor go missing."""
         with self.errors("list", path[1:]), self._waiting_for_name(path[1:]):
-            return self._kept(self._archive.entries(path[1:]))
+            return self._new_handle(self._archive.listdir(path[1:]))
 
     def releasedir(self, _path: str | None, handle: int) -> int:
         """Forget a listing."""
@@ -121,16 +121,16 @@ class Operations:
             if path == status.NAME:
                 # what it tells is of this moment, and the kernel keeps neither it nor its length
                 info.direct_io = True
-                info.fh = self._kept(status.as_text(self._watch.status()).encode())
+                info.fh = self._new_handle(status.as_text(self._stats.status()).encode())
                 return 0
             with self._waiting_for_name(path):
                 found = self._archive.stat(path)
             if isinstance(found, Directory):
                 raise IsADirectory(path)
             opened = OpenFile(self._archive, self._versions.to_open(found))
-            self._watch.opened(path)
-            info.keep_cache = self._versions.opened(opened.file)
-            info.fh = self._kept(opened)  # with nothing that can fail in between: no `release` would follow
+            self._stats.record_open(path)
+            info.keep_cache = self._versions.open(opened.file)
+            info.fh = self._new_handle(opened)  # with nothing that can fail in between: no `release` would follow
         return 0
 
     def release(self, path: str | None, info: Any) -> int:
@@ -138,7 +138,7 @@ class Operations:
         with self.errors("release", (path or "/")[1:]):
             opened = self._handles.pop(info.fh, None)
             if isinstance(opened, OpenFile):
-                self._versions.closed(opened.file)
+                self._versions.close(opened.file)
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
@@ -149,18 +149,18 @@ class Operations:
                 return opened[offset : offset + size]
             assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
             # to a program that catches SIGINT a read that fails is an error of the file; some ignore it
-            with self._watch.reads_waiting, wanted_while(self._is_alive):
+            with self._stats.reads_waiting, cancel_scope(self._is_alive):
                 data = opened.read(offset, size)
             count = len(data)
-            self._watch.reads += 1
-            self._watch.served_bytes += count
+            self._stats.reads += 1
+            self._stats.served_bytes += count
             return data
 
     def statfs(self, _path: str) -> dict[str, int]:
         """Answer the size of the file system."""
         return view.statfs()
 
-    def readdir(self, _path: str | None, handle: int, offset: int = 0) -> Iterator[tuple[int, Entry]]:
+    def readdir(self, _path: str | None, handle: int, offset: int = 0) -> Iterator[tuple[int, Node]]:
         """Give the entries of a listed directory from the one after `offset` on, each with its own offset.
 
         The offsets 1 and 2 are those of the directory itself and its parent.
@@ -170,18 +170,18 @@ class Operations:
         # the kernel takes some tens of names at a time: to count from the first one each time is a million squared
         return ((place + 3, entries[place]) for place in range(max(0, offset - 2), len(entries)))
 
-    def to_tell(self, entry: Measured) -> Measured:
-        """Give what the kernel may be told of `entry`: of a file the version that is open, or else the newest."""
-        return self._versions.to_tell(entry) if isinstance(entry, File) else entry
+    def to_announce(self, node: Measured) -> Measured:
+        """Give what the kernel may be told of `node`: of a file the version that is open, or else the newest."""
+        return self._versions.to_announce(node) if isinstance(node, File) else node
 
-    def told(self, entry: Measured) -> None:
-        """Take in that the kernel was told of `entry`."""
-        if isinstance(entry, File):
-            self._versions.told(entry)
+    def announced(self, node: Measured) -> None:
+        """Take in that the kernel was told of `node`."""
+        if isinstance(node, File):
+            self._versions.announced(node)
 
-    def attributes(self, entry: Measured) -> dict[str, int]:
-        """Give all attributes of `entry`, for the kernel to keep."""
-        return view.attributes(entry, self._owner, self._mounted)
+    def attributes(self, node: Measured) -> dict[str, int]:
+        """Give all attributes of `node`, for the kernel to keep."""
+        return view.attributes(node, self._owner, self._mounted)
 
     def errors(self, verb: str, path: str) -> "_Errors":
         """Give what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
@@ -190,16 +190,16 @@ class Operations:
     @contextmanager
     def _waiting_for_name(self, path: str) -> Iterator[None]:
         """Count the wait for the name `path`, and bound it."""
-        with self._watch.names_waiting, self._names.bounded(path):
+        with self._stats.names_waiting, self._names.bounded(path):
             yield
 
     def _is_alive(self) -> bool:
-        return not is_dead(self._asker())
+        return not is_dead(self._caller())
 
     def _open_files(self) -> int:
         return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
 
-    def _kept(self, thing: OpenFile | list[Entry] | bytes) -> int:
+    def _new_handle(self, thing: OpenFile | list[Node] | bytes) -> int:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
@@ -214,7 +214,7 @@ class _Errors:
         told: what was told to be out of reach.
     """
 
-    def __init__(self, verb: str, path: str, told: Recent[tuple[str, str], bool]) -> None:
+    def __init__(self, verb: str, path: str, told: LruCache[tuple[str, str], bool]) -> None:
         self._verb = verb
         self._path = path
         self._told = told
@@ -226,7 +226,7 @@ class _Errors:
         match error:
             case None:
                 return
-            case NotFound() | Untold() | Unwanted() | WaitedInVain():
+            case NotFound() | KernelViewStale() | Cancelled() | WaitedInVain():
                 log.debug("%s %s", self._verb, error)
             case Unavailable():
                 log.warning("%s %s; given up", self._verb, error)
@@ -240,7 +240,7 @@ class _Errors:
 
     def _is_news(self, path: str) -> bool:
         """Tell, once for each file that is read and each directory looked into, that `path` is out of reach."""
-        about = (self._verb, parent_of(path) if self._verb == "stat" else path)
+        about = (self._verb, parent_path(path) if self._verb == "stat" else path)
         news = self._told.get(about) is None
         self._told.put(about, True)
         return news

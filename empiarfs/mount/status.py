@@ -15,8 +15,8 @@ from empiarfs.archive import Archive
 from empiarfs.counters import Counters
 
 NAME = ".empiarfs-status"  # of the file at the root of every mount, which no listing shows
-MOST_TROUBLES = 20
-LONGEST_TROUBLE = 1000  # characters
+MAX_WARNINGS = 20
+MAX_WARNING_LENGTH = 1000  # characters
 MOST_ENTRIES = 100
 
 
@@ -41,7 +41,7 @@ class Status:
         mountpoint: where it is.
         version: of empiarfs.
         binding: what speaks to the kernel.
-        process: the number of the daemon.
+        pid: the number of the daemon.
         since: when it was mounted, in seconds since 1970.
         now: the moment, in seconds since 1970.
         entries: those in which files were opened, the newest first.
@@ -50,14 +50,14 @@ class Status:
         served_bytes: the bytes given to it.
         names_waiting: how many lookups, opens and listings programs wait for now.
         reads_waiting: how many reads they wait for now.
-        troubles: the newest warnings of the log, the newest last.
+        warnings: the newest warnings of the log, the newest last.
         counters: those of the archive.
     """
 
     mountpoint: str = ""
     version: str = ""
     binding: str = ""
-    process: int = 0
+    pid: int = 0
     since: float = 0.0
     now: float = 0.0
     entries: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Status:
     served_bytes: int = 0
     names_waiting: int = 0
     reads_waiting: int = 0
-    troubles: tuple[LoggedWarning, ...] = ()
+    warnings: tuple[LoggedWarning, ...] = ()
     counters: Counters = field(default_factory=Counters)
 
 
@@ -74,7 +74,7 @@ def flat(status: Status) -> dict[str, Any]:
     """Give all that `status` holds by name, the counters among the rest."""
     values = asdict(status)
     counters = values.pop("counters")
-    return {**values, **counters, "troubles": values["troubles"]}
+    return {**values, **counters, "warnings": values["warnings"]}
 
 
 def as_text(status: Status) -> str:
@@ -91,9 +91,9 @@ def from_text(text: str) -> Status:
     values = json.loads(text)
     try:
         chosen = _chosen(Status, values)
-        troubles = tuple(LoggedWarning(**_chosen(LoggedWarning, one)) for one in values.get("troubles", ()))
+        troubles = tuple(LoggedWarning(**_chosen(LoggedWarning, one)) for one in values.get("warnings", ()))
         return Status(
-            **{**chosen, "entries": tuple(values.get("entries", ())), "troubles": troubles},
+            **{**chosen, "entries": tuple(values.get("entries", ())), "warnings": troubles},
             counters=Counters(**_chosen(Counters, values)),
         )
     except (TypeError, AttributeError) as error:
@@ -105,12 +105,12 @@ def _chosen(kind: type[Status | LoggedWarning | Counters], values: Mapping[str, 
     return {name: value for name, value in values.items() if name in names}
 
 
-class Troubles(logging.Handler):
+class RecentWarnings(logging.Handler):
     """Keeps the newest warnings of a log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._newest: deque[LoggedWarning] = deque(maxlen=MOST_TROUBLES)
+        self._newest: deque[LoggedWarning] = deque(maxlen=MAX_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep `record`, in one line."""
@@ -118,7 +118,7 @@ class Troubles(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {error}"
-        self._newest.append(LoggedWarning(record.created, " ".join(text[:LONGEST_TROUBLE].split())))
+        self._newest.append(LoggedWarning(record.created, " ".join(text[:MAX_WARNING_LENGTH].split())))
 
     def newest(self) -> tuple[LoggedWarning, ...]:
         """Give what was kept, the newest last."""
@@ -141,12 +141,12 @@ class Inside:
         self._threads.discard(threading.get_ident())
 
 
-class Watch:
+class MountStats:
     """Counts what goes through one mount, and tells it together with what the archive tells.
 
     Args:
         mountpoint: where it is.
-        troubles: the newest warnings.
+        recent_warnings: the newest warnings.
 
     Attributes:
         archive: what is mounted; None until it is open.
@@ -157,9 +157,9 @@ class Watch:
         names_waiting, reads_waiting: entered by whoever answers the kernel, for as long as that takes.
     """
 
-    def __init__(self, mountpoint: str, troubles: Troubles) -> None:
+    def __init__(self, mountpoint: str, recent_warnings: RecentWarnings) -> None:
         self._mountpoint = mountpoint
-        self._troubles = troubles
+        self._recent_warnings = recent_warnings
         self._since = time.time()
         self._lock = threading.Lock()
         self._entries: dict[str, None] = {}
@@ -169,7 +169,7 @@ class Watch:
         self.reads = self.served_bytes = 0
         self.names_waiting, self.reads_waiting = Inside(), Inside()
 
-    def opened(self, path: str) -> None:
+    def record_open(self, path: str) -> None:
         """Take in that the file `path` was opened."""
         entry = path.partition("/")[0]
         with self._lock:
@@ -186,7 +186,7 @@ class Watch:
             mountpoint=self._mountpoint,
             version=version("empiarfs"),
             binding=self.binding,
-            process=os.getpid(),
+            pid=os.getpid(),
             since=self._since,
             now=time.time(),
             entries=entries,
@@ -195,6 +195,6 @@ class Watch:
             served_bytes=self.served_bytes,
             names_waiting=len(self.names_waiting),
             reads_waiting=len(self.reads_waiting),
-            troubles=self._troubles.newest(),
+            warnings=self._recent_warnings.newest(),
             counters=Counters() if self.archive is None else self.archive.counters(),
         )

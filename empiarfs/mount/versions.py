@@ -2,14 +2,14 @@
 
 import threading
 
-from empiarfs.engine.cache import Recent
-from empiarfs.errors import Changed
+from empiarfs.engine.cache import LruCache
+from empiarfs.errors import Stale
 from empiarfs.model import File
 
-MOST_TOLD = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
+MAX_ANNOUNCED = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more
 
 
-class Untold(Changed):
+class KernelViewStale(Stale):
     """A version that the kernel was not told of: it looks the name up anew and opens it (open(2) in fs/namei.c)."""
 
 
@@ -22,51 +22,51 @@ class Versions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
-        self._paged: Recent[str, File] = Recent(MOST_TOLD, lambda _: 1)
-        self._open: dict[str, tuple[File, int]] = {}  # and how often
+        self._announced: LruCache[str, File] = LruCache(MAX_ANNOUNCED, lambda _: 1)
+        self._paged: LruCache[str, File] = LruCache(MAX_ANNOUNCED, lambda _: 1)
+        self._open_versions: dict[str, tuple[File, int]] = {}  # and how often
 
-    def to_tell(self, newest: File) -> File:
+    def to_announce(self, newest: File) -> File:
         """Give the version to tell the kernel: the one that is open, or else the newest."""
         with self._lock:
-            version, _ = self._open.get(newest.path, (newest, 0))
+            version, _ = self._open_versions.get(newest.path, (newest, 0))
             return version
 
     def to_open(self, newest: File) -> File:
         """Give the version to open: the one that is open, where the two may be one by two dates; or `newest`."""
         with self._lock:
-            version, _ = self._open.get(newest.path, (newest, 0))
-            return version if version.may_be(newest) or newest.may_be(version) else newest
+            version, _ = self._open_versions.get(newest.path, (newest, 0))
+            return version if version.could_be(newest) or newest.could_be(version) else newest
 
-    def told(self, version: File) -> None:
+    def announced(self, version: File) -> None:
         """Take in that the kernel was told of `version`."""
         with self._lock:
-            self._told.put(version.path, version)
+            self._announced.put(version.path, version)
 
-    def opened(self, newest: File) -> bool:
+    def open(self, newest: File) -> bool:
         """Take in that `newest` is opened, and tell whether the kernel may keep the pages that it has.
 
         Raises:
-            Changed: another version is open. ESTALE makes the kernel try once more, which fails again as long as
+            Stale: another version is open. ESTALE makes the kernel try once more, which fails again as long as
                 that is so.
             Untold: the kernel was told of another version.
         """
         path = newest.path
         with self._lock:
-            other, times = self._open.get(path, (newest, 0))
+            other, times = self._open_versions.get(path, (newest, 0))
             if other != newest:
-                raise Changed(path, "it changed at the server, and its older version is still open")
-            if self._told.get(path) != newest:
-                raise Untold(path, "the kernel was told of another version")
-            self._open[path] = newest, times + 1
+                raise Stale(path, "it changed at the server, and its older version is still open")
+            if self._announced.get(path) != newest:
+                raise KernelViewStale(path, "the kernel was told of another version")
+            self._open_versions[path] = newest, times + 1
             # pages of who knows which version are dropped too; where there are none that costs nothing
             are_its_own = self._paged.get(path) == newest
             self._paged.put(path, newest)
             return are_its_own
 
-    def closed(self, version: File) -> None:
+    def close(self, version: File) -> None:
         """Take in that `version` is closed, once."""
         with self._lock:
-            _, times = self._open.pop(version.path)
+            _, times = self._open_versions.pop(version.path)
             if times > 1:
-                self._open[version.path] = version, times - 1
+                self._open_versions[version.path] = version, times - 1

@@ -4,7 +4,7 @@ import hashlib
 import stat
 from dataclasses import dataclass
 
-from empiarfs.model import Directory, Entry, File
+from empiarfs.model import Directory, File, Node
 from empiarfs.paths import entry_of
 
 BLOCK_SIZE = 4096  # st_blksize; larger makes Python's open().read(1024) fetch a whole megabyte
@@ -33,20 +33,20 @@ def inode(path: str) -> int:
     return int.from_bytes(digest) >> 1 | 2  # positive as a signed number, and never the root's
 
 
-def attributes(entry: File | Directory, owner: Owner, mounted: int) -> dict[str, int]:
-    """Give the `stat` of `entry`; times in nanoseconds.
+def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, int]:
+    """Give the `stat` of `node`; times in nanoseconds.
 
     Args:
-        entry: a measured file or a directory.
+        node: a measured file or a directory.
         owner: whose it is.
         mounted: seconds since 1970; the time of what the server gives no time for.
     """
-    match entry:
+    match node:
         case File():
-            mode, links, size = FILE_MODE, 1, entry.size
+            mode, links, size = FILE_MODE, 1, node.size
         case Directory():
             mode, links, size = DIRECTORY_MODE, 2, BLOCK_SIZE
-    return _attributes(entry.path, mode, links, size, owner, mounted if entry.modified is None else entry.modified)
+    return _attributes(node.path, mode, links, size, owner, mounted if node.modified is None else node.modified)
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
@@ -76,9 +76,9 @@ def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, secon
     }
 
 
-def kind(entry: Entry) -> int:
-    """Give the file type bits of `entry`, all that a listing needs to know."""
-    return stat.S_IFDIR if isinstance(entry, Directory) else stat.S_IFREG
+def kind(node: Node) -> int:
+    """Give the file type bits of `node`, all that a listing needs to know."""
+    return stat.S_IFDIR if isinstance(node, Directory) else stat.S_IFREG
 
 
 def link_target(path: str) -> str | None:

@@ -11,7 +11,7 @@ from empiarfs.archive import Archive
 from empiarfs.sample import content
 from empiarfs.sample.server import SampleServer
 from empiarfs.settings import SAMPLE, Settings
-from empiarfs.storage.folders import FOLDER, NotSafe, check_holder, secure
+from empiarfs.storage.private_dirs import FOLDER, UnsafePath, check_holder, ensure_private
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
@@ -49,9 +49,9 @@ def _server(settings: Settings) -> SampleServer:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_holder(folder)
         if (folder / FOLDER).exists():
-            secure(folder / FOLDER)
+            ensure_private(folder / FOLDER)
         return SampleServer(content.build(folder / "sample"))
-    except NotSafe:
+    except UnsafePath:
         raise
     except OSError as error:
         advice = f"{error.strerror or error}; another folder may do: --cache-dir"

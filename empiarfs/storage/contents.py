@@ -7,7 +7,7 @@ from empiarfs.storage.table import Row, Segment
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EntryUsage:
     """What is kept of one entry of one archive."""
 
     archive: str
@@ -28,21 +28,21 @@ class Contents:
         directories: how many are listed.
         measured: of how many files the exact size is known.
         free: bytes free on the file system.
-        floor: bytes of it that the cache always leaves free.
-        faults: what cannot be used, and why.
-        foreign: what is not ours.
+        min_free: bytes of it that the cache always leaves free.
+        errors: what cannot be used, and why.
+        unrecognised: what is not ours.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[EntryUsage, ...]
     oldest: float | None
     newest: float | None
     index_bytes: int
     directories: int
     measured: int
     free: int
-    floor: int
-    faults: tuple[str, ...]
-    foreign: tuple[Path, ...]
+    min_free: int
+    errors: tuple[str, ...]
+    unrecognised: tuple[Path, ...]
 
     @property
     def bytes(self) -> int:
@@ -61,7 +61,7 @@ class Contents:
 
 
 @dataclass(slots=True)
-class Verified:
+class VerifyReport:
     """What a look at every block has found.
 
     Attributes:
@@ -70,8 +70,8 @@ class Verified:
         damaged: how many were not what their names say; they are gone now.
         missing: of how many the file was gone; their rows are, too.
         orphans: how many files nobody knew of; they are gone now.
-        faults: what could not be looked at, and why.
-        foreign: what is not ours, and stays.
+        errors: what could not be looked at, and why.
+        unrecognised: what is not ours, and stays.
     """
 
     blocks: int = 0
@@ -79,17 +79,17 @@ class Verified:
     damaged: int = 0
     missing: int = 0
     orphans: int = 0
-    faults: tuple[str, ...] = ()
-    foreign: tuple[Path, ...] = ()
+    errors: tuple[str, ...] = ()
+    unrecognised: tuple[Path, ...] = ()
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing was damaged."""
-        return not (self.damaged or self.missing or self.faults)
+        return not (self.damaged or self.missing or self.errors)
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledBlock:
     """One kept block, to be compared with the server's.
 
     Attributes:

@@ -21,7 +21,7 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.storage import segments
-from empiarfs.storage.trouble import JOURNAL
+from empiarfs.storage.circuit_breaker import JOURNAL
 
 NAME: str = DBNAME  # of the database, in the folder of the store
 BINARY: int = MODE_BINARY  # the mode of a row whose value is bytes in a file
@@ -165,7 +165,7 @@ def _check(folder: Path) -> None:
             shutil.rmtree(below, ignore_errors=True)
 
 
-def _made(path: str) -> FileIO:
+def _create(path: str) -> FileIO:
     """Make the file `path` and its two folders; another thread may be tidying empty ones away.
 
     The store's own folder is not made here: that would be open to others.
@@ -196,7 +196,7 @@ class _OnlyBytes(diskcache.Disk):  # type: ignore[misc] # it ships no types
         if read or not isinstance(value, _Segment):
             raise ValueError("only segments are stored")
         path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
-        file = _made(path)
+        file = _create(path)
         head = segments.head(key, value.blocks)
         size = len(head) + sum(map(len, value.blocks))
         try:

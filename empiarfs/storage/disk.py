@@ -17,11 +17,11 @@ from pathlib import Path
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB
 from empiarfs.storage import database, segments
+from empiarfs.storage.circuit_breaker import CALM_SECONDS, CircuitBreaker, is_damage, is_wrong, may_be_whole
 from empiarfs.storage.database import Database
-from empiarfs.storage.folders import Identity, identity, secure, secure_file
-from empiarfs.storage.forks import inside
+from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.places import Place, Places
-from empiarfs.storage.trouble import CALM_SECONDS, Trouble, is_damage, is_wrong, may_be_whole
+from empiarfs.storage.private_dirs import Identity, check_private_file, ensure_private, identity
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0  # how old a look at the free space may be
 TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
 
 
-def floor_of(total: int) -> int:
+def min_free_of(total: int) -> int:
     """Give how many of `total` bytes of a file system are always left free."""
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
@@ -66,26 +66,26 @@ class DiskStore:
         self._damaged = float("-inf")  # when the last damaged block was found
         self._looking = threading.Lock()
         self._full = False
-        self._trouble = Trouble(f"the cache in {folder}")
+        self._breaker = CircuitBreaker(f"the cache in {folder}")
         self._outdated = self._wrong = False  # the database is to be opened anew; its content is wrong
         self._identity: Identity | None = None
         self._database: Database | None = None
         self.broken = 0
         try:
-            with inside:
-                self._database = self._opened()
+            with fork_guard:
+                self._database = self._open()
         except (PermissionError, NotADirectoryError, FileExistsError):
             raise  # to be chosen otherwise, not to be done without
         except TROUBLES as error:
-            self._tell(error, "writing")
+            self._record_failure(error, "writing")
 
     def __repr__(self) -> str:
         return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
 
-    def _opened(self) -> Database:
+    def _open(self) -> Database:
         """Open the database; one whose content is wrong is begun anew, and blocks that nobody knows of go."""
-        secure(self._folder)
-        secure_file(self._database_file)
+        ensure_private(self._folder)
+        check_private_file(self._database_file)
         if self._database is not None:
             self._database.close()
         try:
@@ -95,9 +95,9 @@ class DiskStore:
         except sqlite3.Error as error:
             if may_be_whole(error):
                 raise
-            self._trouble.tell(error, "")
+            self._breaker.failure(error, "")
         except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
-            self._trouble.tell(error, "")
+            self._breaker.failure(error, "")
         for file in self._folder.glob(f"{database.NAME}*"):
             file.unlink(missing_ok=True)
         log.info("%s: the cache begins anew", self._folder)
@@ -117,14 +117,14 @@ class DiskStore:
     def get(self, block: Block) -> bytes | None:
         """See `BlockStore.get`."""
         kept = self._database
-        if kept is None or self._trouble.rests("reading"):
+        if kept is None or self._breaker.is_open("reading"):
             return None
         for _ in range(2):  # a segment that was stored anew meanwhile lies in another file
             try:
-                with inside:
+                with fork_guard:
                     place = self._places.find(block)
             except TROUBLES as error:
-                self._tell(error, "reading")
+                self._record_failure(error, "reading")
                 return None
             if place is None:
                 return None
@@ -135,7 +135,7 @@ class DiskStore:
                 continue
             except OSError as error:
                 if not is_damage(error):
-                    self._tell(error, "reading")
+                    self._record_failure(error, "reading")
                     return None
                 data = None
             if data is None:
@@ -163,10 +163,10 @@ class DiskStore:
     def put(self, first: Block, *data: bytes) -> None:
         """See `BlockStore.put`."""
         try:
-            with inside:
+            with fork_guard:
                 self._store(first, data)
         except TROUBLES as error:
-            self._tell(error, "writing")
+            self._record_failure(error, "writing")
 
     def _store(self, first: Block, data: Sequence[bytes]) -> None:
         kept = self._writable()
@@ -177,11 +177,11 @@ class DiskStore:
         self._places.add(first.file, Place(name, numbers, kept.store(name, data)))
         if len(self._used) >= TOUCHED_AT_ONCE:
             self._touch(kept)
-        self._trouble.well()
+        self._breaker.success()
 
     def volume(self) -> int:
         """Give the bytes of all blocks now kept."""
-        with inside:
+        with fork_guard:
             return self._database.block_bytes() if self._database is not None else 0
 
     def kept(self) -> int | None:
@@ -197,10 +197,10 @@ class DiskStore:
         if kept is None:
             return
         try:
-            with inside:
+            with fork_guard:
                 self._touch(kept)
         except TROUBLES as error:
-            self._tell(error, "writing")
+            self._record_failure(error, "writing")
         kept.close()
 
     def _tell_of_damage(self, file: File) -> None:
@@ -214,11 +214,11 @@ class DiskStore:
     def _drop(self, kept: Database, place: Place, file: File) -> None:
         """Drop a segment that is damaged or gone, and look for the others of `file` anew."""
         try:
-            if not self._trouble.rests("writing"):
-                with inside:
+            if not self._breaker.is_open("writing"):
+                with fork_guard:
                     kept.drop(place.name, place.filename)
         except TROUBLES as error:
-            self._tell(error, "writing")
+            self._record_failure(error, "writing")
         self._places.forget(file)
 
     def _touch(self, kept: Database) -> None:
@@ -230,7 +230,7 @@ class DiskStore:
         """Give what the names of all blocks of `file` begin with; the number stands behind it."""
         # SQLite's text holds no surrogate escapes
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
-        return f"{self._prefix} {path} {file.size} {file.modified} {int(file.listed)} "
+        return f"{self._prefix} {path} {file.size} {file.modified} {int(file.coarse_mtime)} "
 
     def _listed(self, file: File) -> list[Place]:
         """Give the segments of `file` that are in the database now."""
@@ -241,7 +241,7 @@ class DiskStore:
 
     def _writable(self) -> Database | None:
         """Give the database if a block may be stored now. Now and then, look whether it is there and has room."""
-        if self._trouble.rests("writing"):
+        if self._breaker.is_open("writing"):
             return None
         with self._looking:
             kept = self._database
@@ -249,14 +249,14 @@ class DiskStore:
             if kept is None or self._outdated or now - self._looked >= LOOK_SECONDS:
                 self._looked = now
                 if kept is None or self._outdated or self._is_another():
-                    kept = self._opened()
+                    kept = self._open()
                 self._full = not self._has_room(kept)
             return None if self._full else kept
 
     def _has_room(self, kept: Database) -> bool:
         """Tell whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
-        floor = floor_of(disk.total)
+        floor = min_free_of(disk.total)
         kept.limit(min(self._most, max(0, kept.volume() + disk.free - floor)))
         if disk.free >= floor:
             return True
@@ -265,9 +265,9 @@ class DiskStore:
         kept.shrink()
         return False
 
-    def _tell(self, error: Exception, use: str) -> None:
+    def _record_failure(self, error: Exception, use: str) -> None:
         """Take in that `use` of the database failed; it may have to be opened anew."""
         row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
-        self._trouble.tell(error, "" if row else use)
+        self._breaker.failure(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or isinstance(error, database.FAILURES)

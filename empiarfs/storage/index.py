@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from empiarfs.model import Directory, Entry, File, Stub, name_of, parent_of
+from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Known
-from empiarfs.storage.folders import FOLDER, Identity, NotSafe, identity, secure, secure_file
-from empiarfs.storage.forks import inside
+from empiarfs.storage.circuit_breaker import CircuitBreaker, is_wrong, may_be_whole
+from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.index_tables import (
     COLUMNS,
     below,
     children,
-    connected,
+    connect,
     entry_of,
     found_values,
     key_of,
@@ -25,7 +25,7 @@ from empiarfs.storage.index_tables import (
     set_aside,
     with_tables,
 )
-from empiarfs.storage.trouble import Trouble, is_wrong, may_be_whole
+from empiarfs.storage.private_dirs import FOLDER, Identity, UnsafePath, check_private_file, ensure_private, identity
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class SqliteIndex:
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._trouble = Trouble(f"the index {file}")
+        self._breaker = CircuitBreaker(f"the index {file}")
         self._looked = time.monotonic()
         self._identity: Identity | None = None
         self._absences = 0  # taken in by this process
@@ -67,9 +67,9 @@ class SqliteIndex:
         self._outdated = False  # the file is to be opened anew
         self._database: sqlite3.Connection | None = None
         try:
-            with inside:
-                self._database = self._opened()
-        except NotSafe:
+            with fork_guard:
+                self._database = self._open()
+        except UnsafePath:
             raise
         except (OSError, sqlite3.Error) as error:
             self._fall_back(error)
@@ -79,7 +79,7 @@ class SqliteIndex:
         with self._lock:
             database, self._database = self._database, None
         if database is not None:
-            with inside:
+            with fork_guard:
                 database.close()
 
     def directory(self, path: str) -> Known | None:
@@ -91,15 +91,15 @@ class SqliteIndex:
                 return Known(children(database, path), moment(scanned[0]))
         return None
 
-    def entry(self, path: str) -> Entry | None:
-        """See `Index.entry`."""
+    def node(self, path: str) -> Node | None:
+        """See `Index.node`."""
         with self._used() as database:
             row = database.execute(
                 f"SELECT {COLUMNS} FROM entries WHERE directory = ? AND name = ?",  # noqa: S608 - a constant
-                (key_of(parent_of(path)), key_of(name_of(path))),
+                (key_of(parent_path(path)), key_of(base_name(path))),
             ).fetchone()
             if row is not None:
-                return entry_of(parent_of(path), row)
+                return entry_of(parent_path(path), row)
         return None
 
     def holds(self, path: str) -> bool:
@@ -112,7 +112,7 @@ class SqliteIndex:
             return bool(count)
         return False
 
-    def replace(self, path: str, entries: Sequence[Entry], scanned: float) -> Known:
+    def replace(self, path: str, nodes: Sequence[Node], scanned: float) -> Known:
         """See `Index.replace`."""
         key = key_of(path)
         with self._used("writing") as database:
@@ -131,18 +131,18 @@ class SqliteIndex:
                     is_directory = excluded.is_directory,
                     listed_size = excluded.listed_size, listed_date = excluded.listed_date
                 """,
-                (listed_values(key, position, entry) for position, entry in enumerate(entries)),
+                (listed_values(key, position, node) for position, node in enumerate(nodes)),
             )
             database.execute("DELETE FROM entries WHERE directory = ? AND missed >= ?", (key, MISSES))
             database.execute("INSERT OR REPLACE INTO directories VALUES (?, ?)", (key, scanned))
             return Known(children(database, path), scanned)
-        return Known({name_of(entry.path): entry for entry in entries}, scanned)
+        return Known({base_name(entry.path): entry for entry in nodes}, scanned)
 
-    def add(self, entry: File | Directory) -> None:
+    def add(self, node: File | Directory) -> None:
         """See `Index.add`."""
         with self._used("writing") as database:
-            database.execute(_ADD, found_values(entry))
-            database.execute("DELETE FROM absent WHERE path = ?", (key_of(entry.path),))
+            database.execute(_ADD, found_values(node))
+            database.execute("DELETE FROM absent WHERE path = ?", (key_of(node.path),))
 
     def add_all(self, files: Sequence[File]) -> None:
         """See `Index.add_all`."""
@@ -152,7 +152,7 @@ class SqliteIndex:
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
         with self._used("writing") as database:
-            where = (key_of(parent_of(path)), key_of(name_of(path)))
+            where = (key_of(parent_path(path)), key_of(base_name(path)))
             database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
             database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (key_of(path), asked))
             if self._absences % ABSENT_AT_ONCE == 0 and _absences(database) > MOST_ABSENT:
@@ -172,7 +172,7 @@ class SqliteIndex:
     def unmeasure(self, file: File) -> Stub:
         """See `Index.unmeasure`."""
         with self._used("writing") as database:
-            where = (key_of(parent_of(file.path)), key_of(name_of(file.path)))
+            where = (key_of(parent_path(file.path)), key_of(base_name(file.path)))
             database.execute(
                 """
                 UPDATE entries SET size = NULL, modified = NULL
@@ -190,14 +190,14 @@ class SqliteIndex:
     @contextmanager
     def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
         """Give the database for one transaction; its trouble is told once, and for a while it knows nothing."""
-        with inside, self._lock:
+        with fork_guard, self._lock:
             database = self._usable(use) or sqlite3.connect(":memory:")  # without tables, it knows nothing
             try:
                 yield database
                 database.commit()
             except (OSError, sqlite3.Error, OverflowError) as error:
                 if database is self._database:
-                    self._tell(error, use)
+                    self._record_failure(error, use)
                 with suppress(sqlite3.Error):
                     database.rollback()
             finally:
@@ -208,55 +208,55 @@ class SqliteIndex:
         """Give the database, opened anew where that is due; None after a close, or where `use` of it rests."""
         if self._database is None or self._file is None:
             return self._database
-        if self._trouble.rests(use):
+        if self._breaker.is_open(use):
             return None
         now = time.monotonic()
-        if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._trouble.rests("opening"):
+        if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._breaker.is_open("opening"):
             self._looked = now
             try:
                 if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, say
                     before = self._database
                     if self._identity is not None:
                         before.close()  # first: a connection that failed may hold locks
-                    self._database = self._opened()
+                    self._database = self._open()
                     before.close()
             except (OSError, sqlite3.Error) as error:
                 self._fall_back(error)
-        self._trouble.well()
+        self._breaker.success()
         return self._database
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         """Open the file; one that is broken or of another version is set aside."""
         if self._file is None:
-            return with_tables(connected(None))
-        secure(self._file.parent)
-        secure_file(self._file)
+            return with_tables(connect(None))
+        ensure_private(self._file.parent)
+        check_private_file(self._file)
         try:
             if self._wrong and identity(self._file) == self._identity:
                 raise sqlite3.DatabaseError("its content is wrong")
-            database = with_tables(connected(self._file))
+            database = with_tables(connect(self._file))
         except sqlite3.Error as error:
             if may_be_whole(error):
                 raise
-            self._trouble.tell(error, "")
+            self._breaker.failure(error, "")
             log.info("%s is set aside, and listings begin anew", self._file)
             set_aside(self._file)
-            database = with_tables(connected(self._file))
+            database = with_tables(connect(self._file))
         self._identity = identity(self._file)
         self._wrong = self._outdated = False
         return database
 
     def _fall_back(self, error: Exception) -> None:
         """Live in memory, until the file can be opened."""
-        self._trouble.tell(error, "opening")
+        self._breaker.failure(error, "opening")
         if self._database is None or self._identity is not None:
-            self._database = with_tables(connected(None))
+            self._database = with_tables(connect(None))
         self._identity, self._outdated = None, True
 
-    def _tell(self, error: Exception, use: str) -> None:
+    def _record_failure(self, error: Exception, use: str) -> None:
         """Take in that `use` of the database failed; it may have to be opened anew."""
         absurd = isinstance(error, OverflowError)  # a value, not the file
-        self._trouble.tell(error, "" if absurd else use)
+        self._breaker.failure(error, "" if absurd else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or not absurd
 

@@ -3,9 +3,9 @@
 import sqlite3
 from pathlib import Path
 
-from empiarfs.model import Directory, Entry, File, Stub, join, name_of, parent_of
+from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
+from empiarfs.storage.circuit_breaker import JOURNAL
 from empiarfs.storage.sqlite import beside
-from empiarfs.storage.trouble import JOURNAL
 
 VERSION = 2  # of the tables; a file of another version is set aside
 BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
@@ -47,7 +47,7 @@ def below(path: str) -> tuple[bytes, bytes]:
     return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
 
 
-def entry_of(directory: str, row: _Row) -> Entry:
+def entry_of(directory: str, row: _Row) -> Node:
     """Give what `row` of `directory` tells of.
 
     Raises:
@@ -95,36 +95,36 @@ def _foreign() -> sqlite3.Error:
     return error
 
 
-def children(database: sqlite3.Connection, path: str) -> dict[str, Entry]:
+def children(database: sqlite3.Connection, path: str) -> dict[str, Node]:
     """Give what is known to be in the directory `path`, by name, as its listing shows it."""
     rows = database.execute(
         f"SELECT {COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
         (key_of(path),),
     )
     entries = (entry_of(path, row) for row in rows)
-    return {name_of(entry.path): entry for entry in entries}
+    return {base_name(node.path): node for node in entries}
 
 
-def found_values(entry: File | Directory) -> tuple[object, ...]:
+def found_values(node: File | Directory) -> tuple[object, ...]:
     """Give the row of what was found by asking for it, as `index` adds it."""
-    directory, name = key_of(parent_of(entry.path)), key_of(name_of(entry.path))
-    match entry:
+    directory, name = key_of(parent_path(node.path)), key_of(base_name(node.path))
+    match node:
         case Directory():
-            return directory, name, 1, None, entry.modified, 0
+            return directory, name, 1, None, node.modified, 0
         case File():
-            return directory, name, 0, entry.size, entry.modified, entry.listed
+            return directory, name, 0, node.size, node.modified, node.coarse_mtime
 
 
-def listed_values(directory: bytes, position: int, entry: Entry) -> tuple[object, ...]:
+def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, ...]:
     """Give the row of what a listing shows at `position`, as `index` replaces it."""
-    name = key_of(name_of(entry.path))
-    match entry:
+    name = key_of(base_name(node.path))
+    match node:
         case Directory():
-            return directory, name, position, 1, "", "", None, entry.modified
+            return directory, name, position, 1, "", "", None, node.modified
         case Stub():
-            return directory, name, position, 0, entry.listed_size, entry.listed_date, None, None
+            return directory, name, position, 0, node.listed_size, node.listed_date, None, None
         case File():
-            return directory, name, position, 0, "", "", entry.size, entry.modified
+            return directory, name, position, 0, "", "", node.size, node.modified
 
 
 def set_aside(file: Path) -> None:
@@ -164,7 +164,7 @@ def _is_empty(database: sqlite3.Connection) -> bool:
     return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
-def connected(file: Path | None) -> sqlite3.Connection:
+def connect(file: Path | None) -> sqlite3.Connection:
     """Open `file`, or a database in memory where there is none."""
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)

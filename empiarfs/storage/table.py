@@ -10,8 +10,8 @@ from pathlib import Path
 
 from empiarfs.model import File
 from empiarfs.storage import segments, sqlite
+from empiarfs.storage.circuit_breaker import is_damage
 from empiarfs.storage.database import BINARY, BUSY_SECONDS, NAME, is_block_file
-from empiarfs.storage.trouble import is_damage
 
 FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
 ROWS_AT_ONCE = 1000

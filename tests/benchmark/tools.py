@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import machine
+import sandbox
 
 MOUNT_SECONDS = 60.0  # for a mount to appear
 END_SECONDS = 10.0  # for a program to end once its mount is gone
@@ -64,7 +64,7 @@ def empiarfs(name: str = "empiarfs", flags: Sequence[str] = (), **variables: str
             sys.executable, "-m", "empiarfs", "mount", "-f", "--base-url", url, "--cache-dir", cache, *flags, point,
         ]  # fmt: skip
 
-    variables = {"PYTHONPATH": os.fspath(machine.PROJECT), **variables}
+    variables = {"PYTHONPATH": os.fspath(sandbox.PROJECT), **variables}
     return Tool(name, _version("empiarfs", sys.executable, "-m", "empiarfs", "--version"), command, variables)
 
 
@@ -111,7 +111,7 @@ def mounted(tool: Tool, url: str, ftp_url: str, cache: Path) -> Iterator[tuple[P
         )  # fmt: skip
     try:
         deadline = time.monotonic() + MOUNT_SECONDS
-        while not machine.mounted(point):
+        while not sandbox.mounted(point):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NotMounted(f"{tool.name} does not mount")
             time.sleep(0.02)
@@ -133,15 +133,15 @@ def _environment(home: Path) -> dict[str, str]:
 def _end(process: subprocess.Popen[bytes], point: Path) -> None:
     """Take the mount away from whoever hangs in it, and end its program: gently, then by force."""
     with suppress(OSError):  # it never mounted, or it is gone
-        machine.unbind(point)
+        sandbox.unbind(point)
     for signal_number, seconds in ((0, END_SECONDS), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal_number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             break
-    while machine.mounted(point):
-        machine.unbind(point)
+    while sandbox.mounted(point):
+        sandbox.unbind(point)
 
 
 def cost(process: int) -> tuple[float, float]:

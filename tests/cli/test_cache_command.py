@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cache_files
 import click
-import ondisk
 import pytest
 from commands import isolated, run
 from fakes import noise
@@ -66,12 +66,12 @@ def cache() -> Path:
 
 def segments() -> list[Path]:
     """Give the files of segments: of the large file two, one and two blocks together, and of the others one."""
-    return ondisk.segments(cache() / "v1" / "blocks")
+    return cache_files.segments(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
     """Give the bytes of all segments, as people read them."""
-    return f"{ondisk.volume(cache()) / KIB:.1f} KiB"
+    return f"{cache_files.volume(cache()) / KIB:.1f} KiB"
 
 
 def large_segment(number: int) -> Path:
@@ -108,11 +108,11 @@ def test_info_counts_what_is_kept(server: ScriptedServer) -> None:
     told = info()
     assert kept() == {"10028": 6, "10029": 1}
     assert (told["blocks"], told["files"], told["limit"]) == (7, 3, Settings().cache_size)
-    assert told["bytes"] == ondisk.volume(cache())
+    assert told["bytes"] == cache_files.volume(cache())
     assert (told["index"]["directories"], told["index"]["measured"]) == (2, 3)
-    assert told["foreign"] == told["faults"] == []
+    assert told["unrecognised"] == told["errors"] == []
     room = shutil.disk_usage(cache())
-    assert told["floor"] == max(room.total // 20, 2 << 30)
+    assert told["min_free"] == max(room.total // 20, 2 << 30)
 
 
 def test_info_is_for_people_too(server: ScriptedServer) -> None:
@@ -333,7 +333,7 @@ def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedS
         assert kept.get(Block(file, 0)) == b"x"
         (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
         assert table.remove([row]) == 1
-        assert table.volume() == ondisk.volume(cache())
+        assert table.volume() == cache_files.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
@@ -394,7 +394,7 @@ def test_clear_asks_on_a_terminal(
         if abort and answer == "no":
             raise click.Abort
 
-    monkeypatch.setattr("empiarfs.cli.cache._is_asked", lambda: True)
+    monkeypatch.setattr("empiarfs.cli.cache._is_interactive", lambda: True)
     monkeypatch.setattr(click, "confirm", confirm)
     assert run("cache", "clear").exit_code == (0 if answer == "yes" else 1)
     assert len(asked) == 1
@@ -413,7 +413,7 @@ def test_what_is_not_ours_stays_and_is_named(server: ScriptedServer) -> None:
     for file in foreign:
         file.parent.mkdir(exist_ok=True)
         file.write_text("precious")
-    assert sorted(info()["foreign"]) == sorted(str(path) for path in foreign)
+    assert sorted(info()["unrecognised"]) == sorted(str(path) for path in foreign)
     for command in ("info", "verify", "clear"):
         said = run("cache", command, *["--yes"] * (command == "clear")).stdout
         assert [path for path in foreign if str(path) not in said] == []
@@ -441,12 +441,12 @@ def test_listings_of_another_version_are_told_and_cleared(server: ScriptedServer
     (file,) = (cache() / "v1").glob("tree-*.sqlite")
     with closing(sqlite3.connect(file)) as database:
         database.execute(f"PRAGMA user_version = {version}")
-    (fault,) = info()["faults"]
+    (fault,) = info()["errors"]
     assert f"version {version}" in fault
     assert "cannot be used" in run("cache", "info").stdout
     assert file.exists()
     assert run("cache", "clear", "--yes").exit_code == 0
-    assert info()["faults"] == []
+    assert info()["errors"] == []
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "clear"])

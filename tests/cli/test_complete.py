@@ -11,11 +11,11 @@ from commands import isolated
 from mounting import Mounts
 
 from empiarfs.cli import main
-from empiarfs.model import Directory, Entry, File, Stub
+from empiarfs.model import Directory, File, Node, Stub
 from empiarfs.settings import BASE_URL, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
 
-TREE: dict[str, list[Entry]] = {
+TREE: dict[str, list[Node]] = {
     "": [Directory("10028"), Directory("10934"), Directory("about"), Directory("٣"), Stub("notes.txt")],
     "10028": [Directory("10028/data"), Stub("10028/10028.xml")],
     "10028/data": [
@@ -112,7 +112,7 @@ def test_without_an_index_nothing_is_offered_and_nothing_made(
 
 def test_a_setting_that_is_wrong_is_not_told_at_the_tab_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command itself will."""
-    monkeypatch.setenv("EMPIARFS_MEMORY", "much")
+    monkeypatch.setenv("EMPIARFS_MEMORY_CACHE_SIZE", "much")
     assert offered("ls", "1") == []
 
 

@@ -11,7 +11,7 @@ from click.testing import Result
 from commands import isolated, run
 from scripted import ROOT, Reply, Request, ScriptedServer, Website
 
-from empiarfs.empiar.line import lost
+from empiarfs.empiar.connection import transport_error
 
 FILES = {b"10028/data/a.mrc": b"bytes", b"10028/10028.xml": b"<entry/>"}
 SECRET = "s3cr3t"  # noqa: S105 - of nobody
@@ -98,7 +98,7 @@ def test_a_host_that_is_none_is_told_without_it(server: ScriptedServer, tmp_path
 @pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
 def test_what_the_libraries_say_is_told_without_it() -> None:
     """Whatever they put into it."""
-    assert SECRET not in str(lost(OSError(f"cannot reach http://{LOGIN}@h/x nor {LOGIN}@h")))
+    assert SECRET not in str(transport_error(OSError(f"cannot reach http://{LOGIN}@h/x nor {LOGIN}@h")))
 
 
 def test_an_address_elsewhere_is_told_without_it(server: ScriptedServer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
-from empiarfs.mount import needs, points
+from empiarfs.mount import mountpoints, requirements
 from empiarfs.settings import BASE_URL, GIB, MIB, Settings, load
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/part 1/a.mrc": noise(2 * MIB), b"10029/x": b"x"}
@@ -82,7 +82,7 @@ def test_all_is_well(server: ScriptedServer) -> None:
         (["ok", "ok"], "all is well"),
         (["ok", "warn"], "a mount will work; 1 warning"),
         (["warn", "warn"], "a mount will work; 2 warnings"),
-        (["warn", "bad", "ok"], "not well: see the lines that say bad"),
+        (["warn", "bad", "ok"], '1 problem found (see "bad" above)'),
     ],
 )
 def test_the_last_line_hides_nothing(found: list[State], says: str) -> None:
@@ -130,7 +130,7 @@ def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
     assert time.monotonic() - begun < IN_ALL
     assert result.exit_code == 1
     assert "bad   the server refuses connections\n      is there a network" in result.stdout
-    assert result.stdout.splitlines()[-1] == "not well: see the lines that say bad"
+    assert result.stdout.splitlines()[-1].endswith('found (see "bad" above)')
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def refusing(error: OSError) -> Any:
     before = os.open
 
     def opened(path: Any, *arguments: Any, **more: Any) -> int:
-        if path == needs.DEVICE:
+        if path == requirements.DEVICE:
             raise error
         return before(path, *arguments, **more)
 
@@ -373,10 +373,14 @@ def test_a_cache_that_is_not_on_a_local_disk_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
 ) -> None:
     """By the file system that is mounted nearest above it, and last."""
-    inside = points.Mounted(str(tmp_path), kind, frozenset())
-    table = [points.Mounted("/", "xfs", frozenset()), points.Mounted(str(tmp_path), "tmpfs", frozenset()), inside]
-    table.append(points.Mounted(f"{tmp_path}x", "nfs", frozenset()))
-    monkeypatch.setattr(points, "table", lambda: table)
+    inside = mountpoints.Mounted(str(tmp_path), kind, frozenset())
+    table = [
+        mountpoints.Mounted("/", "xfs", frozenset()),
+        mountpoints.Mounted(str(tmp_path), "tmpfs", frozenset()),
+        inside,
+    ]
+    table.append(mountpoints.Mounted(f"{tmp_path}x", "nfs", frozenset()))
+    monkeypatch.setattr(mountpoints, "table", lambda: table)
     found = next(machine.cache_folder(tmp_path / "not" / "there"))
     assert (found.state, kind in found.what) == (state, True)
 

@@ -6,7 +6,7 @@ import pytest
 from commands import isolated, run
 
 from empiarfs.cli import machine
-from empiarfs.mount import points
+from empiarfs.mount import mountpoints
 from empiarfs.settings import Settings
 
 
@@ -15,7 +15,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, nothing kept, and a machine that may mount."""
     isolated(tmp_path, monkeypatch)
     monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody/listens/here")
-    monkeypatch.setattr(points, "check_fuse", lambda: None)
+    monkeypatch.setattr(mountpoints, "check_fuse", lambda: None)
 
 
 def refused(*words: str) -> str:
@@ -95,7 +95,7 @@ def test_a_cache_that_is_not_there_is_an_error(words: tuple[str, ...], tmp_path:
 def test_nothing_is_cleared_unasked(tmp_path: Path) -> None:
     """Where nobody can be asked, `--yes` must be given; what was not kept is told so."""
     (tmp_path / "cache").mkdir()
-    assert "give --yes" in refused("cache", "clear")
+    assert "use --yes" in refused("cache", "clear")
     said = run("cache", "clear", "--yes", "77777").stdout
     assert said.startswith("nothing of 77777 was kept\n"), said
 

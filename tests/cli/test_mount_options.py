@@ -17,8 +17,8 @@ def sorted_out(extra: str, **flags: object) -> tuple[dict[str, object], list[str
 
 def test_settings_may_be_given_as_options() -> None:
     """By their names, with an underscore or a dash."""
-    assert sorted_out("cache_size=50G,cache-dir=/x,connections=3") == (
-        {"cache_size": "50G", "cache_dir": "/x", "connections": "3"},
+    assert sorted_out("cache_size=50G,cache-dir=/x,max_connections=3") == (
+        {"cache_size": "50G", "cache_dir": "/x", "max_connections": "3"},
         [],
     )
 
@@ -33,8 +33,8 @@ def test_a_word_alone_switches_on() -> None:
 
 def test_a_flag_goes_before_an_option() -> None:
     """What was typed on the line itself counts."""
-    settings, _ = sorted_out("cache_size=50G,memory=1G", cache_size="1G", memory=None)
-    assert settings == {"cache_size": "1G", "memory": "1G"}
+    settings, _ = sorted_out("cache_size=50G,memory_cache_size=1G", cache_size="1G", memory_cache_size=None)
+    assert settings == {"cache_size": "1G", "memory_cache_size": "1G"}
 
 
 def test_a_switch_that_was_not_given_does_not_go_before_an_option() -> None:
@@ -76,9 +76,9 @@ def test_writing_is_refused() -> None:
 
 def test_flags_are_not_changed() -> None:
     """The caller's own stay as they are."""
-    flags: dict[str, object] = {"memory": None}
-    _with_extra(flags, "memory=1G")
-    assert flags == {"memory": None}
+    flags: dict[str, object] = {"memory_cache_size": None}
+    _with_extra(flags, "memory_cache_size=1G")
+    assert flags == {"memory_cache_size": None}
 
 
 PAGE = "https://www.ebi.ac.uk/empiar/EMPIAR-10028/"
@@ -119,7 +119,9 @@ def test_a_log_file_has_a_name_of_its_own_for_every_mount(point: str) -> None:
     assert file.parent == _log_file("/mnt").parent
 
 
-@pytest.mark.parametrize("option", ["cache_size=much", "connections=99", "memory=1M", "rw", "nonsense"])
+@pytest.mark.parametrize(
+    "option", ["cache_size=much", "max_connections=99", "memory_cache_size=1M", "rw", "nonsense"]
+)
 def test_a_wrong_option_is_one_line_and_nothing_is_mounted(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,7 @@ def environments() -> Iterator[dict[str, str]]:
 
 RUNS = """
 import json, os, sys, tempfile
-import empiarfs.storage.upkeep, empiarfs.wire  # once for all
+import empiarfs.storage.maintenance, empiarfs.wire  # once for all
 from empiarfs.cli import main
 found = []
 for words in json.loads(sys.argv[1]):

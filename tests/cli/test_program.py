@@ -113,12 +113,12 @@ WRONG = {
     "ftp_url": "http://host/",
     "no_ftp": "perhaps",
     "cache_size": "much",
-    "memory": "1M",
-    "connections": "13",
+    "memory_cache_size": "1M",
+    "max_connections": "13",
     "kernel_readahead": "128K",
     "patience": "for ever",
-    "fresh": "soon",
-    "block": "3",
+    "listing_ttl": "soon",
+    "block_size": "3",
     "allow_other": "perhaps",
     "verbose": "perhaps",
 }
@@ -134,7 +134,7 @@ def test_a_wrong_variable_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert f"EMPIARFS_{name.upper()}" in line
 
 
-@pytest.mark.parametrize("name", ["base_url", "cache_size", "memory", "connections", "patience"])
+@pytest.mark.parametrize("name", ["base_url", "cache_size", "memory_cache_size", "max_connections", "patience"])
 def test_a_wrong_flag_is_named(name: str) -> None:
     """One line with the flag, and status 1."""
     flag = f"--{name.replace('_', '-')}"
@@ -157,7 +157,7 @@ def test_a_wrong_value_of_the_file_is_named(name: str, tmp_path: Path, monkeypat
     assert f"{tmp_path / 'config.toml'}: {name}: " in line
 
 
-@pytest.mark.parametrize("text", ["this is no toml", "colour = 'red'\n", "\x00", "memory = [1]\n"])
+@pytest.mark.parametrize("text", ["this is no toml", "colour = 'red'\n", "\x00", "memory_cache_size = [1]\n"])
 def test_a_wrong_file_is_named(text: str, tmp_path: Path) -> None:
     """Not TOML, an unknown setting, or no single value: one line with the file."""
     (tmp_path / "config.toml").write_text(text)
@@ -261,7 +261,15 @@ def test_the_helper_hands_on_verbosity(begun: list[list[str]]) -> None:
 def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
     """What a user may choose he may choose for a mount: as a flag, or behind -o."""
     names = {parameter.name for parameter in main.commands["mount"].params}
-    assert {"base_url", "cache_dir", "cache_size", "memory", "connections", "allow_other", "log_file"} <= names
+    assert {
+        "base_url",
+        "cache_dir",
+        "cache_size",
+        "memory_cache_size",
+        "max_connections",
+        "allow_other",
+        "log_file",
+    } <= names
     assert {"verbose", "extra", "foreground", "sample", "patience"} <= names
     assert names & set(READERS)
 
@@ -300,7 +308,7 @@ def test_help_names_default_and_variable_of_each_setting(name: str) -> None:
     """Whoever reads the help of a command sees what holds where nothing is chosen, and how to choose for good."""
     option = next((one for one in main.commands["mount"].params if one.name == name), None)
     if option is None:
-        assert name in {"fresh", "block"}  # for the environment and the file alone
+        assert name in {"listing_ttl", "block_size"}  # for the environment and the file alone
         return
     assert isinstance(option, click.Option)
     assert f"EMPIARFS_{name.upper()}]" in (option.help or "")

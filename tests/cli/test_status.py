@@ -19,16 +19,16 @@ from empiarfs.cli import prometheus
 from empiarfs.cli import status as command
 from empiarfs.cli.text import size
 from empiarfs.counters import Counters
-from empiarfs.mount import look, points
-from empiarfs.mount.look import Look
+from empiarfs.mount import mountpoints, probe
+from empiarfs.mount.probe import ProbeResult
 from empiarfs.mount.status import (
+    MAX_WARNINGS,
     MOST_ENTRIES,
-    MOST_TROUBLES,
     NAME,
     LoggedWarning,
+    MountStats,
+    RecentWarnings,
     Status,
-    Troubles,
-    Watch,
     as_text,
     flat,
     from_text,
@@ -44,13 +44,13 @@ COUNTERS = Counters(
     fetched_bytes=3 * GIB // 2,
     requests=1310,
     retries=12,
-    second_askings=3,
+    hedged_requests=3,
     stalls=9,
     dropped_writes=4,
-    broken_blocks=1,
+    corrupt_blocks=1,
     connections_busy=7,
     connections_open=8,
-    connections_highest=10,
+    connections_peak=10,
     connections_allowed=5,
     connections_limit=10,
     memory_bytes=200 * MIB,
@@ -58,9 +58,9 @@ COUNTERS = Counters(
     disk_bytes=3 * GIB,
     disk_limit_bytes=20 * GIB,
     readers_waiting=2,
-    blocks_under_way=64,
-    tasks_waiting=31,
-    unwritten_bytes=17 * MIB,
+    blocks_in_flight=64,
+    background_queue_length=31,
+    write_queue_bytes=17 * MIB,
     first_byte_seconds=0.021,
     slow_first_byte_seconds=0.045,
     connection_bytes_per_second=40 * MIB,
@@ -69,7 +69,7 @@ STATUS = Status(
     mountpoint="/home/me/empiar",
     version="0.1.0",
     binding="mfusepy on libfuse 3",
-    process=4711,
+    pid=4711,
     since=1_795_000_000.0,
     now=1_795_011_520.0,
     entries=("10934", "10028"),
@@ -78,7 +78,7 @@ STATUS = Status(
     served_bytes=12 * GIB,
     names_waiting=5,
     reads_waiting=21,
-    troubles=tuple(
+    warnings=tuple(
         LoggedWarning(1_795_000_000.0 + n, f"10028/data/{n}.mrc: the server went silent") for n in range(8)
     ),
     counters=COUNTERS,
@@ -107,17 +107,17 @@ def rows(text: str) -> dict[str, str]:
 
 def test_a_table_tells_all_of_a_mount() -> None:
     """Each number of it in words, with units, under the mount's name."""
-    text = command.table(Look("/home/me/empiar", STATUS))
+    text = command.table(ProbeResult("/home/me/empiar", STATUS))
     assert text.splitlines()[0] == "/home/me/empiar"
     told = rows(text)
     assert told.pop("mounted").endswith(", 3 h 12 min ago; process 4711")
-    assert told.pop("troubles").count("the server went silent") == command.TROUBLES_SHOWN
+    assert told.pop("warnings").count("the server went silent") == command.WARNINGS_SHOWN
     assert told == {
         "version": "0.1.0, mfusepy on libfuse 3",
         "archive": "https://ftp.ebi.ac.uk/empiar/world_availability",
         "entries": "10934 10028",
         "read": "12.0 GiB in 98,304 reads; 3 files are open",
-        "fetched": "1.5 GiB in 1,310 requests 12 asked again, 3 asked twice, 9 given up for silence",
+        "fetched": "1.5 GiB in 1,310 requests 12 retries, 3 hedged, 9 timeouts",
         "blocks": "91.6 % of 98,304 were in memory when asked for 25.0 % of 800 brought there came from disk "
         "75.0 % came from the network",
         "connections": "7 in use, 10 at most so far, 8 open 5 of 10 allowed now",
@@ -131,7 +131,7 @@ def test_a_table_tells_all_of_a_mount() -> None:
 
 def test_the_newest_troubles_stand_in_the_table() -> None:
     """The last of them last."""
-    assert command.table(Look("/mnt", STATUS)).endswith("10028/data/7.mrc: the server went silent")
+    assert command.table(ProbeResult("/mnt", STATUS)).endswith("10028/data/7.mrc: the server went silent")
 
 
 @given(
@@ -140,24 +140,24 @@ def test_the_newest_troubles_stand_in_the_table() -> None:
 )
 def test_a_table_is_80_columns_wide(numbers: dict[str, Any], text: str) -> None:
     """Whatever the numbers; a name that is longer has its line, and nothing in it moves the cursor."""
-    of = replace(STATUS, troubles=(LoggedWarning(0.0, text),), counters=replace(COUNTERS, **numbers))
-    lines = command.table(Look("/mnt", of)).splitlines()
+    of = replace(STATUS, warnings=(LoggedWarning(0.0, text),), counters=replace(COUNTERS, **numbers))
+    lines = command.table(ProbeResult("/mnt", of)).splitlines()
     assert not any(re.search(r"[\x00-\x1f\x7f-\x9f]", line) for line in lines)
     assert all(len(line) <= 80 or len(line.split()) <= 3 for line in lines)
 
 
 def test_a_mount_that_did_nothing_yet_has_a_table() -> None:
     """Without entries, rates and troubles it says so."""
-    told = rows(command.table(Look("/mnt", Status(mountpoint="/mnt"))))
+    told = rows(command.table(ProbeResult("/mnt", Status(mountpoint="/mnt"))))
     assert told["entries"] == "none opened yet"
-    assert told["troubles"] == "none"
+    assert told["warnings"] == "none"
     assert "none of 0" in told["blocks"]
     assert "has not answered yet" in told["server"]
 
 
 def test_a_mount_that_tells_nothing_is_told_of() -> None:
     """With why, and what to do."""
-    text = command.table(Look("/mnt/\x1b[31mred", None, "is dead: its process ended"))
+    text = command.table(ProbeResult("/mnt/\x1b[31mred", None, "is dead: its process ended"))
     assert text == "/mnt/\\x1b[31mred is dead: its process ended"
 
 
@@ -188,7 +188,7 @@ def test_times_are_short(seconds: float, text: str) -> None:
 
 def test_prometheus_gets_every_number() -> None:
     """Each with its kind and what it says; totals are called so; large numbers keep all their digits."""
-    text = prometheus.exposition([Look("/mnt", replace(STATUS, served_bytes=12345678901234567))])
+    text = prometheus.exposition([ProbeResult("/mnt", replace(STATUS, served_bytes=12345678901234567))])
     lines = text.splitlines()
     assert text.endswith("\n")
     assert all(LINE.fullmatch(line) for line in lines), lines
@@ -204,7 +204,9 @@ def test_prometheus_gets_every_number() -> None:
 
 def test_prometheus_gets_each_number_of_all_mounts_together() -> None:
     """Its lines may not be torn apart; a mount that is down has none but that it is down."""
-    text = prometheus.exposition([Look("/a", STATUS), Look("/b", None, "is dead"), Look("/c", STATUS)])
+    text = prometheus.exposition(
+        [ProbeResult("/a", STATUS), ProbeResult("/b", None, "is dead"), ProbeResult("/c", STATUS)]
+    )
     assert text.count("# TYPE empiarfs_requests_total ") == 1
     assert [line for line in text.splitlines() if "/b" in line] == ['empiarfs_up{mountpoint="/b"} 0']
     names = [match[1] for line in text.splitlines() if (match := LINE.fullmatch(line)) and match[1]]
@@ -243,14 +245,14 @@ def test_a_status_comes_back_from_its_text() -> None:
 
 def test_a_status_of_another_version_is_read_as_far_as_it_is_known() -> None:
     """What it does not tell is nothing, and what nobody here knows is left out."""
-    values = flat(STATUS) | {"of_tomorrow": 1, "troubles": [{"time": 1.0, "text": "x", "kind": "y"}]}
+    values = flat(STATUS) | {"of_tomorrow": 1, "warnings": [{"time": 1.0, "text": "x", "kind": "y"}]}
     del values["requests"]
     assert from_text(json.dumps(values)) == replace(
-        STATUS, troubles=(LoggedWarning(1.0, "x"),), counters=replace(COUNTERS, requests=0)
+        STATUS, warnings=(LoggedWarning(1.0, "x"),), counters=replace(COUNTERS, requests=0)
     )
 
 
-@pytest.mark.parametrize("text", ["", "[]", "1", "null", '{"troubles": 1}', '{"troubles": [1]}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", "1", "null", '{"warnings": 1}', '{"warnings": [1]}', "{"])
 def test_what_is_no_status_is_refused(text: str) -> None:
     """With ValueError, and nothing else."""
     with pytest.raises(ValueError, match=r".*"):
@@ -261,39 +263,39 @@ def test_troubles_are_the_newest_warnings() -> None:
     """Bounded in number and length, one line each, errors by their name; what is no warning is left out."""
     log = logging.getLogger("tests.troubles")
     log.propagate = False
-    troubles = Troubles()
-    log.addHandler(troubles)
+    recent_warnings = RecentWarnings()
+    log.addHandler(recent_warnings)
     log.setLevel(logging.DEBUG)
     try:
         log.info("all is well")
-        assert troubles.newest() == ()
-        for number in range(MOST_TROUBLES + 5):
+        assert recent_warnings.newest() == ()
+        for number in range(MAX_WARNINGS + 5):
             log.warning("trouble %d\nin two lines", number)
-        assert [one.text for one in troubles.newest()] == [
-            f"trouble {number} in two lines" for number in range(5, MOST_TROUBLES + 5)
+        assert [one.text for one in recent_warnings.newest()] == [
+            f"trouble {number} in two lines" for number in range(5, MAX_WARNINGS + 5)
         ]
         log.warning("x" * 10_000)
-        assert len(troubles.newest()[-1].text) == 1000
+        assert len(recent_warnings.newest()[-1].text) == 1000
         log.error("read %s", "10028/a", exc_info=ZeroDivisionError("by nothing"))
-        assert troubles.newest()[-1].text == "read 10028/a: ZeroDivisionError: by nothing"
-        assert abs(troubles.newest()[-1].time - time.time()) < 60
+        assert recent_warnings.newest()[-1].text == "read 10028/a: ZeroDivisionError: by nothing"
+        assert abs(recent_warnings.newest()[-1].time - time.time()) < 60
     finally:
-        log.removeHandler(troubles)
+        log.removeHandler(recent_warnings)
 
 
 def test_entries_are_told_the_newest_first() -> None:
     """Each once, and not more than so many."""
-    watch = Watch("/mnt", Troubles())
+    stats = MountStats("/mnt", RecentWarnings())
     for number in (*range(MOST_ENTRIES + 5), 50):
-        watch.opened(f"{number}/data/a.mrc")
-    entries = watch.status().entries
+        stats.record_open(f"{number}/data/a.mrc")
+    entries = stats.status().entries
     assert entries[:3] == ("50", "104", "103")
     assert len(entries) == len(set(entries)) == MOST_ENTRIES
 
 
 def test_a_mount_that_is_not_open_yet_has_a_status() -> None:
     """As it is asked for by a signal that comes early."""
-    assert Watch("/mnt", Troubles()).status().counters == Counters()
+    assert MountStats("/mnt", RecentWarnings()).status().counters == Counters()
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_credentials_are_left_out_of_an_address(url: str, told: str) -> None:
 
 def test_nothing_mounted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so, and how to mount, beside the output; for programs it is an empty list, or nothing."""
-    monkeypatch.setattr(points, "table", list)
+    monkeypatch.setattr(mountpoints, "table", list)
     done = run("status")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "empiarfs mount" in done.stderr
@@ -333,8 +335,8 @@ def test_only_mounts_that_one_may_look_into_are_asked(monkeypatch: pytest.Monkey
     """Those of the user and those open to all; not what is hidden below another mount, nor what others make."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
-    def mounted(point: str, *options: str, kind: str = points.KIND) -> points.Mounted:
-        return points.Mounted(point, kind, frozenset({"ro", *options}))
+    def mounted(point: str, *options: str, kind: str = mountpoints.KIND) -> mountpoints.Mounted:
+        return mountpoints.Mounted(point, kind, frozenset({"ro", *options}))
 
     table = [
         mounted("/mine", "user_id=1000"),
@@ -344,8 +346,8 @@ def test_only_mounts_that_one_may_look_into_are_asked(monkeypatch: pytest.Monkey
         mounted("/hidden", kind="tmpfs"),
         mounted("/sshfs", "user_id=1000", kind="fuse.sshfs"),
     ]
-    monkeypatch.setattr(points, "table", lambda: table)
-    assert look.mounts() == ["/mine", "/all"]
+    monkeypatch.setattr(mountpoints, "table", lambda: table)
+    assert probe.mounts() == ["/mine", "/all"]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_what_a_mount_tells_is_looked_at_with_care(tmp_path: Path, content: byte
     """A mount that has no such file, or another one there, is a mount that does not tell, and why."""
     if content is not None:
         (tmp_path / NAME).write_bytes(content)
-    (one,) = look.looks([str(tmp_path)])
+    (one,) = probe.probe_all([str(tmp_path)])
     assert words in one.trouble
     assert (one.status is None) == bool(words)
 
@@ -369,11 +371,11 @@ def test_one_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     subprocess.run(["mkfifo", hanging / NAME], check=True)  # opening it waits for a writer that never comes
     (sound / NAME).write_text(as_text(STATUS))
     begun = time.monotonic()
-    first, second, third = look.looks([str(hanging), str(sound), str(hanging)], seconds=2.0)
+    first, second, third = probe.probe_all([str(hanging), str(sound), str(hanging)], seconds=2.0)
     assert time.monotonic() - begun < 10
     assert "does not answer within 2 s" in first.trouble
     assert third == first
-    assert second == Look(str(sound), STATUS)
+    assert second == ProbeResult(str(sound), STATUS)
 
 
 def test_help_is_light() -> None:
@@ -388,6 +390,6 @@ def test_help_is_light() -> None:
 def test_a_server_that_never_answered_has_no_numbers() -> None:
     """It has not answered yet; and offline there is none."""
     silent = replace(COUNTERS, first_byte_seconds=0.0)
-    assert "has not answered yet" in command.table(Look("/mnt", replace(STATUS, counters=silent)))
-    offline = command.table(Look("/mnt", replace(STATUS, counters=replace(silent, connections_limit=0))))
+    assert "has not answered yet" in command.table(ProbeResult("/mnt", replace(STATUS, counters=silent)))
+    offline = command.table(ProbeResult("/mnt", replace(STATUS, counters=replace(silent, connections_limit=0))))
     assert len(re.findall("(server|connections) +offline", offline)) == 2

@@ -9,7 +9,7 @@ from fakes import directory, stub
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.model import Directory, Entry, File, Stub, name_of
+from empiarfs.model import Directory, File, Node, Stub, base_name
 from empiarfs.ports import Index
 from empiarfs.storage.index import SqliteIndex
 
@@ -29,14 +29,14 @@ def index(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCapt
 def names(index: Index, path: str = DATA) -> list[str]:
     """Give the names that `index` knows of `path`."""
     known = index.directory(path)
-    return [] if known is None else list(known.entries)
+    return [] if known is None else list(known.nodes)
 
 
 def test_an_index_knows_nothing_at_first(index: Index) -> None:
     """Nothing of any path."""
     assert index.directory("") is None
     assert index.directory(DATA) is None
-    assert index.entry(A) is None
+    assert index.node(A) is None
     assert index.absent_since(A) is None
     assert not index.holds("")
     assert not index.holds(DATA)
@@ -54,11 +54,11 @@ def test_a_directory_holds_what_was_listed_at_or_below_it(index: Index) -> None:
 
 def test_a_listing_is_given_back_as_it_came(index: Index) -> None:
     """In the server's order, with all that was listed, and when."""
-    entries: list[Entry] = [stub(C), stub(A, "543M", ""), directory(B), File(f"{DATA}/d", 5, None)]
+    entries: list[Node] = [stub(C), stub(A, "543M", ""), directory(B), File(f"{DATA}/d", 5, None)]
     known = index.replace(DATA, entries, 12.5)
     assert known == index.directory(DATA)
-    assert list(known.entries.values()) == entries
-    assert list(known.entries) == [name_of(entry.path) for entry in entries]
+    assert list(known.nodes.values()) == entries
+    assert list(known.nodes) == [base_name(node.path) for node in entries]
     assert known.scanned == 12.5
 
 
@@ -67,15 +67,15 @@ def test_an_empty_directory_is_known(index: Index) -> None:
     index.replace(DATA, [], 1.0)
     known = index.directory(DATA)
     assert known is not None
-    assert known.entries == {}
+    assert known.nodes == {}
 
 
 def test_one_name_is_found(index: Index) -> None:
     """`entry` gives what the listing showed."""
     index.replace(DATA, [stub(A), directory(B)], 1.0)
-    assert index.entry(A) == stub(A)
-    assert index.entry(B) == directory(B)
-    assert index.entry(C) is None
+    assert index.node(A) == stub(A)
+    assert index.node(B) == directory(B)
+    assert index.node(C) is None
 
 
 def test_directories_are_told_apart(index: Index) -> None:
@@ -92,7 +92,7 @@ def test_a_measured_file_takes_its_place_in_the_listing(index: Index) -> None:
     index.add(File(A, 7, 8))
     known = index.directory(DATA)
     assert known is not None
-    assert list(known.entries.values()) == [File(A, 7, 8), stub(B)]
+    assert list(known.nodes.values()) == [File(A, 7, 8), stub(B)]
 
 
 @pytest.mark.parametrize("modified", [None, 0, -5, 1_700_000_000])
@@ -100,7 +100,7 @@ def test_a_measured_file_takes_its_place_in_the_listing(index: Index) -> None:
 def test_sizes_and_dates_are_exact(index: Index, size: int, modified: int | None) -> None:
     """Every length and date comes back as it was."""
     index.add(File(A, size, modified))
-    assert index.entry(A) == File(A, size, modified)
+    assert index.node(A) == File(A, size, modified)
 
 
 def test_a_measured_file_survives_a_listing_as_before(index: Index) -> None:
@@ -108,16 +108,16 @@ def test_a_measured_file_survives_a_listing_as_before(index: Index) -> None:
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [stub(A)], 2.0)
-    assert index.entry(A) == File(A, 7, 8)
+    assert index.node(A) == File(A, 7, 8)
 
 
 @pytest.mark.parametrize("now", [stub(A, size="2.0K"), stub(A, date="2025-01-01 00:00"), directory(A)])
-def test_a_measured_file_that_is_listed_otherwise_is_not_measured_any_more(index: Index, now: Entry) -> None:
+def test_a_measured_file_that_is_listed_otherwise_is_not_measured_any_more(index: Index, now: Node) -> None:
     """Another listed size or date, or another kind, is another file."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [now], 2.0)
-    assert index.entry(A) == now
+    assert index.node(A) == now
 
 
 def test_a_listing_that_measures_is_believed(index: Index) -> None:
@@ -125,15 +125,15 @@ def test_a_listing_that_measures_is_believed(index: Index) -> None:
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [File(A, 9, 10)], 2.0)
-    assert index.entry(A) == File(A, 9, 10)
+    assert index.node(A) == File(A, 9, 10)
 
 
 def test_a_name_that_one_listing_lacks_is_kept_and_two_are_believed(index: Index) -> None:
     """Servers sometimes leave a name out."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
-    assert list(index.replace(DATA, [stub(A)], 2.0).entries) == ["a.mrc", "b.mrc"]
-    assert list(index.replace(DATA, [stub(A)], 3.0).entries) == ["a.mrc"]
-    assert index.entry(B) is None
+    assert list(index.replace(DATA, [stub(A)], 2.0).nodes) == ["a.mrc", "b.mrc"]
+    assert list(index.replace(DATA, [stub(A)], 3.0).nodes) == ["a.mrc"]
+    assert index.node(B) is None
 
 
 def test_only_listings_in_a_row_count(index: Index) -> None:
@@ -161,18 +161,18 @@ def test_a_name_found_by_asking_is_kept_whatever_the_listings_say(index: Index) 
     index.add(directory(C))
     for turn in range(4):
         known = index.replace(DATA, [stub(A)], 2.0 + turn)
-        assert set(known.entries) == {"a.mrc", "b.mrc", "c.mrc"}
-    assert index.entry(B) == File(B, 7, 8)
+        assert set(known.nodes) == {"a.mrc", "b.mrc", "c.mrc"}
+    assert index.node(B) == File(B, 7, 8)
 
 
 def test_a_name_found_by_asking_that_is_listed_later_stays_measured(index: Index) -> None:
     """The listing takes it in, and from then on it is a listed name."""
     index.add(File(A, 7, 8))
     index.replace(DATA, [stub(A)], 1.0)
-    assert index.entry(A) == File(A, 7, 8)
+    assert index.node(A) == File(A, 7, 8)
     index.replace(DATA, [], 2.0)
     index.replace(DATA, [], 3.0)
-    assert index.entry(A) is None
+    assert index.node(A) is None
 
 
 def test_what_was_found_by_asking_does_not_make_a_listing(index: Index) -> None:
@@ -186,7 +186,7 @@ def test_a_removed_name_is_gone_and_its_absence_known(index: Index) -> None:
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     index.remove(A, 5.0)
     assert names(index) == ["b.mrc"]
-    assert index.entry(A) is None
+    assert index.node(A) is None
     assert index.absent_since(A) == 5.0
     assert index.absent_since(B) is None
     index.remove(A, 6.0)
@@ -205,7 +205,7 @@ def test_unmeasuring_leaves_what_was_listed(index: Index) -> None:
     index.replace(DATA, [stub(A, "543M", "then")], 1.0)
     index.add(File(A, 7, 8))
     assert index.unmeasure(File(A, 7, 8)) == stub(A, "543M", "then")
-    assert index.entry(A) == stub(A, "543M", "then")
+    assert index.node(A) == stub(A, "543M", "then")
 
 
 @pytest.mark.parametrize("other", [File(A, 6, 8), File(A, 7, 9), File(A, 7, None)])
@@ -214,7 +214,7 @@ def test_unmeasuring_another_version_changes_nothing(index: Index, other: File) 
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.unmeasure(other)
-    assert index.entry(A) == File(A, 7, 8)
+    assert index.node(A) == File(A, 7, 8)
 
 
 def test_a_file_without_a_date_is_unmeasured_too(index: Index) -> None:
@@ -222,13 +222,13 @@ def test_a_file_without_a_date_is_unmeasured_too(index: Index) -> None:
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, None))
     index.unmeasure(File(A, 7, None))
-    assert index.entry(A) == stub(A)
+    assert index.node(A) == stub(A)
 
 
 def test_unmeasuring_what_is_not_known_gives_a_bare_stub(index: Index) -> None:
     """And adds nothing."""
     assert index.unmeasure(File(A, 7, 8)) == Stub(A)
-    assert index.entry(A) is None
+    assert index.node(A) is None
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -239,21 +239,21 @@ def test_any_name_is_kept(tmp_path_factory: pytest.TempPathFactory, raw: set[byt
     """Names of any bytes come back as they were, each under its own."""
     entries = [stub(f"{DATA}/{name.decode('utf-8', 'surrogateescape')}") for name in sorted(raw)]
     with closing(SqliteIndex(tmp_path_factory.mktemp("index") / "tree.sqlite")) as index:
-        assert list(index.replace(DATA, entries, 1.0).entries.values()) == entries
+        assert list(index.replace(DATA, entries, 1.0).nodes.values()) == entries
         for number, entry in enumerate(entries):
-            assert index.entry(entry.path) == entry
+            assert index.node(entry.path) == entry
             index.add(File(entry.path, number, None))
         known = index.directory(DATA)
         assert known is not None
-        assert list(known.entries.values()) == [File(one.path, n, None) for n, one in enumerate(entries)]
+        assert list(known.nodes.values()) == [File(one.path, n, None) for n, one in enumerate(entries)]
 
 
 def test_a_directory_that_becomes_a_file_is_one(index: Index) -> None:
     """And the other way round."""
     index.replace(DATA, [directory(A), stub(B)], 1.0)
     index.replace(DATA, [stub(A), directory(B)], 2.0)
-    assert index.entry(A) == stub(A)
-    assert index.entry(B) == directory(B)
+    assert index.node(A) == stub(A)
+    assert index.node(B) == directory(B)
     index.add(File(A, 1, 2))
     index.add(Directory(A))
-    assert index.entry(A) == Directory(A)
+    assert index.node(A) == Directory(A)

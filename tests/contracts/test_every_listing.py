@@ -8,14 +8,14 @@ import pytest
 from fakes import FakeClock, FakeListing, FakeStopping, at_once, directory, stub
 from scripted import Client, ScriptedServer, Website
 
-from empiarfs.engine.gate import Gate
-from empiarfs.engine.origins import Patience, WaitedFor
+from empiarfs.engine.limiter import ConnectionLimiter
+from empiarfs.engine.origins import LimitedListing, RetryPolicy
 from empiarfs.errors import NotFound
-from empiarfs.model import Directory, Entry, Stub, parent_of
+from empiarfs.model import Directory, Node, Stub, parent_path
 from empiarfs.ports import Listing
 
 FILES = [b"10028/z.xml", b"10028/data/a b#.mrc", b"10028/data/\xff", b"10028/data/sub/x", b"10029/y"]
-CHILDREN: dict[str, list[Entry]] = {
+CHILDREN: dict[str, list[Node]] = {
     "": [directory("10028"), directory("10029")],
     "10028": [stub("10028/z.xml"), directory("10028/data")],
     "10028/data": [stub("10028/data/a b#.mrc"), stub("10028/data/\udcff"), directory("10028/data/sub")],
@@ -32,8 +32,8 @@ def listing(request: pytest.FixtureRequest) -> Iterator[Listing]:
             found = stack.enter_context(Client(server.base_url)).listing
         if request.param.endswith("waited for"):
             clock = FakeClock()
-            patience = Patience(60.0, clock, lambda: 0.5, FakeStopping(clock))
-            found = WaitedFor(found, Gate(2, 1).demand, patience)
+            retry_policy = RetryPolicy(60.0, clock, lambda: 0.5, FakeStopping(clock))
+            found = LimitedListing(found, ConnectionLimiter(2, 1).demand, retry_policy)
         yield found
 
 
@@ -41,13 +41,13 @@ def listing(request: pytest.FixtureRequest) -> Iterator[Listing]:
 def test_the_children_come_in_the_servers_order(listing: Listing, path: str) -> None:
     """Each once, with the right kind and its whole path."""
     found = listing.scan(path)
-    assert [(type(entry), entry.path) for entry in found] == [(type(entry), entry.path) for entry in CHILDREN[path]]
-    assert all(parent_of(entry.path) == path for entry in found)
+    assert [(type(node), node.path) for node in found] == [(type(node), node.path) for node in CHILDREN[path]]
+    assert all(parent_path(node.path) == path for node in found)
 
 
 def test_nothing_is_measured(listing: Listing) -> None:
     """Rounded sizes are hints, never lengths."""
-    assert {type(entry) for entry in listing.scan("10028/data")} == {Directory, Stub}
+    assert {type(node) for node in listing.scan("10028/data")} == {Directory, Stub}
 
 
 def test_what_is_not_there_is_not_found(listing: Listing) -> None:

@@ -6,15 +6,15 @@ from functools import partial
 from typing import cast
 
 import pytest
-from fakes import EvenPace, FakeClock, FakeOrigin, FakeStopping, at_once, noise
+from fakes import FakeClock, FakeOrigin, FakeStopping, FixedLatency, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import MODIFIED, Client, ScriptedServer, Website
 
-from empiarfs.engine.gate import Gate
-from empiarfs.engine.hedge import Cuttable, Hedged
-from empiarfs.engine.origins import Patience, Retrying
-from empiarfs.errors import Changed, IsADirectory, NotFound
+from empiarfs.engine.hedge import CancellableOrigin, Hedged
+from empiarfs.engine.limiter import ConnectionLimiter
+from empiarfs.engine.origins import Retrying, RetryPolicy
+from empiarfs.errors import IsADirectory, NotFound, Stale
 from empiarfs.model import File, Span
 from empiarfs.ports import Origin
 
@@ -23,10 +23,10 @@ CONTENT = noise(700_000)
 FILES = {PATH: CONTENT, "10028/empty": b"", "10028/data/\udcff": b"odd"}
 
 
-def patience() -> Patience:
+def patience() -> RetryPolicy:
     """Give a patience whose pauses take no time."""
     clock = FakeClock()
-    return Patience(60.0, clock, lambda: 0.5, FakeStopping(clock))
+    return RetryPolicy(60.0, clock, lambda: 0.5, FakeStopping(clock))
 
 
 def in_memory() -> FakeOrigin:
@@ -36,20 +36,20 @@ def in_memory() -> FakeOrigin:
     return origin
 
 
-class AskedTwice(EvenPace):
+class AskedTwice(FixedLatency):
     """A pace at which every request is sent a second time, as far as may be."""
 
-    def second(self) -> float:
+    def hedge_delay(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
         return 0.0
 
 
-WRAPPERS: dict[str, Callable[[Cuttable], Origin]] = {
+WRAPPERS: dict[str, Callable[[CancellableOrigin], Origin]] = {
     "bare": lambda origin: origin,
-    "hedged": lambda origin: Hedged(origin, Gate(3, 1), EvenPace()),
-    "asked twice": lambda origin: Hedged(origin, Gate(3, 1), AskedTwice()),
+    "hedged": lambda origin: Hedged(origin, ConnectionLimiter(3, 1), FixedLatency()),
+    "asked twice": lambda origin: Hedged(origin, ConnectionLimiter(3, 1), AskedTwice()),
     "retrying": lambda origin: Retrying(origin, patience()),
-    "all": lambda origin: Retrying(Hedged(origin, Gate(3, 2), AskedTwice()), patience()),
+    "all": lambda origin: Retrying(Hedged(origin, ConnectionLimiter(3, 2), AskedTwice()), patience()),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_another_length_is_changed(origin: Origin, size: int, request:
     """Where the origin can tell: over HTTP, from the total."""
     if "fake" in request.node.callspec.params["origin"]:
         return
-    with pytest.raises(Changed):
+    with pytest.raises(Stale):
         fetched(origin, File(PATH, size, MODIFIED), Span(0, 10))
-    with pytest.raises(Changed):
+    with pytest.raises(Stale):
         fetched(origin, File(PATH, size, MODIFIED), Span(size - 10, size))

@@ -66,8 +66,8 @@ def test_sizes_that_the_listing_rounds_make_files() -> None:
     """With the listed date, which is marked as one."""
     stubs = [stub("10028/a", "1.2K", DATE), stub("10028/b", "17", DATE)]
     assert agreeing({"a": 1200, "b": 17, "other": 1}, stubs) == [
-        File("10028/a", 1200, SECONDS, listed=True),
-        File("10028/b", 17, SECONDS, listed=True),
+        File("10028/a", 1200, SECONDS, coarse_mtime=True),
+        File("10028/b", 17, SECONDS, coarse_mtime=True),
     ]
 
 
@@ -152,10 +152,10 @@ def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> N
     """All at once, over a connection that has a slot and gives it back."""
     slots = Slots()
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
-    assert list(ftp.measured(DATA, STUBS)) == [
-        File(f"{DATA}/a b.mrc", 1200, SECONDS, listed=True),
-        File(f"{DATA}/c.mrc", 17, SECONDS, listed=True),
-        File(f"{DATA}/\u00e9.mrc", 1300, SECONDS, listed=True),
+    assert list(ftp.measure_all(DATA, STUBS)) == [
+        File(f"{DATA}/a b.mrc", 1200, SECONDS, coarse_mtime=True),
+        File(f"{DATA}/c.mrc", 17, SECONDS, coarse_mtime=True),
+        File(f"{DATA}/\u00e9.mrc", 1300, SECONDS, coarse_mtime=True),
     ]
     assert (slots.taken, slots.held) == (1, 0)
     assert not (tmp_path / "note").exists()
@@ -165,7 +165,7 @@ def test_who_has_a_name_there_logs_in(port: int, tmp_path: Path) -> None:
     """With the user name and password of the address; a wrong one is told without it, and is no anonymous login."""
     ftp = FtpSizes(f"ftp://me:p%40ss@127.0.0.1:{port}", tmp_path / "note", Slots())
     ftp.check()
-    assert ftp.measured(DATA, STUBS)
+    assert ftp.measure_all(DATA, STUBS)
     with pytest.raises(Unavailable) as caught:
         FtpSizes(f"ftp://me:secret@127.0.0.1:{port}", tmp_path / "note", Slots()).check()
     assert "secret" not in str(caught.value)
@@ -178,8 +178,8 @@ def test_a_directory_that_is_not_there_is_no_word_about_the_server(port: int, tm
     slots = Slots()
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
     with pytest.raises(Unavailable):
-        ftp.measured("10028/none", STUBS)
-    assert len(ftp.measured(DATA, STUBS)) == 3
+        ftp.measure_all("10028/none", STUBS)
+    assert len(ftp.measure_all(DATA, STUBS)) == 3
     assert slots.held == 0
 
 
@@ -191,13 +191,13 @@ def test_a_server_that_refuses_is_not_asked_again_for_a_day(tmp_path: Path) -> N
     for _ in range(2):
         ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
         with pytest.raises(Unavailable):
-            ftp.measured(DATA, STUBS)
+            ftp.measure_all(DATA, STUBS)
     assert (slots.taken, slots.held) == (1, 0)
     a_day_ago, ahead = time.time() - DAY - 1, time.time() + 3600  # noted before the clock was set back
     for turn, noted in enumerate((a_day_ago, ahead), 2):
         os.utime(tmp_path / "note", (noted, noted))
         with pytest.raises(Unavailable):
-            ftp.measured(DATA, STUBS)
+            ftp.measure_all(DATA, STUBS)
         assert slots.taken == turn
 
 
@@ -207,7 +207,7 @@ def test_slots_in_use_are_no_word_about_the_server(port: int, tmp_path: Path) ->
     slots.busy = True
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
     with pytest.raises(Unavailable):
-        ftp.measured(DATA, STUBS)
+        ftp.measure_all(DATA, STUBS)
     assert not (tmp_path / "note").exists()
     slots.busy = False
-    assert len(ftp.measured(DATA, STUBS)) == 3
+    assert len(ftp.measure_all(DATA, STUBS)) == 3

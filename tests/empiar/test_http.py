@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
 
-from empiarfs.engine.hedge import Cut
-from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Overloaded, Refused, Unavailable
+from empiarfs.engine.hedge import CancelToken
+from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 
 PATH = "10028/data/a.mrc"
@@ -134,15 +134,15 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
     ),
     "a huge Content-Range": ({"Content_Range": f"bytes 100-299/{'9' * 5000}"}, ArchiveError),
     "a huge start": ({"Content_Range": f"bytes {'9' * 5000}-299/1000"}, Unavailable),
-    "a longer file": ({"Content_Range": "bytes 100-299/1001"}, Changed),
-    "a shorter file": ({"Content_Range": "bytes 100-299/999"}, Changed),
+    "a longer file": ({"Content_Range": "bytes 100-299/1001"}, Stale),
+    "a shorter file": ({"Content_Range": "bytes 100-299/999"}, Stale),
     "a file that ends in the span": (
         {"Content_Range": "bytes 100-149/150", "Content_Length": "50", "body": CONTENT[100:150]},
-        Changed,
+        Stale,
     ),
-    "another date": ({"Last_Modified": "Wed, 15 Nov 2023 22:13:20 GMT"}, Changed),
-    "a date one second later": ({"Last_Modified": "Tue, 14 Nov 2023 22:13:21 GMT"}, Changed),
-    "416": ({"status": "416 Range Not Satisfiable", "Content_Range": "bytes */50"}, Changed),
+    "another date": ({"Last_Modified": "Wed, 15 Nov 2023 22:13:20 GMT"}, Stale),
+    "a date one second later": ({"Last_Modified": "Tue, 14 Nov 2023 22:13:21 GMT"}, Stale),
+    "416": ({"status": "416 Range Not Satisfiable", "Content_Range": "bytes */50"}, Stale),
     "a short body": ({"body": CONTENT[100:299], "then": "close"}, Unavailable),
     "no body": ({"body": b"", "then": "close"}, Unavailable),
     "a short body that says so": ({"Content_Length": "199", "body": CONTENT[100:299]}, Unavailable),
@@ -160,9 +160,9 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
     "deflate": ({"Content_Encoding": "deflate"}, Unavailable),
     "404": ({"status": "404 Not Found"}, NotFound),
     "410": ({"status": "410 Gone"}, NotFound),
-    "401": ({"status": "401 Unauthorized"}, Refused),
-    "403": ({"status": "403 Forbidden"}, Refused),
-    "451": ({"status": "451 Unavailable For Legal Reasons"}, Refused),
+    "401": ({"status": "401 Unauthorized"}, Forbidden),
+    "403": ({"status": "403 Forbidden"}, Forbidden),
+    "451": ({"status": "451 Unavailable For Legal Reasons"}, Forbidden),
     "400": ({"status": "400 Bad Request"}, Unavailable),
     "407": ({"status": "407 Proxy Authentication Required"}, Unavailable),
     "429": ({"status": "429 Too Many Requests"}, Unavailable),
@@ -215,7 +215,7 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
 @pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
 def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client, apart: int) -> None:
     """A listing cuts the seconds off and writes local time: such a difference is no other version."""
-    assert fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True)) == CONTENT[100:300]
+    assert fetched(client, file=File(PATH, 1000, MODIFIED + apart, coarse_mtime=True)) == CONTENT[100:300]
 
 
 @pytest.mark.promise(
@@ -225,8 +225,8 @@ def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client,
 @pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
 def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Client, apart: int) -> None:
     """Minutes that no time zone explains, or days, are another file."""
-    with pytest.raises(Changed):
-        fetched(client, file=File(PATH, 1000, MODIFIED + apart, listed=True))
+    with pytest.raises(Stale):
+        fetched(client, file=File(PATH, 1000, MODIFIED + apart, coarse_mtime=True))
 
 
 @pytest.mark.promise(
@@ -252,7 +252,7 @@ def test_a_server_that_wants_to_be_left_alone_says_for_how_long(
     """Retry-After in seconds or as a date, within bounds; without one, or a senseless one, there is no pause."""
     headers = {"Content-Length": "0"} | ({} if text is None else {"Retry-After": text})
     server.answer = always(Reply(status, headers))
-    with pytest.raises(Overloaded) as caught:
+    with pytest.raises(Throttled) as caught:
         client.origin.measure(PATH)
     assert low <= caught.value.pause <= high
 
@@ -266,7 +266,7 @@ def test_a_date_to_come_back_at_is_measured_by_the_server_s_clock(
     """Ours may be years off; where the reply tells its date, the pause is the time between the two."""
     headers = {"Content-Length": "0", "Date": "Tue, 14 Nov 2023 22:13:20 GMT", "Retry-After": until}
     server.answer = always(Reply("503 Service Unavailable", headers))
-    with pytest.raises(Overloaded) as caught:
+    with pytest.raises(Throttled) as caught:
         client.origin.measure(PATH)
     assert caught.value.pause == pause
 
@@ -326,9 +326,9 @@ def test_a_date_that_is_none_is_no_date(client: Client, server: ScriptedServer, 
     [
         ("404 Not Found", NotFound),
         ("410 Gone", NotFound),
-        ("401 Unauthorized", Refused),
-        ("403 Forbidden", Refused),
-        ("451 Unavailable For Legal Reasons", Refused),
+        ("401 Unauthorized", Forbidden),
+        ("403 Forbidden", Forbidden),
+        ("451 Unavailable For Legal Reasons", Forbidden),
         ("400 Bad Request", Unavailable),
         ("405 Method Not Allowed", Unavailable),
         ("429 Too Many Requests", Unavailable),
@@ -449,7 +449,7 @@ def test_a_refused_connection_is_unavailable() -> None:
         port = listening.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}{ROOT}") as client:
         for ask in (lambda: client.origin.measure(PATH), lambda: fetched(client), lambda: client.listing.scan("")):
-            with pytest.raises(Overloaded, match="refuses connections"):
+            with pytest.raises(Throttled, match="refuses connections"):
                 ask()
 
 
@@ -492,11 +492,11 @@ def test_a_body_that_falls_silent_is_a_stall(client: Client, server: ScriptedSer
 
 def test_lines_are_counted_as_long_as_they_are_open(client: Client) -> None:
     """In use or not."""
-    assert client.lines.open == 0
+    assert client.pool.open == 0
     fetched(client)
-    assert client.lines.open == 1
-    client.lines.shed(0.0)
-    assert client.lines.open == 0
+    assert client.pool.open == 1
+    client.pool.close_idle(0.0)
+    assert client.pool.open == 0
 
 
 @pytest.mark.parametrize(
@@ -575,13 +575,13 @@ def test_clear_answers_keep_the_connection(client: Client, server: ScriptedServe
         for path in ("10028/none", "10028/data"):
             with pytest.raises((NotFound, IsADirectory)):
                 client.origin.measure(path)
-        with pytest.raises(Refused):
+        with pytest.raises(Forbidden):
             client.listing.scan("10028/data")
         with pytest.raises(NotFound):
             client.listing.scan("10029")
-        with pytest.raises(Changed):
+        with pytest.raises(Stale):
             fetched(client, 5000, 5100, File(PATH, 6000, MODIFIED))
-        with pytest.raises(Changed):
+        with pytest.raises(Stale):
             fetched(client, 0, 10, File(PATH, 6000, MODIFIED))
     assert len(server.requests) == 30
     assert server.connections == 1
@@ -603,7 +603,7 @@ def test_a_line_on_which_something_was_wrong_is_not_used_again(
 
 def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, server: ScriptedServer) -> None:
     """Who reads after a silent request finds a connection that is there already."""
-    cut, asked, over, site = Cut(), threading.Event(), threading.Event(), server.answer
+    token, asked, over, site = CancelToken(), threading.Event(), threading.Event(), server.answer
 
     def silent(_: Request) -> None:
         asked.set()
@@ -611,20 +611,20 @@ def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, serv
 
     def ask() -> None:
         with pytest.raises(Unavailable):
-            client.origin.measure(PATH, cut)
+            client.origin.measure(PATH, token)
 
     server.answer = silent
     asking = threading.Thread(target=ask)
     asking.start()
     assert asked.wait(SOON)
-    cut.cut()
+    token.cancel()
     asking.join(SOON)
     over.set()
     deadline = time.monotonic() + SOON
     while server.connections < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     server.answer = site
-    while "idle=1" not in repr(client.lines) and time.monotonic() < deadline:
+    while "idle=1" not in repr(client.pool) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert fetched(client) == CONTENT[100:300]
     assert server.connections == 2
@@ -674,7 +674,7 @@ def test_closing_gives_every_line_back(server: ScriptedServer) -> None:
         assert client.slots >= 1
         client.close()
         assert client.slots == 0
-        assert "open=0 idle=0" in repr(client.lines)
+        assert "open=0 idle=0" in repr(client.pool)
 
 
 def test_every_request_says_who_asks_and_takes_no_compressed_form(client: Client, server: ScriptedServer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from scripted import ROOT, Client, Reply, ScriptedServer, Website, always
 
-from empiarfs.errors import IsADirectory, NotFound, Refused, Unavailable
+from empiarfs.errors import Forbidden, IsADirectory, NotFound, Unavailable
 from empiarfs.model import Directory, Stub
 
 FILES = {
@@ -51,7 +51,7 @@ def test_children_come_with_kind_rounded_size_and_date(client: Client) -> None:
 
 def test_names_of_any_bytes_come_back_as_they_are(client: Client) -> None:
     """Unescaped once, with surrogate escapes where they are not UTF-8."""
-    assert [entry.path for entry in client.listing.scan("10028/data")] == [
+    assert [node.path for node in client.listing.scan("10028/data")] == [
         "10028/data/a b.mrc",
         "10028/data/#%+=&[x].mrc",
         "10028/data/\udcff.mrc",
@@ -61,7 +61,7 @@ def test_names_of_any_bytes_come_back_as_they_are(client: Client) -> None:
 
 def test_the_root_is_listed(client: Client) -> None:
     """An empty path is the root, whose children have no slash in front."""
-    assert [entry.path for entry in client.listing.scan("")] == ["10028"]
+    assert [node.path for node in client.listing.scan("")] == ["10028"]
 
 
 def test_a_file_is_no_directory_to_list(client: Client) -> None:
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_not_found(client: Client) -> None:
 
 def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
     """403 is Refused, and no empty listing."""
-    with pytest.raises(Refused):
+    with pytest.raises(Forbidden):
         client.listing.scan("10028/closed")
 
 

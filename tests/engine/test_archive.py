@@ -7,10 +7,10 @@ import pytest
 from fakes import (
     SOON,
     BrokenStore,
-    EvenPace,
     FakeClock,
     FakeListing,
     FakeOrigin,
+    FixedLatency,
     directory,
     noise,
     stub,
@@ -23,7 +23,7 @@ from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.errors import Changed, Closed, IsADirectory, NotFound
+from empiarfs.errors import Closed, IsADirectory, NotFound, Stale
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -47,17 +47,22 @@ class Rig:
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
-            Listings(self.listing, self.index, fresh=1e9, clock=FakeClock(), background=run),
+            Listings(self.listing, self.index, listing_ttl=1e9, clock=FakeClock(), background=run),
             self.origin,
             self.ahead,
             None,
-            later=self.later.append,
+            background=self.later.append,
         )
         reader = Reader(
-            self.origin, self.ahead, self.cache, pace=EvenPace(), block_bytes=1 << 16, longest_run=1 << 21
+            self.origin, self.ahead, self.cache, latency=FixedLatency(), block_bytes=1 << 16, longest_run=1 << 21
         )
         self.archive = Archive(
-            tree, reader, self.later.append, self._close, most_ahead=1 << 22, run_lengths=lambda: (1 << 18, 1 << 19)
+            tree,
+            reader,
+            self.later.append,
+            self._close,
+            most_ahead=1 << 22,
+            request_size_bounds=lambda: (1 << 18, 1 << 19),
         )
 
     def _close(self) -> None:
@@ -124,7 +129,7 @@ def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path)
     rig.listing.children["10028"] = [stub(path) for path in paths]
     for number, path in enumerate(paths):
         rig.origin.files[path] = rig.ahead.files[path] = noise(2**18, number)
-    rig.archive.entries("10028")
+    rig.archive.listdir("10028")
     for number, path in enumerate(paths):
         assert rig.archive.open(path).read(0, 1024) == noise(2**18, number)[:1024]
         while rig.later:
@@ -137,8 +142,8 @@ def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path)
 def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_next(rig: Rig) -> None:
     """The open file raises Changed; opened again it is the new version."""
     opened = rig.archive.open(PATH)
-    rig.origin.refusals[PATH] = Changed(PATH)
-    with pytest.raises(Changed):
+    rig.origin.refusals[PATH] = Stale(PATH)
+    with pytest.raises(Stale):
         opened.read(0, 10)
     rig.origin.refusals.clear()
     rig.origin.files[PATH] = b"new"
@@ -147,7 +152,7 @@ def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_ne
 
 def test_what_it_shows_it_lists(rig: Rig) -> None:
     """Entries come from the tree."""
-    assert rig.archive.entries("10028") == [stub(PATH)]
+    assert rig.archive.listdir("10028") == [stub(PATH)]
 
 
 def test_closing_closes(tmp_path: Path) -> None:
@@ -168,7 +173,7 @@ def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeyp
     asked = len(rig.origin.diary)
     monkeypatch.setattr("empiarfs.archive._generation", -1)
     calls: list[Callable[[], object]] = [
-        lambda: rig.archive.entries("10028"),
+        lambda: rig.archive.listdir("10028"),
         lambda: rig.archive.stat(PATH),
         lambda: rig.archive.open(PATH),
         lambda: rig.archive.read(file.file, 0, 10),

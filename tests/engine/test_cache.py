@@ -8,7 +8,7 @@ from fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.engine.cache import Cache, Recent, _together
+from empiarfs.engine.cache import Cache, LruCache, _coalesced
 from empiarfs.model import Block, File
 from empiarfs.settings import KIB, MIB
 
@@ -34,16 +34,16 @@ def test_recent_holds_what_was_used_last_and_never_more_than_its_weight(
     puts: list[tuple[int, int]],
 ) -> None:
     """After any puts the weight is in bounds, the last put is there unless too heavy, and it is the last to go."""
-    recent: Recent[int, bytes] = Recent(100, len)
+    recent: LruCache[int, bytes] = LruCache(100, len)
     for number, size in puts:
         recent.put(number, bytes(size))
-        assert recent.held <= 100
+        assert recent.size <= 100
         assert recent.get(number) == bytes(size)
 
 
 def test_recent_drops_what_was_not_used_for_longest() -> None:
     """Getting a value makes it the one used last."""
-    recent: Recent[str, bytes] = Recent(3, len)
+    recent: LruCache[str, bytes] = LruCache(3, len)
     for name in "abc":
         recent.put(name, b"1")
     recent.get("a")
@@ -53,17 +53,17 @@ def test_recent_drops_what_was_not_used_for_longest() -> None:
 
 def test_what_was_spent_goes_first() -> None:
     """A value that was given for the last time makes room before older ones, unless it is used or put again."""
-    recent: Recent[str, bytes] = Recent(4, len)
+    recent: LruCache[str, bytes] = LruCache(4, len)
     for name in "abcd":
         recent.put(name, b"1")
-    assert (recent.spend("d"), recent.spend("z")) == (b"1", None)
+    assert (recent.demote("d"), recent.demote("z")) == (b"1", None)
     recent.put("e", b"1")
     assert [name for name in "abcde" if name in recent] == ["a", "b", "c", "e"]
-    recent.spend("c")
+    recent.demote("c")
     recent.get("c")
     recent.put("f", b"1")
     assert [name for name in "abcef" if name in recent] == ["b", "c", "e", "f"]
-    recent.spend("e")
+    recent.demote("e")
     recent.put("e", b"1")
     recent.put("g", b"1")
     assert [name for name in "bcefg" if name in recent] == ["c", "e", "f", "g"]
@@ -71,7 +71,7 @@ def test_what_was_spent_goes_first() -> None:
 
 def test_recent_makes_room_by_weight() -> None:
     """One heavy value pushes out as many light ones as it needs, and no more."""
-    recent: Recent[str, bytes] = Recent(4, len)
+    recent: LruCache[str, bytes] = LruCache(4, len)
     for name in "abcd":
         recent.put(name, b"1")
     recent.put("e", b"12")
@@ -80,7 +80,7 @@ def test_recent_makes_room_by_weight() -> None:
 
 def test_a_value_too_heavy_is_not_kept_and_pushes_nothing_out() -> None:
     """What does not fit at all costs nobody his place."""
-    recent: Recent[str, bytes] = Recent(4, len)
+    recent: LruCache[str, bytes] = LruCache(4, len)
     recent.put("a", b"1")
     recent.put("b", b"12345")
     assert (recent.get("a"), recent.get("b")) == (b"1", None)
@@ -88,7 +88,7 @@ def test_a_value_too_heavy_is_not_kept_and_pushes_nothing_out() -> None:
 
 def test_recent_is_safe_for_threads() -> None:
     """Threads that put and get at once keep the weight in bounds and lose no order."""
-    recent: Recent[int, bytes] = Recent(50, len)
+    recent: LruCache[int, bytes] = LruCache(50, len)
 
     def work() -> None:
         for number in range(500):
@@ -96,7 +96,7 @@ def test_recent_is_safe_for_threads() -> None:
             recent.get((number * 7) % 20)
 
     assert at_once([work] * 8) == [None] * 8
-    assert recent.held == 49
+    assert recent.size == 49
 
 
 def test_what_is_put_is_got_from_memory_at_once() -> None:
@@ -163,13 +163,13 @@ def test_a_block_that_is_used_up_goes_before_one_that_nobody_has_read() -> None:
     with closing(Cache(400, BrokenStore())) as cache:  # 300 of them for blocks
         for number in range(3):
             cache.put(block(number), bytes(100))
-        assert cache.in_memory(block(0), used_up=True) == bytes(100)
+        assert cache.in_memory(block(0), fully_read=True) == bytes(100)
         cache.put(block(3), bytes(100))
-        held = [number for number in range(4) if cache.in_memory(block(number), used_up=True)]
+        held = [number for number in range(4) if cache.in_memory(block(number), fully_read=True)]
         assert held == [1, 2, 3]
         assert cache.in_memory(block(1)) == bytes(100)
         cache.put(block(4), bytes(100))
-        assert [number for number in range(5) if cache.in_memory(block(number), used_up=True)] == [1, 3, 4]
+        assert [number for number in range(5) if cache.in_memory(block(number), fully_read=True)] == [1, 3, 4]
 
 
 def test_what_the_store_gives_is_not_written_back() -> None:
@@ -256,7 +256,7 @@ def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int],
 def test_neighbours_go_to_the_store_together_as_far_as_a_segment_reaches(numbers: set[int], size: int) -> None:
     """Each block once, in runs without a gap, none longer than a segment unless one block is."""
     data = bytes(size)
-    segments = _together([(block(number), data) for number in sorted(numbers, reverse=True)], MIB)
+    segments = _coalesced([(block(number), data) for number in sorted(numbers, reverse=True)], MIB)
     assert sorted(one.number for segment in segments for one, _ in segment) == sorted(numbers)
     for segment in segments:
         first = segment[0][0].number

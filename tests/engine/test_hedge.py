@@ -8,25 +8,25 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import cast
 
 import pytest
-from fakes import SOON, Break, EvenPace, FakeOrigin, at_once, noise
+from fakes import SOON, Break, FakeOrigin, FixedLatency, at_once, noise
 
 from empiarfs.engine import hedge
-from empiarfs.engine.gate import Gate
-from empiarfs.engine.hedge import Cut, Hedged
-from empiarfs.engine.pace import Pace
-from empiarfs.engine.wanted import limited
-from empiarfs.errors import ArchiveError, Changed, NotFound, Refused, Unavailable
+from empiarfs.engine.cancellation import deadline
+from empiarfs.engine.hedge import CancelToken, Hedged
+from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.engine.limiter import ConnectionLimiter
+from empiarfs.errors import ArchiveError, Forbidden, NotFound, Stale, Unavailable
 from empiarfs.model import File, Span
 
 PATH = "10028/data/a.mrc"
 CONTENT = noise(100)
-EMPTY = "<Gate demand=0 ahead=0 "
+EMPTY = "<ConnectionLimiter demand=0 prefetch=0 "
 
 
-class Impatient(EvenPace):
+class Impatient(FixedLatency):
     """A pace at which whatever is silent at all is late."""
 
-    def second(self) -> float:
+    def hedge_delay(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
         return 0.0
 
@@ -34,17 +34,17 @@ class Impatient(EvenPace):
 class Hasty(Impatient):
     """A pace at which no silence is borne."""
 
-    def silence(self, kind: str = "") -> float:
+    def read_timeout(self, kind: str = "") -> float:
         """Give how long a request may be silent."""
         return 0.0
 
 
-class LearntPace(EvenPace):
+class LearntPace(FixedLatency):
     """A pace that has learnt what it is before anything was learnt."""
 
-    def second(self) -> float:
+    def hedge_delay(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
-        return Pace.second(self)
+        return LatencyEstimator.hedge_delay(self)
 
 
 class Slow(FakeOrigin):
@@ -52,19 +52,19 @@ class Slow(FakeOrigin):
 
     pause = 0.0  # seconds
 
-    def measure(self, path: str, cut: Cut | None = None) -> File:
+    def measure(self, path: str, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
         time.sleep(self.pause)
-        return super().measure(path, cut)
+        return super().measure(path, token)
 
 
 class Rig:
     """A hedged origin with all its parts in reach."""
 
-    def __init__(self, pace: EvenPace, most: int = 4) -> None:
+    def __init__(self, pace: FixedLatency, most: int = 4) -> None:
         self.origin = Slow({PATH: CONTENT})
-        self.gate = Gate(most, 1)
-        self.hedged = Hedged(self.origin, self.gate, pace)
+        self.limiter = ConnectionLimiter(most, 1)
+        self.hedged = Hedged(self.origin, self.limiter, pace)
         self.file = self.origin.file(PATH)
 
     def fetched(self) -> bytes:
@@ -79,15 +79,16 @@ def refused(_: threading.Thread) -> None:
 
 def test_what_is_answered_in_time_is_asked_once() -> None:
     """Measuring and fetching cost one request each."""
-    rig = Rig(EvenPace())
+    rig = Rig(FixedLatency())
     assert rig.hedged.measure(PATH) == rig.file
     assert rig.fetched() == CONTENT
     assert len(rig.origin.diary) == 2
-    assert rig.hedged.second_askings == 0
+    assert rig.hedged.hedged_requests == 0
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most "
+    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
+    "unusually long: at most "
     "eight at the beginning, and one in twenty from then on."
 )
 def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
@@ -100,8 +101,8 @@ def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
         first.lift()
         assert fetching.result(SOON) == CONTENT
     assert rig.origin.fetches == [Span(0, 100)] * 2
-    assert rig.hedged.second_askings == 1
-    assert repr(rig.gate).startswith(EMPTY)
+    assert rig.hedged.hedged_requests == 1
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_the_answer_of_the_second_does_not_wait_for_the_first() -> None:
@@ -115,7 +116,7 @@ def test_the_answer_of_the_second_does_not_wait_for_the_first() -> None:
     assert rig.fetched() == CONTENT
     first.wait_gone()
     assert rig.origin.fetches == [Span(0, 100)] * 2
-    assert repr(rig.gate).startswith(EMPTY)
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_the_second_answers_where_the_first_fails_late() -> None:
@@ -136,8 +137,8 @@ def test_where_no_thread_is_to_be_had_it_is_asked_in_place(monkeypatch: pytest.M
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert rig.hedged.measure(PATH) == rig.file
     assert rig.fetched() == CONTENT
-    assert rig.hedged.second_askings == 0
-    assert repr(rig.gate).startswith(EMPTY)
+    assert rig.hedged.hedged_requests == 0
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_where_no_second_thread_is_to_be_had_the_first_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +164,8 @@ def test_where_no_second_thread_is_to_be_had_the_first_answers(monkeypatch: pyte
         assert refusals.acquire(timeout=SOON)
         barrier.lift()
         assert fetching.result(SOON) == CONTENT
-    assert (len(rig.origin.fetches), rig.hedged.second_askings) == (1, 0)
-    assert repr(rig.gate).startswith(EMPTY)
+    assert (len(rig.origin.fetches), rig.hedged.hedged_requests) == (1, 0)
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_no_second_place_no_second_asking() -> None:
@@ -180,17 +181,18 @@ def test_no_second_place_no_second_asking() -> None:
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most "
+    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
+    "unusually long: at most "
     "eight at the beginning, and one in twenty from then on."
 )
 def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow throughout is not asked twice for everything: after a few it is only waited for."""
-    monkeypatch.setattr(hedge, "MOST_CREDIT", 4.0)
+    monkeypatch.setattr(hedge, "MAX_CREDIT", 4.0)
     rig = Rig(Impatient(), most=1000)
     for _ in range(4):
         rig.origin.held(times=1)
         assert rig.hedged.measure(PATH) == rig.file
-    assert rig.hedged.second_askings == 4
+    assert rig.hedged.hedged_requests == 4
     barrier = rig.origin.held(times=1)
     with ThreadPoolExecutor(1) as pool:
         measuring = pool.submit(rig.hedged.measure, PATH)
@@ -198,11 +200,12 @@ def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
         assert wait([measuring], timeout=0.2).done == set()
         barrier.lift()
         assert measuring.result(SOON) == rig.file
-    assert rig.hedged.second_askings == 4
+    assert rig.hedged.hedged_requests == 4
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is sent a second time when it is silent for unusually long: at most eight "
+    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
+    "unusually long: at most eight "
     "at the beginning, and one in twenty from then on."
 )
 def test_twenty_requests_earn_a_second_asking() -> None:
@@ -218,14 +221,14 @@ def test_twenty_requests_earn_a_second_asking() -> None:
         assert wait([measuring], timeout=0.2).done == set()
         barrier.lift()
         measuring.result(SOON)
-    assert rig.hedged.second_askings == 8
-    rig.hedged._pace = EvenPace()  # on a busy machine one of these could be late
+    assert rig.hedged.hedged_requests == 8
+    rig.hedged._latency = FixedLatency()  # on a busy machine one of these could be late
     for _ in range(20):
         rig.hedged.measure(PATH)
-    rig.hedged._pace = Impatient()
+    rig.hedged._latency = Impatient()
     rig.origin.held(times=1)
     assert rig.hedged.measure(PATH) == rig.file
-    assert rig.hedged.second_askings == 9
+    assert rig.hedged.hedged_requests == 9
 
 
 def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
@@ -234,9 +237,9 @@ def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
     rig.origin.pause = 0.002
     for number in range(1, 301):
         assert rig.hedged.measure(PATH) == rig.file
-        assert rig.hedged.second_askings <= hedge.MOST_CREDIT + hedge.SECOND_SHARE * number
-    assert len(rig.origin.diary) <= 300 + rig.hedged.second_askings
-    assert rig.hedged.second_askings > hedge.MOST_CREDIT, "credit is earned"
+        assert rig.hedged.hedged_requests <= hedge.MAX_CREDIT + hedge.HEDGE_SHARE * number
+    assert len(rig.origin.diary) <= 300 + rig.hedged.hedged_requests
+    assert rig.hedged.hedged_requests > hedge.MAX_CREDIT, "credit is earned"
 
 
 def test_a_healthy_server_is_asked_once() -> None:
@@ -244,7 +247,7 @@ def test_a_healthy_server_is_asked_once() -> None:
     rig = Rig(LearntPace())
     for _ in range(200):
         assert rig.fetched() == CONTENT
-    assert rig.hedged.second_askings <= 0.05 * 200, "a machine that stands still may cost a few"
+    assert rig.hedged.hedged_requests <= 0.05 * 200, "a machine that stands still may cost a few"
 
 
 @pytest.mark.parametrize("kind", ["even", "jittery", "two servers", "long tail"])
@@ -258,18 +261,18 @@ def test_what_counts_as_late_is_rare(kind: str, seed: int) -> None:
         "two servers": lambda: chance.choice((0.3, 0.3, 0.3, 0.9)) * chance.uniform(0.95, 1.05),
         "long tail": lambda: 0.3 * chance.lognormvariate(0, 0.5),
     }
-    pace = Pace(1 << 21)
+    latency = LatencyEstimator(1 << 21)
     late = 0
     for _ in range(2000):
         reply = max(0.0, kinds[kind]())
-        late += reply > pace.second()
-        pace.note(reply)
+        late += reply > latency.hedge_delay()
+        latency.record(reply)
     assert late <= 0.05 * 2000
 
 
-@pytest.mark.parametrize("error", [NotFound(PATH), Refused(PATH), Changed(PATH), Unavailable(PATH, "away")])
-@pytest.mark.parametrize("pace", [EvenPace, Impatient])
-def test_an_error_comes_through_as_it_is(error: ArchiveError, pace: type[EvenPace]) -> None:
+@pytest.mark.parametrize("error", [NotFound(PATH), Forbidden(PATH), Stale(PATH), Unavailable(PATH, "away")])
+@pytest.mark.parametrize("pace", [FixedLatency, Impatient])
+def test_an_error_comes_through_as_it_is(error: ArchiveError, pace: type[FixedLatency]) -> None:
     """Whether it was asked once or twice; all places are given back."""
     rig = Rig(pace())
     rig.origin.refusals[PATH] = error
@@ -277,7 +280,7 @@ def test_an_error_comes_through_as_it_is(error: ArchiveError, pace: type[EvenPac
         rig.hedged.measure(PATH)
     with pytest.raises(type(error), match=error.reason):
         rig.fetched()
-    assert repr(rig.gate).startswith(EMPTY)
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_silence_beyond_all_deadlines_tells_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +300,7 @@ def test_one_request_takes_no_longer_than_patience_does() -> None:
     rig = Rig(Hasty(), most=1)
     barrier = rig.origin.held()
     begun = time.monotonic()
-    with limited(0.3), pytest.raises(Unavailable, match="does not answer"):
+    with deadline(0.3), pytest.raises(Unavailable, match="does not answer"):
         rig.fetched()
     assert 0.2 < time.monotonic() - begun < SOON
     barrier.lift()
@@ -306,26 +309,26 @@ def test_one_request_takes_no_longer_than_patience_does() -> None:
 
 def test_an_error_in_the_middle_comes_through() -> None:
     """What came before it was handed on; the place is given back."""
-    rig = Rig(EvenPace())
+    rig = Rig(FixedLatency())
     rig.origin.break_next(Break(after=50, error=Unavailable(PATH, "away")))
     pieces = rig.hedged.fetch(rig.file, Span(0, 100))
     got: list[bytes] = []
     with pytest.raises(Unavailable, match="away"):
         got.extend(pieces)
-    assert repr(rig.gate).startswith(EMPTY)
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_a_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
     """Also when it is closed early."""
-    rig = Rig(EvenPace())
+    rig = Rig(FixedLatency())
     pieces = cast("Generator[bytes]", rig.hedged.fetch(rig.file, Span(0, 100)))
     next(pieces)
-    assert repr(rig.gate).startswith("<Gate demand=1 ")
+    assert repr(rig.limiter).startswith("<ConnectionLimiter demand=1 ")
     pieces.close()
-    assert repr(rig.gate).startswith(EMPTY)
+    assert repr(rig.limiter).startswith(EMPTY)
     assert rig.origin._inside == 0
     assert rig.fetched() == CONTENT
-    assert repr(rig.gate).startswith(EMPTY)
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_many_threads_stay_within_the_gate() -> None:
@@ -333,29 +336,29 @@ def test_many_threads_stay_within_the_gate() -> None:
     rig = Rig(Impatient(), most=3)
     got = at_once([lambda: [rig.fetched() for _ in range(10)]] * 6)
     assert got == [[CONTENT] * 10] * 6
-    assert rig.gate.highest <= 3
-    assert repr(rig.gate).startswith(EMPTY)
+    assert rig.limiter.peak <= 3
+    assert repr(rig.limiter).startswith(EMPTY)
 
 
 def test_a_cut_breaks_what_it_means_now_and_lets_nothing_begin() -> None:
     """What is under way is broken; what would begin afterwards is told not to; what is over is left alone."""
-    cut = Cut()
+    token = CancelToken()
     broken: list[str] = []
-    assert cut.means(lambda: broken.append("first"))
-    cut.cut()
-    assert not cut.means(lambda: broken.append("second"))
-    cut.means(None)
-    cut.cut()
+    assert token.on_cancel(lambda: broken.append("first"))
+    token.cancel()
+    assert not token.on_cancel(lambda: broken.append("second"))
+    token.on_cancel(None)
+    token.cancel()
     assert broken == ["first"]
 
 
 def test_what_was_cut_may_not_begin() -> None:
     """`means` tells so, whether it was cut before or between; before that it may."""
-    cut = Cut()
+    token = CancelToken()
     acts: list[int] = []
-    assert cut.means(lambda: acts.append(1))
-    assert cut.means(None)
-    cut.cut()
+    assert token.on_cancel(lambda: acts.append(1))
+    assert token.on_cancel(None)
+    token.cancel()
     assert acts == []
-    assert not cut.means(lambda: acts.append(2))
+    assert not token.on_cancel(lambda: acts.append(2))
     assert acts == []

@@ -9,8 +9,8 @@ import pytest
 from fakes import SOON, Barrier, noise, stub
 from trees import DATA, FRESH, A, B, World, opened_world
 
-from empiarfs.errors import ArchiveError, NotFound, Refused, Unavailable
-from empiarfs.model import Entry, File
+from empiarfs.errors import ArchiveError, Forbidden, NotFound, Unavailable
+from empiarfs.model import File, Node
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> N
 @pytest.mark.promise(
     "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
 )
-@pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Refused(DATA)])
+@pytest.mark.parametrize("error", [Unavailable(DATA, "away"), NotFound(DATA), Forbidden(DATA)])
 def test_a_failing_refresh_leaves_the_old_listing(
     world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,10 +151,10 @@ def test_a_clock_that_is_set_back_holds_no_refresh_up(world: World, jump: float)
 @pytest.mark.parametrize("jump", [-1.0, -86_400.0 * 3650, 86_400.0])
 def test_a_clock_that_is_set_makes_nothing_absent_or_closed_for_ever(world: World, jump: float) -> None:
     """A name that was not there, and a directory that was closed, are asked for again."""
-    world.listing.refusals["10934"] = Refused("10934")
-    with pytest.raises(Refused):
+    world.listing.refusals["10934"] = Forbidden("10934")
+    with pytest.raises(Forbidden):
         world.listings.known("10934")
-    world.listings.gone(f"{DATA}/new")
+    world.listings.mark_absent(f"{DATA}/new")
     assert world.listings.is_absent(f"{DATA}/new")
     world.clock.go_on(jump)
     world.listing.refusals.clear()
@@ -162,7 +162,7 @@ def test_a_clock_that_is_set_makes_nothing_absent_or_closed_for_ever(world: Worl
     assert world.listed("10934") == []
 
 
-def refreshed(world: World, *entries: Entry) -> list[str]:
+def refreshed(world: World, *entries: Node) -> list[str]:
     """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
     world.listing.children[DATA] = list(entries)
     world.clock.go_on(FRESH + 1)
@@ -207,6 +207,6 @@ def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
 
 def test_a_directory_closed_to_listings_says_so(world: World) -> None:
     """403 for a listing is Refused."""
-    world.listing.refusals[DATA] = Refused(DATA)
-    with pytest.raises(Refused):
+    world.listing.refusals[DATA] = Forbidden(DATA)
+    with pytest.raises(Forbidden):
         world.listings.known(DATA)

@@ -11,10 +11,10 @@ from fakes import FakeClock, directory, noise, stub
 
 from empiarfs import wire
 from empiarfs.archive import Archive
+from empiarfs.engine.cancellation import cancel_scope
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
-from empiarfs.engine.wanted import wanted_while
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
 from empiarfs.model import Block, Directory, File, Span
 from empiarfs.settings import KIB, Settings, archive_name
@@ -46,7 +46,7 @@ def tree(index: SqliteIndex) -> Tree:
 
     origin = OfflineOrigin(index)
     listings = Listings(
-        OfflineListing(), index, fresh=math.inf, clock=FakeClock(YEARS), background=never, absent=math.inf
+        OfflineListing(), index, listing_ttl=math.inf, clock=FakeClock(YEARS), background=never, absent=math.inf
     )
     return Tree(listings, origin, origin, None)
 
@@ -92,7 +92,7 @@ def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
 )
 def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
     """However old it is."""
-    assert [entry.path for entry in tree.entries(DATA)] == [A, B, f"{DATA}/sub"]
+    assert [node.path for node in tree.listdir(DATA)] == [A, B, f"{DATA}/sub"]
     assert tree.stat(A) == FILE
 
 
@@ -114,15 +114,15 @@ def test_a_directory_that_was_never_listed_is_walked_through(tree: Tree) -> None
     assert tree.stat("10028") == Directory("10028")
     assert tree.stat(DATA) == Directory(DATA)
     with pytest.raises(Offline):
-        tree.entries("10028")
+        tree.listdir("10028")
     with pytest.raises(Offline):
-        tree.entries("")
+        tree.listdir("")
 
 
 def test_a_known_file_is_no_directory(tree: Tree) -> None:
     """That much is known of it."""
     with pytest.raises(NotADirectory):
-        tree.entries(A)
+        tree.listdir(A)
     with pytest.raises(NotADirectory):
         tree.stat(f"{A}/x")
 
@@ -145,21 +145,21 @@ def archive(settings: Settings) -> Iterator[Archive]:
             index.replace(DATA, [stub(A)], 0.0)
             index.add(FILE)
             index.remove(f"{DATA}/none", 0.0)
-        store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block)
+        store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block_size)
         with closing(store):
             for number in (0, 1, 2):
-                store.put(Block(FILE, number), noise(settings.block, number))
+                store.put(Block(FILE, number), noise(settings.block_size, number))
         yield archive
 
 
 def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings: Settings) -> None:
     """Reading in line neither asks nor fails for what lies ahead of the reader."""
     opened = archive.open(A)
-    for offset in range(0, 3 * settings.block, 32 * KIB):
-        number, begin = divmod(offset, settings.block)
-        assert opened.read(offset, 32 * KIB) == noise(settings.block, number)[begin : begin + 32 * KIB]
+    for offset in range(0, 3 * settings.block_size, 32 * KIB):
+        number, begin = divmod(offset, settings.block_size)
+        assert opened.read(offset, 32 * KIB) == noise(settings.block_size, number)[begin : begin + 32 * KIB]
     with pytest.raises(Offline) as caught:
-        opened.read(3 * settings.block, 1)
+        opened.read(3 * settings.block_size, 1)
     assert caught.value.path == A
     assert opened.read(FILE.size, 10) == b""
 
@@ -167,15 +167,15 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
 def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Settings) -> None:
     """His request is sent by another thread, whose error is his."""
     opened = archive.open(A)
-    with wanted_while(lambda: True):
-        assert opened.read(0, settings.block) == noise(settings.block, 0)
+    with cancel_scope(lambda: True):
+        assert opened.read(0, settings.block_size) == noise(settings.block_size, 0)
         with pytest.raises(Offline):
-            opened.read(3 * settings.block, 1)
+            opened.read(3 * settings.block_size, 1)
 
 
 def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
     """Names, and names that were missing."""
-    assert [entry.path for entry in archive.entries(DATA)] == [A]
+    assert [node.path for node in archive.listdir(DATA)] == [A]
     with pytest.raises(NotFound):
         archive.stat(f"{DATA}/none")
 
@@ -193,7 +193,7 @@ def test_no_connection_is_made_and_no_slot_taken(
     monkeypatch.setattr(socket.socket, "connect", never)
     monkeypatch.setattr(socket.socket, "connect_ex", never)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    for ask in (archive.entries, archive.stat, archive.open):
+    for ask in (archive.listdir, archive.stat, archive.open):
         for path in (B, "10029", "10029/data"):
             with pytest.raises(Offline):
                 ask(path)

@@ -9,25 +9,36 @@ from functools import partial
 from typing import cast
 
 import pytest
-from fakes import SOON, Break, EvenPace, FakeClock, FakeListing, FakeOrigin, FakeStopping, at_once, directory, noise
+from fakes import (
+    SOON,
+    Break,
+    FakeClock,
+    FakeListing,
+    FakeOrigin,
+    FakeStopping,
+    FixedLatency,
+    at_once,
+    directory,
+    noise,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.engine.gate import Gate
-from empiarfs.engine.hedge import Cut, Hedged
-from empiarfs.engine.origins import PROGRESS, Patience, Retrying, WaitedFor
+from empiarfs.engine.hedge import CancelToken, Hedged
+from empiarfs.engine.limiter import ConnectionLimiter
+from empiarfs.engine.origins import PROGRESS, LimitedListing, Retrying, RetryPolicy
 from empiarfs.errors import (
     ArchiveError,
-    Changed,
+    CertificateError,
     Closed,
+    Forbidden,
     IsADirectory,
     NotFound,
-    Overloaded,
-    Refused,
+    Stale,
+    Throttled,
     Unavailable,
-    Untrusted,
 )
-from empiarfs.model import Entry, File, Span
+from empiarfs.model import File, Node, Span
 
 PATH = "10028/data/a.mrc"
 Enter = Callable[[], AbstractContextManager[None]]
@@ -58,11 +69,11 @@ class Telling(threading.Condition):
         assert self._waits.acquire(timeout=SOON), "nobody waits"
 
 
-def gate_of(most: int, kept: int = 2) -> tuple[Gate, Telling]:
+def gate_of(most: int, kept: int = 2) -> tuple[ConnectionLimiter, Telling]:
     """Give a gate, and what tells who waits at it."""
-    gate, telling = Gate(most, kept), Telling()
-    gate._changed = telling
-    return gate, telling
+    limiter, telling = ConnectionLimiter(most, kept), Telling()
+    limiter._changed = telling
+    return limiter, telling
 
 
 class Visitor:
@@ -93,7 +104,7 @@ class Visitor:
 @pytest.mark.parametrize("most", [1, 2, 3, 10])
 def test_never_more_are_inside_than_may_be(most: int) -> None:
     """Whoever comes, reader or prefetch, the connections at once stay within the number set."""
-    gate = Gate(most, 2)
+    limiter = ConnectionLimiter(most, 2)
     inside: list[int] = []
     lock = threading.Lock()
     seen = []
@@ -107,40 +118,40 @@ def test_never_more_are_inside_than_may_be(most: int) -> None:
                 with lock:
                     inside.pop()
 
-    results = at_once([partial(visit, enter) for enter in (gate.demand, gate.ahead) * 6])
+    results = at_once([partial(visit, enter) for enter in (limiter.demand, limiter.prefetch) * 6])
     assert results == [None] * 12
     assert max(seen) <= most
-    assert gate.highest <= most
-    assert repr(gate).startswith("<Gate demand=0 ahead=0 ")
+    assert limiter.peak <= most
+    assert repr(limiter).startswith("<ConnectionLimiter demand=0 prefetch=0 ")
 
 
 def test_all_places_may_be_taken_by_readers() -> None:
     """Ten readers are inside at once; the eleventh waits for one to leave."""
-    gate, telling = gate_of(10)
+    limiter, telling = gate_of(10)
     with ExitStack() as readers:
         for _ in range(9):
-            readers.enter_context(gate.demand())
-        tenth = Visitor(gate.demand)
+            readers.enter_context(limiter.demand())
+        tenth = Visitor(limiter.demand)
         tenth.is_let_in()
-        eleventh = Visitor(gate.demand)
+        eleventh = Visitor(limiter.demand)
         telling.someone_waits()
         assert not eleventh.inside.is_set()
         tenth.leaves()
         eleventh.is_let_in()
         eleventh.leaves()
-    assert gate.highest == 10
+    assert limiter.peak == 10
 
 
-@pytest.mark.promise("Two of them are never lent to what nobody waits for.")
+@pytest.mark.promise("Two are reserved for demand reads and never used by prefetch.")
 def test_two_places_are_never_lent_to_prefetch() -> None:
     """Of ten connections prefetch gets eight, and a reader who comes then is let in at once."""
-    gate, telling = gate_of(10)
+    limiter, telling = gate_of(10)
     with ExitStack() as prefetches:
         for _ in range(8):
-            prefetches.enter_context(gate.ahead())
-        ninth = Visitor(gate.ahead)
+            prefetches.enter_context(limiter.prefetch())
+        ninth = Visitor(limiter.prefetch)
         telling.someone_waits()
-        with gate.demand(), gate.demand():
+        with limiter.demand(), limiter.demand():
             assert not ninth.inside.is_set()
     ninth.is_let_in()
     ninth.leaves()
@@ -149,19 +160,19 @@ def test_two_places_are_never_lent_to_prefetch() -> None:
 def test_prefetch_gets_one_place_where_there_are_few() -> None:
     """With one or two connections prefetch still gets along, when no reader waits."""
     for most in (1, 2):
-        with Gate(most, 2).ahead():
+        with ConnectionLimiter(most, 2).prefetch():
             pass
 
 
 def test_a_reader_who_waits_goes_before_any_prefetch() -> None:
     """Prefetch that has waited for longer stays behind a reader who came later."""
-    gate, telling = gate_of(3)
-    held = [Visitor(gate.demand) for _ in range(3)]
+    limiter, telling = gate_of(3)
+    held = [Visitor(limiter.demand) for _ in range(3)]
     for visitor in held:
         visitor.is_let_in()
-    prefetch = Visitor(gate.ahead)
+    prefetch = Visitor(limiter.prefetch)
     telling.someone_waits()
-    reader = Visitor(gate.demand)
+    reader = Visitor(limiter.demand)
     telling.someone_waits()
     held[0].leaves()
     reader.is_let_in()
@@ -175,13 +186,13 @@ def test_a_reader_who_waits_goes_before_any_prefetch() -> None:
 def test_no_place_stays_empty_while_prefetch_waits() -> None:
     """Two places that become free together go to the reader and to the prefetch, whoever wakes first."""
     for _ in range(10):
-        gate, telling = gate_of(3)
-        held = [gate.demand() for _ in range(3)]
+        limiter, telling = gate_of(3)
+        held = [limiter.demand() for _ in range(3)]
         for one in held:
             one.__enter__()
-        prefetch = Visitor(gate.ahead)
+        prefetch = Visitor(limiter.prefetch)
         telling.someone_waits()
-        reader = Visitor(gate.demand)
+        reader = Visitor(limiter.demand)
         telling.someone_waits()
         with telling:  # nobody wakes before both are free
             held[0].__exit__(None, None, None)
@@ -196,20 +207,20 @@ def test_no_place_stays_empty_while_prefetch_waits() -> None:
 @pytest.mark.parametrize("error", [ValueError, Killed])
 def test_who_fails_inside_leaves_his_place(error: type[BaseException]) -> None:
     """An error inside gives the connection back."""
-    gate = Gate(1, 0)
-    for enter in (gate.demand, gate.ahead) * 2:
+    limiter = ConnectionLimiter(1, 0)
+    for enter in (limiter.demand, limiter.prefetch) * 2:
         with pytest.raises(error), enter():
             raise error
 
 
 def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
     """A reader interrupted at the gate no longer stands before the prefetch."""
-    gate, telling = gate_of(1, 0)
-    with gate.demand():
+    limiter, telling = gate_of(1, 0)
+    with limiter.demand():
         telling.kill_next = True
-        with pytest.raises(Killed), gate.demand():
+        with pytest.raises(Killed), limiter.demand():
             pass
-    prefetch = Visitor(gate.ahead)
+    prefetch = Visitor(limiter.prefetch)
     assert prefetch.inside.wait(2.0), "prefetch waits for a reader who is gone"
     prefetch.leaves()
 
@@ -223,7 +234,7 @@ class Patiently:
         self.clock = FakeClock()
         self.begun = self.clock.now
         self.stopping = FakeStopping(self.clock, stop_at)
-        self.patience = Patience(seconds, self.clock, lambda: chance, self.stopping, at_prompt=at_prompt)
+        self.retry_policy = RetryPolicy(seconds, self.clock, lambda: chance, self.stopping, interactive=at_prompt)
 
     @property
     def passed(self) -> float:
@@ -239,23 +250,23 @@ class Patiently:
 def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
     """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
     with_patience = Patiently()
-    with_patience.patience._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
-    assert with_patience.patience.asked(PATH, lambda: with_patience.passed) == waited
+    with_patience.retry_policy._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
+    assert with_patience.retry_policy.call(PATH, lambda: with_patience.passed) == waited
 
 
 def test_the_pause_that_a_server_asks_for_is_made() -> None:
     """Before the next try of who was told; not longer than his patience lasts."""
     for asked_for, waited in ((30.0, 30.0), (3600.0, 300.0)):
         with_patience = Patiently()
-        with_patience.patience.asked(PATH, Answers(Overloaded(PATH, "busy", asked_for), "yes"))
+        with_patience.retry_policy.call(PATH, Answers(Throttled(PATH, "busy", asked_for), "yes"))
         assert with_patience.stopping.pauses == [waited]
 
 
 def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:
     """A soft mount answers at once, whatever the server asks for."""
     with_patience = Patiently(0.0)
-    with_patience.patience._asked_for = lambda: 60.0
-    assert with_patience.patience.asked(PATH, Answers("yes")) == "yes"
+    with_patience.retry_policy._asked_for = lambda: 60.0
+    assert with_patience.retry_policy.call(PATH, Answers("yes")) == "yes"
     assert with_patience.passed == 0.0
 
 
@@ -281,26 +292,26 @@ AWAY = Unavailable(PATH, "away")
 def test_what_is_answered_at_once_takes_no_pause() -> None:
     """One asking, no waiting."""
     with_patience = Patiently()
-    assert with_patience.patience.asked(PATH, Answers("yes")) == "yes"
+    assert with_patience.retry_policy.call(PATH, Answers("yes")) == "yes"
     assert with_patience.stopping.pauses == []
 
 
 def test_unavailable_is_asked_again() -> None:
     """After a pause each, until there is an answer."""
     with_patience, ask = Patiently(), Answers(AWAY, AWAY, "yes")
-    assert with_patience.patience.asked(PATH, ask) == "yes"
+    assert with_patience.retry_policy.call(PATH, ask) == "yes"
     assert ask.asked == 3
-    assert len(with_patience.stopping.pauses) == with_patience.patience.retries == 2
+    assert len(with_patience.stopping.pauses) == with_patience.retry_policy.retries == 2
 
 
 @pytest.mark.parametrize(
-    "error", [NotFound(PATH), Refused(PATH), Changed(PATH), IsADirectory(PATH), ValueError("ours"), Killed()]
+    "error", [NotFound(PATH), Forbidden(PATH), Stale(PATH), IsADirectory(PATH), ValueError("ours"), Killed()]
 )
 def test_nothing_but_unavailable_is_asked_again(error: BaseException) -> None:
     """Every other answer is final."""
     with_patience, ask = Patiently(), Answers(error)
     with pytest.raises(type(error)):
-        with_patience.patience.asked(PATH, ask)
+        with_patience.retry_policy.call(PATH, ask)
     assert ask.asked == 1
     assert with_patience.stopping.pauses == []
 
@@ -310,7 +321,7 @@ def test_patience_ends_when_it_was_said_to(seconds: float, chance: float) -> Non
     """The last Unavailable is raised after exactly the seconds set, and it was asked then once more."""
     with_patience, ask = Patiently(seconds, chance=chance), Answers(AWAY)
     with pytest.raises(Unavailable, match="away"):
-        with_patience.patience.asked(PATH, ask)
+        with_patience.retry_policy.call(PATH, ask)
     assert with_patience.passed == pytest.approx(seconds, abs=1e-3)
     assert ask.asked == len(with_patience.stopping.pauses) + 1
 
@@ -319,7 +330,7 @@ def test_no_patience_asks_once() -> None:
     """With 0 seconds the first failure is the answer."""
     with_patience, ask = Patiently(0.0), Answers(AWAY)
     with pytest.raises(Unavailable):
-        with_patience.patience.asked(PATH, ask)
+        with_patience.retry_policy.call(PATH, ask)
     assert ask.asked == 1
 
 
@@ -327,7 +338,7 @@ def test_pauses_grow_and_stay_bounded() -> None:
     """A server in trouble is asked less and less often, but at least every 30 seconds."""
     with_patience = Patiently(1000.0)
     with pytest.raises(Unavailable):
-        with_patience.patience.asked(PATH, Answers(AWAY))
+        with_patience.retry_policy.call(PATH, Answers(AWAY))
     pauses = with_patience.stopping.pauses[:-1]
     assert pauses == sorted(pauses)
     assert pauses[0] < 2
@@ -339,7 +350,7 @@ def test_chance_spreads_the_pauses_of_many_readers() -> None:
     firsts = []
     for chance in (0.0, 0.9):
         with_patience = Patiently(chance=chance)
-        with_patience.patience.asked(PATH, Answers(AWAY, "yes"))
+        with_patience.retry_policy.call(PATH, Answers(AWAY, "yes"))
         firsts += with_patience.stopping.pauses
     assert firsts[0] * 1.5 < firsts[1]
 
@@ -348,7 +359,7 @@ def test_closing_ends_the_waiting() -> None:
     """A pause during which the archive closes is the last, and the reader learns why."""
     with_patience, ask = Patiently(stop_at=2), Answers(AWAY)
     with pytest.raises(Closed):
-        with_patience.patience.asked(PATH, ask)
+        with_patience.retry_policy.call(PATH, ask)
     assert ask.asked == 3
 
 
@@ -357,16 +368,16 @@ def test_a_closed_archive_asks_nothing() -> None:
     with_patience, ask = Patiently(), Answers("yes")
     with_patience.stopping.set()
     with pytest.raises(Closed):
-        with_patience.patience.asked(PATH, ask)
+        with_patience.retry_policy.call(PATH, ask)
     assert ask.asked == 0
 
 
 def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptureFixture) -> None:
     """About 3 % of requests hang: only what fails twice is logged, and once."""
     with_patience = Patiently()
-    with_patience.patience.asked(PATH, Answers(AWAY, "yes"))
+    with_patience.retry_policy.call(PATH, Answers(AWAY, "yes"))
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
-    with_patience.patience.asked(PATH, Answers(AWAY, AWAY, AWAY, AWAY, "yes"))
+    with_patience.retry_policy.call(PATH, Answers(AWAY, AWAY, AWAY, AWAY, "yes"))
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1
     assert re.fullmatch(rf"{AWAY}; asking again for up to \d+ s", warned[0])
@@ -377,30 +388,30 @@ def test_what_is_given_up_was_not_asked_again() -> None:
     """Retries are the requests after the first, and the end of patience is none."""
     with_patience, ask = Patiently(10.0), Answers(AWAY)
     with pytest.raises(Unavailable):
-        with_patience.patience.asked(PATH, ask)
-    assert with_patience.patience.retries == ask.asked - 1
+        with_patience.retry_policy.call(PATH, ask)
+    assert with_patience.retry_policy.retries == ask.asked - 1
 
 
 def test_a_reply_that_breaks_off_and_goes_on_is_a_retry(origin: FakeOrigin) -> None:
     """Each asking after the first is counted, wherever the one before ended."""
     with_patience = Patiently()
     origin.break_next(Break(after=4, error=AWAY), Break(error=AWAY), Break(after=2, error=AWAY))
-    fetched = Retrying(origin, with_patience.patience).fetch(origin.file(PATH), Span(0, 50))
+    fetched = Retrying(origin, with_patience.retry_policy).fetch(origin.file(PATH), Span(0, 50))
     assert b"".join(fetched) == b"".join(origin.fetch(origin.file(PATH), Span(0, 50)))
-    assert with_patience.patience.retries == 3
+    assert with_patience.retry_policy.retries == 3
 
 
-STRANGE = Untrusted(PATH, "the server's certificate cannot be verified")
+STRANGE = CertificateError(PATH, "the server's certificate cannot be verified")
 
 
 def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """A mount asks on, for a portal before the network may let it through; the log tells it from the start."""
     with_patience = Patiently()
-    assert with_patience.patience.asked(PATH, Answers(STRANGE, "yes")) == "yes"
+    assert with_patience.retry_policy.call(PATH, Answers(STRANGE, "yes")) == "yes"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     caplog.clear()
-    with pytest.raises(Untrusted):
-        with_patience.patience.asked(PATH, Answers(STRANGE))
+    with pytest.raises(CertificateError):
+        with_patience.retry_policy.call(PATH, Answers(STRANGE))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     caplog.clear()
 
@@ -412,16 +423,16 @@ def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.Lo
 def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
     """Who sits there can do more about it than time can; a line that is lost is asked for again as ever."""
     with_patience, ask = Patiently(at_prompt=True), Answers(STRANGE)
-    with pytest.raises(Untrusted):
-        with_patience.patience.asked(PATH, ask)
+    with pytest.raises(CertificateError):
+        with_patience.retry_policy.call(PATH, ask)
     assert (ask.asked, with_patience.stopping.pauses) == (1, [])
-    assert with_patience.patience.asked(PATH, Answers(AWAY, "yes")) == "yes"
+    assert with_patience.retry_policy.call(PATH, Answers(AWAY, "yes")) == "yes"
 
 
 def test_the_requests_of_one_file_are_one_trouble(caplog: pytest.LogCaptureFixture) -> None:
     """It is told once for as long as it was said to be tried; another file's, and a new one, are others."""
     with_patience = Patiently(60.0)
-    patience = with_patience.patience
+    retry_policy = with_patience.retry_policy
 
     def lines() -> int:
         told = len(caplog.records)
@@ -430,16 +441,16 @@ def test_the_requests_of_one_file_are_one_trouble(caplog: pytest.LogCaptureFixtu
 
     def in_vain(path: str) -> None:
         with pytest.raises(Unavailable):
-            patience.asked(path, Answers(Unavailable(path, "away")))
+            retry_policy.call(path, Answers(Unavailable(path, "away")))
 
     in_vain(PATH)
     assert lines() == 1
-    patience._told[PATH] = with_patience.clock.now + 30
+    retry_policy._logged[PATH] = with_patience.clock.now + 30
     in_vain(PATH)
     assert lines() == 0
     in_vain("10028/other")
     assert lines() == 1
-    patience.asked(PATH, Answers("yes"))
+    retry_policy.call(PATH, Answers("yes"))
     in_vain(PATH)
     assert lines() == 1
 
@@ -459,7 +470,7 @@ def test_a_fetch_that_broke_goes_on_at_the_byte_where_it_stopped(origin: FakeOri
     """What has come is not fetched again, and none is missing or doubled."""
     with_patience = Patiently()
     origin.break_next(Break(after=33, error=AWAY), Break(after=20, error=AWAY), Break(after=0, error=AWAY))
-    retrying = Retrying(origin, with_patience.patience)
+    retrying = Retrying(origin, with_patience.retry_policy)
     assert fetched(retrying, origin.file(PATH), 10, 90) == noise(100)[10:90]
     assert origin.fetches == [Span(10, 90), Span(43, 90), Span(63, 90), Span(63, 90)]
 
@@ -469,22 +480,22 @@ def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: i
     """Any breaks, any pieces: the span, each byte once."""
     origin = FakeOrigin({PATH: noise(100)}, piece=piece)
     origin.break_next(*(Break(after=after, error=AWAY) for after in breaks))
-    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 5, 95) == noise(100)[5:95]
+    assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 5, 95) == noise(100)[5:95]
 
 
-@pytest.mark.parametrize("error", [Refused(PATH), Changed(PATH), Killed()])
+@pytest.mark.parametrize("error", [Forbidden(PATH), Stale(PATH), Killed()])
 @pytest.mark.parametrize("after", [0, 40])
 def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: BaseException, after: int) -> None:
     """Only Unavailable is worth another try, also in the middle."""
     origin.break_next(Break(after=after, error=error))
     with pytest.raises(type(error)):
-        fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 100)
+        fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 100)
     assert len(origin.fetches) == 1
 
 
 def test_a_file_that_was_measured_is_gone_when_it_was_not_found_twice(origin: FakeOrigin) -> None:
     """One server behind the balance may not have it; the next one is asked, at once, and no third."""
-    retrying = Retrying(origin, Patiently(0.0).patience)
+    retrying = Retrying(origin, Patiently(0.0).retry_policy)
     origin.break_next(Break(error=NotFound(PATH)))
     assert fetched(retrying, origin.file(PATH), 0, 100) == noise(100)
     origin.break_next(*[Break(error=NotFound(PATH))] * 2)
@@ -498,7 +509,7 @@ def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) ->
     origin.break_next(Break(after=33, error=AWAY), *[Break(error=AWAY)] * 500)
     with_patience = Patiently(60.0)
     with pytest.raises(Unavailable):
-        fetched(Retrying(origin, with_patience.patience), origin.file(PATH), 0, 100)
+        fetched(Retrying(origin, with_patience.retry_policy), origin.file(PATH), 0, 100)
     assert with_patience.passed == pytest.approx(60.0)
 
 
@@ -507,7 +518,7 @@ def test_a_fetch_that_drips_ends_with_patience(origin: FakeOrigin) -> None:
     origin.break_next(*[Break(after=1, error=AWAY)] * 90)
     with_patience = Patiently(60.0)
     with pytest.raises(Unavailable):
-        fetched(Retrying(origin, with_patience.patience), origin.file(PATH), 0, 100)
+        fetched(Retrying(origin, with_patience.retry_policy), origin.file(PATH), 0, 100)
     assert with_patience.passed == pytest.approx(60.0)
     assert len(with_patience.stopping.pauses) < 15
 
@@ -518,7 +529,7 @@ def test_replies_that_break_off_after_much_are_asked_to_go_on_at_once() -> None:
     origin = FakeOrigin({PATH: content}, piece=PROGRESS)
     origin.break_next(*[Break(after=PROGRESS, error=AWAY)] * 19)
     with_patience = Patiently(0.0)
-    retrying = Retrying(origin, with_patience.patience)
+    retrying = Retrying(origin, with_patience.retry_policy)
     assert fetched(retrying, origin.file(PATH), 0, len(content)) == content
     assert with_patience.stopping.pauses == []
 
@@ -530,7 +541,7 @@ def test_patience_counts_from_the_last_headway() -> None:
     drips = [Break(after=1, error=AWAY)] * 6
     origin.break_next(*drips, Break(after=PROGRESS, error=AWAY), *drips)
     with_patience = Patiently(15.0)
-    retrying = Retrying(origin, with_patience.patience)
+    retrying = Retrying(origin, with_patience.retry_policy)
     assert fetched(retrying, origin.file(PATH), 0, len(content)) == content
     assert with_patience.passed > 15.0
 
@@ -539,24 +550,26 @@ def test_a_rest_ends_when_the_archive_closes(origin: FakeOrigin) -> None:
     """Nobody waits in it for a closed archive."""
     origin.break_next(*[Break(after=1, error=AWAY)] * 90)
     with pytest.raises(Closed):
-        fetched(Retrying(origin, Patiently(60.0, stop_at=3).patience), origin.file(PATH), 0, 100)
+        fetched(Retrying(origin, Patiently(60.0, stop_at=3).retry_policy), origin.file(PATH), 0, 100)
 
 
 def test_an_empty_span_asks_nothing(origin: FakeOrigin) -> None:
     """No bytes, no request."""
-    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 7, 7) == b""
+    assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 7, 7) == b""
     assert origin.diary == []
 
 
 def test_an_origin_that_ends_early_without_a_word_is_asked_for_the_rest(origin: FakeOrigin) -> None:
     """A short answer never passes for a whole one, however short it is."""
     origin.break_next(Break(after=12), Break(after=0))
-    assert fetched(Retrying(origin, Patiently().patience), origin.file(PATH), 0, 50) == noise(100)[:50]
+    assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 50) == noise(100)[:50]
 
 
 def test_pieces_are_handed_on_as_they_come(origin: FakeOrigin) -> None:
     """The first piece is there before the rest has been sent."""
-    pieces = cast("Generator[bytes]", Retrying(origin, Patiently().patience).fetch(origin.file(PATH), Span(0, 100)))
+    pieces = cast(
+        "Generator[bytes]", Retrying(origin, Patiently().retry_policy).fetch(origin.file(PATH), Span(0, 100))
+    )
     assert next(pieces) == noise(100)[:7]
     assert origin._inside == 1
     pieces.close()
@@ -567,21 +580,21 @@ def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
     """Measuring has the same patience."""
 
     class Shy(FakeOrigin):
-        def measure(self, path: str, cut: Cut | None = None) -> File:
-            found = super().measure(path, cut)
+        def measure(self, path: str, token: CancelToken | None = None) -> File:
+            found = super().measure(path, token)
             if len(self.measured) < 3:
                 raise AWAY
             return found
 
     shy = Shy({PATH: noise(100)})
-    assert Retrying(shy, Patiently().patience).measure(PATH) == shy.file(PATH)
+    assert Retrying(shy, Patiently().retry_policy).measure(PATH) == shy.file(PATH)
     assert len(shy.measured) == 3
 
 
 class ShyListing(FakeListing):
     """A listing that is away at first."""
 
-    def scan(self, directory: str) -> Sequence[Entry]:
+    def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
         entries = super().scan(directory)
         if len(self.diary) < 4:
@@ -592,45 +605,45 @@ class ShyListing(FakeListing):
 def test_no_connection_is_held_during_a_pause() -> None:
     """Who waits before he asks again lets others ask meanwhile: fetch, measure and listing alike."""
 
-    def note(gate: Gate, texts: list[str]) -> None:
-        texts.append(repr(gate))
+    def note(limiter: ConnectionLimiter, texts: list[str]) -> None:
+        texts.append(repr(limiter))
 
     origin = FakeOrigin({PATH: noise(100)})
     for _ in range(3):
-        gate, with_patience = Gate(1, 0), Patiently()
+        limiter, with_patience = ConnectionLimiter(1, 0), Patiently()
         texts: list[str] = []
-        with_patience.stopping.while_pausing = partial(note, gate, texts)
+        with_patience.stopping.while_pausing = partial(note, limiter, texts)
         origin.break_next(Break(after=0, error=AWAY), Break(after=9, error=AWAY), Break(after=0, error=AWAY))
-        retrying = Retrying(Hedged(origin, gate, EvenPace()), with_patience.patience)
+        retrying = Retrying(Hedged(origin, limiter, FixedLatency()), with_patience.retry_policy)
         fetched(retrying, origin.file(PATH), 0, 100)
         listing = ShyListing({"": [directory("10028")]})
-        assert WaitedFor(listing, gate.demand, with_patience.patience).scan("") == [directory("10028")]
+        assert LimitedListing(listing, limiter.demand, with_patience.retry_policy).scan("") == [directory("10028")]
         assert len(texts) == 6
-        assert all(text.startswith("<Gate demand=0 ") for text in texts)
+        assert all(text.startswith("<ConnectionLimiter demand=0 ") for text in texts)
 
 
 def test_a_listing_is_asked_from_inside_the_gate() -> None:
     """A scan takes one of the connections."""
-    gate = Gate(1, 0)
+    limiter = ConnectionLimiter(1, 0)
     texts = []
 
     class Looking(FakeListing):
-        def scan(self, directory: str) -> Sequence[Entry]:
-            texts.append(repr(gate))
+        def scan(self, directory: str) -> Sequence[Node]:
+            texts.append(repr(limiter))
             return super().scan(directory)
 
-    WaitedFor(Looking({"": []}), gate.demand, Patiently().patience).scan("")
-    assert texts[0].startswith("<Gate demand=1 ")
-    assert repr(gate).startswith("<Gate demand=0 ")
+    LimitedListing(Looking({"": []}), limiter.demand, Patiently().retry_policy).scan("")
+    assert texts[0].startswith("<ConnectionLimiter demand=1 ")
+    assert repr(limiter).startswith("<ConnectionLimiter demand=0 ")
 
 
-@pytest.mark.parametrize("error", [NotFound("10028"), Refused("10028")])
+@pytest.mark.parametrize("error", [NotFound("10028"), Forbidden("10028")])
 def test_a_listing_that_is_refused_is_not_asked_again(error: ArchiveError) -> None:
     """A clear answer is final."""
     listing = FakeListing({})
     listing.refusals["10028"] = error
     with pytest.raises(type(error)):
-        WaitedFor(listing, Gate(1, 0).demand, Patiently().patience).scan("10028")
+        LimitedListing(listing, ConnectionLimiter(1, 0).demand, Patiently().retry_policy).scan("10028")
     assert len(listing.diary) == 1
 
 
@@ -638,8 +651,8 @@ def test_the_order_in_the_wire_joins_all_three() -> None:
     """Many threads through Retrying(Hedged(...)) with faults get their bytes, within the connections set."""
     origin = FakeOrigin({PATH: noise(100)})
     origin.break_next(*(Break(after=number % 50, error=AWAY) for number in range(40)))
-    gate = Gate(3, 2)
-    retrying = Retrying(Hedged(origin, gate, EvenPace()), Patiently().patience)
+    limiter = ConnectionLimiter(3, 2)
+    retrying = Retrying(Hedged(origin, limiter, FixedLatency()), Patiently().retry_policy)
     file = origin.file(PATH)
 
     def task() -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
-from fakes import SOON, BrokenStore, EvenPace, FakeClock, FakeListing, FakeOrigin, Made, at_once
+from fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, FixedLatency, Made, at_once
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ class Rig:
         self.tasks: list[Callable[[], object]] = []
         self._seen = (0, 0)
         reader = Reader(
-            self.asked, self.ahead, self.cache, pace=EvenPace(), block_bytes=BLOCK, longest_run=16 * MIB
+            self.asked, self.ahead, self.cache, latency=FixedLatency(), block_bytes=BLOCK, longest_run=16 * MIB
         )
         self.archive = Archive(
             tree,
@@ -56,7 +56,7 @@ class Rig:
             self.tasks.append,
             lambda: self.cache.close(SOON),
             most_ahead=MOST,
-            run_lengths=lambda: (SHORTEST, LONGEST),
+            request_size_bounds=lambda: (SHORTEST, LONGEST),
             clock=FakeClock(),
         )
 
@@ -93,7 +93,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """A tree of nothing."""
     index = SqliteIndex(tmp_path_factory.mktemp("policies") / "tree.sqlite")
     origin = FakeOrigin({})
-    listings = Listings(FakeListing({}), index, fresh=1e9, clock=FakeClock(), background=lambda _: None)
+    listings = Listings(FakeListing({}), index, listing_ttl=1e9, clock=FakeClock(), background=lambda _: None)
     yield Tree(listings, origin, origin, None)
     index.close()
 
@@ -104,8 +104,8 @@ class Promise:
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
       the file for `TRUST_AT_START`).
-    * From then on a window of `SHARES` of the shortest requests, that grows `GROWTH`-fold each time a quarter of it
-      is taken: at most 4 * (GROWTH - 1) bytes more for each byte taken, and never more than `most`.
+    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time a
+      quarter of it is taken: at most 4 * (GROWTH - 1) bytes more for each byte taken, and never more than `most`.
     * Where the last two streams were about as long as each other, the shorter of their lengths after a jump.
 
     Attributes:
@@ -121,9 +121,9 @@ class Promise:
     def take(self, read: Span, before: Sequence[readahead.Stream], after: Sequence[readahead.Stream]) -> None:
         """Take in one read, and the streams before and after it; the one used last stands first."""
         stream = after[0]
-        jumped = (stream.begun, stream.position) == (read.start, read.stop) and stream not in before
-        if jumped and before and before[0].begun:
-            self.lengths = (before[0].position - before[0].begun, *self.lengths[:1])
+        jumped = (stream.start, stream.position) == (read.start, read.stop) and stream not in before
+        if jumped and before and before[0].start:
+            self.lengths = (before[0].position - before[0].start, *self.lengths[:1])
         stop = max(read.stop, stream.position + ahead_of(stream))
         if jumped and len(self.lengths) > 1:
             usual = min(self.lengths)
@@ -138,11 +138,11 @@ class Promise:
 
 def ahead_of(stream: readahead.Stream) -> int:
     """Give how far beyond a stream may be fetched ahead of its reader."""
-    trust = readahead.TRUST_AFTER_JUMP if stream.begun else readahead.TRUST_AT_START
-    taken = stream.position - stream.begun - trust
+    trust = readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START
+    taken = stream.position - stream.start - trust
     if taken < 0:
         return 0
-    return min(MOST, readahead.SHARES * SHORTEST + 4 * (readahead.GROWTH - 1) * taken)
+    return min(MOST, readahead.REQUESTS_PER_WINDOW * SHORTEST + 4 * (readahead.GROWTH - 1) * taken)
 
 
 def numbers_of(spans: Sequence[Span]) -> list[int]:
@@ -179,9 +179,9 @@ def reads_of(moves: Sequence[tuple[str, int, int, int]], length: int) -> Iterato
             case "jump":
                 place = far * length // 1000
             case "skip":
-                place += far * 2 * readahead.SKIP // 1000
+                place += far * 2 * readahead.MAX_FORWARD_SEEK // 1000
             case "back":
-                place -= far * 2 * readahead.BACK // 1000
+                place -= far * 2 * readahead.MAX_BACKWARD_SEEK // 1000
             case "start":
                 place = 0
         place = min(max(place, 0), length)

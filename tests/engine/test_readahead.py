@@ -30,7 +30,7 @@ def fed(
     """Give what is fetched ahead at each of `reads`, often nothing, and how the file is read after them."""
     ahead = []
     for read in reads:
-        reading, spans = readahead.advanced(reading, read, length, most=most, shortest=SHORTEST, longest=longest)
+        reading, spans = readahead.plan(reading, read, length, most=most, shortest=SHORTEST, longest=longest)
         ahead.append(spans)
     return ahead, reading
 
@@ -185,7 +185,7 @@ def test_nothing_outside_the_file_or_beyond_the_window_is_fetched(
     for place, shift, size in reads:
         start = min(max(0, place * MIB + shift * KIB), length - 1)
         read = Span(start, min(start + size * KIB, length))
-        reading, ahead = readahead.advanced(reading, read, length, most=most, shortest=SHORTEST, longest=LONGEST)
+        reading, ahead = readahead.plan(reading, read, length, most=most, shortest=SHORTEST, longest=LONGEST)
         for span in ahead:
             assert read.stop <= span.start < span.stop <= length
             assert span.stop <= max(stream.position for stream in reading.streams) + most
@@ -261,7 +261,7 @@ def test_slices_in_random_order_cost_little_more_than_themselves(size: int) -> N
     reads = [piece for at in slices for piece in pieces(at, at + size)]
     reading, ahead = readahead.Reading(), []
     for read in reads:
-        reading, spans = readahead.advanced(reading, read, LENGTH, most=MOST, shortest=2 * MIB, longest=16 * MIB)
+        reading, spans = readahead.plan(reading, read, LENGTH, most=MOST, shortest=2 * MIB, longest=16 * MIB)
         ahead += spans
     outside = total(span for span in ahead if not any(at <= span.start < at + size for at in slices))
     assert outside <= 4 * size

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
 import pytest
-from fakes import SOON, Break, BrokenStore, EvenPace, FakeOrigin, Made, MemoryStore, at_once, noise
+from fakes import SOON, Break, BrokenStore, FakeOrigin, FixedLatency, Made, MemoryStore, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.flights import Flight, Flights
-from empiarfs.engine.hedge import Cut
+from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.engine.hedge import CancelToken
 from empiarfs.engine.reader import MOST_SPLIT, Reader
-from empiarfs.engine.wanted import wanted_while
-from empiarfs.errors import ArchiveError, Changed, Closed, NotFound, Refused, Unavailable, Unwanted
+from empiarfs.engine.single_flight import InFlightBlock, InFlightBlocks
+from empiarfs.errors import ArchiveError, Cancelled, Closed, Forbidden, NotFound, Stale, Unavailable
 from empiarfs.model import Block, File, Span
 from empiarfs.ports import BlockStore, Origin
 
@@ -24,14 +24,14 @@ PATH = "10028/data/a.mrc"
 BLOCK = 10
 
 
-class TellingFlights(Flights):
+class TellingFlights(InFlightBlocks):
     """Flights that tell of every block that someone has claimed, or was told to wait for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.claimed = threading.Semaphore(0)
 
-    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, Flight]]:
+    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, InFlightBlock]]:
         """Claim, and tell."""
         mine, theirs = super().claim(wanted)
         for _ in [*mine, *theirs]:
@@ -65,24 +65,24 @@ class Rig:
             self.origin,
             ahead or self.ahead,
             self.cache,
-            pace=EvenPace(),
+            latency=FixedLatency(),
             block_bytes=block_bytes,
             longest_run=longest_run,
         )
         self.flights = TellingFlights()
-        self.reader._flights = self.flights
+        self.reader._in_flight = self.flights
         self.file = self.origin.file(PATH)
         self.content = content
         self.watch: Callable[[], bool] | None = None  # whether a read is still wanted
 
     def read(self, start: int, stop: int) -> bytes:
         """Read one span."""
-        with wanted_while(self.watch):
+        with cancel_scope(self.watch):
             return self.reader.read(self.file, Span(start, stop))
 
     def under_way(self) -> int:
         """Give how many claims are open."""
-        return len(self.flights._under_way)
+        return len(self.flights._in_flight)
 
     def wait_claimed(self, blocks: int) -> None:
         """Wait until so many blocks in all have been claimed, or found claimed by another."""
@@ -167,7 +167,7 @@ def test_blocks_are_counted_by_where_they_were(rig: Rig) -> None:
     assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (7, 4)
     assert rig.cache.misses == 6
     assert rig.reader.bytes_fetched == 60
-    assert rig.cache.held >= 60
+    assert rig.cache.size >= 60
 
 
 def test_blocks_under_way_are_counted(rig: Rig) -> None:
@@ -176,10 +176,10 @@ def test_blocks_under_way_are_counted(rig: Rig) -> None:
     with ThreadPoolExecutor(1) as pool:
         fetching = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
         barrier.wait_reached()
-        assert rig.reader.under_way == 3
+        assert rig.reader.in_flight == 3
         barrier.lift()
         fetching.result(SOON)
-    assert rig.reader.under_way == 0
+    assert rig.reader.in_flight == 0
 
 
 def test_missing_neighbours_are_joined_into_one_request(rig: Rig) -> None:
@@ -303,8 +303,8 @@ def test_two_readers_that_cross_do_not_wait_in_a_ring() -> None:
     "error",
     [
         NotFound(PATH, "gone"),
-        Refused(PATH, "secret"),
-        Changed(PATH, "new"),
+        Forbidden(PATH, "secret"),
+        Stale(PATH, "new"),
         Unavailable(PATH, "away"),
         Closed(PATH, "closing"),
     ],
@@ -328,7 +328,7 @@ def test_what_came_before_an_error_is_kept(rig: Rig) -> None:
 def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) -> None:
     """Who waited for a block that had landed is served; who waited for one that broke gets the error."""
     barrier = rig.origin.held(after=15)
-    rig.origin.break_next(Break(after=15, error=Changed(PATH, "new")))
+    rig.origin.break_next(Break(after=15, error=Stale(PATH, "new")))
     with ThreadPoolExecutor(3) as pool:
         breaking = pool.submit(rig.read, 0, 30)
         barrier.wait_reached()
@@ -340,7 +340,7 @@ def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) 
         rig.wait_claimed(5)
         barrier.lift()
         errors = [breaking.exception(SOON), broken.exception(SOON)]
-    assert [type(error) for error in errors] == [Changed, Changed]
+    assert [type(error) for error in errors] == [Stale, Stale]
     assert errors[0] is not errors[1]
 
 
@@ -372,12 +372,12 @@ def test_empty_pieces_are_no_harm(rig: Rig) -> None:
     """An origin may hand on a piece of no bytes, also at the end."""
 
     class Pausing(FakeOrigin):
-        def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
-            for piece in super().fetch(file, span, cut):
+        def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
+            for piece in super().fetch(file, span, token):
                 yield from (b"", piece, b"")
 
     origin = Pausing({PATH: rig.content})
-    reader = Reader(origin, origin, rig.cache, pace=EvenPace(), block_bytes=BLOCK, longest_run=50)
+    reader = Reader(origin, origin, rig.cache, latency=FixedLatency(), block_bytes=BLOCK, longest_run=50)
     assert reader.read(rig.file, Span(0, 95)) == rig.content
 
 
@@ -395,7 +395,7 @@ def test_who_is_ended_leaves_what_was_asked_for_to_the_next(rig: Rig) -> None:
     """The request goes on; whoever wants the same waits for it, and asks for nothing."""
     barrier = rig.origin.held(after=5)
     rig.watch = lambda: False
-    with pytest.raises(Unwanted):
+    with pytest.raises(Cancelled):
         rig.read(0, 10)
     rig.watch = None
     with ThreadPoolExecutor(1) as pool:
@@ -486,7 +486,7 @@ def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
     assert rig.origin.fetches == []
 
 
-@pytest.mark.parametrize("error", [Unavailable(PATH), NotFound(PATH), Changed(PATH), Refused(PATH)])
+@pytest.mark.parametrize("error", [Unavailable(PATH), NotFound(PATH), Stale(PATH), Forbidden(PATH)])
 def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> None:
     """Its error is its caller's; who waited for it asks himself, with the patience that readers have."""
     barrier = rig.ahead.held(after=3)
@@ -538,7 +538,7 @@ def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_rig
     breaks = {
         "none": (),
         "unavailable": (Unavailable(PATH),),
-        "changed": (Changed(PATH),),
+        "changed": (Stale(PATH),),
         "killed": (Killed(),),
     }
     for ahead, start, size, fault, after in plan:
@@ -554,7 +554,7 @@ def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_rig
                 rig.reader.fetch_ahead(rig.file, span)
             else:
                 assert rig.reader.read(rig.file, span) == rig.content[span.start : span.stop]
-        except (Unavailable, Changed, Killed):
+        except (Unavailable, Stale, Killed):
             pass
         assert rig.under_way() == 0
     rig.origin.plan.clear()
@@ -586,7 +586,7 @@ def test_offsets_beyond_four_gigabytes_are_exact() -> None:
     content = Made(66 * 2**30)
     origin = FakeOrigin({PATH: content}, piece=1 << 16)
     cache = Cache(2**22, BrokenStore())
-    reader = Reader(origin, origin, cache, pace=EvenPace(), block_bytes=2**18, longest_run=2**21)
+    reader = Reader(origin, origin, cache, latency=FixedLatency(), block_bytes=2**18, longest_run=2**21)
     for start in (2**32 - 5, 2**32, 5 * 2**30 + 123, content.size - 100):
         span = Span(start, min(start + 300_000, content.size))
         assert reader.read(origin.file(PATH), span) == content.part(span.start, span.stop)
@@ -598,18 +598,18 @@ def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
     rig.read(0, 30)
     rig.read(0, 30)
     assert rig.reader.bytes_fetched == 30
-    assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <Flights under_way=0> <Cache held=30")
+    assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <InFlightBlocks in_flight=0> <Cache size=30")
 
 
-class Impatient(EvenPace):
+class Impatient(FixedLatency):
     """A pace at which whatever is silent at all is late."""
 
-    def second(self) -> float:
+    def hedge_delay(self) -> float:
         """Give after how many seconds of silence a request is sent a second time."""
         return 0.0
 
 
-class Splitting(EvenPace):
+class Splitting(FixedLatency):
     """A pace at which every read is worth two connections."""
 
     def worth_splitting(self, count: int) -> bool:
@@ -619,7 +619,7 @@ class Splitting(EvenPace):
 
 def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
     """He has his bytes while the prefetch still hangs; however many wait, there is one request more."""
-    rig.reader._pace = Impatient()
+    rig.reader._latency = Impatient()
     first = rig.ahead.held()
     with ThreadPoolExecutor(6) as pool:
         hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 10))
@@ -635,12 +635,12 @@ def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
         first.lift()
         hanging.result(SOON)
     assert rig.ahead.fetches == rig.origin.fetches == [Span(0, 10)]
-    assert rig.reader.asked_beside == 1
+    assert rig.reader.hedged_requests == 1
 
 
 def test_who_waits_for_a_reader_does_not_ask_beside_him(rig: Rig) -> None:
     """A request that somebody waits for is asked a second time by the hedge, and not by each who joins it."""
-    rig.reader._pace = Impatient()
+    rig.reader._latency = Impatient()
     barrier = rig.origin.held()
     with ThreadPoolExecutor(4) as pool:
         reads = [pool.submit(rig.read, 0, 10)]
@@ -656,7 +656,7 @@ def test_who_waits_for_a_reader_does_not_ask_beside_him(rig: Rig) -> None:
 
 def test_who_waits_for_a_prefetch_that_is_silent_asks_himself(rig: Rig) -> None:
     """A reader never hangs with the prefetch."""
-    rig.reader._pace = Impatient()
+    rig.reader._latency = Impatient()
     barrier = rig.ahead.held()
     with ThreadPoolExecutor(2) as pool:
         hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
@@ -669,7 +669,7 @@ def test_who_waits_for_a_prefetch_that_is_silent_asks_himself(rig: Rig) -> None:
 
 def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
     """Slow is not silent."""
-    rig.reader._pace = Impatient()
+    rig.reader._latency = Impatient()
     barrier = rig.origin.held(after=3)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(rig.read, 0, 10)
@@ -695,7 +695,7 @@ def test_a_read_is_split_block_by_block_and_one_block_in_halves(
     rig: Rig, start: int, stop: int, parts: list[Span]
 ) -> None:
     """All parts are under way at the same time, and the bytes are right."""
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     barrier = rig.origin.held()
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(rig.read, start, stop)
@@ -707,7 +707,7 @@ def test_a_read_is_split_block_by_block_and_one_block_in_halves(
 
 def test_a_long_run_is_one_stream(rig: Rig) -> None:
     """More blocks than may come over lines of their own are asked for together."""
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     assert MOST_SPLIT == 4
     assert rig.read(0, 50) == rig.content[:50]
     assert rig.origin.fetches == [Span(0, 50)]
@@ -715,15 +715,15 @@ def test_a_long_run_is_one_stream(rig: Rig) -> None:
 
 def test_what_is_fetched_ahead_is_never_split(rig: Rig) -> None:
     """Nobody waits for it."""
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     rig.reader.fetch_ahead(rig.file, Span(0, 40))
     assert rig.ahead.fetches == [Span(0, 40)]
 
 
-@pytest.mark.parametrize("error", [Unavailable(PATH), Changed(PATH)])
+@pytest.mark.parametrize("error", [Unavailable(PATH), Stale(PATH)])
 def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: ArchiveError) -> None:
     """Whichever half; nothing stays under way, and the next read is whole."""
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     rig.origin.break_next(Break(after=5, error=error), Break(after=5, error=error))
     with pytest.raises(type(error)):
         rig.read(0, 40)
@@ -735,13 +735,13 @@ class FirstPartFails(FakeOrigin):
 
     sent = 0
 
-    def fetch(self, file: File, span: Span, cut: Cut | None = None) -> Iterator[bytes]:
+    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         if span.start == 0:
             assert self.barrier is not None
             self.barrier.wait_reached()
-            raise Changed(file.path, "was replaced")
-        for piece in super().fetch(file, span, cut):
+            raise Stale(file.path, "was replaced")
+        for piece in super().fetch(file, span, token):
             self.sent += len(piece)
             yield piece
 
@@ -750,9 +750,9 @@ def test_where_a_part_of_a_split_read_fails_the_others_end(rig: Rig) -> None:
     """Nobody waits for them, and each holds a place at the gate: they take one more piece at most."""
     origin = FirstPartFails({PATH: rig.content}, piece=1)
     rig.reader._origin = origin
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     barrier = origin.held(after=5)
-    with pytest.raises(Changed):
+    with pytest.raises(Stale):
         rig.read(0, 20)
     (part,) = [thread for thread in threading.enumerate() if thread.name == "part of a read"]
     barrier.lift()
@@ -764,7 +764,7 @@ def test_where_a_part_of_a_split_read_fails_the_others_end(rig: Rig) -> None:
 @pytest.mark.parametrize("wrong", [Break(after=5), Break(extra=b"x")])
 def test_a_part_of_a_split_read_that_is_not_whole_is_an_error_and_never_bytes(rig: Rig, wrong: Break) -> None:
     """An origin that breaks its word is found out: the parts behind would lie at other bytes."""
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
     rig.origin.break_next(wrong)
     with pytest.raises(Unavailable):
         rig.read(0, 40)
@@ -775,7 +775,7 @@ def test_split_reads_of_many_threads_are_right() -> None:
     """Whoever fetches which half of what, every byte is the file's."""
     content = noise(5_000)
     rig = Rig(content, memory=200, store=MemoryStore())
-    rig.reader._pace = Splitting()
+    rig.reader._latency = Splitting()
 
     def work(seed: int) -> bool:
         for turn in range(15):

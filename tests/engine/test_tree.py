@@ -12,8 +12,8 @@ from fakes import SOON, FakeOrigin, directory, noise, stub
 from trees import DATA, A, B, FakeSizes, World, opened_world
 
 from empiarfs.engine import tree as trees
-from empiarfs.engine.hedge import Cut
-from empiarfs.errors import ArchiveError, Changed, Closed, NotADirectory, NotFound, Refused, Unavailable
+from empiarfs.engine.hedge import CancelToken
+from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Stale, Unavailable
 from empiarfs.model import Directory, File, Stub
 
 HOUR = 3600.0
@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_listing_a_directory_measures_nothing(world: World) -> None:
     """Names and kinds cost no request a file."""
-    assert all(isinstance(entry, Stub) for entry in world.tree.entries(DATA))
+    assert all(isinstance(node, Stub) for node in world.tree.listdir(DATA))
     assert world.origin.diary == []
 
 
@@ -44,7 +44,7 @@ def test_a_listed_file_is_measured_once_when_it_is_asked_for(world: World) -> No
 
 def test_many_threads_measure_a_file_once(world: World) -> None:
     """A storm of stats is one asking."""
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     barrier = world.origin.held()
     with ThreadPoolExecutor(17) as pool:
         stats = [pool.submit(world.tree.stat, A) for _ in range(16)]
@@ -56,14 +56,14 @@ def test_many_threads_measure_a_file_once(world: World) -> None:
 
 def test_a_measured_file_is_shown_measured(world: World) -> None:
     """The next listing has the exact size in its place, and the others as they were."""
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     world.tree.stat(B)
-    assert world.tree.entries(DATA) == [stub(A), world.origin.file(B)]
+    assert world.tree.listdir(DATA) == [stub(A), world.origin.file(B)]
 
 
 def test_a_directory_is_known_from_the_listing(world: World) -> None:
     """No request is made for what the listing of its parent shows."""
-    world.tree.entries("10028")
+    world.tree.listdir("10028")
     assert world.tree.stat(DATA) == directory(DATA)
     assert world.origin.diary == []
 
@@ -116,7 +116,7 @@ def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
 )
 def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     """The server says of the very URL that it is not there: it disappears."""
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     del world.origin.files[A]
     with pytest.raises(NotFound):
         world.tree.stat(A)
@@ -124,7 +124,7 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
 
 
 @pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
-@pytest.mark.parametrize("error", [Unavailable(A), Refused(A), Changed(A), Closed(A)])
+@pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A), Stale(A), Closed(A)])
 def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
     """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
     world.origin.refusals[A] = error
@@ -166,7 +166,7 @@ def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
         with pytest.raises(NotFound):
             world.tree.stat(path)
         with pytest.raises(NotFound):
-            world.tree.entries(path)
+            world.tree.listdir(path)
     assert [*world.listing.diary, *world.origin.diary] == []
 
 
@@ -197,7 +197,7 @@ def test_an_entry_that_is_nowhere_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
         world.tree.stat("99999")
     with pytest.raises(NotFound):
-        world.tree.entries("99999")
+        world.tree.listdir("99999")
 
 
 def test_only_the_chosen_entries_are_there(world: World) -> None:
@@ -206,7 +206,7 @@ def test_only_the_chosen_entries_are_there(world: World) -> None:
     assert world.names("") == ["10934", "10028"]
     assert world.names("10028") == ["data", "10028.xml"]
     diary = list(world.listing.diary)
-    for ask in (world.tree.stat, world.tree.entries):
+    for ask in (world.tree.stat, world.tree.listdir):
         with pytest.raises(NotFound):
             ask("10029")
     assert world.listing.diary == diary == ["10028"]
@@ -225,7 +225,7 @@ def test_a_chosen_entry_has_the_date_that_is_known_of_it(world: World) -> None:
     """A listing of the root, by whichever run, dates the entries."""
     dated = Directory("10934", 1_600_000_000)
     world.listing.children[""] = [dated]
-    world.tree.entries("")
+    world.tree.listdir("")
     world.tree = world.opened("10934")
     assert world.tree.stat("10934") == dated
 
@@ -248,7 +248,7 @@ def test_a_file_is_not_a_directory(world: World) -> None:
     """Looking into a file, or below one, says what it is."""
     for path in (A, f"{A}/x", f"{A}/x/y"):
         with pytest.raises(NotADirectory):
-            world.tree.entries(path)
+            world.tree.listdir(path)
     for path in (f"{A}/x", f"{A}/x/y"):
         with pytest.raises(NotADirectory):
             world.tree.stat(path)
@@ -258,7 +258,7 @@ def test_a_directory_that_is_not_there_is_not_found(world: World) -> None:
     """At any depth, by listing and by asking."""
     for path in (f"{DATA}/none", f"{DATA}/none/deeper"):
         with pytest.raises(NotFound):
-            world.tree.entries(path)
+            world.tree.listdir(path)
         with pytest.raises(NotFound):
             world.tree.stat(f"{path}/file")
 
@@ -273,7 +273,7 @@ def test_an_error_names_what_was_asked_for(world: World) -> None:
 
 def test_files_of_a_directory_closed_to_listings_are_found_by_asking(world: World) -> None:
     """A path that the user knows opens although nothing lists it."""
-    world.listing.refusals[DATA] = Refused(DATA)
+    world.listing.refusals[DATA] = Forbidden(DATA)
     assert world.tree.stat(A) == world.origin.file(A)
     with pytest.raises(NotFound):
         world.tree.stat(f"{DATA}/none")
@@ -281,7 +281,7 @@ def test_files_of_a_directory_closed_to_listings_are_found_by_asking(world: Worl
 
 def test_files_of_a_closed_directory_are_measured_once(world: World) -> None:
     """What was found by asking is kept there too."""
-    world.listing.refusals[DATA] = Refused(DATA)
+    world.listing.refusals[DATA] = Forbidden(DATA)
     world.tree.stat(A)
     world.tree.stat(A)
     assert world.origin.measured == [A]
@@ -292,7 +292,7 @@ def test_a_changed_file_is_measured_anew(world: World) -> None:
     old = world.tree.stat(A)
     assert isinstance(old, File)
     world.origin.files[A] = noise(1234)
-    world.tree.changed(old)
+    world.tree.mark_changed(old)
     assert world.tree.stat(A) == File(A, 1234, world.origin.modified)
     world.tree = world.opened()
     assert world.tree.stat(A) == File(A, 1234, world.origin.modified)
@@ -302,23 +302,23 @@ def test_a_changed_file_is_measured_anew(world: World) -> None:
 def test_news_of_an_older_version_change_nothing(world: World) -> None:
     """A reader who still held an old version does not unmeasure the new one."""
     world.tree.stat(A)
-    world.tree.changed(File(A, 1, 1))
+    world.tree.mark_changed(File(A, 1, 1))
     assert world.tree.stat(A) == world.origin.file(A)
     assert world.origin.measured == [A]
 
 
 def test_a_changed_file_is_shown_as_not_measured(world: World) -> None:
     """The listing keeps its rounded size and date."""
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     old = world.tree.stat(A)
     assert isinstance(old, File)
-    world.tree.changed(old)
-    assert world.tree.entries(DATA)[0] == stub(A)
+    world.tree.mark_changed(old)
+    assert world.tree.listdir(DATA)[0] == stub(A)
 
 
 def test_entries_may_be_changed_by_the_caller(world: World) -> None:
     """The list given is the caller's own."""
-    world.tree.entries(DATA).clear()
+    world.tree.listdir(DATA).clear()
     assert world.names(DATA) == ["a.mrc", "b.mrc"]
 
 
@@ -332,7 +332,7 @@ def walk(world: World) -> list[str]:
     for path in movies:
         world.origin.files[path] = world.ahead.files[path] = noise(100)
         world.origin.files[path.replace(".tif", ".xml")] = world.ahead.files[path.replace(".tif", ".xml")] = b"<>"
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     return movies
 
 
@@ -366,7 +366,7 @@ def test_who_jumps_about_has_nothing_measured_ahead(world: World, walk: list[str
     assert world.ahead_tasks == []
 
 
-@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+@pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
 def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], error: ArchiveError) -> None:
     """Nobody hears of it, and who asks for the file asks the server."""
     for path in walk[2:]:
@@ -404,7 +404,7 @@ def test_who_meets_a_measuring_ahead_that_succeeds_asks_nothing(world: World, wa
         waits.release()
         return SOON / 4
 
-    world.tree._second = second
+    world.tree._hedge_delay = second
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
@@ -419,7 +419,7 @@ def test_who_meets_a_measuring_ahead_that_succeeds_asks_nothing(world: World, wa
     assert world.origin.measured == walk[:2]
 
 
-@pytest.mark.parametrize("error", [Unavailable(A), Refused(A)])
+@pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
 def test_who_meets_a_measuring_ahead_that_fails_asks_himself(
     world: World, walk: list[str], error: ArchiveError
 ) -> None:
@@ -443,9 +443,9 @@ def test_a_file_is_measured_ahead_once_at_a_time(world: World, walk: list[str]) 
     """Who comes second gets nothing, and does not wait: he holds a place at the gate."""
     barrier = world.ahead.held()
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(world.tree.measured_ahead, walk[0])
+        first = pool.submit(world.tree.measure_ahead, walk[0])
         barrier.wait_reached()
-        assert world.tree.measured_ahead(walk[0]) is None
+        assert world.tree.measure_ahead(walk[0]) is None
         barrier.lift()
         assert first.result(SOON) == world.origin.file(walk[0])
     assert world.ahead.measured == walk[:1]
@@ -497,7 +497,7 @@ def test_the_sizes_of_a_new_listing_are_asked_for_anew(world: World, walk: list[
     world.run_later()
     world.listing.children[DATA] = [stub(path, date="2025-05-05 05:05") for path in walk]
     world.clock.go_on(1)
-    world.listings.anew(DATA)
+    world.listings.rescan(DATA)
     for path in walk[:2]:
         world.tree.stat(path)
     world.run_later()
@@ -508,13 +508,13 @@ def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list
     """A date from HEAD is better than that of a listing: before FTP is asked, and while it answers."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
-    world.sizes.meanwhile = lambda: world.tree.measured_ahead(walk[5])
+    world.sizes.meanwhile = lambda: world.tree.measure_ahead(walk[5])
     world.tree.stat(walk[0])
     world.run_later()
     for _ in range(2):
         for path in (walk[0], walk[5]):
             assert world.tree.stat(path) == world.origin.file(path)
-        assert world.tree.stat(walk[6]) == replace(world.origin.file(walk[6]), listed=True)
+        assert world.tree.stat(walk[6]) == replace(world.origin.file(walk[6]), coarse_mtime=True)
         world.tree = world.opened()
     assert world.origin.measured == walk[:1]
     assert world.ahead.measured == [walk[5]]
@@ -531,7 +531,7 @@ def test_what_came_together_meanwhile_is_the_version(world: World, walk: list[st
         world.run_later()
         opened = world.tree.stat(walk[0])
         barrier.lift()
-        assert looking.result(SOON) == opened == replace(world.origin.file(walk[0]), listed=True)
+        assert looking.result(SOON) == opened == replace(world.origin.file(walk[0]), coarse_mtime=True)
     assert world.tree.stat(walk[0]) == opened
 
 
@@ -549,14 +549,15 @@ def test_all_who_wait_for_sizes_wait_for_one_time(
 
 
 @pytest.mark.promise(
-    "A length is believed if the directory's listing may have rounded it; where they disagree, the directory "
+    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
+    "directory "
     "is listed anew, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
     """The file was replaced since it was listed; the new listing says so too."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
     world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
-    world.tree.entries(DATA)
+    world.tree.listdir(DATA)
     world.tree.stat(B)
     assert world.listing.diary == [DATA]
     world.origin.files[A] = noise(5000)
@@ -566,7 +567,8 @@ def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(wo
 
 
 @pytest.mark.promise(
-    "A length is believed if the directory's listing may have rounded it; where they disagree, the directory "
+    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
+    "directory "
     "is listed anew, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
@@ -577,7 +579,7 @@ def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> 
     with pytest.raises(Unavailable):
         world.tree.stat(A)
     assert world.listing.diary == [DATA, DATA]
-    assert world.tree.entries(DATA)[0] == stub(A, "1000")
+    assert world.tree.listdir(DATA)[0] == stub(A, "1000")
     world.origin.files[A] = noise(1000)
     assert world.tree.stat(A) == world.origin.file(A)
 
@@ -587,9 +589,9 @@ class Lagging(FakeOrigin):
 
     lags = 1
 
-    def measure(self, path: str, cut: Cut | None = None) -> File:
+    def measure(self, path: str, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        found = super().measure(path, cut)
+        found = super().measure(path, token)
         if len(self.measured) <= self.lags:
             raise NotFound(path)
         return found
@@ -624,6 +626,6 @@ def test_a_path_that_is_no_path_is_not_there(world: World, path: str) -> None:
     with pytest.raises(NotFound):
         world.tree.stat(path)
     with pytest.raises(NotFound):
-        world.tree.entries(path)
+        world.tree.listdir(path)
     assert not world.origin.diary
     assert not world.listing.diary

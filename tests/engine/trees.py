@@ -10,7 +10,7 @@ from fakes import SOON, FakeClock, FakeListing, FakeOrigin, directory, noise, st
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError
-from empiarfs.model import File, Stub, name_of
+from empiarfs.model import File, Stub, base_name
 from empiarfs.storage.index import SqliteIndex
 
 FRESH = 86_400.0
@@ -27,13 +27,15 @@ class FakeSizes:
         self.refusal: ArchiveError | None = None
         self.meanwhile: Callable[[], object] = bool
 
-    def measured(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
-        """See `Sizes.measured`."""
+    def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
+        """See `Sizes.measure_all`."""
         self.diary.append(directory)
         self.meanwhile()
         if self.refusal is not None:
             raise self.refusal
-        return [replace(self.origin.file(one.path), listed=True) for one in stubs if one.path in self.origin.files]
+        return [
+            replace(self.origin.file(one.path), coarse_mtime=True) for one in stubs if one.path in self.origin.files
+        ]
 
 
 class World:
@@ -63,17 +65,17 @@ class World:
     def opened(self, *only: str) -> Tree:
         """Open the tree anew, as the next run of the program does; the index stays."""
         self.listings = Listings(
-            self.listing, self.index, fresh=FRESH, clock=self.clock, background=self.later.append
+            self.listing, self.index, listing_ttl=FRESH, clock=self.clock, background=self.later.append
         )
         return Tree(
             self.listings,
             self.origin,
             self.ahead,
             self.sizes,
-            sizes_later=self.later.append,
-            second=lambda: self.second,
+            sizes_background=self.later.append,
+            hedge_delay=lambda: self.second,
             agrees=self._agrees,
-            later=self.ahead_tasks.append,
+            background=self.ahead_tasks.append,
             only=only,
         )
 
@@ -82,11 +84,11 @@ class World:
 
     def names(self, path: str) -> list[str]:
         """Give the names that `path` shows."""
-        return [name_of(entry.path) for entry in self.tree.entries(path)]
+        return [base_name(node.path) for node in self.tree.listdir(path)]
 
     def listed(self, path: str = DATA) -> list[str]:
         """Give the names that are listed of `path`."""
-        return list(self.listings.known(path).entries)
+        return list(self.listings.known(path).nodes)
 
     def run_later(self) -> int:
         """Run what was put off; give how many tasks there were."""

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from faulty import Faulty
-from trial import Truth, tried
-from troubles import FAULTS
+from fault_proxy import FaultProxy
+from fault_table import FAULTS
+from fault_trial import Truth, tried
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_passes_is_not_seen(name: str, truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_a_fault_that_passes_is_not_seen(name: str, truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """One that happens once is asked over, unless it is a clear answer; nothing of it is left."""
     fault = FAULTS[name]
     seen = tried(truth, server, tmp_path / "cache", fault, once=True)
@@ -19,7 +19,7 @@ def test_a_fault_that_passes_is_not_seen(name: str, truth: Truth, server: Faulty
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_lasts_is_a_clear_error(name: str, truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_a_fault_that_lasts_is_a_clear_error(name: str, truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """At the end of patience there is the errno of the table, and no byte; when it ends, all is right again."""
     fault = FAULTS[name]
     seen = tried(truth, server, tmp_path / "cache", fault, once=False)

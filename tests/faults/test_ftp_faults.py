@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_trial import threads
 from mounting import eventually
-from trial import threads
 
 from empiarfs import wire
 from empiarfs.archive import Archive
 from empiarfs.empiar import ftp
-from empiarfs.model import name_of
+from empiarfs.model import base_name
 from empiarfs.settings import MIB, Settings
 
 COUNT = 24  # files; enough for their sizes to be asked for together
@@ -132,14 +132,14 @@ class FtpServer:
 
 
 @pytest.fixture
-def listed(open_folder: Path) -> Iterator[Faulty]:
+def listed(open_folder: Path) -> Iterator[FaultProxy]:
     """A server of many small files."""
     folder = open_folder / "10028" / "data"
     folder.mkdir(parents=True)
     for name, size in SIZES.items():
         (folder / name).write_bytes(bytes(size))
     apache = Apache(open_folder)
-    server = Faulty(apache.url)
+    server = FaultProxy(apache.url)
     yield server
     server.close()
     apache.close()
@@ -150,8 +150,8 @@ def measured(archive: Archive) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def walk(first: int) -> None:
-        for entry in archive.entries("10028/data")[first::8]:
-            found[name_of(entry.path)] = archive.open(entry.path).file.size
+        for node in archive.listdir("10028/data")[first::8]:
+            found[base_name(node.path)] = archive.open(node.path).file.size
 
     walks = [threading.Thread(target=walk, args=(first,)) for first in range(8)]
     for one in walks:
@@ -163,7 +163,7 @@ def measured(archive: Archive) -> dict[str, int]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_sizes_are_right_whatever_ftp_does(
-    fault: str, listed: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, listed: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file has its own length, soon; and nothing is left of FTP when the archive is closed."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -175,7 +175,7 @@ def test_sizes_are_right_whatever_ftp_does(
             base_url=listed.url,
             ftp_url=f"ftp://127.0.0.1:{server.port}/empiar",
             cache_dir=tmp_path / "cache",
-            memory=64 * MIB,
+            memory_cache_size=64 * MIB,
         )
     )
     assert measured(archive) == SIZES

@@ -6,20 +6,20 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_table import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
+from fault_trial import HITS, PATIENCE, Trial, Truth, hitting, pattern
 from mounting import eventually
-from trial import HITS, PATIENCE, Trial, Truth, hitting, pattern
-from troubles import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
 
-from empiarfs.errors import ArchiveError, NotFound, Refused
-from empiarfs.model import File, name_of
+from empiarfs.errors import ArchiveError, Forbidden, NotFound
+from empiarfs.model import File, base_name
 
 YEARS = 10 * 365 * 86_400.0
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if LISTING in fault.seen])
 def test_a_listing_that_is_known_stays_whatever_comes(
-    name: str, truth: Truth, server: Faulty, tmp_path: Path
+    name: str, truth: Truth, server: FaultProxy, tmp_path: Path
 ) -> None:
     """A directory that is asked for anew and in vain shows what it showed; never less, never an error."""
     with Trial(truth, server, tmp_path / "cache", patience=0.0, fresh=0.0) as trial:
@@ -35,7 +35,7 @@ def test_a_listing_that_is_known_stays_whatever_comes(
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
 @pytest.mark.parametrize("name", ["500", "403", "404", "503, Retry-After as a date"])
 def test_a_clock_that_jumps_changes_nothing(
-    name: str, jump: float, truth: Truth, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, jump: float, truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was refused or missing is asked for after a jump, and what is waited for takes no longer."""
     shift = 0.0
@@ -52,7 +52,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
 
 def test_a_name_that_was_missing_is_asked_for_when_the_clock_is_set_back(
-    truth: Truth, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that was wrong by years does not hide a name for years; nor a directory that was refused."""
     shift = YEARS
@@ -61,8 +61,8 @@ def test_a_name_that_was_missing_is_asked_for_when_the_clock_is_set_back(
     with Trial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
         with hitting(server, FAULTS["404"], once=False), pytest.raises(NotFound):
             trial.archive.stat(HITS[NAME])
-        with hitting(server, FAULTS["403"], once=False), pytest.raises(Refused):
-            trial.archive.entries(HITS[LISTING])
+        with hitting(server, FAULTS["403"], once=False), pytest.raises(Forbidden):
+            trial.archive.listdir(HITS[LISTING])
         shift = 0.0
         trial.check(HITS[NAME])
         trial.list()
@@ -78,7 +78,7 @@ OTHERS = {  # versions that a second server has: length, and date after the firs
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_two_servers_that_disagree_are_never_mixed(
-    other: str, truth: Truth, server: Faulty, tmp_path: Path
+    other: str, truth: Truth, server: FaultProxy, tmp_path: Path
 ) -> None:
     """Every second request is answered by a server with another version: one of them, or an error, never both."""
     size, later = OTHERS[other]
@@ -103,7 +103,7 @@ def test_two_servers_that_disagree_are_never_mixed(
     assert numbers <= {errno.ESTALE, errno.EIO}
 
 
-def test_names_survive_a_listing_that_lost_half_of_them(truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_names_survive_a_listing_that_lost_half_of_them(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """A listing that is whole by all signs and lacks a name takes nothing away, until a second one lacks it too."""
 
     def without_a(page: bytes) -> bytes:
@@ -115,11 +115,11 @@ def test_names_survive_a_listing_that_lost_half_of_them(truth: Truth, server: Fa
             trial.list()
             eventually(lambda: server.ruled("GET", "10028/listed/") is None, "it was listed anew")
         trial.list()
-        assert {name_of(one.path) for one in trial.archive.entries(HITS[LISTING])} == {"a.mrc", "b.mrc"}
+        assert {base_name(one.path) for one in trial.archive.listdir(HITS[LISTING])} == {"a.mrc", "b.mrc"}
 
 
 def test_a_file_of_a_directory_that_cannot_be_listed_is_never_missing(
-    truth: Truth, server: Faulty, tmp_path: Path
+    truth: Truth, server: FaultProxy, tmp_path: Path
 ) -> None:
     """Unreachable is never ENOENT: neither the directory, nor what is in it, nor a name that is not there."""
     with Trial(truth, server, tmp_path / "cache", patience=0.0) as trial:

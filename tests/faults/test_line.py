@@ -15,13 +15,25 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_table import ALL, DATA, FAULTS, HEAD, LISTING, NAME, Plan, status
+from fault_trial import (
+    HITS,
+    KEPT,
+    MUCH_PATIENCE,
+    OTHER,
+    PATIENCE,
+    Sight,
+    Trial,
+    Truth,
+    hitting,
+    pattern,
+    tried_on_all,
+)
 from mounting import eventually
 from scripted import Client
-from trial import HITS, KEPT, MUCH_PATIENCE, OTHER, PATIENCE, Sight, Trial, Truth, hitting, pattern, tried_on_all
-from troubles import ALL, DATA, FAULTS, HEAD, LISTING, NAME, Plan, status
 
-from empiarfs.engine.hedge import Cut
+from empiarfs.engine.hedge import CancelToken
 from empiarfs.errors import Unavailable
 
 NAMED = "archive.test"
@@ -40,7 +52,7 @@ class Names:
         return self._others("127.0.0.1" if host == NAMED else host, *arguments, **options)
 
     @contextmanager
-    def lost(self, server: Faulty) -> Iterator[None]:
+    def lost(self, server: FaultProxy) -> Iterator[None]:
         """Know the name no more; lines that are open are lost as well, as when a laptop is carried away."""
         self.fails = True
         server.hang_up()
@@ -73,7 +85,7 @@ def how(request: pytest.FixtureRequest) -> How:
 
 @pytest.mark.parametrize("kind", ["refusing", "gone"])
 def test_a_server_that_cannot_be_reached_is_waited_for(
-    kind: str, truth: Truth, server: Faulty, tmp_path: Path, how: How
+    kind: str, truth: Truth, server: FaultProxy, tmp_path: Path, how: How
 ) -> None:
     """It refuses connections, or is not heard of: EIO at the end of patience, and what is known is served."""
     trial = Trial(truth, server, tmp_path / "cache", patience=how.patience)
@@ -81,7 +93,7 @@ def test_a_server_that_cannot_be_reached_is_waited_for(
 
 
 def test_a_name_that_is_not_found_is_waited_for(
-    truth: Truth, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How
+    truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How
 ) -> None:
     """A server whose name cannot be found is one that cannot be reached; never ENOENT."""
     names = Names()
@@ -106,20 +118,20 @@ def shown(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 @pytest.fixture
 def secure(
-    authority: trustme.CA, server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Faulty]:
+    authority: trustme.CA, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
     """The faulty server over TLS."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    secure = Faulty(f"http://{server.upstream}{server.base}", shown(authority.issue_cert("127.0.0.1")))
+    secure = FaultProxy(f"http://{server.upstream}{server.base}", shown(authority.issue_cert("127.0.0.1")))
     yield secure
     secure.close()
 
 
 @pytest.mark.parametrize("wrong", ["of another authority", "of another host", "of last year"])
 def test_a_wrong_certificate_is_not_believed(
-    wrong: str, authority: trustme.CA, truth: Truth, secure: Faulty, tmp_path: Path, how: How
+    wrong: str, authority: trustme.CA, truth: Truth, secure: FaultProxy, tmp_path: Path, how: How
 ) -> None:
     """Nothing is taken from a server that cannot prove who it is; when it can, all goes on."""
     last_year = dt.datetime.now(dt.UTC) - dt.timedelta(days=365)
@@ -132,7 +144,7 @@ def test_a_wrong_certificate_is_not_believed(
     expect(tried_on_all(trial, lambda: secure.showing(shown(certificates[wrong])), passes=how.passes), how)
 
 
-def test_what_is_kept_is_served_without_a_network(truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_what_is_kept_is_served_without_a_network(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """A new archive with an old cache shows what was listed and gives what was read; no more, and says so."""
     with Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE):
         pass
@@ -147,7 +159,9 @@ def test_what_is_kept_is_served_without_a_network(truth: Truth, server: Faulty, 
     trial.close()
 
 
-def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(
+    truth: Truth, server: FaultProxy, tmp_path: Path
+) -> None:
     """Where a server says for how long, nobody asks it for anything until then; SEMANTICS.md, Manners."""
     with (
         Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial,
@@ -168,7 +182,7 @@ def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(truth: Truth, serve
         assert [one.result(MUCH_PATIENCE).number for one in (first, *others)] == [0] * 4
 
 
-def test_a_pause_longer_than_patience_ends_with_it(truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_a_pause_longer_than_patience_ends_with_it(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """A server that asks for an hour is asked once more at the end of patience; its answer ends the hour."""
     with Trial(truth, server, tmp_path / "cache", patience=1.0) as trial:
         with server.rule(pattern(HEAD), status(503, retry_after="3600"), times=1):
@@ -179,7 +193,7 @@ def test_a_pause_longer_than_patience_ends_with_it(truth: Truth, server: Faulty,
         trial.read_open()
 
 
-def test_no_patience_is_an_error_at_once(truth: Truth, server: Faulty, tmp_path: Path) -> None:
+def test_no_patience_is_an_error_at_once(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """With `--patience 0` the first failure is the answer, for each kind of request; and asked again, it works."""
     with Trial(truth, server, tmp_path / "cache", patience=0.0) as trial, hitting(server, FAULTS["500"], once=True):
         for what in ALL:
@@ -190,7 +204,7 @@ def test_no_patience_is_an_error_at_once(truth: Truth, server: Faulty, tmp_path:
 
 
 def test_a_trouble_that_goes_on_is_one_line(
-    truth: Truth, server: Faulty, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    truth: Truth, server: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says what, where, and for how long it will be tried; the first failure of a request is everyday."""
     with Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial:
@@ -198,7 +212,7 @@ def test_a_trouble_that_goes_on_is_one_line(
             with server.rule(pattern(HEAD), Plan([FAULTS["500"].act] * times)):
                 caplog.clear()
                 trial.check(HITS[HEAD])
-                trial.archive._tree.changed(truth.file(HITS[HEAD]))
+                trial.archive._tree.mark_changed(truth.file(HITS[HEAD]))
             lines = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
             if times == 1:
                 assert lines == []
@@ -207,14 +221,14 @@ def test_a_trouble_that_goes_on_is_one_line(
     assert re.search(r"; asking again for up to (2\d|30) s$", line)
 
 
-def test_a_request_that_is_given_up_while_its_line_is_made_is_never_sent(server: Faulty) -> None:
+def test_a_request_that_is_given_up_while_its_line_is_made_is_never_sent(server: FaultProxy) -> None:
     """Its line may come about seconds later; then it asks nothing, and is closed."""
-    cut = Cut()
+    token = CancelToken()
     errors: list[Unavailable] = []
 
     def measure() -> None:
         with pytest.raises(Unavailable) as caught:
-            client.origin.measure(HITS[HEAD], cut)
+            client.origin.measure(HITS[HEAD], token)
         errors.append(caught.value)
 
     before = server.count("HEAD", pattern(HEAD))
@@ -222,9 +236,12 @@ def test_a_request_that_is_given_up_while_its_line_is_made_is_never_sent(server:
         with server.gone():
             asking = threading.Thread(target=measure)
             asking.start()
-            eventually(lambda: any(line.due < float("inf") for line in tuple(client.lines._lent)), "it is asked")
+            eventually(
+                lambda: any(connection.deadline < float("inf") for connection in tuple(client.pool._in_use)),
+                "it is asked",
+            )
             time.sleep(0.1)  # it connects, which nobody can see
-            cut.cut()
+            token.cancel()
         asking.join(MUCH_PATIENCE)
     assert len(errors) == 1
     eventually(lambda: not server.connections, "the line is closed")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_table import DATA, FAULTS, HEAD, LISTING
 from mounting import Mount, Mounts, eventually
-from troubles import DATA, FAULTS, HEAD, LISTING
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -48,7 +48,7 @@ def file_name(kind: str, fault: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[Faulty]:
+def tree() -> Iterator[FaultProxy]:
     """A server with a file for each fault."""
     root = Path(tempfile.mkdtemp(prefix="empiarfs-faults-"))
     root.chmod(0o755)  # Apache is another user
@@ -61,7 +61,7 @@ def tree() -> Iterator[Faulty]:
     (root / "10077").mkdir()
     (root / "10077" / "other.mrc").write_bytes(content("other"))
     apache = Apache(root)
-    server = Faulty(apache.url)
+    server = FaultProxy(apache.url)
     yield server
     server.close()
     apache.close()
@@ -79,7 +79,7 @@ def outcome(path: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def mounted_tree(mount: Mounts, tree: Faulty) -> Callable[[str], Mount]:
+def mounted_tree(mount: Mounts, tree: FaultProxy) -> Callable[[str], Mount]:
     """Gives a mount of it with some patience."""
 
     def made(patience: str) -> Mount:
@@ -93,7 +93,7 @@ def mounted_tree(mount: Mounts, tree: Faulty) -> Callable[[str], Mount]:
     return made
 
 
-def tried(made: Mount, tree: Faulty, kind: str, fault: str, times: int | None) -> int:
+def tried(made: Mount, tree: FaultProxy, kind: str, fault: str, times: int | None) -> int:
     """Try a fault on its file; give the errno, and see that it gives way to what is right."""
     name = file_name(kind, fault)
     below = f"10028/{kind}/{name}" + ("" if kind == LISTING else "/a.mrc")
@@ -117,7 +117,9 @@ CASES = [
 ]
 
 
-def test_faults_that_last_are_the_errors_of_the_table(mounted_tree: Callable[[str], Mount], tree: Faulty) -> None:
+def test_faults_that_last_are_the_errors_of_the_table(
+    mounted_tree: Callable[[str], Mount], tree: FaultProxy
+) -> None:
     """One mount meets them all, one after the other; nothing of them is left in its daemon."""
     made = mounted_tree("1")
     made.call(outcome, made / "10077/other.mrc")
@@ -140,7 +142,7 @@ def footprint(made: Mount) -> tuple[int]:
     return (sum(not re.search(r"socket:|slot-|cache\.db|segment|\.val", link) for link in links),)
 
 
-def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tree: Faulty) -> None:
+def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tree: FaultProxy) -> None:
     """With patience a fault that happens once is no error, unless it is a clear answer.
 
     The kernel hides even such a one where it has read ahead, and asks once more.
@@ -153,7 +155,7 @@ def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tre
 
 
 def test_without_patience_the_first_failure_is_the_answer(
-    mounted_tree: Callable[[str], Mount], tree: Faulty
+    mounted_tree: Callable[[str], Mount], tree: FaultProxy
 ) -> None:
     """A soft mount gives EIO within seconds, and asks again at the next read."""
     made = mounted_tree("0")
@@ -163,7 +165,7 @@ def test_without_patience_the_first_failure_is_the_answer(
     assert time.monotonic() - begun < 20
 
 
-def test_a_map_of_what_cannot_be_had_is_a_signal(mounted_tree: Callable[[str], Mount], tree: Faulty) -> None:
+def test_a_map_of_what_cannot_be_had_is_a_signal(mounted_tree: Callable[[str], Mount], tree: FaultProxy) -> None:
     """Who maps a file gets SIGBUS where there are no bytes; never zeros."""
 
     def mapped(path: str) -> int:
@@ -180,7 +182,7 @@ def test_a_map_of_what_cannot_be_had_is_a_signal(mounted_tree: Callable[[str], M
 
 
 def test_a_network_that_is_gone_for_a_while_is_waited_for(
-    mounted_tree: Callable[[str], Mount], tree: Faulty
+    mounted_tree: Callable[[str], Mount], tree: FaultProxy
 ) -> None:
     """Readers wait until it is back; what was read or listed before is served meanwhile."""
     made = mounted_tree("60")

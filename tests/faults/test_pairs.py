@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fault_table import DATA, FAULTS, HEAD, Plan
+from fault_trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mounting import eventually
-from trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
-from troubles import DATA, FAULTS, HEAD, Plan
 
 from empiarfs.errors import ArchiveError
 
@@ -35,7 +35,7 @@ SPANS = st.tuples(st.integers(0, SIZES[FILE]), st.integers(0, SIZES[FILE] // 2))
     spans=st.lists(SPANS, min_size=1, max_size=4),
 )
 def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
-    truth: Truth, server: Faulty, measured: list[str], read: list[str], spans: list[tuple[int, int]]
+    truth: Truth, server: FaultProxy, measured: list[str], read: list[str], spans: list[tuple[int, int]]
 ) -> None:
     """With patience only a clear answer is an error; then the file is opened anew, and in the end it is right."""
     content = truth.content(FILE)

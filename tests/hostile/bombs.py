@@ -66,11 +66,11 @@ class Met:
 _CHILD = """
 import sys, threading, time
 from pathlib import Path
-from empiarfs.empiar import line
+from empiarfs.empiar import connection
 from empiarfs.model import File, Span
 from scripted import Client, Hasty
 
-line.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
+connection.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
 client = Client(sys.argv[1], Hasty())
 file = File("10028/a", 1000, None)
 asks = {
@@ -82,7 +82,7 @@ asks = {
 def tidy():
     while True:
         time.sleep(0.05)
-        client.lines.shed()
+        client.pool.close_idle()
 
 def peak():  # not getrusage, which counts what the parent held before this program was started
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

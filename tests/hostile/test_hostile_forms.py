@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from empiarfs.empiar import checks
-from empiarfs.empiar.line import Reply
-from empiarfs.errors import ArchiveError, Changed, Overloaded, Unavailable
+from empiarfs.empiar import validation
+from empiarfs.empiar.connection import Reply
+from empiarfs.errors import ArchiveError, Stale, Throttled, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
 from empiarfs.paths import archive_path
 from empiarfs.settings import LARGEST, LONGEST_SECONDS, READERS, byte_count, seconds
@@ -26,7 +26,7 @@ from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 
 FILE = File("10028/a", 1000, 1_700_000_000)
-LISTED = File("10028/a", 1000, 1_700_000_000, listed=True)
+LISTED = File("10028/a", 1000, 1_700_000_000, coarse_mtime=True)
 SPAN = Span(100, 300)
 HEADER = st.text(alphabet=st.characters(max_codepoint=255), max_size=80)
 DIGITS = st.text(alphabet="0123456789+-_. \t\x1e\x85\xb2\xb3\u0663\u2085xeE", max_size=24)
@@ -61,8 +61,8 @@ def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
     """Whatever the header says, another range, total or date raises Changed or Unavailable."""
     for file in (FILE, LISTED):
         try:
-            checks.check_range(head(Content_Range=content_range, Last_Modified=modified), file, SPAN)
-        except (Changed, Unavailable):
+            validation.check_range(head(Content_Range=content_range, Last_Modified=modified), file, SPAN)
+        except (Stale, Unavailable):
             continue
         assert content_range.strip() == "bytes 100-299/1000"
 
@@ -76,7 +76,7 @@ def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
 def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
     """Or Unavailable."""
     with suppress(Unavailable):
-        length = checks.length(text, "10028/a")
+        length = validation.length(text, "10028/a")
         assert 0 <= length < 2**63
         assert text.strip(" \t").isascii()
         assert text.strip(" \t").isdigit()
@@ -91,7 +91,7 @@ def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
 @example("0 0 0 0:0:0 " + "9" * 5000)
 def test_a_date_is_a_moment_or_none(text: str) -> None:
     """One that the kernel and a calendar can show."""
-    moment = checks.seconds(text)
+    moment = validation.seconds(text)
     assert moment is None or time.gmtime(moment)
 
 
@@ -103,11 +103,11 @@ def test_every_status_is_right_or_one_error(status: int, retry_after: str) -> No
     """200 passes, and 206 for a part; all else is an error of ours, with a pause of an hour at most."""
     reply = head(status, Retry_After=retry_after)
     if status in {200, 206}:
-        checks.check_status(reply, "10028/a", is_part=True)
+        validation.check_status(reply, "10028/a", is_part=True)
         return
     with pytest.raises(ArchiveError) as caught:
-        checks.check_status(reply, "10028/a", is_part=True)
-    assert not isinstance(caught.value, Overloaded) or 0 <= caught.value.pause <= 3600
+        validation.check_status(reply, "10028/a", is_part=True)
+    assert not isinstance(caught.value, Throttled) or 0 <= caught.value.pause <= 3600
 
 
 @given(
@@ -161,7 +161,7 @@ def test_a_time_beyond_any_clock_is_refused(text: str) -> None:
 @example(name="ftp_url", text="ftp://a:x")
 @example(name="base_url", text="http://a:99999")
 @example(name="base_url", text="http://[")
-@example(name="connections", text="\u0664")
+@example(name="max_connections", text="\u0664")
 def test_every_setting_is_understood_or_refused(name: str, text: str) -> None:
     """As ValueError, whatever is written; a value that is taken can be used by what reads it."""
     with suppress(ValueError):
@@ -307,7 +307,7 @@ def test_any_row_of_the_index_is_an_entry_or_nothing(
         name = cells["name"]
         path = f"10028/{os.fsdecode(name)}" if isinstance(name, bytes) else "10028/a"
         asks: list[Callable[[], object]] = [
-            lambda: index.entry(path),
+            lambda: index.node(path),
             lambda: index.directory("10028"),
             lambda: index.absent_since("10028/a"),
             lambda: index.unmeasure(File(path, 0, 0)),
@@ -317,11 +317,11 @@ def test_any_row_of_the_index_is_an_entry_or_nothing(
         ]
         for ask in asks:
             ask()
-        entry = index.entry(path)
-        assert entry is None or isinstance(entry, File | Directory | Stub)
+        node = index.node(path)
+        assert node is None or isinstance(node, File | Directory | Stub)
         known = index.replace("10028", [Stub("10028/b")], 10.0)
-        assert "10028/b" in {one.path for one in known.entries.values()}
-        for one in known.entries.values():
+        assert "10028/b" in {one.path for one in known.nodes.values()}
+        for one in known.nodes.values():
             below = one.path.removeprefix("10028/")
             assert "/" not in below
             if isinstance(one, File):

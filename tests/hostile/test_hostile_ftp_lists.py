@@ -17,15 +17,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from empiarfs.empiar import ftp
+from empiarfs.empiar.autoindex_fields import size_range
 from empiarfs.empiar.ftp import FtpSizes, agreeing, sizes
-from empiarfs.empiar.written import size_range
 from empiarfs.errors import Unavailable
 from empiarfs.model import File
 
 DATE = "2024-05-17 10:20"
 STUBS = [stub("10028/a", "1.2K", DATE)]
 LINE = b"-rw-r--r--   1 ftp      anonymous         1200 May 17  2024 "
-FOUND = [File("10028/a", 1200, 1_715_941_200, listed=True)]
+FOUND = [File("10028/a", 1200, 1_715_941_200, coarse_mtime=True)]
 LITTLE = 3_000_000  # bytes of Python's memory
 
 Said = bytes | Iterable[bytes]
@@ -97,7 +97,7 @@ class FtpScript:
 def asked(server: FtpScript, folder: Path, directory: str = "10028", root: str = "/empiar") -> list[File]:
     """Ask for the sizes of `directory`."""
     one = FtpSizes(f"ftp://127.0.0.1:{server.port}{root}", folder / "note", lambda: lambda: None)
-    return list(one.measured(directory, STUBS))
+    return list(one.measure_all(directory, STUBS))
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scripted import Client
 
 from empiarfs.cli import files, options
-from empiarfs.empiar import pages
-from empiarfs.empiar.pages import NotAListing, rows
+from empiarfs.empiar import autoindex
+from empiarfs.empiar.autoindex import NotAListing, rows
 from empiarfs.errors import NotFound
 from empiarfs.model import File, Stub, join
 
@@ -149,7 +149,7 @@ def test_no_markup_takes_long(piece: bytes) -> None:
 
 def test_a_page_so_deep_that_its_paths_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row becomes a path, which repeats that of the directory."""
-    monkeypatch.setattr(pages, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(autoindex, "MOST_BYTES", 100_000)
     page = HEAD + b"".join(row(b"%d" % number) for number in range(1000)) + FOOT
     assert len(rows([page], HERE)) == 1000
     with pytest.raises(NotAListing, match="too large"):

@@ -24,10 +24,10 @@ from typing import Any
 
 from empiarfs import wire
 from empiarfs.archive import Archive, OpenFile
-from empiarfs.engine import cache, gate, origins, pace
-from empiarfs.engine.later import Later
+from empiarfs.engine import cache, latency, limiter, origins
+from empiarfs.engine.background import BackgroundWorkers
 from empiarfs.errors import ArchiveError
-from empiarfs.model import Entry, File
+from empiarfs.model import File, Node
 from empiarfs.settings import Settings
 
 KEY = b"empiarfs tests"
@@ -69,7 +69,7 @@ class Forks:
 
 
 class Host:
-    """One process with one archive; every method of `_Held` can be called."""
+    """One process with one archive; every method of `_HeldSlot` can be called."""
 
     def __init__(self, line: "Connection[Any, Any]", process: int) -> None:
         self._line = line
@@ -118,7 +118,7 @@ class Host:
         self._line.close()
 
 
-class _Later(Later):
+class _Later(BackgroundWorkers):
     """Counts the tasks that are not done yet."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -154,10 +154,10 @@ class _Held:
         parts.Later = self._noting("Later", _Later)
         for name in ("Patience", "Gate", "Lines"):
             setattr(parts, name, self._noting(name, getattr(parts, name)))
-        gate.QUIET_SECONDS = gate.GROW_SECONDS = gate.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
+        limiter.QUIET_SECONDS = limiter.GROW_SECONDS = limiter.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
         # nothing is asked twice for being late: a machine under load is no story
-        pace.SHORTEST_SILENCE = pace.LONGEST_SILENCE = pace.SOONEST_SECOND = 25.0
+        latency.MIN_READ_TIMEOUT = latency.MAX_READ_TIMEOUT = latency.MIN_HEDGE_DELAY = 25.0
         self._surprises = _Surprises()
         logging.getLogger("empiarfs").addHandler(self._surprises)
         self._archive: Archive = wire.archive(settings)
@@ -172,9 +172,9 @@ class _Held:
 
         return made
 
-    def entries(self, directory: str) -> list[Entry]:
+    def entries(self, directory: str) -> list[Node]:
         """List a directory."""
-        return self._archive.entries(directory)
+        return self._archive.listdir(directory)
 
     def stat(self, path: str) -> Any:
         """Look at one name."""
@@ -218,7 +218,7 @@ class _Held:
     def forget(self) -> None:
         """Let nothing be in memory."""
         held = self._archive._reader._cache
-        held._recent = cache.Recent(int(held._recent._values.maxsize), len)
+        held._lru = cache.LruCache(int(held._lru._values.maxsize), len)
 
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
@@ -241,13 +241,13 @@ class _Held:
         (one,) = self._made["Gate"]
         (lines,) = self._made["Lines"]
         return {
-            "flights": len(reader._flights._under_way),
+            "flights": len(reader._in_flight._in_flight),
             "in use": one._demand + one._ahead,
             "highest": one.highest,
             "open": lines._open,
             "idle": len(lines._idle),
             "waiting": reader._cache._waiting,
-            "in memory": reader._cache._recent.held,
+            "in memory": reader._cache._lru.size,
             "fetched": reader.bytes_fetched,
             "looks": reader._cache.store_hits + reader._cache.misses,
             "surprises": list(self._surprises.texts),
@@ -303,10 +303,10 @@ def settings_of(url: str, folder: Path, **chosen: Any) -> Settings:
         base_url=url,
         cache_dir=folder,
         cache_size=400_000,
-        memory=64 * 1024,
-        connections=4,
+        memory_cache_size=64 * 1024,
+        max_connections=4,
         patience=30.0,
-        block=4096,
+        block_size=4096,
         no_ftp=True,
     )
     return dataclasses.replace(small, **chosen)

@@ -10,7 +10,7 @@ from functools import partial
 
 from served import Event, Listed, Measured, Missed, Version
 
-from empiarfs.model import join, parent_of
+from empiarfs.model import join, parent_path
 
 DAY = 86_400.0
 HOUR = 3600.0
@@ -78,7 +78,7 @@ class Knowledge:
         """Take in what the server said; what may or may not have come through leaves both open."""
         match event:
             case Listed(directory, rows):
-                known = {path for path in self.names if parent_of(path) == directory}
+                known = {path for path in self.names if parent_path(path) == directory}
                 for path in known | {join(directory, name) for name in rows}:
                     name = path.removeprefix(f"{directory}/")
                     self._change(path, partial(_listed, rows=rows, name=name), surely=surely)

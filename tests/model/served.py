@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from scripted import ROOT, Reply, Request, ScriptedServer
 
-from empiarfs.model import join, name_of, parent_of
+from empiarfs.model import base_name, join, parent_path
 from empiarfs.sample import index_page
 
 BEGUN = 1_700_000_040  # a whole minute
@@ -105,13 +105,13 @@ class Served:
         """Make a directory, and those above it."""
         while directory:
             self.directories.add(directory)
-            directory = parent_of(directory)
+            directory = parent_path(directory)
 
     def write(self, path: str, content: bytes) -> None:
         """Let a file hold `content`, with a date of its own."""
         with self._lock:
             self._versions += 1
-            self.make(parent_of(path))
+            self.make(parent_path(path))
             self.files[path] = Version(content, BEGUN + APART * self._versions)
 
     def remove(self, path: str) -> None:
@@ -122,9 +122,9 @@ class Served:
     def rows(self, directory: str) -> dict[str, Version | None]:
         """Give what stands in `directory`, by name."""
         below: dict[str, Version | None] = {
-            name_of(one): None for one in self.directories if one and parent_of(one) == directory
+            base_name(one): None for one in self.directories if one and parent_path(one) == directory
         }
-        return below | {name_of(path): one for path, one in self.files.items() if parent_of(path) == directory}
+        return below | {base_name(path): one for path, one in self.files.items() if parent_path(path) == directory}
 
     def _answer(self, request: Request) -> Reply | None:
         with self._lock:

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import strptime
 from typing import Any
 
-import ondisk
+import cache_files
 import pytest
 from fakes import noise
 from hosts import Forks, Host, settings_of
@@ -29,8 +29,8 @@ from knowledge import DAY, HOUR, Knowledge, Name
 from mounting import eventually
 from served import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
 
-from empiarfs.errors import ArchiveError, Changed, IsADirectory, NotFound, Unavailable
-from empiarfs.model import Directory, Entry, File, Stub, parent_of
+from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Stale, Unavailable
+from empiarfs.model import Directory, File, Node, Stub, parent_path
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -139,7 +139,7 @@ class Model(RuleBasedStateMachine):
         assert counters["highest"] <= CONNECTIONS, counters
         assert counters["in memory"] <= MEMORY, counters
         assert counters["fetched"] <= self.served.sent - self.sent_before + counters["fetched"] * self.has_broken
-        volume = ondisk.volume(self.folder / "cache")
+        volume = cache_files.volume(self.folder / "cache")
         assert volume <= DISK + SLACK, f"{volume} bytes are kept on disk"
 
     has_broken = False  # whether replies were cut, whose bytes the server does not count
@@ -163,15 +163,15 @@ class Model(RuleBasedStateMachine):
             return
         if before.is_fresh(directory, self.now):
             assert not any(isinstance(event, Listed) for event in events), "it was listed anew"
-        shown: dict[str, Entry] = {entry.path: entry for entry in result}
+        shown: dict[str, Node] = {entry.path: entry for entry in result}
         assert len(shown) == len(result), "a name is shown twice"
         was_shown = before.scanned.get(directory, {None}) != {None}
-        for path in shown.keys() | {path for path in self.known.names if parent_of(path) == directory}:
+        for path in shown.keys() | {path for path in self.known.names if parent_path(path) == directory}:
             may = self.known.of(path) | (before.of(path) if was_shown else frozenset())
-            entry = shown.get(path)
-            assert any(shows(one, entry) for one in may), f"{path}: {entry} is shown, {may} is known"
+            node = shown.get(path)
+            assert any(shows(one, node) for one in may), f"{path}: {node} is shown, {may} is known"
             if before.of(path) == self.known.of(path):
-                self.known.settle(path, partial(shows, entry=entry))
+                self.known.settle(path, partial(shows, entry=node))
 
     @rule(path=PATHS)
     def look_at_a_name(self, path: str) -> None:
@@ -190,7 +190,7 @@ class Model(RuleBasedStateMachine):
         """Look at `path`; give what came, None where it was a clear and right refusal."""
         result, events, before = self.asked(command, path)
         file = result[1] if isinstance(result, tuple) else result
-        relists = any(isinstance(event, Listed) and event.directory == parent_of(path) for event in events)
+        relists = any(isinstance(event, Listed) and event.directory == parent_path(path) for event in events)
         was_measured = all(one is not None and one.version is not None for one in before.of(path))
         is_gone = before.of(path) == {None} and before.is_absent(path, self.now) and not relists
         match file:
@@ -210,7 +210,7 @@ class Model(RuleBasedStateMachine):
                     assert not misses, "it was asked for twice in an hour"
                 elif is_noted and not misses:
                     pass
-                elif parent_of(path) in self.served.directories:
+                elif parent_path(path) in self.served.directories:
                     is_listed = all(one is not None for one in before.of(path)) and not relists
                     assert misses >= (2 if is_listed else 1), "nobody has said so"
                     self.known.gone(path, self.now, surely=not relists)
@@ -327,7 +327,7 @@ class Model(RuleBasedStateMachine):
         match result:
             case bytes():
                 assert result == handle.version.content[offset : offset + size], "wrong bytes"
-            case Changed():
+            case Stale():
                 assert there - {handle.version}, f"it has not changed: {result}"
                 self.known.changed(handle.path, handle.version)
             case NotFound():
@@ -437,7 +437,7 @@ class Model(RuleBasedStateMachine):
     def the_disk_fails(self, seed: int, harm: str) -> None:
         """Files of the cache are damaged."""
         chance = random.Random(seed)
-        whole = [file for file in ondisk.segments(self.folder / "cache") if file.stat().st_size]
+        whole = [file for file in cache_files.segments(self.folder / "cache") if file.stat().st_size]
         for file in whole:
             content = bytearray(file.read_bytes())
             match harm:
@@ -475,7 +475,7 @@ class Model(RuleBasedStateMachine):
         elif what == "stat":
             self.host.begin("stat", path)
         elif what == "entries":
-            self.host.begin("entries", parent_of(path))
+            self.host.begin("entries", parent_path(path))
         if wait and what != "nothing":  # until it has begun, on most machines
             threading.Event().wait(0.001 * (read[0] % 8))
         self.host.kill()
@@ -500,7 +500,7 @@ class Model(RuleBasedStateMachine):
         eventually(lambda: not any(one.is_alive() for one in self.served.server._threads[1:]), "the server idles")
 
 
-def shows(known: Name | None, entry: Entry | None) -> bool:
+def shows(known: Name | None, entry: Node | None) -> bool:
     """Tell whether a listing that knows this of a name shows this."""
     match entry:
         case None:

@@ -26,7 +26,7 @@ from knowledge import Knowledge
 from mounting import DEADLINE, Mounts, eventually
 from served import MISFORTUNES, Listed, Measured, Missed, Served, Version
 
-from empiarfs.model import parent_of
+from empiarfs.model import parent_path
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -78,8 +78,8 @@ class MountModel(RuleBasedStateMachine):
             account=self.account,
             base_url=self.served.url,
             path=self.place,
-            flags=["--cache-size=2M", "--memory=16M", "--connections=4"],
-            env={"EMPIARFS_BLOCK": str(BLOCK), "EMPIARFS_PATIENCE": "60"},
+            flags=["--cache-size=2M", "--memory-cache-size=16M", "--max-connections=4"],
+            env={"EMPIARFS_BLOCK_SIZE": str(BLOCK), "EMPIARFS_PATIENCE": "60"},
         )
         self.mount.expect("WARNING")
         self.account.start(sys.executable, hands.__file__, str(self.listener.address))
@@ -151,7 +151,7 @@ class MountModel(RuleBasedStateMachine):
         assert isinstance(result, list), result
         shown = {f"{directory}/{name}" for name in result}
         assert len(shown) == len(result)
-        for path in shown | {path for path in self.known.names if parent_of(path) == directory}:
+        for path in shown | {path for path in self.known.names if parent_path(path) == directory}:
             assert any((one is not None) == (path in shown) for one in self.known.of(path)), path
 
     @rule(path=PATHS)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from apache import BASE, Apache
-from counted import Counted, counted, in_a_calm_moment
-from faulty import Faulty
-from machine import PROJECT
+from fault_proxy import FaultProxy
 from mounting import DEADLINE, Mounts, eventually
 from relay import Line, Relay
+from request_log import RequestLog, counted, in_a_calm_moment
+from sandbox import PROJECT
 
 from empiarfs import wire
 from empiarfs.archive import OpenFile
@@ -56,7 +56,7 @@ def read_by_python(project: str, url: str, folder: str, path: str, seed: int, co
     from empiarfs.settings import Settings  # noqa: PLC0415 - see above
 
     archive = wire.archive(
-        Settings(base_url=url, cache_dir=Path(folder), connections=connections, no_ftp=True, patience=60.0)
+        Settings(base_url=url, cache_dir=Path(folder), max_connections=connections, no_ftp=True, patience=60.0)
     )
     opened = archive.open(path)
 
@@ -74,7 +74,7 @@ def read_by_python(project: str, url: str, folder: str, path: str, seed: int, co
 
 
 @pytest.fixture
-def sparse(apache: Apache) -> Iterator[Counted]:
+def sparse(apache: Apache) -> Iterator[RequestLog]:
     """The way to the files, which counts connections."""
     with counted(apache, ROUND_TRIP) as made:
         yield made
@@ -83,7 +83,7 @@ def sparse(apache: Apache) -> Iterator[Counted]:
 def read_by_three(mount: Mounts, url: str, connections: int, *expected: str) -> None:
     """Read with two mounts and a Python program of one user at the same time, and see that all of it comes."""
     account = mount.account()
-    flags = [f"--connections={connections}", "--no-ftp"]
+    flags = [f"--max-connections={connections}", "--no-ftp"]
     caches = [account.home / f"cache-{number}" for number in range(3)]  # one of its own for each: nothing is shared
     env = {"EMPIARFS_PATIENCE": "60"}
     mounts = [
@@ -99,13 +99,13 @@ def read_by_three(mount: Mounts, url: str, connections: int, *expected: str) -> 
 
 
 @pytest.mark.parametrize("connections", [4, BUDGET])
-def test_programs_together_keep_the_budget(mount: Mounts, sparse: Counted, connections: int) -> None:
+def test_programs_together_keep_the_budget(mount: Mounts, sparse: RequestLog, connections: int) -> None:
     """Two mounts and a Python program of one user hold no more connections than one alone may, and use them."""
     read_by_three(mount, sparse.url, connections)
     assert connections - 1 <= sparse.connections <= connections
 
 
-def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, faulty: Faulty) -> None:
+def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, faulty: FaultProxy) -> None:
     """Replies of 503 take nobody over the budget, and every byte comes in the end."""
     host, _, port = faulty.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
@@ -116,7 +116,7 @@ def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fa
 
 
 def test_two_connections_are_kept_for_who_waits(
-    faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -146,7 +146,7 @@ def read_on(opened: OpenFile, start: int, stop: int) -> None:
         opened.read(offset, 128 * KIB)
 
 
-def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: Faulty) -> None:
+def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultProxy) -> None:
     """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
 
     def read(path: str, mark: str, flags: int) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from apache import Apache
+from fixture_tree import BLOCK, SPARSE_BYTES, SPARSE_MARK, SPARSE_MARKS, World, listed
 from mounting import Mount, Mounts
-from world import BLOCK, SPARSE_BYTES, SPARSE_MARK, SPARSE_MARKS, World, listed
 
 HIDDEN = ("--exclude=README.md", "--exclude=.hidden")
 RANDOM = "10100/data/random.bin"

@@ -5,11 +5,11 @@ import os
 import stat
 from pathlib import Path
 
-import ondisk
+import cache_files
 import pytest
 from apache import Apache
+from fixture_tree import BLOCK, World
 from mounting import Account, Mount, Mounts, eventually
-from world import BLOCK, World
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -31,12 +31,12 @@ def beginning(path: str, size: int) -> str:
 
 def block_files(account: Account) -> list[Path]:
     """Give the files of the cache that hold blocks."""
-    return ondisk.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
+    return cache_files.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def kept_bytes(account: Account) -> int:
     """Give the bytes of all blocks on disk."""
-    return ondisk.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
+    return cache_files.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def filled(mount: Mounts, account: Account) -> None:
@@ -205,8 +205,8 @@ def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> No
 
 
 def test_memory_stays_in_bounds(mount: Mounts) -> None:
-    """With --memory 64M the daemon takes no more than that and what Python needs, while 1 GiB goes through it."""
-    made: Mount = mount("10200", flags=["--memory=64M", "--cache-size=128M"])
+    """With --memory-cache-size 64M the daemon takes that and what Python needs, while 1 GiB goes through it."""
+    made: Mount = mount("10200", flags=["--memory-cache-size=64M", "--cache-size=128M"])
     done = made.run(
         "dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100
     )

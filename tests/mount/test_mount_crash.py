@@ -16,12 +16,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import machine
-import ondisk
+import cache_files
 import pytest
+import sandbox
 from apache import Apache
+from fixture_tree import World
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
-from world import World
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -93,7 +93,7 @@ def unknown_blocks(account: Account) -> list[Path]:
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return [file for file in ondisk.segments(folder) if file.relative_to(folder).as_posix() not in known]
+    return [file for file in cache_files.segments(folder) if file.relative_to(folder).as_posix() not in known]
 
 
 @pytest.mark.promise(
@@ -116,7 +116,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     for turn in range(kills):
         made = lasting_mount("10028", "10100", account=account, path=place)
         made.expect("damaged")
-        assert len(machine.mounted(place)) == 1, "dead mounts pile up"
+        assert len(sandbox.mounted(place)) == 1, "dead mounts pile up"
         reader, answer = made.calling(compared, place, world.root, list(FILES), turn, 20.0, 4)
         threading.Event().wait(chance.uniform(0.05, 0.8))
         os.kill(made.daemon(), signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_a_daemon_that_is_stopped_goes_on(
     lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int]
 ) -> None:
     """A laptop that sleeps: whoever was reading waits, and reads on, right."""
-    made = lasting_mount("10028", "10100", flags=["--memory=16M", "--cache-size=8M"])
+    made = lasting_mount("10028", "10100", flags=["--memory-cache-size=16M", "--cache-size=8M"])
     made.expect("line was lost|went silent|asking again|only drips|breaks its replies")
     _, answer = made.calling(compared, made.path, world.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
     daemon = made.daemon()
@@ -161,7 +161,7 @@ def test_a_daemon_that_is_stopped_goes_on(
 
 def left_over(account: Account) -> Counter[str]:
     """Count what a mount may leave behind: processes, mounts, files by the folder they are in."""
-    counts = Counter({"processes": len(machine.processes(account.token))})
+    counts = Counter({"processes": len(sandbox.processes(account.token))})
     counts["mounts"] = sum(str(account.home) in line for line in Path("/proc/self/mounts").read_text().splitlines())
     for folder, _, files in os.walk(account.home):
         inside = Path(folder).relative_to(account.home).parts
@@ -263,14 +263,14 @@ def mixed(path: str, size: int, readers: int, each: int) -> int:
 @pytest.fixture
 def busy(lasting_mount: Mounts) -> Mount:
     """A mount with little memory of its own."""
-    return lasting_mount("10200", flags=["--memory=64M", "--cache-size=512M"])
+    return lasting_mount("10200", flags=["--memory-cache-size=64M", "--cache-size=512M"])
 
 
 @pytest.mark.timeout(300)
 def test_many_readers_do_not_take_more_memory(
     busy: Mount, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --memory 64M and 32 readers, in line and at random, the daemon stays under 300 MB."""
+    """With --memory-cache-size 64M and 32 readers, in line and at random, the daemon stays under 300 MB."""
     each = how_long(12, 60) * MIB
     path = busy / "10200/data/sparse.mrc"
     assert busy.call(mixed, path, path.stat().st_size, 32, each, timeout=250) >= 32 * each
@@ -282,9 +282,9 @@ def test_many_readers_do_not_take_more_memory(
 
 def test_two_users_have_two_caches(mount: Mounts, world: World) -> None:
     """Root and an ordinary user mount at once, each with a cache of his own; neither may use the other's."""
-    if len(machine.users()) == 1:
+    if len(sandbox.users()) == 1:
         return
-    mounts = [mount("10028", "10100", user=user) for user in machine.users()]
+    mounts = [mount("10028", "10100", user=user) for user in sandbox.users()]
     for made in mounts:
         made.account.home.chmod(0o755)
         assert made.call(compared, made.path, world.root, list(FILES), 3, 1.0, 4) == []
@@ -314,7 +314,7 @@ def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, world: World) -> N
 def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, world: World) -> None:
     """Two mounts share a cache and write to it; one is killed in the middle, and the other reads on, right."""
     account = mount.account()
-    first, second = (mount("10028", "10100", account=account, flags=["--memory=16M"]) for _ in range(2))
+    first, second = (mount("10028", "10100", account=account, flags=["--memory-cache-size=16M"]) for _ in range(2))
     _, answers = zip(
         *(one.calling(compared, one.path, world.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
         strict=True,

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import ailing
-import machine
+import flaky_disk
 import pytest
+import sandbox
+from fixture_tree import World
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 from test_mount_cache import RANDOM, block_files, digest
-from world import World
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -66,8 +66,8 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
     illness = account.home / "illness"
     illness.write_text("")
     place = account.home / "cache"
-    account.start(sys.executable, ailing.__file__, account.home / "real", place, illness)
-    eventually(lambda: machine.mounted(place), "the disk is there")
+    account.start(sys.executable, flaky_disk.__file__, account.home / "real", place, illness)
+    eventually(lambda: sandbox.mounted(place), "the disk is there")
     yield account, illness
     mount.finish()
     subprocess.run(["umount", "-l", place] if not account.user.uid else ["fusermount3", "-uz", place], check=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from counted import BLOCK, Counted, asked_twice, blocks_of, bytes_of, counted, in_a_calm_moment, spans
+from fixture_tree import SMALL_FILES, World
 from ftp_server import FtpServer
 from mounting import Account, Mount, Mounts
-from world import SMALL_FILES, World
+from request_log import BLOCK, RequestLog, asked_twice, blocks_of, bytes_of, counted, in_a_calm_moment, spans
 
 from empiarfs.model import Span
 from empiarfs.settings import KIB, MIB
@@ -55,7 +55,7 @@ def jobs_apache() -> Iterator[Apache]:
 
 
 @pytest.fixture
-def jobs(jobs_apache: Apache) -> Iterator[Counted]:
+def jobs(jobs_apache: Apache) -> Iterator[RequestLog]:
     """What the jobs read; whatever a test does with it ends within the budget of connections."""
     with counted(jobs_apache, ROUND_TRIP) as made:
         yield made
@@ -63,7 +63,7 @@ def jobs(jobs_apache: Apache) -> Iterator[Counted]:
 
 
 @pytest.fixture
-def many(apache: Apache) -> Iterator[Counted]:
+def many(apache: Apache) -> Iterator[RequestLog]:
     """The directory of 3,000 files; whatever a test does with it ends within the budget of connections."""
     with counted(apache, ROUND_TRIP) as made:
         yield made
@@ -79,7 +79,7 @@ def ftp(world: World) -> Iterator[FtpServer]:
 
 @contextmanager
 def mounted(
-    mount: Mounts, served: Counted, entry: str, *flags: str, account: Account | None = None
+    mount: Mounts, served: RequestLog, entry: str, *flags: str, account: Account | None = None
 ) -> Iterator[Mount]:
     """Mount with an empty cache, or that of `account`; unmount at the end, so that connections are not added up."""
     made = mount(entry, base_url=served.url, flags=flags, account=account or mount.account())
@@ -155,7 +155,7 @@ def check_in_line(found: Sequence[Span], size: int) -> None:
     assert len(found) <= size // (256 * KIB) + 8
 
 
-def test_names_cost_one_request(mount: Mounts, many: Counted, binding: str) -> None:
+def test_names_cost_one_request(mount: Mounts, many: RequestLog, binding: str) -> None:
     """`ls` of 3,000 files asks for one page; no file is asked for, though each one's kind is known."""
 
     def kinds(path: str) -> tuple[int, int]:
@@ -167,7 +167,7 @@ def test_names_cost_one_request(mount: Mounts, many: Counted, binding: str) -> N
         assert [(one.method, one.path) for one in many.asked(f"{MANY}.*")] == [("GET", f"{MANY}/")]
 
 
-def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: Counted, ftp: FtpServer) -> None:
+def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: RequestLog, ftp: FtpServer) -> None:
     """`ls -l` of 3,000 files costs a page, one HEAD and one FTP list; after a remount it costs nothing."""
 
     def check() -> None:
@@ -188,7 +188,7 @@ def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: Counted, ftp: Ftp
 
 
 @pytest.mark.promise("`ls` costs one request for a directory that is not known, none for one that is.")
-def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: Counted) -> None:
+def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: RequestLog) -> None:
     """`ls` shows the names after one request; `ls -l` asks once for each file, and after a remount for none."""
 
     def check() -> None:
@@ -207,7 +207,7 @@ def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: Counted) -> N
     in_a_calm_moment(check)
 
 
-def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: Counted) -> None:
+def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: RequestLog) -> None:
     """A file read from its start to its end costs its bytes, none twice; again nothing, nor after a remount."""
 
     def check() -> None:
@@ -225,7 +225,7 @@ def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: Counted) -> None:
     in_a_calm_moment(check)
 
 
-def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: Counted) -> None:
+def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: RequestLog) -> None:
     """Eight files read at the same time cost their bytes, none twice, over the same few connections."""
 
     def check() -> None:
@@ -238,7 +238,7 @@ def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: Counted) -> None:
 
 
 @pytest.mark.parametrize("size", [64 * KIB, MIB])
-def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: Counted, size: int) -> None:
+def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: RequestLog, size: int) -> None:
     """Reads at random places cost the blocks of what the kernel asks for, and at most one more each; none twice."""
 
     def check() -> None:
@@ -256,7 +256,7 @@ def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: Counted, size: int)
     in_a_calm_moment(check)
 
 
-def test_heads_cost_a_block_each(mount: Mounts, jobs: Counted) -> None:
+def test_heads_cost_a_block_each(mount: Mounts, jobs: RequestLog) -> None:
     """The first KiB of each of 100 files costs a HEAD and a block of each; the walk runs 64 files ahead at most."""
 
     def check() -> None:

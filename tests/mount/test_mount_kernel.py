@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fixture_tree import BLOCK, SMALL_FILES
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
-from world import BLOCK, SMALL_FILES
 
 RANDOM = "10100/data/random.bin"
 ENDED_IN_A_READ = "went silent|asking again|was closed|line was lost|no reply|refuses connections"
@@ -216,7 +216,7 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
 
 
 @pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
-def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
 
     def read(path: str, offset: int, mark: str) -> int:
@@ -253,7 +253,7 @@ def sleeps(process: int) -> bool:
 @pytest.mark.promise(
     "Any number of threads and processes may read at once; those who want the same block share one request."
 )
-def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """64 readers that want one block at the same time cost one request."""
 
     def together(path: str, count: int, size: int) -> set[bytes]:
@@ -277,7 +277,7 @@ def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: Faulty, b
     assert faulty.count("GET", RANDOM) == 1
 
 
-def test_a_stuck_reader_can_be_killed(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_a_stuck_reader_can_be_killed(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """A program that waits for a silent server ends when it is killed."""
     made = mount("10100", base_url=faulty.url, binding=binding)
     made.expect(ENDED_IN_A_READ)
@@ -296,7 +296,7 @@ def test_each_binding_loads_its_own_library(mount: Mounts, library: str) -> None
     assert loaded == {"libfuse3.so.3" if library == "libfuse 3" else "libfuse.so.2"}
 
 
-def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: Faulty) -> None:
+def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultProxy) -> None:
     """The first block of a long request is served before the last has arrived."""
 
     def walk(path: str) -> None:

@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import machine
 import pytest
+import sandbox
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
@@ -130,12 +130,12 @@ def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> N
 def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
     """Where /etc/fuse.conf does not allow it, --allow-other fails and says whom to ask for what."""
     made = mount.prepare(mount.account("user"))
-    before = machine.FUSE_CONFIG.read_text()
-    machine.FUSE_CONFIG.write_text("")
+    before = sandbox.FUSE_CONFIG.read_text()
+    sandbox.FUSE_CONFIG.write_text("")
     try:
         line = refusal(mount.command(made, flags=["--allow-other"]))
     finally:
-        machine.FUSE_CONFIG.write_text(before)
+        sandbox.FUSE_CONFIG.write_text(before)
     assert "user_allow_other" in line
     assert "/etc/fuse.conf" in line
 
@@ -152,7 +152,7 @@ def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signa
 @pytest.mark.promise("A read that waits when the mount ends gets an error, never bytes.")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unmounts_in_the_middle_of_a_read(
-    mount: Mounts, faulty: Faulty, binding: str, user: str, number: signal.Signals
+    mount: Mounts, faulty: FaultProxy, binding: str, user: str, number: signal.Signals
 ) -> None:
     """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
     made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
@@ -192,7 +192,7 @@ def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: s
         made.umount()
         return
     again = mount("10100", account=account, path=made.path)
-    assert len(machine.mounted(again.path)) == 1
+    assert len(sandbox.mounted(again.path)) == 1
     assert again.call(outcome, again / "10100/data/1.bin") == 1
 
 
@@ -217,7 +217,7 @@ def someone(mount: Mounts, name: str) -> Account:
     """Make a home for the user `name` of this machine."""
     known = pwd.getpwnam(name)
     home = Path(tempfile.mkdtemp(prefix="home-", dir=mount.folder))
-    return Account(machine.User(name, known.pw_uid, known.pw_gid), home, "mfusepy")
+    return Account(sandbox.User(name, known.pw_uid, known.pw_gid), home, "mfusepy")
 
 
 @pytest.mark.root
@@ -303,7 +303,7 @@ def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -
     assert "mounted already" in line
     assert "empiarfs umount" in line
     assert made.call(names, made.path) == ["10028"]
-    assert len(machine.mounted(made.path)) == 1
+    assert len(sandbox.mounted(made.path)) == 1
 
 
 @pytest.mark.root
@@ -312,11 +312,11 @@ def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) ->
     made = mount.prepare(mount.account(user))
     nothing = made.account.home / "nothing"
     nothing.write_text("")
-    machine.bind(nothing, machine.FUSE_DEVICE)
+    sandbox.bind(nothing, sandbox.FUSE_DEVICE)
     try:
         line = refusal(mount.command(made))
     finally:
-        machine.unbind(machine.FUSE_DEVICE)
+        sandbox.unbind(sandbox.FUSE_DEVICE)
     assert "modprobe fuse" in line
     assert "--device /dev/fuse" in line
 
@@ -325,12 +325,12 @@ def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) ->
 def test_a_fuse_device_that_is_closed_to_users_is_named(mount: Mounts) -> None:
     """Where users may not open /dev/fuse, the message says so."""
     made = mount.prepare(mount.account("user"))
-    before = machine.FUSE_DEVICE.stat().st_mode
-    machine.FUSE_DEVICE.chmod(0o600)  # the node of our own namespace
+    before = sandbox.FUSE_DEVICE.stat().st_mode
+    sandbox.FUSE_DEVICE.chmod(0o600)  # the node of our own namespace
     try:
         assert "/dev/fuse" in refusal(mount.command(made))
     finally:
-        machine.FUSE_DEVICE.chmod(before)
+        sandbox.FUSE_DEVICE.chmod(before)
 
 
 def test_without_fusermount_a_user_is_told_what_to_install(mount: Mounts, binding: str) -> None:
@@ -369,8 +369,8 @@ def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
 @pytest.mark.parametrize(
     ("flags", "env", "named"),
     [
-        (["--memory=lots"], {}, "--memory"),
-        ([], {"EMPIARFS_CONNECTIONS": "99"}, "EMPIARFS_CONNECTIONS"),
+        (["--memory-cache-size=lots"], {}, "--memory-cache-size"),
+        ([], {"EMPIARFS_MAX_CONNECTIONS": "99"}, "EMPIARFS_MAX_CONNECTIONS"),
         (["-o", "rw"], {}, "read-only"),
         (["--base-url=ftp://somewhere"], {}, "web address"),
     ],
@@ -401,7 +401,7 @@ def helper() -> Iterator[None]:
     assert not file.exists(), f"{file} is there already; take it away for the tests"
     program = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
     python = f'exec "{sys.executable}" -c "{program}" "$@"'
-    file.write_text(f'#!/bin/sh\nPYTHONPATH="{machine.PROJECT}"; export PYTHONPATH\n{python}\n')
+    file.write_text(f'#!/bin/sh\nPYTHONPATH="{sandbox.PROJECT}"; export PYTHONPATH\n{python}\n')
     file.chmod(0o755)
     yield
     file.unlink()

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import ondisk
+import cache_files
 import pytest
 from apache import Apache
+from fixture_tree import SMALL_FILES, World, listed
 from mounting import Account, Mount, Mounts, eventually
-from world import SMALL_FILES, World, listed
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -69,7 +69,7 @@ def filled(mount: Mounts, binding: str) -> Account:
     made.run("stat", made / "10300/data/0007.txt")
     assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
     store = account.home / "cache/empiarfs/v1/blocks"
-    eventually(lambda: ondisk.volume(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
+    eventually(lambda: cache_files.volume(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
     made.umount()
     return account
 
@@ -109,7 +109,7 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     account = mount.account(binding=binding)
     online = mount("10028", account=account, base_url=own_apache.url)
     assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
-    eventually(lambda: ondisk.segments(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
+    eventually(lambda: cache_files.segments(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
     online.umount()
     own_apache.stop()
     made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})

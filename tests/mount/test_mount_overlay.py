@@ -6,13 +6,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import machine
 import pytest
+import sandbox
 from apache import Apache
+from fixture_tree import DEEP
 from mounting import Account, Mount, Mounts
-from world import DEEP
 
-DOCUMENT = machine.PROJECT / "docs" / "running.md"
+DOCUMENT = sandbox.PROJECT / "docs" / "running.md"
 # what says that ordinary users may have no user namespaces, and the value that forbids them
 FORBIDDING = {
     "kernel/apparmor_restrict_unprivileged_userns": "1",
@@ -83,9 +83,9 @@ def disk(own_machine: None, open_folder: Path) -> Iterator[Path]:
     if found.stdout.strip() != b"overlay" or os.geteuid():
         yield open_folder
         return
-    machine.mount_tmpfs(open_folder)
+    sandbox.mount_tmpfs(open_folder)
     yield open_folder
-    machine.unbind(open_folder)
+    sandbox.unbind(open_folder)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fixture_tree import World
 from mounting import Mount, Mounts, eventually
-from world import World
 
 from empiarfs.cli.text import printable
 
@@ -107,7 +107,7 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
     "hide `README*` and dot files."
 )
 @pytest.mark.promise("It is shown from then on.")
-def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: Faulty) -> None:
+def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: FaultProxy) -> None:
     """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
     def without(page: bytes) -> bytes:
@@ -127,7 +127,7 @@ def test_a_listing_that_shrinks_is_not_believed_at_once(
     mount: Mounts, own_apache: Apache, small_tree: Path
 ) -> None:
     """A name that a newer listing lacks stays until a second listing lacks it too."""
-    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_FRESH": "0.3"})
+    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_LISTING_TTL": "0.3"})
     folder = made / "10028/data"
     assert made.call(names, folder) == ["a.txt", "b.txt", "c.txt"]
     (small_tree / "10028/data/c.txt").unlink()
@@ -147,7 +147,7 @@ def test_a_listing_that_shrinks_is_not_believed_at_once(
 
 def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, small_tree: Path) -> None:
     """A listing that is no longer fresh is shown at once, and asked for anew behind the user."""
-    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_FRESH": "0.3"})
+    made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_LISTING_TTL": "0.3"})
     folder = made / "10028/data"
     made.call(names, folder)
     (small_tree / "10028/data/d.txt").write_text("d")
@@ -161,7 +161,7 @@ def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, s
 def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Apache) -> None:
     """When the server cannot be reached, old listings, sizes and cached bytes are served, at a new mount too."""
     account = mount.account()
-    settings = {"EMPIARFS_FRESH": "0", "EMPIARFS_PATIENCE": "1"}
+    settings = {"EMPIARFS_LISTING_TTL": "0", "EMPIARFS_PATIENCE": "1"}
     made = mount("10028", base_url=own_apache.url, account=account, env=settings)
     made.expect("refuses connections|line was lost|no reply")
     assert made.run("cp", "-r", made / "10028/data", account.home / "copy").returncode == 0
@@ -186,7 +186,7 @@ def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: Faulty) -> None:
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: FaultProxy) -> None:
     """A reader notices nothing of a few replies of 503."""
     made = mount("10100", base_url=faulty.url)
     made.expect("HTTP 503")
@@ -198,7 +198,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: 
     "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
     "never fewer."
 )
-def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: Faulty) -> None:
+def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: FaultProxy) -> None:
     """When patience is at its end a read fails with EIO; it never gives other bytes."""
 
     def outcome(path: str) -> int:

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import machine
 import pytest
-from faulty import Faulty
+import sandbox
+from fault_proxy import FaultProxy
 from mounting import Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits for real bounds
@@ -32,10 +32,10 @@ def bounded(open_folder: Path) -> dict[str, str]:
         "from empiarfs.cli import mounts\nfrom empiarfs.mount import names\n"
         f"mounts.CHECK_SECONDS = 0.5\nnames.SECONDS = {BOUND}\n"
     )
-    return {"PYTHONPATH": f"{open_folder}:{machine.PROJECT}", "EMPIARFS_PATIENCE": "300"}
+    return {"PYTHONPATH": f"{open_folder}:{sandbox.PROJECT}", "EMPIARFS_PATIENCE": "300"}
 
 
-def away(faulty: Faulty, how: str) -> AbstractContextManager[object]:
+def away(faulty: FaultProxy, how: str) -> AbstractContextManager[object]:
     """Return what keeps the server silent, gone, or refusing."""
     return {"silent": lambda: faulty.hold(".*"), "gone": faulty.gone, "refusing": faulty.refusing}[how]()
 
@@ -48,7 +48,7 @@ def timed(mount: Mount, *command: str | Path, **more: Any) -> "tuple[subprocess.
 
 @pytest.fixture(params=["silent", "gone", "refusing"])
 def named(
-    request: pytest.FixtureRequest, mount: Mounts, faulty: Faulty, bounded: dict[str, str], binding: str
+    request: pytest.FixtureRequest, mount: Mounts, faulty: FaultProxy, bounded: dict[str, str], binding: str
 ) -> Iterator[Mount]:
     """10028, named, of a server that is away."""
     with away(faulty, request.param):
@@ -70,7 +70,7 @@ def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
             assert seconds < SOON, name
 
 
-def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """Without entries named too, where another mount has seen the entry before."""
     account = mount.account(binding=binding)
     before = mount(base_url=faulty.url, account=account)
@@ -92,7 +92,7 @@ def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty
 )
 @pytest.mark.parametrize("how", ["silent", "gone"])
 def test_names_fail_soon_where_no_server_has_answered(
-    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str], how: str
+    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], how: str
 ) -> None:
     """A listing, a file in it, and an entry: EIO after the bound, whatever patience; the log says why."""
     with away(faulty, how):
@@ -112,7 +112,7 @@ def test_names_fail_soon_where_no_server_has_answered(
     "the next."
 )
 def test_names_are_waited_for_once_the_server_has_answered(
-    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str]
+    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
     """From the first answer on patience bounds them; the same mount recovers by itself."""
     with faulty.hold(".*"):
@@ -129,7 +129,7 @@ def test_names_are_waited_for_once_the_server_has_answered(
 
 
 def test_reads_are_waited_for_though_no_server_has_answered(
-    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str]
+    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
     """A file whose size is known opens, and its bytes are waited for as long as patience lasts."""
     account = mount.account(binding=binding)
@@ -162,7 +162,7 @@ def tried_three_times(path: str) -> tuple[list[int], float]:
 
 @pytest.mark.parametrize("way", ["interrupted", "in vain"])
 def test_a_program_waits_once_for_what_it_tries_three_times(
-    mount: Mounts, faulty: Faulty, binding: str, bounded: dict[str, str], way: str
+    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], way: str
 ) -> None:
     """One Ctrl-C, or one bound, ends all three."""
     with faulty.hold(".*") as held:
@@ -180,7 +180,7 @@ def test_a_program_waits_once_for_what_it_tries_three_times(
         made.umount("--lazy")
 
 
-def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: Faulty, bounded: dict[str, str]) -> None:
+def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: FaultProxy, bounded: dict[str, str]) -> None:
     """Of bash itself, which goes on with its next command, as a prompt would come back."""
     with faulty.hold(".*"):
         made = mount(base_url=faulty.url, env=bounded)
@@ -204,7 +204,7 @@ def told(mount: Mount) -> dict[str, Any]:
     return values
 
 
-def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """Lookups, listings and opens that wait are names, reads are reads; there are none when all have come."""
     account = mount.account(binding=binding)
     before = mount("10028", base_url=faulty.url, account=account)
@@ -238,7 +238,7 @@ def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: Faulty, bin
     ],
 )
 def test_the_warning_says_how_long_is_waited(
-    mount: Mounts, faulty: Faulty, entries: list[str], patience: str, words: str
+    mount: Mounts, faulty: FaultProxy, entries: list[str], patience: str, words: str
 ) -> None:
     """In one line, when a mount is made of a server that is silent."""
     with faulty.hold(".*"):

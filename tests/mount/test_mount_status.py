@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty import Faulty
+from fault_proxy import FaultProxy
 from mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 NAME = ".empiarfs-status"
@@ -55,7 +55,7 @@ def test_the_hidden_file_tells_of_this_moment(mount: Mounts, binding: str, user:
     made = mount("10100", user=user, binding=binding)
     before = told(made)
     assert before["mountpoint"] == str(made.path)
-    assert before["process"] == made.daemon()
+    assert before["pid"] == made.daemon()
     assert before["binding"].startswith(f"{binding} on libfuse ")
     assert (before["entries"], before["reads"], before["fetched_bytes"]) == ([], 0, 0)
     size = made.call(outcome, made / RANDOM)
@@ -139,7 +139,7 @@ def stuck(mount: Mount, path: Path) -> int:
 
 
 @pytest.mark.promise("It answers while the server is silent and programs wait for it.")
-def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """While a server is silent and 60 programs wait for it, the status tells of it within its usual time."""
 
     def sizes(folder: str) -> int:
@@ -163,20 +163,20 @@ def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: Faulty
         assert max(len(line) for line in text.splitlines()) <= 80
         eventually(lambda: told(made)["stalls"], "silence is counted")
         values = told(made)
-        assert 0 < values["connections_highest"] <= values["connections_limit"] == 10
+        assert 0 < values["connections_peak"] <= values["connections_limit"] == 10
         os.kill(made.daemon(), signal.SIGTERM)  # or the readers pause for long before they ask again
         made.see_gone()
 
 
-def test_the_newest_troubles_are_told(mount: Mounts, faulty: Faulty) -> None:
+def test_the_newest_troubles_are_told(mount: Mounts, faulty: FaultProxy) -> None:
     """A warning of the log is told with its time: what is wrong, where, and how long it will be tried."""
     made = mount("10100", base_url=faulty.url)
     made.expect(STUCK, "HTTP 500")
     made.call(outcome, made / "10100/data/1.bin")
     with faulty.answer(RANDOM, 500, method="HEAD"):
         stuck(made, made / RANDOM)
-        eventually(lambda: told(made)["troubles"], "a trouble")
-    (trouble, *_) = told(made)["troubles"]
+        eventually(lambda: told(made)["warnings"], "a trouble")
+    (trouble, *_) = told(made)["warnings"]
     where = "10100/data/random.bin: the server answers HTTP 500 Internal Server Error"
     assert re.fullmatch(rf"{where}; asking again for up to \d+ s", trouble["text"])
     assert told(made)["since"] < trouble["time"] < told(made)["now"]
@@ -184,7 +184,7 @@ def test_the_newest_troubles_are_told(mount: Mounts, faulty: Faulty) -> None:
     assert "asking again" in " ".join(status(made.account, made.path).stdout.decode().split())
 
 
-def test_counters_agree_with_the_server(mount: Mounts, faulty: Faulty, binding: str) -> None:
+def test_counters_agree_with_the_server(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """Requests are those that the server saw, and blocks are in memory, on disk, or fetched."""
     made = mount("10100", base_url=faulty.url, binding=binding)
     made.call(outcome, made / RANDOM)
@@ -194,7 +194,7 @@ def test_counters_agree_with_the_server(mount: Mounts, faulty: Faulty, binding: 
     assert values["blocks_fetched"] * 128 * 1024 >= values["fetched_bytes"] > 8 * 2**20
     assert values["blocks_from_disk"] == 0
     assert 0 < values["memory_bytes"] <= values["memory_limit_bytes"]
-    eventually(lambda: told(made)["unwritten_bytes"] == 0, "blocks are written")
+    eventually(lambda: told(made)["write_queue_bytes"] == 0, "blocks are written")
     limit = values["disk_limit_bytes"]
     eventually(lambda: values["fetched_bytes"] <= told(made)["disk_bytes"] <= limit, "the cache's size is told")
 
@@ -280,7 +280,7 @@ def test_a_stopped_daemon_is_shown_as_silent(mount: Mounts, binding: str, user: 
         os.kill(daemon, signal.SIGCONT)
     assert done.returncode == 1
     assert "does not answer" in done.stdout.decode()
-    assert told(made)["process"] == daemon
+    assert told(made)["pid"] == daemon
 
 
 def in_the_foreground(made: Mount, base_url: str, changed: str) -> "subprocess.Popen[bytes]":
@@ -317,7 +317,7 @@ def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts,
 @pytest.mark.promise(
     "`SIGUSR1` makes the daemon write to its log what each thread does, and all of its status; it never ends it."
 )
-def test_sigusr1_tells_the_log(mount: Mounts, faulty: Faulty, binding: str, user: str) -> None:
+def test_sigusr1_tells_the_log(mount: Mounts, faulty: FaultProxy, binding: str, user: str) -> None:
     """On SIGUSR1 the daemon writes what each thread does, and its status, to its log, as often as it is asked."""
     made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
@@ -336,7 +336,7 @@ def test_sigusr1_tells_the_log(mount: Mounts, faulty: Faulty, binding: str, user
         assert "tidy 0" in text or "tidy (" in text
         assert re.search(r"of libfuse \(\d+\)\n(?:  .*\n)+?  File \".*operations\.py\", line \d+, in read\n", text)
         assert f'"mountpoint": "{made.path}"' in text
-        assert "signal 10" not in str(told(made)["troubles"])
+        assert "signal 10" not in str(told(made)["warnings"])
         os.kill(made.daemon(), signal.SIGTERM)
         made.see_gone()
 
@@ -389,7 +389,7 @@ def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
 
 
 @pytest.mark.promise("No status holds the user name or password of an address.")
-def test_credentials_are_not_told(mount: Mounts, faulty: Faulty) -> None:
+def test_credentials_are_not_told(mount: Mounts, faulty: FaultProxy) -> None:
     """User name and password of the base URL stand in no status."""
     url = faulty.url.replace("http://", "http://me:se%40cret@")
     made = mount("10100", base_url=url)

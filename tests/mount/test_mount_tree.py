@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from apache import Apache
-from faulty import Faulty
+from fault_proxy import FaultProxy
+from fixture_tree import DEEP, NAMES, World, listed
 from mounting import Account, Mount, Mounts
-from world import DEEP, NAMES, World, listed
 
 ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
 
@@ -117,7 +117,7 @@ def test_the_root_shows_itself_and_its_parent(mounted: Mount) -> None:
     assert mounted.run("ls", "-a", mounted.path).stdout.decode().splitlines() == [".", "..", *ENTRIES]
 
 
-def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, faulty: Faulty) -> None:
+def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, faulty: FaultProxy) -> None:
     """An entry that the server has and its listing lacks is found by lookup."""
 
     def without(page: bytes) -> bytes:

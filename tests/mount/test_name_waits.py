@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from fakes import FakeClock
 
-from empiarfs.engine.wanted import waited
-from empiarfs.errors import Unavailable, Unwanted
+from empiarfs.engine.cancellation import wait
+from empiarfs.errors import Cancelled, Unavailable
 from empiarfs.mount import names
 from empiarfs.mount.names import AGAIN_SECONDS, SECONDS, NameWaits, WaitedInVain
 
@@ -45,7 +45,7 @@ class World:
             return come.is_set()
 
         with self.waits.bounded("10028/data"):
-            assert waited(tick)
+            assert wait(tick)
         return self.clock.now - begun
 
 
@@ -53,7 +53,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A server that has never answered, and a thread that is not to end."""
     made = World()
-    monkeypatch.setattr(names, "is_to_end", lambda thread: thread in made.ending)
+    monkeypatch.setattr(names, "is_ending", lambda thread: thread in made.ending)
     return made
 
 
@@ -92,7 +92,7 @@ def test_an_answer_meanwhile_lifts_the_bound(world: World) -> None:
 def test_a_thread_does_not_wait_twice_in_a_row(world: World, way: str) -> None:
     """What it asks right after fails at once, as a shell tries a name again another way; later it waits again."""
     world.ending = {THREAD} if way == "interrupted" else set()
-    with pytest.raises(Unwanted if world.ending else Unavailable):
+    with pytest.raises(Cancelled if world.ending else Unavailable):
         world.wait(1000)
     world.ending.clear()
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_a_thread_that_was_interrupted_waits_again_where_the_server_has_answered
     """The server is there: what is asked anew is worth waiting for."""
     world.answered = True
     world.ending = {THREAD}
-    with pytest.raises(Unwanted):
+    with pytest.raises(Cancelled):
         world.wait(1000)
     world.ending.clear()
     assert world.wait(1000) >= 1000

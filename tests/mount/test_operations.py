@@ -10,10 +10,10 @@ import pytest
 
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.errors import Offline
-from empiarfs.model import Directory, Entry, File
+from empiarfs.model import Directory, File, Node
 from empiarfs.mount import binding
 from empiarfs.mount.operations import Operations
-from empiarfs.mount.status import Troubles, Watch
+from empiarfs.mount.status import MountStats, RecentWarnings
 from empiarfs.mount.view import Owner
 
 DIRECTORY = "10028/data"
@@ -32,8 +32,8 @@ class OneDirectory:
         """See `Archive`."""
         return True
 
-    def entries(self, directory: str) -> list[Entry]:
-        """See `Archive.entries`."""
+    def entries(self, directory: str) -> list[Node]:
+        """See `Archive.listdir`."""
         return list(self.files.values())
 
     def stat(self, path: str) -> File | Directory:
@@ -47,10 +47,10 @@ class OneDirectory:
         return OpenFile(cast("Archive", self), self.files[path])
 
 
-def answering(archive: OneDirectory) -> tuple[Operations, Watch]:
+def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:
     """Give what answers the kernel, and what counts."""
-    watch = Watch("/mnt", Troubles())
-    return Operations(cast("Archive", archive), Owner(1000, 1000), 1_795_000_000, lambda: None, watch), watch
+    stats = MountStats("/mnt", RecentWarnings())
+    return Operations(cast("Archive", archive), Owner(1000, 1000), 1_795_000_000, lambda: None, stats), stats
 
 
 def information(handle: int = 0) -> Any:
@@ -80,9 +80,9 @@ def test_a_surprise_when_a_file_is_opened_is_logged_and_eio(
 ) -> None:
     """And leaves nothing open: the kernel may be told of the next version."""
     archive = OneDirectory(FILE)
-    operations, watch = answering(archive)
+    operations, stats = answering(archive)
     operations.getattr(f"/{FILE.path}")
-    monkeypatch.setattr(watch, "opened", lambda _: 1 / 0)
+    monkeypatch.setattr(stats, "record_open", lambda _: 1 / 0)
     with EIO:
         operations.open(f"/{FILE.path}", information())
     (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
@@ -99,7 +99,7 @@ def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCa
     operations.getattr(f"/{FILE.path}")
     info = information()
     operations.open(f"/{FILE.path}", info)
-    operations._versions.closed(FILE)
+    operations._versions.close(FILE)
     with EIO:
         operations.release(f"/{FILE.path}", info)
     assert caplog.messages == [f"release {FILE.path}"]

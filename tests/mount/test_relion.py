@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import machine
 import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
+import sandbox
 import starfile
 from apache import Apache
 from mounting import BINDINGS, Mount, Mounts
@@ -50,7 +50,7 @@ README_DATA = "~/empiar/10028/data"
 
 def readme_links() -> list[str]:
     """Give the commands with which the README links an entry's data into a project."""
-    text = (machine.PROJECT / "README.md").read_text(encoding="utf-8")
+    text = (sandbox.PROJECT / "README.md").read_text(encoding="utf-8")
     section = text[text.index("### RELION") : text.index("### Python")]
     return re.findall(r"(?:mkdir \w+ && )?ln -s ~/empiar/[\w/]+ [\w/]+", section)
 

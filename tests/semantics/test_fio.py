@@ -64,7 +64,7 @@ def made(request: pytest.FixtureRequest, own_machine: None, served: Path) -> Ite
     mounts = Mounts(folder, server.url)
     try:
         with mounts.watched(110):
-            yield mounts(binding=request.param, flags=["--memory=16M", "--cache-size=8M"])
+            yield mounts(binding=request.param, flags=["--memory-cache-size=16M", "--cache-size=8M"])
         mounts.finish()
     finally:
         server.close()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
+from fixture_tree import World
 from mounting import Mount, Mounts, eventually
-from world import World
 
 RANDOM = "10100/data/random.bin"
 
@@ -139,7 +139,7 @@ def test_inotify_tells_of_this_machine_alone(
             file.read()
         return appeared, events()
 
-    made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_FRESH": "0.3"})
+    made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_LISTING_TTL": "0.3"})
     assert made.run("ls", made / "10028/data").returncode == 0
     (small_tree / "10028/data/new.txt").write_text("new")
     assert made.call(watched, made / "10028/data", "new.txt") == ([], [0x1, 0x20])

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from apache import Apache
+from fixture_tree import BLOCK, World
 from mounting import DEADLINE, Mount, Mounts, eventually
-from world import BLOCK, World
 
 RANDOM = "10100/data/random.bin"
 AWAY = "refuses connections|line was lost|no reply|was closed"
@@ -109,7 +109,7 @@ def exercised(  # noqa: C901 - one way of reading after the other
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_way_is_read_the_bytes_are_the_files(mount: Mounts, world: World, binding: str, seed: int) -> None:
     """Hundreds of reads of ten kinds, at all edges, are right, though little is kept and that soon pushed out."""
-    made = mount("10100", binding=binding, flags=["--memory=16M", "--cache-size=3M"])
+    made = mount("10100", binding=binding, flags=["--memory-cache-size=16M", "--cache-size=3M"])
     assert made.call(exercised, made / RANDOM, world.root / RANDOM, seed, 800) == []
 
 
@@ -248,7 +248,7 @@ def test_a_change_is_noticed_when_the_server_is_asked(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:
     """A file that was read whole is read as it was, until its directory is listed anew."""
-    made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_FRESH": "1"})
+    made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_LISTING_TTL": "1"})
     path, file = made / "10028/data/a.txt", small_tree / "10028/data/a.txt"
     listed = made.run("ls", "-l", made / "10028/data").returncode
     assert (listed, made.run("cat", path).stdout) == (0, b"a.txt")

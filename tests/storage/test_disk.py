@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import cache_files
 import diskcache
-import ondisk
 import pytest
 from fakes import at_once, noise
 
 from empiarfs.model import Block, File
 from empiarfs.settings import GIB, MIB
-from empiarfs.storage import database, disk, places, trouble
+from empiarfs.storage import circuit_breaker, database, disk, places
 from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.folders import secure
+from empiarfs.storage.private_dirs import ensure_private
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
 BLOCK_BYTES = 4096
@@ -93,7 +93,7 @@ def test_a_second_put_replaces_the_first(store: DiskStore, folder: Path) -> None
     store.put(block(0), b"old")
     store.put(block(0), b"new")
     assert store.get(block(0)) == b"new"
-    assert len(ondisk.segments(folder)) == 1
+    assert len(cache_files.segments(folder)) == 1
 
 
 def test_blocks_survive_a_restart(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_blocks_are_shared_by_processes(folder: Path, monkeypatch: pytest.Monkey
         File(FILE.path, FILE.size, FILE.modified and FILE.modified + 1),
         File(FILE.path, FILE.size, None),
         File(f"{FILE.path} ", FILE.size, FILE.modified),
-        File(FILE.path, FILE.size, FILE.modified, listed=True),
+        File(FILE.path, FILE.size, FILE.modified, coarse_mtime=True),
     ],
 )
 def test_another_file_or_version_is_another_block(store: DiskStore, other: File) -> None:
@@ -276,7 +276,7 @@ def test_a_damaged_block_is_not_there_and_heals(
     """Whatever became of its file, a block is given whole or not at all, and a put makes it whole again."""
     store.put(block(0), noise(BLOCK_BYTES))
     store.put(block(1), noise(BLOCK_BYTES, 1))
-    (file,) = [one for one in ondisk.segments(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
+    (file,) = [one for one in cache_files.segments(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
     DAMAGE[damage](file)
     assert store.get(block(0)) is None
     assert store.get(block(0)) is None
@@ -291,10 +291,10 @@ def test_a_damaged_block_is_dropped_counted_and_logged_once(
 ) -> None:
     """The damaged file does not stay on the disk."""
     store.put(block(0), noise(BLOCK_BYTES))
-    flipped(ondisk.segments(folder)[0])
+    flipped(cache_files.segments(folder)[0])
     store.get(block(0))
     store.get(block(0))
-    assert ondisk.segments(folder) == []
+    assert cache_files.segments(folder) == []
     assert store.broken == 1
     assert [FILE.path in line for line in warned(caplog)] == [True]
 
@@ -305,7 +305,7 @@ def test_two_blocks_whose_files_were_swapped_are_not_there(
     """Whole bytes of another block are the wrong bytes."""
     for number in range(2):
         store.put(block(number), noise(BLOCK_BYTES, number))
-    one, other = ondisk.segments(folder)
+    one, other = cache_files.segments(folder)
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(kept)
@@ -317,7 +317,7 @@ def test_a_segment_that_is_gone_hides_no_other(folder: Path) -> None:
     """Where two hold a block and the file of one was deleted, the block comes from the other, in each new store."""
     with closing(opened(folder)) as store:
         store.put(block(9), b"9", b"gone")
-        (gone,) = ondisk.segments(folder)
+        (gone,) = cache_files.segments(folder)
         store.put(block(10), b"10")
     gone.unlink()
     for _ in range(2):
@@ -330,7 +330,7 @@ def test_a_segment_that_is_gone_hides_no_other(folder: Path) -> None:
 def test_a_damaged_segment_that_was_stored_anew_meanwhile_stays(store: DiskStore, folder: Path) -> None:
     """What another process has put in its place is whole."""
     store.put(block(0), noise(BLOCK_BYTES))
-    flipped(ondisk.segments(folder)[0])
+    flipped(cache_files.segments(folder)[0])
     read = os.pread
     with pytest.MonkeyPatch.context() as patch:
 
@@ -350,7 +350,7 @@ def test_a_block_that_cannot_be_read_now_is_not_dropped(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Too many open files, too little memory, a home that is away: it is not there now, and is again later."""
-    monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
+    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.0)
 
     def refuse(*_: object) -> int:
         raise OSError(number, os.strerror(number))
@@ -361,7 +361,7 @@ def test_a_block_that_cannot_be_read_now_is_not_dropped(
             patch.setattr(os, "open", refuse)
             assert store.get(block(0)) is None
         assert store.get(block(0)) == b"good"
-    assert (len(ondisk.segments(folder)), store.broken, len(warned(caplog))) == (1, 0, 1)
+    assert (len(cache_files.segments(folder)), store.broken, len(warned(caplog))) == (1, 0, 1)
 
 
 def test_a_block_whose_place_is_known_costs_no_look_at_the_database(
@@ -383,7 +383,7 @@ def test_the_bytes_of_a_store_are_those_of_its_files(store: DiskStore, folder: P
     assert store.volume() == 0
     for number in (0, 1, 0):
         store.put(block(number), noise(BLOCK_BYTES, number))
-    assert store.volume() == store.kept() == ondisk.volume(folder)
+    assert store.volume() == store.kept() == cache_files.volume(folder)
 
 
 class Evil:
@@ -408,10 +408,10 @@ def test_nothing_is_ever_unpickled(
     mark = tmp_path / "executed"
     evil = pickle.dumps(Evil(mark))
     store.put(block(0), b"good")
-    ondisk.segments(folder)[0].write_bytes(evil)
+    cache_files.segments(folder)[0].write_bytes(evil)
     tampered(folder, "UPDATE Cache SET mode = ?, value = ?, filename = NULL", mode, evil)
     assert store.get(block(0)) is None
-    name = ondisk.segments(folder)[0].relative_to(folder).as_posix()
+    name = cache_files.segments(folder)[0].relative_to(folder).as_posix()
     tampered(folder, "UPDATE Cache SET mode = ?, value = NULL, filename = ?", mode, name)
     assert store.get(block(0)) is None
     assert not mark.exists()
@@ -449,7 +449,7 @@ def test_a_file_outside_the_folder_is_neither_read_nor_removed(
     victim = tmp_path / "victim"
     (folder / "link").symlink_to(tmp_path)
     store.put(block(0), b"good")
-    shutil.copy(ondisk.segments(folder)[0], victim)
+    shutil.copy(cache_files.segments(folder)[0], victim)
     kept = victim.read_bytes()
     tampered(folder, "UPDATE Cache SET filename = ?", name.format(absolute=victim))
     assert store.get(block(0)) is None
@@ -495,7 +495,7 @@ def test_the_limit_holds_within_one_cull(folder: Path) -> None:
         for number in range(150):
             store.put(block(number), noise(size, number))
             assert store.volume() <= limit + 2 * size
-        assert ondisk.volume(folder) <= limit + 2 * size
+        assert cache_files.volume(folder) <= limit + 2 * size
         assert store.volume() > limit // 2
 
 
@@ -573,7 +573,7 @@ def test_the_store_gives_way_when_room_gets_scarce(
         store.put(block(number), noise(64 * 1024, number))
     room.free = 5 * GIB - 2 * MIB
     store.put(block(99), b"1")
-    volume = ondisk.volume(folder)
+    volume = cache_files.volume(folder)
     assert 0 < volume <= 60 * 64 * 1024 - 2 * MIB + 64 * 1024
     assert store.get(block(99)) is None
     room.free = 50 * GIB
@@ -629,7 +629,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     theirs.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="another user"):
-        secure(theirs)
+        ensure_private(theirs)
     with pytest.raises(PermissionError):
         opened(theirs)
 
@@ -638,7 +638,7 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     """It says so, as an OSError."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
-        secure(tmp_path / "file")
+        ensure_private(tmp_path / "file")
 
 
 def test_a_folder_is_kept_as_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -688,7 +688,7 @@ def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
     for number in range(5):
         store.put(block(number), noise(BLOCK_BYTES))
         assert store.get(block(number)) is None
-    assert ondisk.segments(folder) == []
+    assert cache_files.segments(folder) == []
     assert len(warned(caplog)) == 1
 
 
@@ -791,7 +791,7 @@ def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> N
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
-        while len(ondisk.segments(folder)) < 10:
+        while len(cache_files.segments(folder)) < 10:
             assert writer.poll() is None
         writer.kill()
     with closing(opened(folder)) as store:
@@ -810,7 +810,7 @@ def test_a_length_beyond_the_file_asks_for_no_memory(
 ) -> None:
     """Where memory is limited a flipped bit would be an error for ever."""
     store.put(block(0), noise(BLOCK_BYTES))
-    (file,) = ondisk.segments(folder)
+    (file,) = cache_files.segments(folder)
     stored = bytearray(file.read_bytes())
     stored[23] = 0xFF  # the highest byte of the length of the first block
     file.write_bytes(stored)

@@ -13,18 +13,18 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import cache_files
 import diskcache
-import ondisk
 import pytest
 from fakes import noise, stub
 
 from empiarfs.model import Block, File, Stub
 from empiarfs.settings import MIB
+from empiarfs.storage import circuit_breaker, disk, index, index_tables
 from empiarfs.storage import database as of_blocks
-from empiarfs.storage import disk, index, index_tables, trouble
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.slots import Slots
+from empiarfs.storage.process_semaphore import ProcessSemaphore
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
 LISTED = stub("10028/data/a.mrc")
@@ -33,7 +33,7 @@ LISTED = stub("10028/data/a.mrc")
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trouble that rests for no time, looks that are always due, and locks that are hardly waited for."""
-    monkeypatch.setattr(trouble, "FIRST_REST", 0.0)
+    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.0)
     for module in (disk, index):
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
     for module in (of_blocks, index_tables):
@@ -76,7 +76,7 @@ def orphans(folder: Path) -> set[str]:
     """Give the files of blocks that the database does not know of."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return {file.relative_to(folder).as_posix() for file in ondisk.segments(folder)} - known
+    return {file.relative_to(folder).as_posix() for file in cache_files.segments(folder)} - known
 
 
 def works(store: DiskStore) -> bool:
@@ -90,7 +90,7 @@ def knows(tree: SqliteIndex) -> bool:
     """Tell whether what the index takes in is there."""
     tree.replace("10400", [stub("10400/b")], 1.0)
     tree.add(File("10400/c", 7, None))
-    return tree.entry("10400/b") == stub("10400/b") and tree.entry("10400/c") == File("10400/c", 7, None)
+    return tree.node("10400/b") == stub("10400/b") and tree.node("10400/c") == File("10400/c", 7, None)
 
 
 def scribbled(file: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_index_heals_whatever_became_of_its_file(
     assert tree._file is not None
     HARM[harm](tree._file)
     for _ in range(3):
-        assert tree.directory("10028/data") is None or tree.entry("10028/data/a.mrc") in {LISTED, None}
+        assert tree.directory("10028/data") is None or tree.node("10028/data/a.mrc") in {LISTED, None}
         tree.add(File("10028/data/b.mrc", 5, None))
     assert knows(tree)
     tree.close()
@@ -272,7 +272,7 @@ def test_a_lock_holds_up_one_read_and_not_each(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where even looks are locked out, reads are not: the database is left alone for a while."""
-    monkeypatch.setattr(trouble, "FIRST_REST", 60.0)
+    monkeypatch.setattr(circuit_breaker, "FIRST_REST", 60.0)
     asked: list[str] = []
 
     def busy(sql: str, *_: object) -> object:
@@ -297,7 +297,7 @@ def test_an_index_that_another_program_locks_heals(
     database = locked(tree._file)
     for number in range(4):
         tree.add(File(f"10028/data/{number}", 5, None))
-    assert tree.replace("10400", [stub("10400/b")], 1.0).entries == {"b": stub("10400/b")}
+    assert tree.replace("10400", [stub("10400/b")], 1.0).nodes == {"b": stub("10400/b")}
     assert tree.directory("10028/data") is not None
     assert len(warned(caplog)) == 1
     database.close()
@@ -315,9 +315,9 @@ def test_an_index_that_is_locked_when_it_is_opened_lives_in_memory_until_it_is_n
     database = locked(file, alone=True)
     with closing(SqliteIndex(file)) as tree:
         tree.add(File("10400/m", 7, None))
-        assert tree.entry("10400/m") == File("10400/m", 7, None)
+        assert tree.node("10400/m") == File("10400/m", 7, None)
         database.close()
-        assert tree.entry("10028/data/a.mrc") == LISTED
+        assert tree.node("10028/data/a.mrc") == LISTED
         assert knows(tree)
     assert len(warned(caplog)) == 1
 
@@ -415,7 +415,7 @@ def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: 
     """A hundred damaged blocks are one line and a count."""
     for number in range(100):
         store.put(Block(FILE, number), noise(500, number))
-    for file in ondisk.segments(folder):
+    for file in cache_files.segments(folder):
         os.truncate(file, 100)
     assert [store.get(Block(FILE, number)) for number in range(100)] == [None] * 100
     assert store.broken == 100
@@ -456,18 +456,18 @@ def test_slots_on_a_file_system_without_locks_are_not_counted(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    semaphore = ProcessSemaphore(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", refuse)
         begun = time.monotonic()
         for _ in range(3):
-            slots.take(30.0)()
-        assert not slots.wanted()
+            semaphore.acquire(30.0)()
+        assert not semaphore.has_waiters()
         assert time.monotonic() - begun < 20
     assert len(warned(caplog)) == 1
-    release = slots.take(0.0)
+    release = semaphore.acquire(0.0)
     with pytest.raises(TimeoutError):
-        slots.take(0.0)
+        semaphore.acquire(0.0)
     release()
 
 
@@ -479,17 +479,17 @@ def test_slots_without_room_for_their_files_are_not_counted(
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    semaphore = ProcessSemaphore(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
     monkeypatch.setattr(os, "open", refuse)
-    slots.take(0.0)()
-    slots.take(0.0)()
+    semaphore.acquire(0.0)()
+    semaphore.acquire(0.0)()
     assert len(warned(caplog)) == 1
 
 
 def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
     """A worker that was forked holds the parent's files open; the parent's slots are the parent's all the same."""
-    slots = Slots(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
-    release = slots.take(0.0)
+    semaphore = ProcessSemaphore(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
+    release = semaphore.acquire(0.0)
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -500,7 +500,7 @@ def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
     os.close(read_end)
     try:
         release()
-        slots.take(0.0)()
+        semaphore.acquire(0.0)()
     finally:
         os.close(write_end)
         os.waitpid(child, 0)
@@ -516,4 +516,4 @@ def test_no_database_is_read_through_memory(store: DiskStore, folder: Path, tree
 
 def test_a_stub_says_what_was_listed(tree: SqliteIndex) -> None:
     """The index these tests harm holds what they think it holds."""
-    assert tree.entry("10028/data/a.mrc") == Stub("10028/data/a.mrc", LISTED.listed_size, LISTED.listed_date)
+    assert tree.node("10028/data/a.mrc") == Stub("10028/data/a.mrc", LISTED.listed_size, LISTED.listed_date)

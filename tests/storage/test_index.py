@@ -56,7 +56,7 @@ def test_a_tree_survives_a_restart(file: Path) -> None:
         kept = second.directory(DATA)
         assert kept is not None
         assert kept.scanned == 5.5
-        assert set(kept.entries.values()) == {stub(A), directory(f"{DATA}/sub"), File(B, 7, None)}
+        assert set(kept.nodes.values()) == {stub(A), directory(f"{DATA}/sub"), File(B, 7, None)}
         assert second.absent_since(C) == 9.5
 
 
@@ -65,7 +65,7 @@ def test_two_indexes_on_one_file_see_each_others_news(file: Path) -> None:
     with closing(SqliteIndex(file)) as one, closing(SqliteIndex(file)) as other:
         one.replace(DATA, [stub(A)], 1.0)
         other.add(File(A, 7, 8))
-        assert one.entry(A) == File(A, 7, 8)
+        assert one.node(A) == File(A, 7, 8)
 
 
 def test_another_process_shares_the_file(file: Path, known: SqliteIndex) -> None:
@@ -84,7 +84,7 @@ def test_another_process_shares_the_file(file: Path, known: SqliteIndex) -> None
         known.add(File(f"1/r{number}", number, None))
     assert [(other.communicate(timeout=60)[1], other.returncode) for other in others] == [(b"", 0)] * 2
     assert all(
-        known.entry(f"1/{name}{number}") == File(f"1/{name}{number}", number, None)
+        known.node(f"1/{name}{number}") == File(f"1/{name}{number}", number, None)
         for name in "pqr"
         for number in range(100)
     )
@@ -101,7 +101,7 @@ def test_threads_share_one_index(known: SqliteIndex) -> None:
 
     assert at_once([partial(work, seed) for seed in range(6)]) == [None] * 6
     assert all(
-        known.entry(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None)
+        known.node(f"1/{seed}-{turn}") == File(f"1/{seed}-{turn}", turn, None)
         for seed in range(6)
         for turn in range(40)
     )
@@ -118,7 +118,7 @@ def test_a_broken_file_is_set_aside(file: Path, content: bytes, caplog: pytest.L
     with closing(SqliteIndex(file)) as opened:
         opened.add(File(A, 7, None))
     with closing(SqliteIndex(file)) as opened:
-        assert opened.entry(A) == File(A, 7, None)
+        assert opened.node(A) == File(A, 7, None)
     assert [path.read_bytes() for path in file.parent.glob("*broken*")] == [content]
     assert len(warned(caplog)) == 1
 
@@ -131,7 +131,7 @@ def test_an_index_of_another_version_is_set_aside(file: Path, caplog: pytest.Log
         with closing(sqlite3.connect(file)) as database:
             database.execute(f"PRAGMA user_version = {version}")
         with closing(SqliteIndex(file)) as opened:
-            assert opened.entry(A) is None
+            assert opened.node(A) is None
     assert len(warned(caplog)) == 2
 
 
@@ -140,7 +140,7 @@ def test_an_empty_file_is_a_new_index(file: Path, caplog: pytest.LogCaptureFixtu
     file.touch()
     with closing(SqliteIndex(file)) as opened:
         opened.add(File(A, 7, None))
-        assert opened.entry(A) == File(A, 7, None)
+        assert opened.node(A) == File(A, 7, None)
     assert warned(caplog) == []
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_made_leaves_an_index_in_memory(
     (tmp_path / "file").write_text("")
     with closing(SqliteIndex(tmp_path / "file" / "tree.sqlite")) as opened:
         opened.replace(DATA, [stub(A)], 1.0)
-        assert opened.entry(A) == stub(A)
+        assert opened.node(A) == stub(A)
     assert len(warned(caplog)) == 1
 
 
@@ -163,9 +163,9 @@ def test_an_index_that_breaks_while_in_use_knows_nothing_and_says_so_once(
         with closing(sqlite3.connect(file)) as database:
             for table in ("entries", "directories", "absent"):
                 database.execute(f"DROP TABLE {table}")
-        assert opened.entry(A) is None
+        assert opened.node(A) is None
         assert opened.directory(DATA) is None
-        assert opened.replace(DATA, [stub(A)], 1.0).entries == {"a.mrc": stub(A)}
+        assert opened.replace(DATA, [stub(A)], 1.0).nodes == {"a.mrc": stub(A)}
         opened.add(File(A, 7, None))
         opened.remove(A, 1.0)
         assert opened.absent_since(A) is None
@@ -178,22 +178,22 @@ def test_a_closed_index_knows_nothing(file: Path, caplog: pytest.LogCaptureFixtu
     opened = SqliteIndex(file)
     opened.add(File(A, 7, None))
     opened.close()
-    assert opened.entry(A) is None
-    assert opened.replace(DATA, [stub(A)], 1.0).entries == {"a.mrc": stub(A)}
+    assert opened.node(A) is None
+    assert opened.replace(DATA, [stub(A)], 1.0).nodes == {"a.mrc": stub(A)}
     opened.add(File(A, 7, None))
     opened.close()
     assert len(warned(caplog)) <= 1
 
 
-@pytest.mark.parametrize("entry", [File(A, 1 << 64, None), File(A, 5, 1 << 64), Directory(A, -(1 << 64))])
+@pytest.mark.parametrize("node", [File(A, 1 << 64, None), File(A, 5, 1 << 64), Directory(A, -(1 << 64))])
 def test_numbers_that_no_database_holds_raise_nothing(
-    known: SqliteIndex, entry: File | Directory, caplog: pytest.LogCaptureFixture
+    known: SqliteIndex, node: File | Directory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that claims an absurd length or date does not break the index."""
-    known.add(entry)
-    assert known.entry(A) in {None, entry}
+    known.add(node)
+    assert known.node(A) in {None, node}
     known.add(File(B, 7, None))
-    assert known.entry(B) == File(B, 7, None)
+    assert known.node(B) == File(B, 7, None)
     warned(caplog)
 
 
@@ -211,11 +211,11 @@ def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIn
 
         database_of(known).set_progress_handler(tick, 1000)
         for _ in range(2):
-            assert len(known.replace(str(count), entries, 1.0).entries) == count
+            assert len(known.replace(str(count), entries, 1.0).nodes) == count
         read = known.directory(str(count))
         database_of(known).set_progress_handler(None, 0)
         assert read is not None
-        assert list(read.entries.values()) == entries
+        assert list(read.nodes.values()) == entries
         return ticks
 
     small, large = steps(1000), steps(100_000)
@@ -232,7 +232,7 @@ def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
         return 0
 
     database_of(known).set_progress_handler(tick, 100)
-    known.entry("1/10000")
+    known.node("1/10000")
     known.add(File("1/10000", 5, None))
     database_of(known).set_progress_handler(None, 0)
     assert len(ticks) < 20

@@ -1,0 +1,79 @@
+"""What becomes of a connection, in a few words that say what to do."""
+
+import enum
+
+from empiarfs.settings import without_credentials
+
+
+class Kind(enum.Enum):
+    """What became of a line."""
+
+    BROKEN = enum.auto()
+    SILENT = enum.auto()
+    REFUSED = enum.auto()
+    UNTRUSTED = enum.auto()
+
+
+_NO_TLS = "the server does not speak TLS there; is it http:// ?"
+_PATTERNS = (
+    ("ConnectTimeout", Kind.SILENT, "the server does not answer"),
+    ("Timeout", Kind.SILENT, "the server went silent"),
+    ("timed out", Kind.SILENT, "the server went silent"),
+    ("NameResolution", Kind.BROKEN, "the server's name cannot be found; is there a network?"),
+    ("Connection refused", Kind.REFUSED, "the server refuses connections"),
+    ("WRONG_VERSION_NUMBER", Kind.UNTRUSTED, _NO_TLS),
+    ("RECORD_LAYER_FAILURE", Kind.UNTRUSTED, _NO_TLS),  # the same to OpenSSL 3.2 and newer
+    (
+        "certificate has expired",
+        Kind.UNTRUSTED,
+        "the server's certificate has expired, or this machine's clock is wrong",
+    ),
+    (
+        "not yet valid",
+        Kind.UNTRUSTED,
+        "the server's certificate is not valid yet, or this machine's clock is wrong",
+    ),
+    ("certificate is not valid for", Kind.UNTRUSTED, "the server's certificate is for another host"),
+    (
+        "CERTIFICATE",
+        Kind.UNTRUSTED,
+        "the server's certificate cannot be verified; --ca-bundle names a file with its authority's",
+    ),
+    (
+        "CA certificate bundle",
+        Kind.UNTRUSTED,
+        "the file of certificates that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names is not there",
+    ),
+    ("ProxyError", Kind.BROKEN, "the proxy does not answer"),
+    ("reset", Kind.BROKEN, "the line was lost"),
+    ("IncompleteRead", Kind.BROKEN, "the line was lost"),
+    ("BadStatusLine", Kind.BROKEN, "the server does not speak HTTP"),
+)
+
+
+class TransportError(Exception):
+    """The line was lost, silent, refused, or never there: its fate, and the same in a few words."""
+
+    def __init__(self, fate: Kind, words: str) -> None:
+        super().__init__(words)
+        self.kind = fate
+
+
+def classify(error: BaseException, wordless: tuple[type[BaseException], ...]) -> TransportError:
+    """Say in a few words what was wrong with a line; the libraries say it in many.
+
+    Args:
+        error: what a library has raised.
+        wordless: the kinds of errors whose words name what was asked for, and are not looked at.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    text = " ".join(
+        type(cause).__name__ if isinstance(cause, wordless) else f"{type(cause).__name__} {cause}"
+        for cause in causes
+    )
+    for sign, fate, words in _PATTERNS:
+        if sign in text:
+            return TransportError(fate, words)
+    return TransportError(Kind.BROKEN, f"no reply: {type(error).__name__}: {without_credentials(str(error))[:200]}")

@@ -1,0 +1,118 @@
+"""What of a reply over HTTP is believed: its status, range, length, form and date (RFC 9110)."""
+
+import re
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from empiarfs.empiar.connection import Reply
+from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable
+from empiarfs.model import File, Span
+from empiarfs.settings import LARGEST
+
+LONGEST_RETRY_AFTER = 3600.0
+LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
+
+_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_FORBIDDEN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
+_THROTTLED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_LENGTH = re.compile(r"\d{1,19}", re.ASCII)
+
+
+def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
+    """See that the reply has status 200, or 206 where a part was asked for.
+
+    Raises:
+        NotFound, Forbidden, Stale (416), Throttled, Unavailable.
+    """
+    if reply.status == HTTPStatus.OK or (is_part and reply.status == HTTPStatus.PARTIAL_CONTENT):
+        return
+    if is_part and reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise Stale(path, "the file at the server is shorter than it was")
+    if reply.status in _GONE:
+        raise NotFound(path)
+    if reply.status in _FORBIDDEN:
+        raise Forbidden(path, f"the server refuses it (HTTP {reply.status})")
+    says = f"the server answers HTTP {reply.status} {reply.reason}".rstrip()
+    if reply.status in _THROTTLED:
+        raise Throttled(path, says, retry_after(reply))
+    raise Unavailable(path, says)
+
+
+def length(text: str, path: str) -> int:
+    """Read a length in bytes.
+
+    Raises:
+        Unavailable: it is none.
+    """
+    number = text.strip(" \t")  # what else strip() takes for space, int() does not
+    if not _LENGTH.fullmatch(number) or int(number) > LARGEST:
+        raise Unavailable(path, "the server tells no length")
+    return int(number)
+
+
+def _check_identity(reply: Reply, path: str) -> None:
+    if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Unavailable(path, "the server sends a compressed form that was not asked for")
+
+
+def check_is_file(reply: Reply, path: str) -> None:
+    """See that the reply is about a file, and not about a page that a proxy puts in its place.
+
+    Raises:
+        Unavailable: it is not.
+    """
+    _check_identity(reply, path)
+    kind = reply.headers.get("Content-Type", "").lower()
+    if kind.startswith("text/html") and "Last-Modified" not in reply.headers:
+        raise Unavailable(path, "got an HTML page instead of the file (captive portal or proxy?)")
+
+
+def check_range(reply: Reply, file: File, span: Span) -> None:
+    """See that the reply is the span that was asked for, of the version that is read.
+
+    Raises:
+        Stale: it is of another version.
+        Unavailable: it is something else.
+    """
+    _check_identity(reply, file.path)
+    if reply.status != HTTPStatus.PARTIAL_CONTENT:
+        raise Unavailable(file.path, f"a part was asked for, and HTTP {reply.status} came")
+    match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
+    if match is not None and match[3] not in {str(file.size), "*"}:  # first: a part of a file that shrank is cut
+        raise Stale(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
+    if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
+        raise Unavailable(file.path, "the server sends another part than was asked for")
+    date = modified(reply)
+    if date is not None and not file.is_dated(date):
+        raise Stale(file.path, "the file at the server was replaced")
+
+
+def modified(reply: Reply) -> int | None:
+    """Give the Last-Modified in seconds since 1970; None where there is none that can be read."""
+    return seconds(reply.headers.get("Last-Modified", ""))
+
+
+def seconds(text: str) -> int | None:
+    """Read a date of HTTP as seconds since 1970; None where it is none."""
+    if len(text) > LONGEST_DATE:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())  # -0000 is UTC, not our zone
+    except (ValueError, OverflowError):
+        return None
+
+
+def retry_after(reply: Reply) -> float:
+    """Give the seconds that the server asks to be left alone; its header holds seconds or a date."""
+    text = reply.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST_RETRY_AFTER)
+    until = seconds(text)
+    if until is None:
+        return 0.0
+    theirs = seconds(reply.headers.get("Date", ""))  # the server's own clock: ours may be wrong
+    return min(max(0.0, until - (time.time() if theirs is None else theirs)), LONGEST_RETRY_AFTER)

@@ -1,0 +1,194 @@
+"""How many connections may be in use, and who goes first."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from empiarfs.engine.cancellation import wait
+from empiarfs.errors import Throttled
+
+log = logging.getLogger(__name__)
+
+CALM_SECONDS = 30.0  # how long a gate that shrank stays as it is
+QUIET_SECONDS = 1.0  # for which nothing is fetched ahead after a server wanted to be asked less
+GROW_SECONDS = 5.0  # from one connection more to the next
+
+
+class ConnectionLimiter:
+    """The connections that may be in use at once; a reader who waits goes before any prefetch.
+
+    A server that wants to be asked less halves them for a while. Where it says for how long it wants to be left
+    alone, those at the gate are sent away, to wait elsewhere (`pause`).
+
+    Args:
+        most: how many at once.
+        reserved_for_demand: how many of them are never lent to prefetch.
+        clock: seconds that only grow.
+        on_throttle: called when the server wanted to be asked less.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        reserved_for_demand: int,
+        clock: Callable[[], float] = time.monotonic,
+        on_throttle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._most = self._allowed = most
+        self._reserved_for_demand = reserved_for_demand
+        self._clock = clock
+        self._on_throttle = on_throttle
+        self._grow_at = 0.0
+        self._changed = threading.Condition()
+        self._quiet_until = 0.0  # for what nobody waits for
+        self._paused_at = self._paused_until = float("-inf")  # when the server asked for a pause, and till when
+        self._waiting: deque[object] = deque()
+        self._demand = self._ahead = 0
+        self.peak = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<ConnectionLimiter demand={self._demand} prefetch={self._ahead} peak={self.peak} "
+            f"allowed={self._allowed} of {self._most}>"
+        )
+
+    @property
+    def busy(self) -> int:
+        """How many connections are in use."""
+        return self._demand + self._ahead
+
+    @property
+    def allowed(self) -> int:
+        """How many may be in use."""
+        return self._allowed
+
+    @property
+    def waiting(self) -> int:
+        """How many requests that somebody waits for have none yet."""
+        return len(self._waiting)
+
+    def pause(self) -> float:
+        """Give for how many seconds the server still wants to be left alone; 0 for none."""
+        return max(0.0, self._paused_until - self._clock())
+
+    @contextmanager
+    def demand(self, path: str = "") -> Iterator[None]:
+        """Hold a connection for someone who waits; who came first goes first.
+
+        Raises:
+            Throttled: since he came the server has asked to be left alone. Who comes later goes in: he has waited,
+                or has no more patience.
+            Cancelled: who asks is wanted no more.
+        """
+        ticket = object()
+        with self._changed:
+            came = self._clock()
+            self._waiting.append(ticket)
+            try:
+                self._wait_for(lambda: self._waiting[0] is ticket and self._free() > 0)
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()  # who waited for us to go first may find a place too
+            if came < self._paused_at and self.pause():
+                raise Throttled(path, "the server asks to be left alone", self.pause())
+            self._demand += 1
+            self.peak = max(self.peak, self._demand + self._ahead)
+        with self._held(ahead=False):
+            yield
+
+    @contextmanager
+    def prefetch(self) -> Iterator[None]:
+        """Hold a connection for something nobody waits for yet."""
+        with self._changed:
+            self._wait_for(self._may_prefetch)
+            self._ahead += 1
+            self.peak = max(self.peak, self._demand + self._ahead)
+        with self._held(ahead=True):
+            yield
+
+    def _may_prefetch(self) -> bool:
+        most = max(1, self._allowed - self._reserved_for_demand)
+        is_open = self._clock() >= self._quiet_until  # a server that asked to be left alone is left alone
+        return self._free() > 0 and not self._waiting and self._ahead < most and is_open
+
+    def try_acquire(self) -> bool:
+        """Take a second connection for someone who waits, if one is free now; `one_less` gives it back."""
+        with self._changed:
+            if self._free() <= 0 or self._waiting or self.pause():
+                return False
+            self._demand += 1
+            self.peak = max(self.peak, self._demand + self._ahead)
+            return True
+
+    def release(self) -> None:
+        """Give back what `one_more` took."""
+        with self._changed:
+            self._demand -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def _held(self, *, ahead: bool) -> Iterator[None]:
+        begun = self._clock()
+        try:
+            yield
+        except Throttled as error:
+            self._shrink(error)
+            raise
+        else:
+            if begun >= self._paused_at and self.pause():
+                self._on_recovery()
+        finally:
+            with self._changed:
+                if ahead:
+                    self._ahead -= 1
+                else:
+                    self._demand -= 1
+                self._changed.notify_all()
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            # a gate that shrank grows again with time alone, and a quiet while ends with it
+            by_itself = self._allowed < self._most or self._clock() < self._quiet_until
+            wait(self._changed.wait, QUIET_SECONDS if by_itself else None)
+
+    def _free(self) -> int:
+        if self._allowed < self._most and self._clock() >= self._grow_at:
+            self._allowed += 1
+            self._grow_at = self._clock() + GROW_SECONDS
+        return self._allowed - self._demand - self._ahead
+
+    def _on_recovery(self) -> None:
+        """Take in that the server has answered somebody who asked it before its pause was over."""
+        with self._changed:
+            now = self._clock()
+            self._paused_until = self._quiet_until = now
+            self._grow_at = now + CALM_SECONDS
+            self._changed.notify_all()
+
+    def _shrink(self, error: Throttled) -> None:
+        with self._changed:
+            was_whole = self._allowed == self._most
+            is_news = error.pause > self.pause()
+            recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS
+            if not recent:  # the connections that were refused together count once
+                self._allowed = max(1, self._allowed // 2)
+            calm = max(CALM_SECONDS, error.pause)
+            self._grow_at = self._clock() + calm
+            if is_news:
+                log.warning("%s; it asks to be left alone for %.0f s", error, error.pause)
+            elif was_whole:
+                log.warning(
+                    "%s; using at most %d connections for %.0f s, then one more every %.0f s",
+                    error,
+                    self._allowed,
+                    calm,
+                    GROW_SECONDS,
+                )
+            self._quiet_until = max(self._quiet_until, self._clock() + max(QUIET_SECONDS, error.pause))
+            if error.pause:
+                self._paused_at = self._clock()
+                self._paused_until = max(self._paused_until, self._clock() + error.pause)
+        self._on_throttle()

@@ -1,0 +1,47 @@
+"""Whether the program that asks is at its end: then it is not held until the server answers.
+
+The kernel lets a program that waits for FUSE go only with an answer (request_wait_answer in fs/fuse/dev.c).
+"""
+
+import re
+import signal
+from pathlib import Path
+
+# what ends a program leaves a SIGKILL for each of its threads (complete_signal in kernel/signal.c); these do not,
+# because they dump its core
+_DUMPS = (
+    signal.SIGQUIT, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV,
+    signal.SIGXCPU, signal.SIGXFSZ, signal.SIGSYS,
+)  # fmt: skip
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a program may catch them, but who sends them wants an end
+_MASKS = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re.MULTILINE)
+
+
+def is_ending(thread: int) -> bool:
+    """Tell whether a signal that ends its program, or asks it to end, waits for a thread."""
+    waiting, caught = _signals(thread)
+    return _is_dead(waiting, caught) or bool(waiting & _mask(_ENDS))
+
+
+def is_dead(thread: int) -> bool:
+    """Tell whether a signal that ends its program waits for a thread: what it gets now, nobody sees."""
+    return _is_dead(*_signals(thread))
+
+
+def _is_dead(waiting: int, caught: int) -> bool:
+    return bool(waiting & _mask((signal.SIGKILL,)) or waiting & ~caught & _mask(_DUMPS))
+
+
+def _signals(thread: int) -> tuple[int, int]:
+    """Give the signals that wait for a thread and would reach it, and those it catches (proc(5), `status`)."""
+    try:
+        text = Path(f"/proc/{thread}/status").read_text("ascii", "replace")
+    except OSError:  # of another namespace, or gone
+        return 0, 0
+    of = {name: int(mask, 16) for name, mask in _MASKS.findall(text)}
+    waiting = (of.get("SigPnd", 0) | of.get("ShdPnd", 0)) & ~(of.get("SigBlk", 0) | of.get("SigIgn", 0))
+    return waiting, of.get("SigCgt", 0)
+
+
+def _mask(numbers: tuple[signal.Signals, ...]) -> int:
+    return sum(1 << (number - 1) for number in numbers)

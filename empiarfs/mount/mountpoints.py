@@ -1,0 +1,293 @@
+"""Mount points: which there are, whether one may be used, and how to take one down."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import pwd
+import re
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from empiarfs.mount import requirements
+from empiarfs.storage.private_dirs import ensure_private, runtime_folder
+
+KIND = "fuse.empiarfs"
+_TABLE = Path("/proc/self/mounts")
+ANSWER_SECONDS = 5.0
+MOST_LINKS = 40
+LOCK_SECONDS = 10.0
+
+
+class CannotMount(Exception):
+    """Why a mount cannot be made or taken down; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the kernel's table of mounts."""
+
+    point: str
+    kind: str
+    options: frozenset[str]
+
+
+def table() -> list[Mounted]:
+    """Give what is mounted now, as this process sees it."""
+    lines = _TABLE.read_bytes().splitlines()
+    fields = [line.split(b" ") for line in lines]
+    return [
+        Mounted(_unescaped(field[1]), field[2].decode(), frozenset(os.fsdecode(field[3]).split(",")))
+        for field in fields
+    ]
+
+
+def is_ours(point: Path) -> bool:
+    """Tell whether empiarfs is what is mounted on `point`; asks the table alone, so a dead mount cannot hang it."""
+    on_top = _on_top(absolute(point))
+    return on_top is not None and on_top.kind == KIND
+
+
+def _on_top(path: str) -> Mounted | None:
+    """Return what was mounted on `path` last; None where nothing is."""
+    return next((mounted for mounted in reversed(table()) if mounted.point == path), None)
+
+
+def holder(path: Path) -> str | None:
+    """Give the mount of empiarfs that `path` lies in; None where it lies in none."""
+    text = absolute(path)
+    inside = [m for m in table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
+    deepest = max(inside, key=lambda m: len(m.point), default=None)
+    return deepest.point if deepest and deepest.kind == KIND else None
+
+
+def absolute(path: Path) -> str:
+    """Give `path` without links, `.` and `..`; never looks at a mount, which may be dead."""
+    whole = Path(os.path.normpath(path.expanduser().absolute()))
+    points = {mounted.point for mounted in table()}
+    for _ in range(MOST_LINKS):
+        try:
+            whole = whole.parent.resolve() / whole.name
+            if os.fspath(whole) in points or not whole.is_symlink():
+                break
+            whole = Path(os.path.normpath(whole.parent / whole.readlink()))
+        except OSError:
+            break
+    return os.fspath(whole)
+
+
+def lock(path: str) -> None:
+    """Take the mount point `path` for this process and its children, so that two mounts at once do not stack.
+
+    The lock lives as long as they do. Of a mount that was just taken down the daemon may need a moment to end.
+
+    Raises:
+        CannotMount: another process holds it.
+    """
+    folder = runtime_folder()
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+    try:
+        ensure_private(folder)
+        lock = os.open(folder / f"mount-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return  # nowhere to lock: the table of mounts is all there is to go by
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if is_ours(Path(path)) and not is_dead(path):
+                raise CannotMount(_taken(path)) from error
+            if time.monotonic() > deadline:
+                raise CannotMount(_held(path, lock)) from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _held(path: str, lock: int) -> str:
+    """Say which process keeps the mount point `path`, whose file is open as `lock`."""
+    files = _open_files()
+    name = os.fspath(Path(f"/proc/self/fd/{lock}").readlink())
+    keepers = [process for process, names in files.items() if name in names]
+    for process in keepers:
+        if os.fspath(requirements.DEVICE) in files[process] and not is_ours(Path(path)):
+            return (
+                f"the daemon of an earlier mount on {path}, process {process}, still serves programs "
+                f"(umount --lazy); end it: kill {process}"
+            )
+    if keepers:
+        return f"process {keepers[0]} is mounting on {path}; wait for it, or end it: kill {keepers[0]}"
+    return f"another process is mounting on {path}; wait for it, or end it"
+
+
+def _open_files() -> dict[int, set[str]]:
+    """Return the names of the files that other processes of the user have open; looks at none of the files."""
+    found: dict[int, set[str]] = {}
+    for folder in Path("/proc").glob("[1-9]*/fd"):
+        process = int(folder.parent.name)
+        names = found[process] = set()
+        with suppress(OSError):  # another user's, or gone meanwhile
+            for one in folder.iterdir():
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    names.add(os.fspath(one.readlink()))
+    found.pop(os.getpid(), None)
+    return found
+
+
+def _taken(path: str) -> str:
+    return f"{path} is mounted already; use it, or first: empiarfs umount {path}"
+
+
+def prepare(point: Path) -> str:
+    """Make `point` fit to be mounted on, and give its full path: made if missing, a dead mount taken away.
+
+    Raises:
+        CannotMount: it is a file, not empty, mounted already, or may not be used.
+    """
+    path = absolute(point)
+    if is_ours(point):
+        if not is_dead(path):
+            raise CannotMount(_taken(path))
+        detach(path)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        occupied = next(os.scandir(path), None) is not None
+    except FileExistsError as error:
+        raise CannotMount(f"{path} is not a directory; name a directory, or one to be made") from error
+    except NotADirectoryError as error:
+        raise CannotMount(f"{path} lies below a file; name a directory, or one to be made") from error
+    except OSError as error:
+        raise CannotMount(f"{path}: {error.strerror}; choose a directory of your own") from error
+    if occupied:
+        raise CannotMount(f"{path} is not empty; name an empty directory, or one to be made")
+    if os.geteuid() and not os.access(path, os.W_OK):
+        raise CannotMount(f"{path} may not be written by you; choose a directory of your own")
+    return path
+
+
+def is_dead(path: str) -> bool:
+    """Tell whether the daemon behind the mount on `path` is gone.
+
+    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and
+    is not waited for.
+    """
+    errors: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            errors.append(error.errno)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return errors == [errno.ENOTCONN]
+
+
+def check_fuse() -> None:
+    """See that this machine can mount at all.
+
+    Raises:
+        CannotMount: it has no FUSE device, an ordinary user has no fusermount3, or there is no such binding.
+    """
+    missing = requirements.missing_binding() or requirements.missing_device()
+    if missing is None and os.geteuid() and requirements.fusermount() is None:
+        missing = requirements.missing_fusermount()
+    if missing is not None:
+        raise CannotMount(str(missing))
+
+
+def own(point: Path) -> str:
+    """Give the full path of the mount of empiarfs on `point`.
+
+    Raises:
+        CannotMount: there is none.
+    """
+    path = absolute(point)
+    if not is_ours(point):
+        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
+    return path
+
+
+def unmount(point: Path, *, lazy: bool) -> None:
+    """Unmount what empiarfs has mounted on `point`; a dead mount goes too.
+
+    Raises:
+        CannotMount: nothing of ours is there, it is another user's, or programs still use it.
+    """
+    path = own(point)
+    _check_owner(path)
+    if lazy or is_dead(path):  # nobody can be using a dead one
+        detach(path)
+        return
+    trouble = _unmount(path, lazy=False)
+    if trouble.rstrip(".").endswith("busy"):
+        raise CannotMount(
+            f"{path} is in use (fuser -vm {path} shows by whom); close those programs, "
+            f"or take it from them: empiarfs umount --lazy {path}"
+        )
+    if trouble:
+        raise CannotMount(trouble)
+
+
+def _check_owner(path: str) -> None:
+    """Raise CannotMount if the mount on `path` is another user's, which fusermount leaves to its owner and root."""
+    mounted = _on_top(path)
+    given = dict(option.split("=", 1) for option in mounted.options if "=" in option) if mounted else {}
+    owner = int(given.get("user_id", os.geteuid()))
+    if os.geteuid() in {0, owner}:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    raise CannotMount(f"{path} belongs to {name}: sudo empiarfs umount {path}")
+
+
+def detach(path: str) -> None:
+    """Take the mount on `path` away at once, whoever uses it.
+
+    Raises:
+        CannotMount: it may not be done.
+    """
+    _check_owner(path)
+    trouble = _unmount(path, lazy=True)
+    if trouble:
+        raise CannotMount(trouble)
+
+
+def set_readahead(path: str, kib: int) -> None:
+    """Let the kernel read `kib` KiB ahead on the mount at `path`.
+
+    Raises:
+        OSError: only root may.
+    """
+    device = Path(path).stat().st_dev
+    Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text(str(kib))
+
+
+def _unmount(path: str, *, lazy: bool) -> str:
+    """Unmount; give what went wrong, empty when nothing did."""
+    program = requirements.fusermount()
+    if os.geteuid() == 0:
+        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), path]
+    elif program:
+        command = [program, "-u", *(["-z"] if lazy else []), path]
+    else:
+        return str(requirements.missing_fusermount())
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - a path is one word of it
+    if done.returncode == 0:
+        return ""
+    if "/etc/mtab" in done.stderr and not Path("/etc/mtab").exists():
+        return "fusermount3 wants /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
+    return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

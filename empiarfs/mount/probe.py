@@ -1,0 +1,103 @@
+"""A look at mounts from outside: which there are, and what each tells; a mount that hangs hangs nobody."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from empiarfs.mount import mountpoints, status
+
+ANSWER_SECONDS = 5.0
+LAST_SECONDS = 0.5  # for what has answered while another was waited for, and for what must end
+# The kernel does not let a process end that waits for an answer which the daemon has begun, so another one asks.
+_READ = """\
+import sys
+try:
+    with open(sys.argv[1], "rb") as file:
+        sys.stdout.buffer.write(file.read())
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one mount tells.
+
+    Attributes:
+        mountpoint: which one.
+        status: what it tells; None where it does not.
+        trouble: why it does not, and what to do; empty where it does.
+    """
+
+    mountpoint: str
+    status: status.Status | None
+    trouble: str = ""
+
+
+def mounts() -> list[str]:
+    """Give the mounts of empiarfs that this user may look into: those of his own, and those open to all."""
+    on_top = {mounted.point: mounted for mounted in mountpoints.table()}
+    mine = f"user_id={os.geteuid()}"
+    return [
+        mounted.point
+        for mounted in on_top.values()
+        if mounted.kind == mountpoints.KIND and not {mine, "allow_other"}.isdisjoint(mounted.options)
+    ]
+
+
+def probe_all(mountpoints: Sequence[str], seconds: float = ANSWER_SECONDS) -> list[ProbeResult]:
+    """Ask all `mountpoints` at once, and give what each tells within `seconds`."""
+    asked = [(point, _start(point)) for point in mountpoints]
+    deadline = time.monotonic() + seconds
+    return [
+        _collect(point, process, max(LAST_SECONDS, deadline - time.monotonic()), seconds)
+        for point, process in asked
+    ]
+
+
+def _start(point: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-I", "-S", "-c", _READ, os.fspath(Path(point) / status.NAME)]
+    return subprocess.Popen(  # noqa: S603 - our own program and a path
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+    )
+
+
+def _collect(point: str, process: "subprocess.Popen[bytes]", left: float, seconds: float) -> ProbeResult:
+    try:
+        out, _ = process.communicate(timeout=left)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        if process.stdout is not None:
+            process.stdout.close()
+        with suppress(subprocess.TimeoutExpired):  # it may be past killing
+            process.wait(LAST_SECONDS)
+        return ProbeResult(
+            point,
+            None,
+            f"does not answer within {seconds:.0f} s: its process hangs, or was stopped. To be rid of it: end it "
+            f"with kill -9, then empiarfs umount {point}",
+        )
+    if process.returncode == 0:
+        with suppress(ValueError):
+            return ProbeResult(point, status.from_text(out.decode()))
+    return ProbeResult(point, None, _why(process.returncode, point))
+
+
+def _why(number: int, point: str) -> str:
+    match number:
+        case errno.ENOTCONN:
+            return f"is dead: its process ended. Clean it: empiarfs umount {point}, or mount there again"
+        case errno.EACCES:
+            return "is closed to you: ask as the user who mounted it"
+        case errno.ENOENT:
+            return "tells nothing of itself: it was mounted by an older empiarfs. Mount it anew"
+        case number if number in errno.errorcode:
+            return f"cannot be read: {os.strerror(number)}"
+        case _:
+            return "tells something that is no status: it was mounted by another empiarfs"

@@ -1,0 +1,134 @@
+"""Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
+
+import errno
+import itertools
+import logging
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+Identity = tuple[int, int]
+
+log = logging.getLogger(__name__)
+
+FOLDER = "v1"  # of what lies in the cache folder; another version has a folder of its own
+_ROOT = 0  # who may do anything anyway
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class UnsafePath(PermissionError):
+    """Someone else may have written here: what is found here is not believed, and nothing is put here.
+
+    Args:
+        path: the folder or file.
+        reason: one line for a person.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+
+
+def runtime_folder() -> Path:
+    """Give where locks of this user's processes on this machine live."""
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
+
+
+def prepare_cache_dir(cache: Path) -> Path | None:
+    """Give where blocks and the index are kept in the folder `cache`; None, told once, where nothing can be kept.
+
+    Raises:
+        NotSafe: someone else may write there.
+        NotADirectoryError: it is a file, or below one.
+    """
+    folder = cache / FOLDER
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_holder(cache)
+        ensure_private(folder)
+    except (FileExistsError, NotADirectoryError) as error:
+        says = "there is a file in the way; choose another folder: --cache-dir"
+        raise NotADirectoryError(errno.ENOTDIR, says, error.filename) from error
+    except UnsafePath:
+        raise
+    except OSError as error:
+        log.warning("%s: %s; nothing is kept on disk, another folder may do: --cache-dir", folder, error.strerror)
+        return None
+    if not os.access(folder, os.W_OK):
+        log.warning("%s may not be written; nothing is kept on disk, another folder may do: --cache-dir", folder)
+        return None
+    return folder
+
+
+def nearest(folder: Path) -> Path:
+    """Give `folder`, or the nearest above it that is there, be it a file."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def check_holder(folder: Path) -> None:
+    """See that nobody but root could put a folder of his in the place of one of ours in `folder`.
+
+    Raises:
+        NotSafe: it belongs to someone else, or all may rename what is in it.
+    """
+    status = folder.stat()
+    if status.st_uid not in {os.geteuid(), _ROOT}:
+        raise UnsafePath(folder, "belongs to another user; choose a folder of your own: --cache-dir")
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise UnsafePath(folder, f"may be written by everybody; close it (chmod o-w {folder}), or: --cache-dir")
+
+
+def ensure_private(folder: Path) -> None:
+    """Make `folder`, and what is missing above it, for its owner alone. One that others could look into is closed.
+
+    Raises:
+        NotSafe: it, or the link that leads to it, is someone else's, or others may have written into it.
+        OSError: it cannot be made.
+    """
+    missing = itertools.takewhile(lambda above: not above.exists(), folder.parents)
+    for above in reversed(list(missing)):  # mkdir's own `parents` would leave them open to others
+        above.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _check_owner(folder)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & _OTHERS_WRITE:
+        raise UnsafePath(
+            folder, f"may be written by others; nobody knows what they put there: rm -r {folder}, or choose another"
+        )
+    if mode & 0o077:
+        folder.chmod(0o700)
+
+
+def check_private_file(file: Path) -> None:
+    """See that `file`, which lies in a folder that `secure` has made, is its owner's, if it is there.
+
+    Raises:
+        NotSafe: it is someone else's, or a link to a file that others may write.
+    """
+    try:
+        _check_owner(file)
+        others = file.is_symlink() and file.stat().st_mode & _OTHERS_WRITE
+    except FileNotFoundError:
+        return
+    if others:
+        raise UnsafePath(file, "leads to a file that others may write; take it away, or choose another folder")
+
+
+def identity(file: Path) -> Identity | None:
+    """Give which file `file` is now, while someone holds it open; None where there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_owner(path: Path) -> None:
+    for status in (path.lstat(), path.stat()):
+        if status.st_uid != os.geteuid():
+            raise UnsafePath(path, "belongs to another user; take it away, or choose another folder: --cache-dir")

@@ -1,0 +1,349 @@
+"""Who waits for a name: ended when he is told to end, and not disturbed by anything else."""
+
+# what runs in a child speaks to the kernel as plainly as it can
+# ruff: noqa: PTH116, PTH123, PTH208
+
+import errno
+import hashlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_proxy import FaultProxy
+from fixture_tree import World
+from mounting import Mounts, eventually
+
+from empiarfs.mount.caller_signals import is_dead, is_ending
+
+pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
+
+FILE = "10028/data/stack.mrcs"
+RANDOM = "10100/data/random.bin"
+STUCK = "asking again|was closed|went silent|does not answer|refuses connections"
+SOON = 3.0  # seconds; a look every 0.2 and a busy machine
+
+
+def looked(path: str) -> int:
+    """Ask for the length of a file."""
+    return os.stat(path).st_size
+
+
+def opened(path: str) -> int:
+    """Open a file, and ask for its length."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def listed(path: str) -> int:
+    """List a directory."""
+    return len(os.listdir(path))
+
+
+@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("verb", "below"), [(looked, FILE), (opened, FILE), (listed, "10028/data"), (looked, "EMPIAR-10999")]
+)
+def test_who_waits_for_a_name_can_be_ended(
+    mount: Mounts,
+    faulty: FaultProxy,
+    world: World,
+    binding: str,
+    verb: Callable[[str], Any],
+    below: str,
+    number: signal.Signals,
+) -> None:
+    """With a silent server, any signal that means the end is the end; the next one to ask is answered right."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    with faulty.hold(".*") as held:
+        process, _ = made.calling(verb, made / below)
+        eventually(lambda: held.waiting, "the server is asked")
+        time.sleep(0.3)
+        assert process.poll() is None
+        begun = time.monotonic()
+        process.send_signal(number)
+        process.communicate(timeout=SOON)
+        assert time.monotonic() - begun < SOON
+        assert process.returncode in {-number, 1}  # 1: KeyboardInterrupt
+    if below.startswith("10028"):
+        real = Path(world.root, below)
+        expected = len(os.listdir(real)) if verb is listed else real.stat().st_size
+        assert made.call(verb, made / below) == expected
+
+
+def disturbed(path: str) -> tuple[int, int]:
+    """Ask for the length of a file while a clock ticks, and children end; count what was handled."""
+    ticks = 0
+
+    def handle(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+
+    for number in (signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGWINCH):
+        signal.signal(number, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    for _ in range(3):
+        subprocess.Popen(["sleep", "0.3"])
+    size = os.stat(path).st_size
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return size, ticks
+
+
+@pytest.mark.promise("No other signal disturbs it.")
+def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
+    """A program with a timer, children and a window that changes is answered as if there were none."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+        process, answer = made.calling(disturbed, made / FILE)
+        eventually(lambda: held.waiting, "the server is asked")
+        for _ in range(5):
+            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGWINCH)
+            time.sleep(0.2)
+        assert process.poll() is None
+    size, ticks = answer(30)
+    assert size == Path(world.root, FILE).stat().st_size
+    assert ticks > 0
+
+
+@pytest.mark.promise(
+    "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
+    "ended after him."
+)
+def test_those_who_wait_for_one_name_are_gone_in_turn(
+    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+) -> None:
+    """Twenty are killed, and all gone soon; who comes then is answered, and no thread is left."""
+    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
+    made.expect(STUCK)
+    made.call(listed, made / "10028/data")
+    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+        waiting = [made.calling(looked, made / FILE)[0] for _ in range(20)]
+        eventually(lambda: held.waiting, "the server is asked")
+        time.sleep(0.5)
+        for process in waiting:
+            process.kill()
+        for process in waiting:
+            process.communicate(timeout=2 * SOON)
+        _, answer = made.calling(looked, made / FILE)
+    assert answer(30) == Path(world.root, FILE).stat().st_size
+
+
+def read_past_the_pages(path: str) -> int:
+    """Read with O_DIRECT: the kernel waits for the answer itself."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    return os.preadv(fd, [mmap.mmap(-1, 4096)], 0)
+
+
+def read_by_many_threads(path: str) -> int:
+    """Read a file for each of 60 threads: more than the kernel reads ahead of at once."""
+    names = sorted(os.listdir(path))[:60]
+    with ThreadPoolExecutor(60) as pool:
+        return sum(pool.map(lambda name: len(Path(path, name).read_bytes()), names))
+
+
+@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
+def test_who_waits_for_bytes_can_be_ended_however_he_reads(
+    mount: Mounts, faulty: FaultProxy, binding: str, verb: Callable[[str], int], below: str
+) -> None:
+    """Past the kernel's pages, and where so many read that it reads ahead for nobody; the next one reads right."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    expected = made.call(verb, made / below)
+    made.umount()
+    again = mount(base_url=faulty.url, binding=binding, flags=["--cache-size=0"])
+    again.expect(STUCK)
+    with faulty.hold(".*", method="GET") as held:
+        process, _ = again.calling(verb, again / below)
+        eventually(lambda: held.waiting, "the server is asked")
+        time.sleep(0.5)
+        process.kill()
+        process.communicate(timeout=SOON)
+    assert again.call(verb, again / below) == expected
+
+
+def whole(path: str) -> str:
+    """Give the checksum of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+def test_who_reads_beside_one_that_is_ended_reads_right(
+    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+) -> None:
+    """The kernel reads ahead for the first; the pages that he is not given are read for the second."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    made.call(looked, made / RANDOM)
+    with faulty.hold(".*", method="GET") as held:
+        first, _ = made.calling(whole, made / RANDOM)
+        eventually(lambda: held.waiting, "the server is asked")
+        others = [made.calling(whole, made / RANDOM) for _ in range(3)]
+        time.sleep(0.5)
+        first.kill()
+        first.communicate(timeout=SOON)
+        time.sleep(0.3)
+        assert [process.poll() for process, _ in others] == [None] * 3
+    assert [answer(30) for _, answer in others] == [whole(os.fspath(world.root / RANDOM))] * 3
+
+
+def read_and_interrupted(path: str) -> tuple[int, int]:
+    """Read a file, and count the signals that are handled meanwhile."""
+    ticks = 0
+
+    def handle(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return len(Path(path).read_bytes()), ticks
+
+
+@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+def test_who_catches_the_signal_reads_on(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
+    """To him a read that fails would be an error of the file; RELION goes on after one."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    made.call(looked, made / FILE)
+    with faulty.hold(".*", method="GET") as held:
+        process, answer = made.calling(read_and_interrupted, made / FILE)
+        eventually(lambda: held.waiting, "the server is asked")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+            time.sleep(0.4)
+        assert process.poll() is None
+    assert answer(30) == (Path(world.root, FILE).stat().st_size, 2)
+
+
+def caught(path: str) -> tuple[str, int]:
+    """Ask for a length while a signal comes that is caught; give the error, and then the length."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        os.stat(path)
+    except InterruptedError as error:
+        return str(error.errno), os.stat(path).st_size
+    return "", 0
+
+
+@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+def test_who_catches_the_signal_is_told_of_it(
+    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+) -> None:
+    """What he asks then is asked anew."""
+    made = mount(base_url=faulty.url, binding=binding)
+    made.expect(STUCK)
+    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+        process, answer = made.calling(caught, made / FILE)
+        eventually(lambda: held.waiting, "the server is asked")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+    assert answer(30) == (str(errno.EINTR), Path(world.root, FILE).stat().st_size)
+
+
+def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, faulty: FaultProxy) -> None:
+    """`ls -l | sort` in a process group of its own: one SIGINT to the group, and the prompt is back."""
+    made = mount(base_url=faulty.url)
+    made.expect(STUCK)
+    with faulty.hold(".*") as held:
+        process = made.account.start(
+            "sh", "-c", 'ls -l "$0" | sort', made / "10028/data", process_group=0, stdout=subprocess.PIPE
+        )
+        eventually(lambda: held.waiting, "the server is asked")
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=SOON)
+    assert process.returncode
+
+
+@pytest.mark.parametrize(
+    ("prepared", "sent", "ends"),
+    [
+        ("", "SIGTERM", "to end"),
+        ("", "SIGQUIT", "to end and dead"),
+        ("", "SIGABRT", "to end and dead"),
+        ("", "SIGXCPU", "to end and dead"),
+        ("", "SIGCHLD", "no"),
+        ("signal.signal(signal.SIGQUIT, print)", "SIGQUIT", "to end"),
+        ("signal.signal(signal.SIGABRT, print)", "SIGABRT", "no"),
+        ("signal.signal(signal.SIGINT, print)", "SIGINT", "to end"),
+        ("signal.signal(signal.SIGHUP, print)", "SIGHUP", "no"),
+        ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "SIGINT", "no"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})", "SIGTERM", "no"),
+    ],
+)
+def test_what_means_the_end(prepared: str, sent: str, ends: str) -> None:
+    """A signal that waits, that is neither blocked nor ignored, and by which somebody wants an end."""
+    program = f"import os, signal\n{prepared}\nprint('there', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            stat = Path(f"/proc/{process.pid}/stat")
+            eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+            assert not is_ending(process.pid)
+            process.send_signal(signal.Signals[sent])  # a stopped process does not take it
+            assert is_ending(process.pid) == ends.startswith("to end")
+            assert is_dead(process.pid) == ends.endswith("dead")
+        finally:
+            process.kill()
+
+
+def test_who_is_not_known_waits_on() -> None:
+    """A thread of another namespace, or one that is no more, is not to end."""
+    assert not is_ending(0)
+    assert not is_ending(2**22 + 1)
+
+
+def patiently_reads(path: str) -> tuple[int, float]:
+    """Read in vain; give the errno, and how long it took."""
+    begun = time.monotonic()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.read(4096)
+    except OSError as error:
+        return error.errno or -1, time.monotonic() - begun
+    return 0, time.monotonic() - begun
+
+
+def patiently_looks(path: str) -> tuple[int, float]:
+    """Look in vain; give the same."""
+    begun = time.monotonic()
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno or -1, time.monotonic() - begun
+    return 0, time.monotonic() - begun
+
+
+@pytest.mark.promise(
+    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, never "
+    "fewer.",
+    "A request that was sent is given a fair time beyond that, and the kernel asks once more for what it has read "
+    "ahead in vain: it may take as long again.",
+)
+@pytest.mark.parametrize("way", ["read", "look"])
+def test_silence_is_borne_for_as_long_as_patience_lasts(
+    mount: Mounts, faulty: FaultProxy, binding: str, way: str
+) -> None:
+    """Some seconds longer at most: a request that was sent is given a fair time, and the kernel asks once more."""
+    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
+    made.expect(STUCK + "|given up")
+    made.call(looked, made / FILE)
+    with faulty.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
+        for _ in range(2):
+            path = made / (FILE if way == "read" else RANDOM)
+            number, seconds = made.call(patiently_reads if way == "read" else patiently_looks, path)
+            assert number == errno.EIO
+            assert 2.5 < seconds < 14

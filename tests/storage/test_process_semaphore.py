@@ -1,0 +1,155 @@
+"""The machine's budget of connections: never exceeded by all processes together, and freed by who dies."""
+
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes import SOON
+
+from empiarfs.storage.private_dirs import runtime_folder
+from empiarfs.storage.process_semaphore import ProcessSemaphore
+
+SERVER = "ftp.ebi.ac.uk"
+
+
+def taken(semaphore: ProcessSemaphore) -> bool:
+    """Tell whether a slot can be had at once, and give it back."""
+    try:
+        semaphore.acquire(0.0)()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_no_more_than_the_budget_is_given(tmp_path: Path) -> None:
+    """The fourth of three is refused, and given once another is back."""
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 3)
+    held = [semaphore.acquire(0.0) for _ in range(3)]
+    with pytest.raises(TimeoutError):
+        semaphore.acquire(0.0)
+    held.pop()()
+    assert taken(semaphore)
+    for release in held:
+        release()
+
+
+@pytest.mark.promise(
+    "All processes of a user on a machine together hold at most `--max-connections` connections to a server (10; "
+    "never more than 12)."
+)
+def test_all_who_use_the_folder_share_one_budget(tmp_path: Path) -> None:
+    """Two programs together hold no more than one may."""
+    one, other = (ProcessSemaphore(tmp_path / "slots", SERVER, 2) for _ in range(2))
+    first, second = one.acquire(0.0), other.acquire(0.0)
+    assert not taken(one)
+    assert not taken(other)
+    first()
+    assert taken(other)
+    second()
+
+
+def test_another_server_has_a_budget_of_its_own(tmp_path: Path) -> None:
+    """Connections to one are nothing to the other."""
+    release = ProcessSemaphore(tmp_path / "slots", SERVER, 1).acquire(0.0)
+    assert taken(ProcessSemaphore(tmp_path / "slots", "empiar.pdbj.org", 1))
+    release()
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    """However it ends, its slots are free."""
+    program = (
+        "import sys, signal; from pathlib import Path; "
+        "from empiarfs.storage.process_semaphore import ProcessSemaphore; "
+        "held = ProcessSemaphore(Path(sys.argv[1]), 'ftp.ebi.ac.uk', 1).acquire(0.0); "
+        "print('held', flush=True); signal.pause()"
+    )
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "slots")], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert not taken(semaphore)
+        process.kill()
+    assert taken(semaphore)
+
+
+def test_giving_back_twice_is_harmless(tmp_path: Path) -> None:
+    """A slot that someone else has taken since is not freed by a second giving back."""
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    release = semaphore.acquire(0.0)
+    release()
+    again = semaphore.acquire(0.0)
+    release()
+    assert not taken(semaphore)
+    again()
+
+
+def test_nobody_waits_at_first(tmp_path: Path) -> None:
+    """`wanted` tells of others alone."""
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    release = semaphore.acquire(0.0)
+    assert not semaphore.has_waiters()
+    release()
+
+
+def test_who_waits_is_seen_until_he_has_his_slot(tmp_path: Path) -> None:
+    """Those who hold idle connections close them for him."""
+    semaphore, other = (ProcessSemaphore(tmp_path / "slots", SERVER, 1) for _ in range(2))
+    release = semaphore.acquire(0.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other.acquire, SOON)
+        deadline = time.monotonic() + SOON
+        while not semaphore.has_waiters():
+            assert time.monotonic() < deadline, "nobody sees him"
+            time.sleep(0.01)
+        release()
+        waiting.result(SOON)()
+    assert not semaphore.has_waiters()
+
+
+def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """0700, like the cache."""
+    ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
+
+
+@pytest.mark.promise("Where no file can be locked, those of other processes are not counted, and one line says so.")
+def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are then not counted; one line says so."""
+    (tmp_path / "slots").write_text("")
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    for _ in range(3):
+        semaphore.acquire(0.0)
+    assert not semaphore.has_waiters()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    caplog.clear()
+
+
+def test_the_folder_is_the_users_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has one; else one of his own among the temporary files."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/5")
+    assert runtime_folder() == Path("/run/user/5/empiarfs")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert runtime_folder().name == f"empiarfs-{os.geteuid()}"
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """Taken away at logout or by a cleaner: the slots are counted anew, for the owner alone."""
+    semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
+    shutil.rmtree(tmp_path / "slots")
+    assert not semaphore.has_waiters()
+    release = semaphore.acquire(0.0)
+    assert not taken(ProcessSemaphore(tmp_path / "slots", SERVER, 1))
+    release()
+    assert taken(semaphore)
+    assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
