@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from empiarfs.cli import complete, options, progress, streams
+from empiarfs.cli import complete, options, progress
 from empiarfs.cli.places import Mount, Places, Remote
 from empiarfs.cli.places import place as place_of
 from empiarfs.cli.text import printable, reason, short_size
@@ -123,7 +123,7 @@ def cat(path: str, **flags: Any) -> None:
                     raise click.ClickException(
                         f"{printable(path)} is binary; write it to a file (empiarfs cat PATH > FILE) or a pipe"
                     )
-                streams.write(piece)
+                sys.stdout.buffer.write(piece)
                 advance(len(piece))
 
 

@@ -92,7 +92,7 @@ def setting(name: str, description: str, metavar: str = "", *more: str) -> Calla
     return click.option(f"--{name.replace('_', '-')}", *more, help=f"{description} [{known}]", **kind)
 
 
-_SIZES = {"cache_size", "memory"}
+_SIZES = {"cache_size", "memory_cache_size"}
 _OTHERWISE = {
     "patience": f"at a prompt {PROMPT_PATIENCE:.0f}s",
     "kernel_readahead": "the kernel's own 128",
@@ -108,9 +108,9 @@ _ARCHIVE = {
     "ftp_url": setting("ftp_url", "The same directory on FTP, for exact sizes in bulk.", "URL"),
     "no_ftp": setting("no_ftp", "Do not ask FTP for sizes."),
     "cache_dir": setting("cache_dir", "Where blocks and listings are kept.", "DIR"),
-    "cache_size": setting("cache_size", "The most to keep on disk; 0 for nothing.", "SIZE"),
-    "memory": setting("memory", "The most memory for blocks.", "SIZE"),
-    "connections": setting("connections", "Maximum number of connections at once, 1 to 12.", "N"),
+    "cache_size": setting("cache_size", "Maximum disk cache (LRU); 0 disables it.", "SIZE"),
+    "memory_cache_size": setting("memory_cache_size", "Maximum memory for cached blocks.", "SIZE"),
+    "max_connections": setting("max_connections", "Maximum number of connections at once, 1 to 12.", "N"),
     "patience": setting("patience", "How long to keep retrying an unresponsive server.", "TIME"),
     "offline": setting("offline", "Leave the network alone; show what is kept on disk."),
     "ca_bundle": setting("ca_bundle", "The certificate authorities to trust, in PEM form.", "FILE"),

@@ -30,6 +30,7 @@ class Guarded(click.Command):
         """Run; what cannot be written is one line and status 1, a reader that went away is status 141."""
         if sys.stdout is None:
             sys.stdout = io.TextIOWrapper(_Closed(), "utf-8", write_through=True)
+        sys.stdout = _buffered(sys.stdout)
         try:
             with _written_out():
                 return super().main(*arguments, **options)
@@ -75,15 +76,13 @@ def is_closed() -> bool:
     return isinstance(getattr(sys.stdout, "buffer", None), _Closed)
 
 
-def write(data: bytes) -> None:
-    """Write all of `data` to standard output; unbuffered, one write may take a part of it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[sys.stdout.buffer.write(rest) :]
+def _buffered(stream: TextIO) -> TextIO:
+    """Return `stream` with a buffer; without one (PYTHONUNBUFFERED) what a write does not take is lost."""
+    raw: object = getattr(stream, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        return stream
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.isatty())
 
 
 def _flush(stream: TextIO | None) -> None:

@@ -165,6 +165,31 @@ def test_a_disk_that_fills_up_under_the_last_bytes_is_no_success(tmp_path: Path)
         assert (tmp_path / "copy").read_bytes() == CONTENT[:most]
 
 
+def test_a_line_that_is_cut_by_a_full_disk_is_no_success(tmp_path: Path) -> None:
+    """Where the disk takes all but the end of the last line, `ls` fails, whether Python buffers or not."""
+    words = [sys.executable, "-m", "empiarfs", "ls", "10028/data"]
+    most = len(subprocess.run(words, capture_output=True, check=True, timeout=60).stdout) - 5
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    for environment in environments():
+        environment["EMPIARFS_CACHE_SIZE"] = "0"  # the listing is known, and the limit holds for the index too
+        with (tmp_path / "names").open("wb") as names:
+            done = subprocess.run(
+                [*words, "--offline"],
+                env=environment,
+                stdout=names,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                preexec_fn=limited,
+                timeout=60,
+            )
+        assert done.returncode == 1
+        assert done.stderr.endswith("Error: File too large\n")
+
+
 def test_nothing_that_standard_error_cannot_take_ends_in_status_120() -> None:
     """An error that cannot be written is still status 1."""
     with Path("/dev/full").open("wb") as full:
