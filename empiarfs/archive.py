@@ -47,7 +47,7 @@ class OpenFile:
         return f"<OpenFile {self.file.path!r} size={self.file.size}>"
 
     def read(self, offset: int, size: int) -> bytes:
-        """Give the `size` bytes at `offset`; fewer only where the file ends, none past its end.
+        """Return the `size` bytes at `offset`; fewer only where the file ends, none past its end.
 
         Raises:
             ArchiveError: Stale, NotFound, Forbidden, Unavailable (after the patience set), Closed.
@@ -104,7 +104,7 @@ class Archive:
         return f"<Archive {self._reader!r}>"
 
     def listdir(self, directory: str) -> list[Node]:
-        """Give the children of `directory`, in the server's order; files not measured yet are `Stub`.
+        """Return the children of `directory`, in the server's order; files not measured yet are `Stub`.
 
         Raises:
             ArchiveError: NotFound, NotADirectory, Forbidden (no listing), Unavailable.
@@ -113,7 +113,7 @@ class Archive:
         return self._tree.listdir(directory)
 
     def stat(self, path: str) -> File | Directory:
-        """Give what is at `path`, a file with its exact size.
+        """Return what is at `path`, a file with its exact size.
 
         Raises:
             ArchiveError: NotFound, Forbidden, Unavailable.
@@ -142,7 +142,7 @@ class Archive:
         return OpenFile(self, found)
 
     def read(self, file: File, offset: int, size: int) -> bytes:
-        """Give the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
+        """Return the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
         self._check_process(file.path)
         span = blocks.clamped(offset, size, file.size)
         if not span.size:
@@ -195,7 +195,7 @@ class Archive:
         return len(self._sequential.keys() | {file})
 
     def _begun(self, file: File) -> None:
-        """Take in that `file` is read from its start; where its reader walks from file to file, go before him.
+        """Record that `file` is read from its start; where its reader walks from file to file, go before him.
 
         He gets the part of the next files that he took of the last one, if it is a short part: the headers of ten
         thousand micrographs. Whole movies have windows of their own.

@@ -5,12 +5,12 @@ from typing import Any
 
 
 def _total(says: str) -> Any:
-    """Give a number that only grows, as long as the archive is open."""
+    """Return a number that only grows, as long as the archive is open."""
     return field(default=0, metadata={"kind": "counter", "says": says})
 
 
 def _now(says: str) -> Any:
-    """Give a number that comes and goes."""
+    """Return a number that comes and goes."""
     return field(default=0, metadata={"kind": "gauge", "says": says})
 
 

@@ -32,7 +32,7 @@ class File:
         return hash(self.path)  # a string remembers its own; a read looks a file up some twenty times
 
     def is_dated(self, modified: int) -> bool:
-        """Tell whether this version may have the exact date `modified`, in seconds since 1970."""
+        """Return whether this version may have the exact date `modified`, in seconds since 1970."""
         if self.modified is None or not self.coarse_mtime:
             return self.modified in {None, modified}
         # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
@@ -40,7 +40,7 @@ class File:
         return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < MINUTE
 
     def could_be(self, other: "File") -> bool:
-        """Tell whether this version, of a listing's date, may be `other`, of an exact one."""
+        """Return whether this version, of a listing's date, may be `other`, of an exact one."""
         is_sized_alike = self.path == other.path and self.size == other.size
         is_dated_alike = other.modified is not None and self.is_dated(other.modified)
         return self.coarse_mtime and not other.coarse_mtime and is_sized_alike and is_dated_alike
@@ -102,20 +102,20 @@ class Block:
 
 
 def parent_path(path: str) -> str:
-    """Give the directory that holds `path`; that of the root is the root."""
+    """Return the directory that holds `path`; that of the root is the root."""
     return path.rpartition("/")[0]
 
 
 def base_name(path: str) -> str:
-    """Give the last part of `path`."""
+    """Return the last part of `path`."""
     return path.rpartition("/")[2]
 
 
 def join(directory: str, name: str) -> str:
-    """Give the path of `name` in `directory`."""
+    """Return the path of `name` in `directory`."""
     return f"{directory}/{name}" if directory else name
 
 
 def is_entry_number(name: str) -> bool:
-    """Tell whether `name` is one that an entry's directory may have."""
+    """Return whether `name` is one that an entry's directory may have."""
     return name.isascii() and name.isdigit()

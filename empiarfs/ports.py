@@ -11,7 +11,7 @@ class Listing(Protocol):
     """What is there."""
 
     def scan(self, directory: str) -> Sequence[Node]:
-        """Give the direct children of `directory`, in the server's order, each name once.
+        """Return the direct children of `directory`, in the server's order, each name once.
 
         Raises:
             NotFound, Forbidden, Unavailable: as `empiarfs.errors` tells.
@@ -31,7 +31,7 @@ class Origin(Protocol):
         ...
 
     def fetch(self, file: File, span: Span) -> Iterator[bytes]:
-        """Give the bytes of `span`, a part of `file`, in order, in pieces: exactly `span.size` in all.
+        """Return the bytes of `span`, a part of `file`, in order, in pieces: exactly `span.size` in all.
 
         Raises:
             NotFound, Forbidden, Stale, Unavailable; at the call or at any piece. Closing the iterator early
@@ -44,7 +44,7 @@ class Sizes(Protocol):
     """Exact sizes of a whole directory at once."""
 
     def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
-        """Give the files among `stubs`, all in `directory`, whose exact size is now known; none when in doubt.
+        """Return the files among `stubs`, all in `directory`, whose exact size is now known; none when in doubt.
 
         Raises:
             Unavailable: there is no such source, or not now.
@@ -56,7 +56,7 @@ class BlockStore(Protocol):
     """Kept bytes. A store that is broken is a store that holds nothing: neither method raises."""
 
     def get(self, block: Block) -> bytes | None:
-        """Give the bytes of `block`; None if they are not here, or not whole."""
+        """Return the bytes of `block`; None if they are not here, or not whole."""
         ...
 
     def put(self, first: Block, *data: bytes) -> None:
@@ -81,15 +81,15 @@ class Index(Protocol):
     """A tree kept between runs. Like a store, a broken index knows nothing and never raises."""
 
     def directory(self, path: str) -> Known | None:
-        """Give what is known of the directory `path`; None if it was never listed."""
+        """Return what is known of the directory `path`; None if it was never listed."""
         ...
 
     def node(self, path: str) -> Node | None:
-        """Give what is known of the one name `path`; None if nothing is."""
+        """Return what is known of the one name `path`; None if nothing is."""
         ...
 
     def holds(self, path: str) -> bool:
-        """Tell whether `path`, or a directory somewhere below it, was ever listed."""
+        """Return whether `path`, or a directory somewhere below it, was ever listed."""
         ...
 
     def replace(self, path: str, nodes: Sequence[Node], scanned: float) -> Known:

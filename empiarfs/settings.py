@@ -84,7 +84,7 @@ class Settings:
 
 
 def archive_name(base_url: str) -> str:
-    """Give what the cache knows the archive at `base_url` by, whoever logs in there."""
+    """Return what the cache knows the archive at `base_url` by, whoever logs in there."""
     return hashlib.blake2b(without_credentials(base_url).encode(), digest_size=8).hexdigest()
 
 
@@ -119,7 +119,7 @@ def seconds(text: str) -> float:
 
 
 def without_credentials(url: str) -> str:
-    """Give `url` without user name and password; it may stand in a sentence, and a proxy's without its scheme."""
+    """Return `url` without user name and password; it may stand in a sentence, and a proxy's without its scheme."""
     return _LOGIN.sub("", url)
 
 
@@ -149,7 +149,7 @@ def _is_address(text: str, schemes: set[str]) -> bool:
 
 
 def _unfit(text: str) -> str:
-    """Give what may be shown of an address that is none: nobody can tell where a password in it ends."""
+    """Return what may be shown of an address that is none: nobody can tell where a password in it ends."""
     return repr(f"...@{text.rpartition('@')[2]}" if "@" in text else text)
 
 
@@ -294,7 +294,7 @@ def load(
     file_name: str = "",
     defaults: Settings | None = None,
 ) -> Settings:
-    """Give the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
+    """Return the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
 
     Args:
         flags: by the names of `Settings`; None where a flag was not given.

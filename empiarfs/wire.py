@@ -55,14 +55,14 @@ class _NoStore:
     broken = 0
 
     def get(self, block: Block) -> bytes | None:  # noqa: ARG002 - as every store
-        """Give nothing."""
+        """Return nothing."""
         return None
 
     def put(self, first: Block, *data: bytes) -> None:
         """Keep nothing."""
 
     def kept(self) -> int:
-        """Give 0."""
+        """Return 0."""
         return 0
 
     def close(self) -> None:
@@ -292,12 +292,12 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
 
 
 def ftp_of(settings: Settings) -> FtpSizes | None:
-    """Give the FTP server beside the base URL by itself; None where there is none."""
+    """Return the FTP server beside the base URL by itself; None where there is none."""
     return _sizes(settings, lambda: _semaphore(settings, settings.base_url).acquire(SLOT_SECONDS))
 
 
 def ftp_url(settings: Settings) -> str:
-    """Give the FTP server beside the base URL: the one named, or its host where that is named for it; or none."""
+    """Return the FTP server beside the base URL: the one named, or its host where that is named for it; or none."""
     base = urlsplit(settings.base_url)
     if settings.no_ftp:
         return ""

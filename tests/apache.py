@@ -123,7 +123,7 @@ class Apache:
         self._begun = len(self._lines("begun"))
 
     def requests(self, method: str = "", path: str = "") -> list[Request]:
-        """Give the requests since the last `clear`, in the order of their arrival.
+        """Return the requests since the last `clear`, in the order of their arrival.
 
         Each stands in the log from the moment it arrives, so none is missed; those under way are waited for.
 
@@ -244,7 +244,7 @@ def _free_port() -> int:
 
 
 def _before_deadline(done: Callable[[], object], seconds: float = DEADLINE) -> bool:
-    """Tell whether `done` came true in time."""
+    """Return whether `done` came true in time."""
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 
 def segments(folder: Path) -> list[Path]:
-    """Give the files below a folder that hold blocks; a folder that goes away meanwhile is no error."""
+    """Return the files below a folder that hold blocks; a folder that goes away meanwhile is no error."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(file for file in found if file.suffix == ".val")
 
 
 def volume(folder: Path) -> int:
-    """Give their bytes."""
+    """Return their bytes."""
     total = 0
     for file in segments(folder):
         try:

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def how_long(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
-    """Gives the first of two numbers, or with `--long` the second."""
+    """Returns the first of two numbers, or with `--long` the second."""
     return lambda short, long: long if pytestconfig.getoption("long") else short
 
 
@@ -135,7 +135,7 @@ def _mounts(apache: Apache, seconds: float) -> Iterator[Mounts]:
 
 @pytest.fixture(scope="session")
 def shared_mounts(own_machine: None, apache: Apache) -> Iterator[Callable[[str, str], Mount]]:
-    """Gives the one mount of a binding and a user that all tests share which only read."""
+    """Returns the one mount of a binding and a user that all tests share which only read."""
     made: dict[tuple[str, str], Mount] = {}
     mounts = Mounts(Path(tempfile.mkdtemp(prefix="empiarfs-")), apache.url)
     mounts.folder.chmod(0o755)

@@ -19,7 +19,7 @@ MODIFIED = 1_700_000_000  # when the files of a `FakeOrigin` were changed, unles
 
 
 def noise(size: int, seed: int = 0) -> bytes:
-    """Give `size` bytes of which no two stretches are alike, so that a misplaced byte shows."""
+    """Return `size` bytes of which no two stretches are alike, so that a misplaced byte shows."""
     words = (size + 7) // 8
     return b"".join((index * 0x9E3779B97F4A7C15 + seed & (1 << 64) - 1).to_bytes(8) for index in range(words))[
         :size
@@ -35,7 +35,7 @@ class Content(Protocol):
         ...
 
     def part(self, start: int, stop: int) -> bytes:
-        """Give the bytes from `start` to `stop`."""
+        """Return the bytes from `start` to `stop`."""
         ...
 
 
@@ -46,7 +46,7 @@ class Made:
     size: int
 
     def part(self, start: int, stop: int) -> bytes:
-        """Give the bytes from `start` to `stop`."""
+        """Return the bytes from `start` to `stop`."""
         stop = min(stop, self.size)
         turns = (stop - start) // 251 + 2
         return (bytes(range(251)) * turns)[start % 251 :][: max(0, stop - start)]
@@ -102,7 +102,7 @@ class Barrier:
         assert self._gone.acquire(timeout=SOON), "it still stands at the barrier"
 
     def stops(self) -> bool:
-        """Tell whether the one who comes now is to stop here."""
+        """Return whether the one who comes now is to stop here."""
         with self._lock:
             if self._left is None:
                 return True
@@ -173,7 +173,7 @@ class FakeOrigin:
         return [asked.path for asked in self.diary if asked.span is None]
 
     def file(self, path: str) -> File:
-        """Give `path` as it is now, without a line in the diary."""
+        """Return `path` as it is now, without a line in the diary."""
         content = self.files[path]
         size = len(content) if isinstance(content, bytes) else content.size
         return File(path, size, self.modified)
@@ -291,12 +291,12 @@ class FakeListing:
 
 
 def stub(path: str, size: str = "1.0K", date: str = "2024-01-02 03:04") -> Stub:
-    """Give `path` as a listing shows a file."""
+    """Return `path` as a listing shows a file."""
     return Stub(path, size, date)
 
 
 def directory(path: str, modified: int | None = MODIFIED) -> Directory:
-    """Give `path` as a listing shows a directory."""
+    """Return `path` as a listing shows a directory."""
     return Directory(path, modified)
 
 
@@ -338,7 +338,7 @@ class BrokenStore:
         self.puts = 0
 
     def get(self, block: Block) -> bytes | None:
-        """Give nothing."""
+        """Return nothing."""
         return None
 
     def put(self, first: Block, *data: bytes) -> None:
@@ -353,11 +353,11 @@ class FixedLatency(LatencyEstimator):
         super().__init__(1 << 21)
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request is sent a second time."""
+        """Return after how many seconds of silence a request is sent a second time."""
         return SOON
 
     def worth_splitting(self, count: int) -> bool:
-        """Tell whether `count` bytes come sooner over two connections than over one."""
+        """Return whether `count` bytes come sooner over two connections than over one."""
         return False
 
 
@@ -368,7 +368,7 @@ class FakeClock:
         self.now = now
 
     def __call__(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return self.now
 
     def go_on(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ class Reply:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def with_headers(self, **headers: str) -> "Reply":
-        """Give it with these headers in the place of its own; `_` stands for `-`, an empty one goes."""
+        """Return it with these headers in the place of its own; `_` stands for `-`, an empty one goes."""
         merged = self.headers | {name.replace("_", "-"): text for name, text in headers.items()}
         return replace(self, headers={name: text for name, text in merged.items() if text})
 
@@ -149,7 +149,7 @@ class Rule:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def matches(self, method: str, path: str) -> bool:
-        """Tell whether it is about this request, and count it."""
+        """Return whether it is about this request, and count it."""
         if self.method not in {"", method} or not re.fullmatch(self.path, path):
             return False
         with self._lock:
@@ -321,7 +321,7 @@ class FaultProxy:
                 socket.socket.shutdown(line, socket.SHUT_RDWR)
 
     def count(self, method: str, path: str) -> int:
-        """Tell how many requests came."""
+        """Return how many requests came."""
         return sum(one == method and re.fullmatch(path, where) is not None for one, where in self.seen)
 
     def close(self) -> None:
@@ -334,7 +334,7 @@ class FaultProxy:
         self.hang_up()
 
     def ruled(self, method: str, path: str) -> Rule | None:
-        """Give the rule for this request."""
+        """Return the rule for this request."""
         return next((rule for rule in self._rules if rule.matches(method, path)), None)
 
     def _listen(self) -> None:

@@ -63,22 +63,22 @@ class Fault:
 
 
 def each(seen: Seen = WAITED_FOR, *hit: str, **but: Seen) -> dict[str, Seen]:
-    """Give the same for all that can be hit, `but` for some."""
+    """Return the same for all that can be hit, `but` for some."""
     return dict.fromkeys(hit or ALL, seen) | but
 
 
 def changed(change: Callable[[Reply], Reply]) -> Act:
-    """Give the act that answers with a changed reply of Apache's."""
+    """Return the act that answers with a changed reply of Apache's."""
     return lambda exchange: exchange.send(change(exchange.asked()))
 
 
 def headers(**headers: str) -> Act:
-    """Give the act that answers with other headers."""
+    """Return the act that answers with other headers."""
     return changed(lambda reply: reply.with_headers(**headers))
 
 
 def status(number: int, **headers: str) -> Act:
-    """Give the act that answers with a status and no body."""
+    """Return the act that answers with a status and no body."""
     return lambda exchange: exchange.answer(number, **headers)
 
 
@@ -139,7 +139,7 @@ def drip(exchange: Exchange) -> None:
 
 
 def cut_to_measure(reply: Reply) -> Reply:
-    """Give half the body, and a length that fits."""
+    """Return half the body, and a length that fits."""
     body = reply.body[: len(reply.body) // 2]
     return replace(reply, body=body).with_headers(content_length=str(len(body)))
 
@@ -156,7 +156,7 @@ def short_whole_file(exchange: Exchange) -> None:
 
 
 def surplus(reply: Reply) -> Reply:
-    """Give a hundred bytes too many, and a length that fits."""
+    """Return a hundred bytes too many, and a length that fits."""
     body = reply.body + bytes(100)
     return replace(reply, body=body).with_headers(content_length=str(len(body)))
 
@@ -174,7 +174,7 @@ def other_range(exchange: Exchange) -> None:
 
 
 def shorter_range(reply: Reply) -> Reply:
-    """Give an honest part of what was asked for."""
+    """Return an honest part of what was asked for."""
     start, _, total = _content_range(reply)
     body = reply.body[: len(reply.body) // 2]
     honest = reply.with_headers(
@@ -209,7 +209,7 @@ def cut_in_its_length(exchange: Exchange) -> None:
 
 
 def multipart(reply: Reply) -> Reply:
-    """Give the part as one of several, as for a request of many ranges."""
+    """Return the part as one of several, as for a request of many ranges."""
     text = reply.headers["content-range"]
     body = f"--x\r\nContent-Range: {text}\r\n\r\n".encode() + reply.body + b"\r\n--x--\r\n"
     return replace(reply, body=body).with_headers(
@@ -273,7 +273,7 @@ def elsewhere(exchange: Exchange) -> None:
 
 
 def asks_for_a_pause(number: int, *, date: bool = False) -> Act:
-    """Give the act that answers with a status and Retry-After."""
+    """Return the act that answers with a status and Retry-After."""
 
     def act(exchange: Exchange) -> None:
         after = formatdate(time.time() + PAUSE + 1, usegmt=True) if date else str(PAUSE)
@@ -283,7 +283,7 @@ def asks_for_a_pause(number: int, *, date: bool = False) -> Act:
 
 
 def version(content: bytes, modified: int) -> Act:
-    """Give the act that answers as a server that has another version of the file."""
+    """Return the act that answers as a server that has another version of the file."""
 
     def act(exchange: Exchange) -> None:
         told = {"last-modified": formatdate(modified, usegmt=True), "accept-ranges": "bytes"}
@@ -301,7 +301,7 @@ def version(content: bytes, modified: int) -> Act:
 
 
 def by_turns(act: Act) -> Act:
-    """Give the act that does `act` to every second request, as one of two servers behind a balance."""
+    """Return the act that does `act` to every second request, as one of two servers behind a balance."""
     turns = itertools.cycle((True, False))
     return lambda exchange: act(exchange) if next(turns) else exchange.pass_on()
 

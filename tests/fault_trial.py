@@ -82,20 +82,20 @@ class Truth:
             os.utime(file, (MODIFIED + number, MODIFIED + number))
 
     def content(self, path: str) -> bytes:
-        """Give the bytes of a file."""
+        """Return the bytes of a file."""
         return (self.root / path).read_bytes()
 
     def version(self, file: File) -> bytes:
-        """Give the bytes of a version of a file."""
+        """Return the bytes of a version of a file."""
         return self.others.get(file) or self.content(file.path)
 
     def file(self, path: str) -> File:
-        """Give a file as it must be known."""
+        """Return a file as it must be known."""
         status = (self.root / path).stat()
         return File(path, status.st_size, int(status.st_mtime))
 
     def names(self, directory: str) -> set[str]:
-        """Give the names that a directory lists."""
+        """Return the names that a directory lists."""
         return {one.name for one in (self.root / directory).iterdir() if not one.name.startswith("README")}
 
 
@@ -156,7 +156,7 @@ class Trial:
         self.compare(path, opened.read(0, opened.file.size + 1))
 
     def compare(self, path: str, data: bytes) -> None:
-        """See that `data` are the bytes of the file."""
+        """Check that `data` are the bytes of the file."""
         truth = self.truth.content(path)
         if data != truth:
             raise Wrong(f"{path}: {len(data)} bytes that are not its {len(truth)}")
@@ -172,7 +172,7 @@ class Trial:
             raise Wrong(f"{directory} shows {names}")
 
     def user_of(self, what: str) -> Callable[[], None]:
-        """Give what somebody does who is hit by a fault of `what`."""
+        """Return what somebody does who is hit by a fault of `what`."""
         if what == DATA:
             return self.read_open
         return self.list if what == LISTING else lambda: self.check(HITS[what])
@@ -218,7 +218,7 @@ class Trial:
         return future
 
     def recovers(self, hit: tuple[str, ...]) -> None:
-        """See that all is well again, in the same archive; a file that had changed is opened anew."""
+        """Check that all is well again, in the same archive; a file that had changed is opened anew."""
         for what in hit:
             if what == DATA:
                 self.data = self.archive.open(HITS[DATA])
@@ -228,7 +228,7 @@ class Trial:
         return not self.seen(self.user_of(what)).number
 
     def gate(self) -> ConnectionLimiter:
-        """Give the gate of the archive."""
+        """Return the gate of the archive."""
         origin = self.archive._reader._origin
         assert isinstance(origin, Retrying)
         assert isinstance(origin._origin, Hedged)
@@ -271,7 +271,7 @@ class Trial:
 
 
 def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable[[File], bytes]) -> int:
-    """See that every block that is kept on disk is right; give how many there are.
+    """Check that every block that is kept on disk is right; give how many there are.
 
     Raises:
         Wrong: one is not.
@@ -295,12 +295,12 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
 
 
 def threads() -> set[threading.Thread]:
-    """Give the threads of this process, but for the one that lets connections into the server."""
+    """Return the threads of this process, but for the one that lets connections into the server."""
     return {thread for thread in threading.enumerate() if thread.name != "faulty"}
 
 
 def descriptors() -> set[str]:
-    """Give what this process has open."""
+    """Return what this process has open."""
     found = set()
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names alone
         with suppress(OSError):
@@ -310,7 +310,7 @@ def descriptors() -> set[str]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[Truth, FaultProxy]]:
-    """Give the archive and the faulty server before it."""
+    """Yield the archive and the faulty server before it."""
     folder.chmod(0o755)
     truth = Truth(folder)
     apache = Apache(folder)
@@ -323,7 +323,7 @@ def served(folder: Path) -> Iterator[tuple[Truth, FaultProxy]]:
 
 
 def pattern(what: str) -> str:
-    """Give the pattern of the requests that concern `what`."""
+    """Return the pattern of the requests that concern `what`."""
     return HITS[what].replace(".", r"\.") + ("/" if what == LISTING else "") + r"(\?.*)?"
 
 

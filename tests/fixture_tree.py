@@ -100,12 +100,12 @@ class World:
         return file
 
     def date(self, file: Path) -> None:
-        """Give `file` a date that no other file has."""
+        """Return `file` a date that no other file has."""
         self._files += 1
         os.utime(file, (MODIFIED + self._files, MODIFIED + self._files))
 
     def bytes(self, size: int) -> bytes:
-        """Give random bytes, the same in every run."""
+        """Return random bytes, the same in every run."""
         return self._random.randbytes(size)
 
     def _names(self) -> None:
@@ -159,7 +159,7 @@ class World:
 
 
 def listed(directory: Path) -> list[str]:
-    """Give the names in `directory` that Apache shows, sorted."""
+    """Return the names in `directory` that Apache shows, sorted."""
     return sorted(
         name
         for name in os.listdir(directory)  # noqa: PTH208 - names alone

@@ -37,7 +37,7 @@ class FlakyDisk(mfusepy.Operations):  # type: ignore[misc] # the binding ships n
         return self._source + path
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
-        """Give the attributes of the real file."""
+        """Return the attributes of the real file."""
         status = os.lstat(self._real(path))
         names = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid", "st_ino", "st_blocks")
         times = {f"st_{one}time": getattr(status, f"st_{one}time_ns") for one in "acm"}
@@ -104,7 +104,7 @@ class FlakyDisk(mfusepy.Operations):  # type: ignore[misc] # the binding ships n
         return 0
 
     def rename(self, old: str, new: str, _flags: int = 0) -> int:
-        """Give a file another name."""
+        """Return a file another name."""
         os.rename(self._real(old), self._real(new))  # noqa: PTH104 - see above
         return 0
 

@@ -48,7 +48,7 @@ class FtpServer:
         return f"ftp://127.0.0.1:{self.port}/"
 
     def commands(self) -> list[str]:
-        """Give what it was asked, as `["USER", "PASS", "CWD", "LIST", ...]`."""
+        """Return what it was asked, as `["USER", "PASS", "CWD", "LIST", ...]`."""
         return self._log.read_text().split()
 
     def close(self) -> None:

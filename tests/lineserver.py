@@ -74,7 +74,7 @@ class LineServer(ABC):
 
 
 def heads(line: socket.socket, end: bytes = b"\r\n\r\n") -> Iterator[bytes]:
-    """Give what is asked over a connection, each without its `end`, until the other side hangs up."""
+    """Yield what is asked over a connection, each without its `end`, until the other side hangs up."""
     unread = b""
     while True:
         while end not in unread:

@@ -77,7 +77,7 @@ class Account:
         return path
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Give the environment of the user's programs."""
+        """Return the environment of the user's programs."""
         name, _, value = self.token.partition("=")
         return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -204,7 +204,7 @@ class Mount:
         return self.path / path
 
     def log(self) -> str:
-        """Give what the daemon has logged."""
+        """Return what the daemon has logged."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def expect(self, *patterns: str) -> None:
@@ -212,12 +212,12 @@ class Mount:
         self.expected += patterns
 
     def daemon(self) -> int:
-        """Give the process that serves the mount."""
+        """Return the process that serves the mount."""
         (found,) = self.daemons()
         return found
 
     def daemons(self) -> list[int]:
-        """Give the processes that serve it; none when it is gone."""
+        """Return the processes that serve it; none when it is gone."""
         ours = sandbox.processes(self.account.token)
         return [one for one in ours if _command(one)[1:4] == ["-m", "empiarfs", "mount"] and self._is_for(one)]
 
@@ -225,7 +225,7 @@ class Mount:
         return str(self.path) in _command(process)
 
     def is_mounted(self) -> bool:
-        """Tell whether the kernel has it."""
+        """Return whether the kernel has it."""
         return bool(sandbox.mounted(self.path))
 
     def umount(self, *flags: str) -> None:
@@ -235,12 +235,12 @@ class Mount:
         self.see_gone()
 
     def see_gone(self) -> None:
-        """See that neither the mount nor its daemon is left."""
+        """Check that neither the mount nor its daemon is left."""
         eventually(lambda: not self.is_mounted(), f"{self.path} leaves the table of mounts")
         eventually(lambda: not self.daemons(), "the daemon ends")
 
     def surprises(self) -> list[str]:
-        """Give the lines of the log that no test asked for."""
+        """Return the lines of the log that no test asked for."""
         lines = [line for line in self.log().splitlines() if _WORTH_A_LOOK.match(line)]
         return [line for line in lines if not any(re.search(one, line) for one in self.expected)]
 
@@ -269,7 +269,7 @@ class Mounts:
         self.made: list[Mount] = []
 
     def account(self, user: str = "", binding: str = BINDINGS[0]) -> Account:
-        """Give a new user, with a home and nothing in it."""
+        """Return a new user, with a home and nothing in it."""
         home = Path(tempfile.mkdtemp(prefix="home-", dir=self.folder))
         who = sandbox.ordinary() if user == "user" else sandbox.me()
         return Account(who, home, binding)
@@ -304,7 +304,7 @@ class Mounts:
         return mount
 
     def prepare(self, account: Account, path: Path | None = None) -> Mount:
-        """Give a mount that is not made yet."""
+        """Return a mount that is not made yet."""
         number = len(self.made)
         mount = Mount(account, path or account.home / f"mnt{number}", account.home / f"log{number}.txt")
         self.made.append(mount)

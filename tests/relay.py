@@ -74,7 +74,7 @@ class Relay:
         return counts
 
     def _open(self) -> int:
-        """Give how many clients are connected; one who has hung up is not, even where we were not told yet."""
+        """Return how many clients are connected; one who has hung up is not, even where we were not told yet."""
         return sum(_is_established(connection) for connection in tuple(self._connections))
 
     def _run(self) -> None:

@@ -42,7 +42,7 @@ class RequestLog:
         return self.relay.counts.highest
 
     def asked(self, path: str = "") -> list[Request]:
-        """Give the requests since the last `forget`, once nothing more is asked ahead of the reader."""
+        """Return the requests since the last `forget`, once nothing more is asked ahead of the reader."""
         seen = -1
         end = time.monotonic() + LONGEST_QUIET
         while len(found := self.apache.requests()) > seen and time.monotonic() < end:
@@ -81,7 +81,7 @@ def in_a_calm_moment(check: Callable[[], None]) -> None:
 
 
 def spans(requests: Sequence[Request], method: str) -> list[Span]:
-    """Give what those of `requests` asked for that are of `method`, in the order of the file's bytes."""
+    """Return what those of `requests` asked for that are of `method`, in the order of the file's bytes."""
     found = []
     for one in requests:
         if one.method != method:
@@ -92,15 +92,15 @@ def spans(requests: Sequence[Request], method: str) -> list[Span]:
 
 
 def bytes_of(found: Sequence[Span]) -> int:
-    """Give how many bytes `found` are in all."""
+    """Return how many bytes `found` are in all."""
     return sum(span.size for span in found)
 
 
 def asked_twice(found: Sequence[Span]) -> list[tuple[Span, Span]]:
-    """Give the neighbours among ordered `found` that share bytes."""
+    """Return the neighbours among ordered `found` that share bytes."""
     return [(one, other) for one, other in itertools.pairwise(found) if other.start < one.stop]
 
 
 def blocks_of(found: Sequence[Span]) -> set[int]:
-    """Give the numbers of the blocks that `found` touch."""
+    """Return the numbers of the blocks that `found` touch."""
     return {number for span in found for number in blocks.covering(span, BLOCK)}

@@ -42,13 +42,13 @@ class User:
 
 
 def me() -> User:
-    """Give the user who runs the tests."""
+    """Return the user who runs the tests."""
     name = "root" if os.geteuid() == 0 else "user"
     return User(name, os.geteuid(), os.getegid())
 
 
 def ordinary() -> User:
-    """Give an ordinary user: nobody where root runs the tests, else whoever does."""
+    """Return an ordinary user: nobody where root runs the tests, else whoever does."""
     if os.geteuid():
         return me()
     nobody = pwd.getpwnam("nobody")
@@ -56,7 +56,7 @@ def ordinary() -> User:
 
 
 def users() -> list[str]:
-    """Give the names of the users who can be tried here."""
+    """Return the names of the users who can be tried here."""
     return ["root", "user"] if os.geteuid() == 0 else ["user"]
 
 
@@ -139,14 +139,14 @@ def unbind(target: Path) -> None:
 
 
 def mounted(path: Path) -> list[str]:
-    """Give the types of what is mounted on `path`; asks the kernel's table alone."""
+    """Return the types of what is mounted on `path`; asks the kernel's table alone."""
     lines = Path("/proc/self/mounts").read_bytes().splitlines()
     wanted = os.fsencode(path).replace(b"\\", rb"\134").replace(b" ", rb"\040")
     return [line.split()[2].decode() for line in lines if line.split()[1] == wanted]
 
 
 def processes(token: str) -> list[int]:
-    """Give the processes that have `token` in their environment and are not dead."""
+    """Return the processes that have `token` in their environment and are not dead."""
     return [int(entry.name) for entry in _numbered(Path("/proc").iterdir()) if _has(entry, token)]
 
 

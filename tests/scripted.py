@@ -179,7 +179,7 @@ class Hasty(LatencyEstimator):
         super().__init__(1 << 21)
 
     def read_timeout(self, kind: str = "") -> float:
-        """Give after how many seconds of silence a request is given up."""
+        """Return after how many seconds of silence a request is given up."""
         return 0.5
 
 

@@ -22,13 +22,13 @@ VARIABLES = {"EMPIARFS_CONFIG", "EMPIARFS_FUSE", "_EMPIARFS_COMPLETE", "EMPIARFS
 
 
 def fenced_lines(document: Path) -> Iterator[str]:
-    """Give the lines of code in `document`, those that end in a backslash joined with the next."""
+    """Yield the lines of code in `document`, those that end in a backslash joined with the next."""
     for block in re.findall(r"^```\w*\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def commands(line: str) -> Iterator[list[str]]:
-    """Give the calls of empiarfs in a line of shell, a systemd unit, or a Dockerfile."""
+    """Yield the calls of empiarfs in a line of shell, a systemd unit, or a Dockerfile."""
     words = shlex.shlex(re.sub(r"^(\$ |Exec\w+=)", "", line.strip()), posix=True, punctuation_chars="|&;<>()")
     words.whitespace_split = True
     call: list[str] = []
@@ -42,7 +42,7 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 def all_commands() -> list[tuple[str, list[str]]]:
-    """Give each call of empiarfs in the documents, after the words that tell where it stands."""
+    """Return each call of empiarfs in the documents, after the words that tell where it stands."""
     found = []
     for document in DOCUMENTS:
         for line in fenced_lines(document):
@@ -52,7 +52,7 @@ def all_commands() -> list[tuple[str, list[str]]]:
 
 
 def options(command: click.Command) -> set[str]:
-    """Give the names of the options that `command` takes, those of the commands below it among them."""
+    """Return the names of the options that `command` takes, those of the commands below it among them."""
     below = command.commands.values() if isinstance(command, click.Group) else ()
     with click.Context(command) as context:
         own = {name for one in command.get_params(context) for name in (*one.opts, *one.secondary_opts)}
@@ -60,7 +60,7 @@ def options(command: click.Command) -> set[str]:
 
 
 def all_options() -> set[str]:
-    """Give the names of all options of the program."""
+    """Return the names of all options of the program."""
     return options(main)
 
 

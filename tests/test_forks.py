@@ -85,7 +85,7 @@ print(ends, wrong)
 
 
 def settings(apache: Apache, folder: Path) -> Settings:
-    """Give what an archive of `apache` needs."""
+    """Return what an archive of `apache` needs."""
     return Settings(base_url=apache.url, cache_dir=folder, memory_cache_size=16 * 2**20, no_ftp=True)
 
 

@@ -45,7 +45,7 @@ def graph() -> grimp.ImportGraph:
 
 
 def sources() -> dict[str, Path]:
-    """Give the file of every module."""
+    """Return the file of every module."""
     base = Path(empiarfs.__file__).parent
     return {
         ".".join(("empiarfs", *path.relative_to(base).with_suffix("").parts)).removesuffix(".__init__"): path
@@ -54,7 +54,7 @@ def sources() -> dict[str, Path]:
 
 
 def outside(path: Path) -> set[str]:
-    """Give the packages that a file imports, wherever in it."""
+    """Return the packages that a file imports, wherever in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

@@ -135,7 +135,7 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
 
 
 def _whose(archive: str, chosen: Settings) -> str:
-    """Give what to say of an entry of another archive than the one that is set."""
+    """Return what to say of an entry of another archive than the one that is set."""
     if archive == archive_name(chosen.base_url):
         return ""
     return ", of the sample" if archive == SAMPLE else ", of another --base-url"
@@ -217,5 +217,5 @@ def _tell(errors: tuple[str, ...], unrecognised: tuple[Any, ...]) -> None:
 
 
 def _is_interactive() -> bool:
-    """Tell whether somebody sits there who can answer."""
+    """Return whether somebody sits there who can answer."""
     return sys.stdin is not None and sys.stdin.isatty()

@@ -36,7 +36,7 @@ def doctor(*, as_json: bool, **flags: Any) -> None:
 
 
 def _verdict(states: list[State]) -> str:
-    """Give the last line, which hides neither what is bad nor a warning."""
+    """Return the last line, which hides neither what is bad nor a warning."""
     bad = states.count("bad")
     if bad:
         return f'{bad} problem{"s" * (bad > 1)} found (see "bad" above)'

@@ -39,7 +39,7 @@ def findings(chosen: Settings) -> Findings:
 
 
 def device() -> Findings:
-    """Look whether the FUSE device can be opened."""
+    """Check whether the FUSE device can be opened."""
     missing = requirements.missing_device()
     if missing is None:
         yield Finding("ok", f"{requirements.DEVICE} can be opened")
@@ -79,7 +79,7 @@ def library() -> Findings:
 
 
 def others(chosen: Settings) -> Findings:
-    """Look whether ordinary users may let others read."""
+    """Check whether ordinary users may let others read."""
     try:
         lines = FUSE_CONFIG.read_text(errors="replace").splitlines()
     except OSError:
@@ -129,7 +129,7 @@ def cache_folder(folder: Path) -> Findings:
 
 
 def log_folder(named: Path | None) -> Findings:
-    """Look whether a mount in the background can write its log, to the file `named` or where it goes by itself."""
+    """Check whether a mount in the background can write its log, to the file `named` or where it goes by itself."""
     folder = named.parent if named else Path(platformdirs.user_log_dir("empiarfs"))
     there = nearest(folder)
     if there.is_dir() and os.access(there, os.W_OK):
@@ -141,7 +141,7 @@ def log_folder(named: Path | None) -> Findings:
 
 
 def slots_folder() -> Findings:
-    """Look whether connections can be counted over all processes."""
+    """Check whether connections can be counted over all processes."""
     folder = runtime_folder()
     advice = "set XDG_RUNTIME_DIR to a folder of your own on this machine"
     try:

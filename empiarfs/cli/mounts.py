@@ -111,7 +111,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
-    """Give the full path of a mount point that may be used, made if it was missing, and hold it.
+    """Return the full path of a mount point that may be used, made if it was missing, and hold it.
 
     Args:
         mountpoint: as it was written.

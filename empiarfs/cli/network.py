@@ -67,7 +67,7 @@ class _Asked:
         self._thread.start()
 
     def found(self, deadline: float) -> Findings:
-        """Give what was found before `deadline`."""
+        """Yield what was found before `deadline`."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         found = list(self._found)
         yield from found
@@ -210,7 +210,7 @@ def ftp(chosen: Settings) -> Findings:
 
 
 def _some_file(asking: "HttpClient", begin: str) -> File | None:
-    """Give a file of a mebibyte or more, or else any, on the way down from `begin`."""
+    """Return a file of a mebibyte or more, or else any, on the way down from `begin`."""
     from empiarfs.empiar.http import HttpOrigin  # noqa: PLC0415 - brings requests, which `--help` need not wait for
     from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - the same
 

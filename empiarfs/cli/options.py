@@ -32,13 +32,13 @@ class _Printable(logging.Formatter):
 
 
 def config_file() -> Path:
-    """Give where the configuration file is looked for."""
+    """Return where the configuration file is looked for."""
     named = os.environ.get("EMPIARFS_CONFIG")
     return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
 
 
 def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> settings.Settings:
-    """Give the settings; of `flags` those that are settings and were given.
+    """Return the settings; of `flags` those that are settings and were given.
 
     Args:
         flags: of a command.
@@ -119,12 +119,12 @@ _ARCHIVE = {
 
 
 def archive_options(command: F) -> F:
-    """Give `command` the options that tell which archive, and what it may use."""
+    """Return `command` the options that tell which archive, and what it may use."""
     return some(*_ARCHIVE)(command)
 
 
 def some(*names: str) -> Callable[[F], F]:
-    """Give what gives a command some of these options."""
+    """Return what gives a command some of these options."""
 
     def with_options(command: F) -> F:
         for name in reversed(names):
@@ -149,7 +149,7 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 def opener(
     chosen: settings.Settings, *, sample: bool, interactive: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
-    """Give what opens the archive, and what is to be called when it is closed.
+    """Return what opens the archive, and what is to be called when it is closed.
 
     The sample's server starts when the archive is opened: a daemon forks before.
     """
@@ -164,7 +164,7 @@ def opener(
 
 @contextmanager
 def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settings.Settings, str]]:
-    """Give settings whose base URL answers while this lasts, and what the cache knows the archive by."""
+    """Yield settings whose base URL answers while this lasts, and what the cache knows the archive by."""
     if not sample:
         yield chosen, ""
         return

@@ -29,7 +29,7 @@ class Mount:
         self._root = Path(root)
 
     def entries(self, directory: str) -> list[Node]:
-        """Give the children of `directory`, in the mount's order; files as stubs, which costs no request."""
+        """Return the children of `directory`, in the mount's order; files as stubs, which costs no request."""
         base = f"{directory}/" if directory else ""
         with os.scandir(self._root / directory) as children:
             return [
@@ -39,14 +39,14 @@ class Mount:
             ]
 
     def stat(self, path: str) -> File | Directory:
-        """Give what is at `path`."""
+        """Return what is at `path`."""
         status = (self._root / path).stat()
         if (self._root / path).is_dir():
             return Directory(path, int(status.st_mtime))
         return File(path, status.st_size, int(status.st_mtime))
 
     def pieces(self, path: str) -> Iterator[bytes]:
-        """Give the bytes of the file at `path`."""
+        """Yield the bytes of the file at `path`."""
         with (self._root / path).open("rb") as file:
             while piece := file.read(PIECE):
                 yield piece
@@ -61,14 +61,14 @@ class Remote:
         self._archive = archive
 
     def pieces(self, path: str) -> Iterator[bytes]:
-        """Give the bytes of the file at `path`."""
+        """Yield the bytes of the file at `path`."""
         opened = self._archive.open(path)
         for offset in range(0, opened.file.size, PIECE):
             yield opened.read(offset, PIECE)
 
 
 def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
-    """Tell whether `text` means the archive also where a file in the current directory is called so."""
+    """Return whether `text` means the archive also where a file in the current directory is called so."""
     if text.startswith((".", "/")):
         return False
     first = text.partition("/")[0]
@@ -154,7 +154,7 @@ def no_entry(names: str, *, sample: bool) -> str:
 def _explained(
     error: FileNotFoundError, path: str, archive: "Archive", *, sample: bool
 ) -> FileNotFoundError | click.ClickException:
-    """Give what to say of a path that is not there: it may be its entry that is not, or no entry at all."""
+    """Return what to say of a path that is not there: it may be its entry that is not, or no entry at all."""
     first = path.partition("/")[0]
     digits = re.sub(r"(?i)^empiar[\W_]*", "", first)
     if digits != first and digits.isascii() and digits.isdigit():

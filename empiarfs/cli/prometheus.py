@@ -19,7 +19,7 @@ _OF_THE_ARCHIVE = tuple(
 
 
 def exposition(results: Sequence[ProbeResult]) -> str:
-    """Give all numbers of all mounts, each labelled with its mount point; one that is down is `empiarfs_up` 0."""
+    """Return all numbers of all mounts, each labelled with its mount point; one that is down is `empiarfs_up` 0."""
     told = [(one.mountpoint, one.status) for one in results if one.status is not None]
     answers = [(labels(mountpoint=one.mountpoint), int(one.status is not None)) for one in results]
     abouts = [
@@ -41,18 +41,18 @@ def exposition(results: Sequence[ProbeResult]) -> str:
 
 
 def _family(name: str, kind: str, says: str, values: Sequence[tuple[str, float]]) -> list[str]:
-    """Give the lines of one number; none where nobody has it."""
+    """Return the lines of one number; none where nobody has it."""
     full = f"empiarfs_{name}{'_total' if kind == 'counter' else ''}"
     lines = [f"{full}{{{label}}} {value}" for label, value in values]
     return [f"# HELP {full} {says}", f"# TYPE {full} {kind}", *lines] if lines else []
 
 
 def labels(**values: str) -> str:
-    """Give `values` as labels, escaped."""
+    """Return `values` as labels, escaped."""
     return ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items())
 
 
 def _escaped(value: str) -> str:
-    """Give the value of a label. The format is UTF-8: what is none in a name is shown by its number."""
+    """Return the value of a label. The format is UTF-8: what is none in a name is shown by its number."""
     text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

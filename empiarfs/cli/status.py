@@ -51,12 +51,12 @@ def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, fo
 
 
 def _values(one: ProbeResult) -> dict[str, Any]:
-    """Give what a program wants to know; `trouble` is empty where the mount answers."""
+    """Return what a program wants to know; `trouble` is empty where the mount answers."""
     return {**(flat(one.status) if one.status else {}), "mountpoint": one.mountpoint, "trouble": one.trouble}
 
 
 def table(one: ProbeResult) -> str:
-    """Give the lines of one mount for people: 80 columns, where no name in it is longer."""
+    """Return the lines of one mount for people: 80 columns, where no name in it is longer."""
     if one.status is None:
         return _wrapped(f"{one.mountpoint} {one.trouble}")
     rows = {**_of_the_mount(one.status), **_of_the_archive(one.status.counters)}
@@ -84,7 +84,7 @@ def _wrapped(text: str, first: str = "", others: str = "  ") -> str:
 
 
 def _of_the_mount(of: Status) -> dict[str, list[str]]:
-    """Give the lines of text by label."""
+    """Return the lines of text by label."""
     return {
         "mounted": [f"{local_time(of.since)}, {duration(of.now - of.since)} ago; process {of.pid}"],
         "version": [f"{of.version}, {of.binding}"],
@@ -95,7 +95,7 @@ def _of_the_mount(of: Status) -> dict[str, list[str]]:
 
 
 def _of_the_archive(of: Counters) -> dict[str, list[str]]:
-    """Give the lines of text by label."""
+    """Return the lines of text by label."""
     brought = of.blocks_from_disk + of.blocks_fetched
     return {
         "fetched": [
@@ -127,7 +127,7 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
 
 
 def _is_offline(of: Counters) -> bool:
-    """Tell whether an archive was opened that may use no connection."""
+    """Return whether an archive was opened that may use no connection."""
     return bool(of.base_url) and not of.connections_limit
 
 
@@ -144,7 +144,7 @@ def _of_the_server(of: Counters) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Give `seconds` in the two largest units that they fill."""
+    """Return `seconds` in the two largest units that they fill."""
     whole = max(0, int(seconds))
     if whole >= DAY:
         return f"{whole // DAY} d {whole % DAY // HOUR} h"
@@ -156,5 +156,5 @@ def duration(seconds: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Give which part of `whole` that is, in hundredths; none where there is no whole."""
+    """Return which part of `whole` that is, in hundredths; none where there is no whole."""
     return f"{100 * part / whole:.1f} %" if whole else "none"

@@ -12,7 +12,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Give `text` with everything escaped that could move a cursor, turn the line around, or is no character."""
+    """Return `text` with everything escaped that could move a cursor, turn the line around, or is no character."""
 
     def escaped(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def size(count: float) -> str:
-    """Give `count` bytes in the unit in which they are read best."""
+    """Return `count` bytes in the unit in which they are read best."""
     for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"
@@ -52,5 +52,5 @@ def reason(error: OSError) -> str:
 
 
 def local_time(seconds: float) -> str:
-    """Give the moment `seconds` since 1970 by the clock on the wall."""
+    """Return the moment `seconds` since 1970 by the clock on the wall."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

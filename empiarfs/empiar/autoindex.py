@@ -65,7 +65,7 @@ class Row:
 
 
 def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
-    """Give the children that an index page shows, in its order; one may stand there twice.
+    """Return the children that an index page shows, in its order; one may stand there twice.
 
     Understands the tables, preformatted text and lists of Apache's mod_autoindex, and the pages of nginx.
     Leaves out every link to anything but a direct child of `url`.
@@ -94,7 +94,7 @@ def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
 
 
 def nodes(rows: Iterable[Row], directory: str) -> list[Node]:
-    """Give each name of `rows` once, as an entry of the directory at the path `directory`.
+    """Return each name of `rows` once, as an entry of the directory at the path `directory`.
 
     The first row of a name counts, unless a later one says that it is a directory.
     """
@@ -120,7 +120,7 @@ class _Place:
         self._parts = _parts(self._path)
 
     def child(self, href: str) -> tuple[str, bool] | None:
-        """Give the name that `href` has here and whether it is a directory; None if it is no direct child."""
+        """Return the name that `href` has here and whether it is a directory; None if it is no direct child."""
         if _PLAIN.fullmatch(href):  # nearly all: nothing to decode, to resolve or to doubt
             return (href[:-1], True) if href[-1] == "/" else (href, False)
         # not urljoin, which takes the end off `a%20b;`
@@ -146,7 +146,7 @@ def _host(netloc: str) -> str:
 
 
 def _parts(path: str) -> list[bytes]:
-    """Give the parts of an absolute path, dots resolved, then each decoded once."""
+    """Return the parts of an absolute path, dots resolved, then each decoded once."""
     path = normpath(path)
     # beyond Latin-1 is only what the page spelt as an entity
     raw = path.encode("latin-1" if max(path) < "\u0100" else "utf-8")
@@ -154,7 +154,7 @@ def _parts(path: str) -> list[bytes]:
 
 
 def _checked(pieces: Iterable[bytes], page: "_Page", path_bytes: int) -> Iterator[bytes]:
-    """Give the page in parts and then a mark, as long as what `page` has made of them is an honest index."""
+    """Yield the page in parts and then a mark, as long as what `page` has made of them is an honest index."""
     size = heard = silence = 0
     tail = b""
     for piece in pieces:
@@ -232,7 +232,7 @@ class _Page:
             self._cells[-1] += text
 
     def close(self) -> None:
-        """Give nothing back: lxml calls it, and hands on what it gives."""
+        """Return nothing back: lxml calls it, and hands on what it gives."""
 
     def _finish_row(self) -> None:
         if self._child is None or self._cells is None:

@@ -13,7 +13,7 @@ _SIZE: Final = re.compile(r"(\d{1,20})(?:\.(\d))?([KMGTPE]?)", re.ASCII)
 
 
 def columns(cells: list[str]) -> tuple[str, str]:
-    """Give the listed size and date out of the texts behind a link, the first of which ends its own cell."""
+    """Return the listed size and date out of the texts behind a link, the first of which ends its own cell."""
     # preformatted text knows no cells
     texts = [*filter(None, map(str.strip, cells[1:] or re.split(r"\s{2,}|\n", cells[0].strip()))), ""]
     date = texts.pop(0) if _CLOCK.search(texts[0]) else ""
@@ -21,7 +21,7 @@ def columns(cells: list[str]) -> tuple[str, str]:
 
 
 def size_range(listed: str) -> range | None:
-    """Give the sizes in bytes that Apache writes as `listed`; None for a text that it never writes.
+    """Return the sizes in bytes that Apache writes as `listed`; None for a text that it never writes.
 
     Turns `apr_strfsize` (apr/strings/apr_strings.c) around: that divides by 1024, dropping the remainder,
     until fewer than 973 are left, then rounds by the last remainder alone, to tenths below 9 + 973/1024, else
@@ -44,7 +44,7 @@ def size_range(listed: str) -> range | None:
 
 
 def seconds(listed_date: str) -> int | None:
-    """Give a listed date, taken as UTC, in seconds since 1970; None if it is not understood.
+    """Return a listed date, taken as UTC, in seconds since 1970; None if it is not understood.
 
     Understands `2025-02-07 19:49` and, of older Apaches and of nginx, `29-Nov-2005 16:27`.
     """

@@ -56,7 +56,7 @@ class Reply:
         self.headers: Mapping[str, str] = response.headers
 
     def pieces(self) -> Iterator[bytes]:
-        """Give the body as it arrives, nothing decoded; where it comes fast, a whole piece at a time.
+        """Yield the body as it arrives, nothing decoded; where it comes fast, a whole piece at a time.
 
         Raises:
             Lost: the line broke, fell silent, or became a drip.
@@ -187,7 +187,7 @@ class _Session(requests.Session):
     """A session that leaves redirects alone; requests would read their bodies even where it does not follow."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - the library's signature
-        """Give none."""
+        """Return none."""
         return
 
 
@@ -213,7 +213,7 @@ class _Watched(requests.adapters.HTTPAdapter):
         self._is_aborted = False
 
     def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
-        """Give the pool of the one connection, which is noted when it is made."""
+        """Return the pool of the one connection, which is noted when it is made."""
         pool: Any = super().get_connection_with_tls_context(*arguments, **options)
         if not isinstance(pool.ConnectionCls, _Noted):
             pool.ConnectionCls = _Noted(pool.ConnectionCls, self._record_connection)
@@ -277,7 +277,7 @@ class ConnectionFactory:
         self._verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
     def create(self, release: Callable[[], None]) -> Connection:
-        """Give a line that is not connected yet, and calls `release` when it is closed."""
+        """Return a line that is not connected yet, and calls `release` when it is closed."""
         session = _Session()
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # who reads need not be recognised
         session.trust_env = False  # it would read the environment and ~/.netrc at every request

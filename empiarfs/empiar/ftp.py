@@ -80,7 +80,7 @@ class FtpSizes:
             return False
 
     def _list(self, directory: str, wanted: set[str]) -> dict[str, int]:
-        """Give the sizes of the names `wanted`, as far as they are listed; the list itself is not kept."""
+        """Return the sizes of the names `wanted`, as far as they are listed; the list itself is not kept."""
         found: dict[str, int] = {}
         count = heard = 0
 
@@ -117,7 +117,7 @@ class FtpSizes:
             end.cancel()
 
     def check(self) -> None:
-        """See that the server answers and has the directory; nothing is listed.
+        """Check that the server answers and has the directory; nothing is listed.
 
         Raises:
             Unavailable: it does not.
@@ -141,7 +141,7 @@ class _Connection(ftplib.FTP):
         self._data: socket.socket | None = None
 
     def getline(self) -> str:
-        """Give the next line of a reply; a reply of many lines is one text, and could be of any length."""
+        """Return the next line of a reply; a reply of many lines is one text, and could be of any length."""
         self._heard += 1
         if self._heard > MOST_REPLY_LINES:
             raise ValueError("the reply is too long")
@@ -162,13 +162,13 @@ class _Connection(ftplib.FTP):
 
 
 def sizes(lines: Iterable[str]) -> dict[str, int]:
-    """Give the sizes of the plain files in a Unix-form LIST, by name; lines of another form are left out."""
+    """Return the sizes of the plain files in a Unix-form LIST, by name; lines of another form are left out."""
     matches = (_LINE.fullmatch(line) for line in lines if len(line) <= LONGEST_LINE)
     return {_name(match[2]): int(match[1]) for match in matches if match}
 
 
 def agreeing(found: dict[str, int], stubs: Sequence[Stub]) -> list[File]:
-    """Give the stubs as files of the sizes `found`; none at all where one size is not what the listing rounds."""
+    """Return the stubs as files of the sizes `found`; none at all where one size is not what the listing rounds."""
     files = []
     for stub in stubs:
         size = found.get(base_name(stub.path))
@@ -188,6 +188,6 @@ def _name(text: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    """Give what went wrong on one line, without what could move a cursor: the server has written it."""
+    """Return what went wrong on one line, without what could move a cursor: the server has written it."""
     text = " ".join(str(error).split())[:LONGEST_WORDS]
     return text if text.isprintable() else type(error).__name__

@@ -51,7 +51,7 @@ class HttpClient:
         return f"<HttpClient {self._base_url} requests={self.requests} {self._latency!r} {self._pool!r}>"
 
     def url(self, path: str) -> str:
-        """Give the URL of `path`; every byte that is not plain is escaped."""
+        """Return the URL of `path`; every byte that is not plain is escaped."""
         if not path:
             return self._base_url
         return f"{self._base_url}/{quote(path.encode('utf-8', 'surrogateescape'), safe='/')}"
@@ -102,7 +102,7 @@ class HttpClient:
             raise Unavailable(path, str(error)) from error
 
     def body(self, reply: Reply, path: str) -> Iterator[bytes]:
-        """Give the body of `reply` in pieces, as many bytes as its Content-Length says."""
+        """Yield the body of `reply` in pieces, as many bytes as its Content-Length says."""
         expected = reply.headers.get("Content-Length")
         received = first = 0
         begun = ended = 0.0
@@ -173,7 +173,7 @@ class HttpClient:
 
 
 def _places(base_url: str) -> set[tuple[str, str | None, int]]:
-    """Give the servers that may answer for `base_url`: its own, and that of HTTPS where it is plain HTTP."""
+    """Return the servers that may answer for `base_url`: its own, and that of HTTPS where it is plain HTTP."""
     base = urlsplit(base_url)
     own = (base.scheme, base.hostname, _port(base))
     return {own, ("https", base.hostname, _PORTS["https"])} if own[::2] == ("http", _PORTS["http"]) else {own}

@@ -9,7 +9,7 @@ from empiarfs.model import File, Node, Stub
 
 
 def agrees(stub: Stub, file: File) -> bool:
-    """Tell whether `file` is of a length that the listing may have rounded to what `stub` shows."""
+    """Return whether `file` is of a length that the listing may have rounded to what `stub` shows."""
     sizes = autoindex_fields.size_range(stub.listed_size)
     return sizes is None or file.size in sizes
 

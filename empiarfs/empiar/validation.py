@@ -22,7 +22,7 @@ _LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 
 def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
-    """See that the reply has status 200, or 206 where a part was asked for.
+    """Check that the reply has status 200, or 206 where a part was asked for.
 
     Raises:
         NotFound, Forbidden, Stale (416), Throttled, Unavailable.
@@ -59,7 +59,7 @@ def _check_identity(reply: Reply, path: str) -> None:
 
 
 def check_is_file(reply: Reply, path: str) -> None:
-    """See that the reply is about a file, and not about a page that a proxy puts in its place.
+    """Check that the reply is about a file, and not about a page that a proxy puts in its place.
 
     Raises:
         Unavailable: it is not.
@@ -71,7 +71,7 @@ def check_is_file(reply: Reply, path: str) -> None:
 
 
 def check_range(reply: Reply, file: File, span: Span) -> None:
-    """See that the reply is the span that was asked for, of the version that is read.
+    """Check that the reply is the span that was asked for, of the version that is read.
 
     Raises:
         Stale: it is of another version.
@@ -91,7 +91,7 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
 
 
 def modified(reply: Reply) -> int | None:
-    """Give the Last-Modified in seconds since 1970; None where there is none that can be read."""
+    """Return the Last-Modified in seconds since 1970; None where there is none that can be read."""
     return seconds(reply.headers.get("Last-Modified", ""))
 
 
@@ -107,7 +107,7 @@ def seconds(text: str) -> int | None:
 
 
 def retry_after(reply: Reply) -> float:
-    """Give the seconds that the server asks to be left alone; its header holds seconds or a date."""
+    """Return the seconds that the server asks to be left alone; its header holds seconds or a date."""
     text = reply.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST_RETRY_AFTER)

@@ -6,20 +6,20 @@ from empiarfs.model import Span
 
 
 def clamped(offset: int, size: int, length: int) -> Span:
-    """Give the part of `size` bytes at `offset` that lies in a file of `length` bytes; empty past its end."""
+    """Return the part of `size` bytes at `offset` that lies in a file of `length` bytes; empty past its end."""
     start = min(max(offset, 0), length)
     return Span(start, min(max(start, offset + size), length))
 
 
 def covering(span: Span, block_bytes: int) -> range:
-    """Give the numbers of the blocks that hold `span`; none for an empty one."""
+    """Return the numbers of the blocks that hold `span`; none for an empty one."""
     if span.size <= 0:
         return range(0)
     return range(span.start // block_bytes, (span.stop - 1) // block_bytes + 1)
 
 
 def span_of(numbers: range, block_bytes: int, length: int) -> Span:
-    """Give the bytes of the blocks `numbers`, which follow each other, in a file of `length` bytes."""
+    """Return the bytes of the blocks `numbers`, which follow each other, in a file of `length` bytes."""
     return Span(numbers.start * block_bytes, min(numbers.stop * block_bytes, length))
 
 

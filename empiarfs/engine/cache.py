@@ -40,13 +40,13 @@ class LruCache(Generic[K, V]):
             return key in self._values
 
     def get(self, key: K) -> V | None:
-        """Give the value of `key`, now the one used last; None if it is not here."""
+        """Return the value of `key`, now the one used last; None if it is not here."""
         with self._lock:
             self._demoted.pop(key, None)
             return self._values.get(key)
 
     def demote(self, key: K) -> V | None:
-        """Give the value of `key`, which makes room from now on before any other; None if it is not here."""
+        """Return the value of `key`, which makes room from now on before any other; None if it is not here."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -67,7 +67,7 @@ class LruCache(Generic[K, V]):
             self._values[key] = value
 
     def setdefault(self, key: K, value: V) -> V:
-        """Give the value of `key`; `value`, which is kept, where there was none."""
+        """Return the value of `key`; `value`, which is kept, where there was none."""
         with self._lock:
             return self._values.setdefault(key, value)
 
@@ -118,7 +118,7 @@ class Cache:
         return block in self._lru
 
     def in_memory(self, block: Block, *, fully_read: bool = False) -> bytes | None:
-        """Give `block` if it is in memory; never waits.
+        """Return `block` if it is in memory; never waits.
 
         Args:
             block: which one.
@@ -131,12 +131,12 @@ class Cache:
         return data
 
     def demote(self, blocks: Iterable[Block]) -> None:
-        """Take in that the reader of `blocks` has taken the whole of them; see `in_memory`."""
+        """Record that the reader of `blocks` has taken the whole of them; see `in_memory`."""
         for block in blocks:
             self._lru.demote(block)
 
     def get(self, block: Block) -> bytes | None:
-        """Give `block` from memory, or from the store, whence it comes to memory."""
+        """Return `block` from memory, or from the store, whence it comes to memory."""
         data = self.in_memory(block)
         if data is not None:
             return data

@@ -45,12 +45,12 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def remaining() -> float:
-    """Give the most seconds that one asking may take."""
+    """Return the most seconds that one asking may take."""
     return _limit.get()
 
 
 def is_cancellable() -> bool:
-    """Tell whether anybody may cease to want what this thread does."""
+    """Return whether anybody may cease to want what this thread does."""
     return _condition.get() is not None
 
 
@@ -84,7 +84,7 @@ def wait_future(future: "Future[T]", seconds: float | None = None) -> bool:
 
 
 def run_in_thread(ask: Callable[[], T], name: str = "request") -> "Future[T]":
-    """Give what `ask` is about to give in a thread of its own, called `name`; it goes on to its end."""
+    """Return what `ask` is about to give in a thread of its own, called `name`; it goes on to its end."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -102,7 +102,7 @@ def run_in_thread(ask: Callable[[], T], name: str = "request") -> "Future[T]":
 
 
 def call_cancellable(ask: Callable[[], T]) -> T:
-    """Give what `ask` gives; where somebody may cease to want it, it is asked apart.
+    """Return what `ask` gives; where somebody may cease to want it, it is asked apart.
 
     Raises:
         Cancelled: nobody wants it any more.

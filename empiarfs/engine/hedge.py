@@ -79,7 +79,7 @@ class _Race(Generic[T]):
         self._run(CancelToken())
 
     def answer(self, seconds: float | None) -> tuple[T | None, BaseException | None] | None:
-        """Give the next answer, or the error of one asking; None when `seconds` have passed."""
+        """Return the next answer, or the error of one asking; None when `seconds` have passed."""
         come: list[tuple[T | None, BaseException | None]] = []
 
         def poll(most: float | None) -> bool:

@@ -74,14 +74,14 @@ class LatencyEstimator:
             self._ttfb_p95 = learnt if len(ordered) >= SAMPLES // 8 else max(learnt, INITIAL_TTFB)
 
     def record_rate(self, count: int, seconds: float) -> None:
-        """Take in that `count` bytes of one reply came in `seconds`, its first bytes left out."""
+        """Record that `count` bytes of one reply came in `seconds`, its first bytes left out."""
         if count >= RATED_BYTES:
             with self._lock:
                 self._rates.append(count / max(seconds, 0.001))
                 self._rate = sorted(self._rates)[len(self._rates) // 2]  # a burst or a stall says little
 
     def request_size_bounds(self) -> tuple[int, int]:
-        """Give how long requests ahead should be at least, and at most.
+        """Return how long requests ahead should be at least, and at most.
 
         The shortest one takes twice as long to come as to begin; the longest ends within a second or two, of which
         waiting for it to begin is a small part.
@@ -91,11 +91,11 @@ class LatencyEstimator:
         return min(max(int(2 * rate * self._ttfb_median), MIN_REQUEST), longest), longest
 
     def worth_splitting(self, count: int) -> bool:
-        """Tell whether `count` bytes come sooner over two connections than over one."""
+        """Return whether `count` bytes come sooner over two connections than over one."""
         return self._rate > 0 and count / self._rate > SPLIT_SHARE * self._ttfb_median
 
     def record_timeout(self, kind: str) -> None:
-        """Take in that a request of `kind` was given up for silence: the server may only be slow."""
+        """Record that a request of `kind` was given up for silence: the server may only be slow."""
         with self._lock:
             self._stalls[kind] = min(self._stalls.get(kind, 0) + 1, MAX_DOUBLINGS)
 
@@ -105,5 +105,5 @@ class LatencyEstimator:
         return min(usual * (1 << self._stalls.get(kind, 0)), MAX_BACKED_OFF_TIMEOUT)
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request that somebody waits for is sent a second time."""
+        """Return after how many seconds of silence a request that somebody waits for is sent a second time."""
         return max(HEDGE_FACTOR * self._ttfb_p95, MIN_HEDGE_DELAY)

@@ -71,7 +71,7 @@ class ConnectionLimiter:
         return len(self._waiting)
 
     def pause(self) -> float:
-        """Give for how many seconds the server still wants to be left alone; 0 for none."""
+        """Return for how many seconds the server still wants to be left alone; 0 for none."""
         return max(0.0, self._paused_until - self._clock())
 
     @contextmanager
@@ -124,7 +124,7 @@ class ConnectionLimiter:
             return True
 
     def release(self) -> None:
-        """Give back what `one_more` took."""
+        """Return back what `one_more` took."""
         with self._changed:
             self._demand -= 1
             self._changed.notify_all()
@@ -161,7 +161,7 @@ class ConnectionLimiter:
         return self._allowed - self._demand - self._ahead
 
     def _on_recovery(self) -> None:
-        """Take in that the server has answered somebody who asked it before its pause was over."""
+        """Record that the server has answered somebody who asked it before its pause was over."""
         with self._changed:
             now = self._clock()
             self._paused_until = self._quiet_until = now

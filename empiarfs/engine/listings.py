@@ -57,7 +57,7 @@ class Listings:
         )
 
     def known(self, directory: str) -> Known:
-        """Give what is known of `directory`: from memory, the index or the server.
+        """Return what is known of `directory`: from memory, the index or the server.
 
         Raises:
             NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
@@ -82,16 +82,16 @@ class Listings:
         return self._scans.call(directory, lambda: self._scan(directory))
 
     def cached(self, directory: str) -> Known | None:
-        """Give what memory holds of `directory`; None where that is nothing."""
+        """Return what memory holds of `directory`; None where that is nothing."""
         return self._recent.get(directory)
 
     def cached_node(self, path: str) -> Node | None:
-        """Give what memory holds of the one name `path`; None where that is nothing."""
+        """Return what memory holds of the one name `path`; None where that is nothing."""
         known = self._recent.get(parent_path(path))
         return None if known is None else known.nodes.get(base_name(path))
 
     def node(self, path: str) -> Node | None:
-        """Give what the listing of the parent says of `path`; None where it does not know.
+        """Return what the listing of the parent says of `path`; None where it does not know.
 
         Raises:
             NotFound, NotADirectory, Unavailable: as `empiarfs.errors` tells.
@@ -109,7 +109,7 @@ class Listings:
             raise NotFound(path) from error
 
     def is_absent(self, path: str) -> bool:
-        """Tell whether `path` was asked for a short while ago, and was not there."""
+        """Return whether `path` was asked for a short while ago, and was not there."""
         return self._is_recent(self._index.absent_since(path), self._absent)
 
     def keep(self, node: File | Directory) -> File | Directory:
@@ -139,14 +139,14 @@ class Listings:
                 known.nodes[base_name(file.path)] = file
 
     def mark_absent(self, path: str) -> None:
-        """Take in that `path` was asked for now, and is not there."""
+        """Record that `path` was asked for now, and is not there."""
         self._index.remove(path, self._clock())
         known = self._recent.get(parent_path(path))
         if known is not None:
             known.nodes.pop(base_name(path), None)
 
     def mark_changed(self, file: File) -> None:
-        """Take in that `file` is no longer what it was: it is a name not measured yet."""
+        """Record that `file` is no longer what it was: it is a name not measured yet."""
         stub = self._index.unmeasure(file)
         known = self._recent.get(parent_path(file.path))
         if known is not None and known.nodes.get(base_name(file.path)) == file:

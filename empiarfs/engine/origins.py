@@ -62,7 +62,7 @@ class RetryPolicy:
         self._interactive = interactive
 
     def call(self, path: str, ask: Callable[[], T], since: float | None = None) -> T:
-        """Give what `ask` gives, asking again while it says `Unavailable` and patience lasts.
+        """Return what `ask` gives, asking again while it says `Unavailable` and patience lasts.
 
         A server that wants to be left alone is, for as long as it says, but not beyond patience: then it is asked
         once more.
@@ -99,7 +99,7 @@ class RetryPolicy:
         raise Closed(path, "the archive was closed")
 
     def now(self) -> float:
-        """Give the time that patience is counted by."""
+        """Return the time that patience is counted by."""
         return self._clock()
 
     def backoff(self, path: str, since: float, breaks: int) -> None:
@@ -115,7 +115,7 @@ class RetryPolicy:
             raise Closed(path, "the archive was closed")
 
     def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
-        """Give how long to wait before the next try; raise `error` when patience is at its end."""
+        """Return how long to wait before the next try; raise `error` when patience is at its end."""
         left = since + self._seconds - self._clock()
         untrusted = isinstance(error, CertificateError)
         if left <= 0 or (untrusted and self._interactive):
@@ -127,7 +127,7 @@ class RetryPolicy:
         return min(left, max(asked_for, pause * (0.5 + self._chance())))
 
     def _is_news(self, path: str, left: float) -> bool:
-        """Tell whether the trouble with `path` is to be told; the many requests of one reader are one trouble."""
+        """Return whether the trouble with `path` is to be told; the many requests of one reader are one trouble."""
         now = self._clock()
         if now < self._logged.get(path, now):
             return False

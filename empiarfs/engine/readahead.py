@@ -85,7 +85,7 @@ def plan(
 
 
 def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
-    """Give how far a reader goes before he is taken for one who goes on; after a jump farther than of late."""
+    """Return how far a reader goes before he is taken for one who goes on; after a jump farther than of late."""
     if not stream.start:
         return TRUST_AT_START
     return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))

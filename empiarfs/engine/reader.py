@@ -62,7 +62,7 @@ class Reader:
         return self._in_flight.count
 
     def read(self, file: File, span: Span, *, beyond: int = 0) -> bytes:
-        """Give the bytes of `span`, which lies in `file`; all of them, or an error.
+        """Return the bytes of `span`, which lies in `file`; all of them, or an error.
 
         Args:
             file: the version that is read.
@@ -140,7 +140,7 @@ class Reader:
         return in_flight
 
     def _wait_for(self, block: Block, flight: InFlightBlock) -> bytes | None:
-        """Give a block that another thread fetches; ask for it too where that request is silent for too long."""
+        """Return a block that another thread fetches; ask for it too where that request is silent for too long."""
         if not flight.is_late(self._latency.hedge_delay()):
             return flight.wait()
         self.hedged_requests += 1
@@ -231,7 +231,7 @@ class Reader:
             over.set()
 
     def _fetch_part(self, file: File, span: Span, over: threading.Event) -> bytes:
-        """Give exactly the bytes of `span`; those that came so far where it is `over` for all parts."""
+        """Return exactly the bytes of `span`; those that came so far where it is `over` for all parts."""
         pieces = []
         with closing(cast("Generator[bytes]", self._origin.fetch(file, span))) as stream:
             for piece in stream:

@@ -34,7 +34,7 @@ FileSequences = tuple[FileSequence, ...]  # the one that moved last stands first
 
 
 def advance(sequences: FileSequences, position: int) -> tuple[FileSequences, range]:
-    """Take in that the file at `position` was used; give the walks after it, and the places to make ready now."""
+    """Record that the file at `position` was used; give the walks after it, and the places to make ready now."""
     for sequence in sequences:
         if not sequence.position <= position <= sequence.position + MAX_STEP:
             continue
@@ -76,6 +76,6 @@ class SequenceDetector:
 
 
 def suffix_of(name: str) -> str:
-    """Give the kind of a file, by its suffix in small letters."""
+    """Return the kind of a file, by its suffix in small letters."""
     stem, _, suffix = name.rpartition(".")
     return suffix.lower() if stem else ""

@@ -41,7 +41,7 @@ class InFlightBlock:
             waiter.set()
 
     def _completion_event(self) -> threading.Event:
-        """Give what is set when it ends."""
+        """Return what is set when it ends."""
         over = threading.Event()
         self._waiters.append(over)
         if self._over:
@@ -73,7 +73,7 @@ class InFlightBlock:
 
 
 def copy_error(error: ArchiveError) -> ArchiveError:
-    """Give the error for another thread: one exception raised twice would mix their tracebacks."""
+    """Return the error for another thread: one exception raised twice would mix their tracebacks."""
     kind, values = error.__reduce__()
     copy = kind(*values)
     copy.__cause__ = error.__cause__
@@ -96,7 +96,7 @@ class InFlightBlocks:
         return len(self._in_flight)
 
     def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, InFlightBlock]]:
-        """Give the blocks that are now the caller's to fetch, in order, and those that others fetch."""
+        """Return the blocks that are now the caller's to fetch, in order, and those that others fetch."""
         mine: list[Block] = []
         theirs: dict[Block, InFlightBlock] = {}
         blocks = list(wanted)
@@ -111,7 +111,7 @@ class InFlightBlocks:
         return mine, theirs
 
     def of(self, blocks: Iterable[Block]) -> dict[Block, InFlightBlock]:
-        """Give the flights of claimed blocks, for who has them fetched by another thread."""
+        """Return the flights of claimed blocks, for who has them fetched by another thread."""
         with self._lock:
             return {block: self._in_flight[block] for block in blocks}
 
@@ -125,13 +125,13 @@ class InFlightBlocks:
         return flights
 
     def complete(self, block: Block, data: bytes) -> None:
-        """Give the bytes of a claimed block to all who wait; the caller has put them into the cache before."""
+        """Return the bytes of a claimed block to all who wait; the caller has put them into the cache before."""
         with self._lock:
             flight = self._in_flight.pop(block)
         flight.finish(data, None)
 
     def fail(self, blocks: Iterable[Block], error: ArchiveError | None) -> None:
-        """Give claimed blocks up: with an error that is everyone's, or None and the next one may try."""
+        """Return claimed blocks up: with an error that is everyone's, or None and the next one may try."""
         for block in list(blocks):
             with self._lock:
                 flight = self._in_flight.pop(block, None)  # one that had landed when its thread was interrupted
@@ -147,7 +147,7 @@ class SingleFlight:
         self._in_flight: dict[Hashable, Future[Any]] = {}
 
     def call(self, key: Hashable, ask: Callable[[], T]) -> T:
-        """Give what `ask` gives, or what another thread's call for the same `key` is about to give."""
+        """Return what `ask` gives, or what another thread's call for the same `key` is about to give."""
         while True:
             with self._lock:
                 future: Future[T] | None = self._in_flight.get(key)
@@ -173,7 +173,7 @@ class SingleFlight:
         return result
 
     def try_run(self, key: Hashable, ask: Callable[[], T], *, unless: Hashable) -> T | None:
-        """Give what `ask` gives; None, without waiting, where another thread asks for `key` or `unless` now."""
+        """Return what `ask` gives; None, without waiting, where another thread asks for `key` or `unless` now."""
         with self._lock:
             if key in self._in_flight or unless in self._in_flight:
                 return None

@@ -36,7 +36,7 @@ class _Bulk:
         self._unheeded = threading.Event()
 
     def is_awaited(self) -> bool:
-        """Tell whether they are worth waiting for."""
+        """Return whether they are worth waiting for."""
         return not self._unheeded.is_set() and time.monotonic() < self._until
 
     def wait(self) -> None:
@@ -92,7 +92,7 @@ class Tree:
         self._bulk: LruCache[str, _Bulk] = LruCache(MOST_BULKS, lambda _: 1)
 
     def listdir(self, directory: str) -> list[Node]:
-        """Give the children of `directory`: from memory, the index or the server. No file is measured.
+        """Return the children of `directory`: from memory, the index or the server. No file is measured.
 
         Raises:
             NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
@@ -104,7 +104,7 @@ class Tree:
         return list(known.nodes.values())  # one step of the interpreter: another thread may add a name
 
     def stat(self, path: str) -> File | Directory:
-        """Give what is at `path`; a file that was never measured is measured now.
+        """Return what is at `path`; a file that was never measured is measured now.
 
         A name that its directory does not list is asked for: the servers sometimes leave one out. An entry that was
         named is a directory, as the root shows it, and is not asked for.
@@ -140,7 +140,7 @@ class Tree:
             self._single_flight.call(("stat", entry), lambda: self._ask(entry))
 
     def next_after(self, path: str, *, use: str) -> list[str]:
-        """Take in that `path` is used, and give the siblings that its user will want next; none unless he walks.
+        """Record that `path` is used, and give the siblings that its user will want next; none unless he walks.
 
         Args:
             path: a file.
@@ -161,7 +161,7 @@ class Tree:
         return detector.after(base_name(path))
 
     def measure_ahead(self, path: str) -> File | Directory | None:
-        """Give what is at `path`, measured while nobody waits; None if that does not work out now.
+        """Return what is at `path`, measured while nobody waits; None if that does not work out now.
 
         Nobody's asking is joined, and nothing is listed: this runs while it holds a place at the gate.
 
@@ -181,7 +181,7 @@ class Tree:
             return None
 
     def mark_changed(self, file: File) -> None:
-        """Take in that `file` is no longer what it was: it will be measured anew."""
+        """Record that `file` is no longer what it was: it will be measured anew."""
         self._listings.mark_changed(file)
 
     def _check_entry(self, path: str) -> None:
@@ -222,7 +222,7 @@ class Tree:
         return self._find(path) if ahead is None else self._find_ahead(path, ahead)
 
     def _known_sizes(self, directory: str) -> Known:
-        """Give the directory, with all its sizes where they can be had at once.
+        """Return the directory, with all its sizes where they can be had at once.
 
         The first to look asks for them and does not wait; who comes while they are on their way does.
         """
@@ -292,6 +292,6 @@ class Tree:
             raise
 
     def _is_plausible(self, found: File | Directory) -> bool:
-        """Tell whether the listing may have rounded the length of what was measured."""
+        """Return whether the listing may have rounded the length of what was measured."""
         node = self._listings.cached_node(found.path)
         return not (isinstance(node, Stub) and isinstance(found, File)) or self._agrees(node, found)

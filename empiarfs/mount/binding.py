@@ -34,7 +34,7 @@ READDIR_PLUS = 1  # FUSE_READDIR_PLUS of fuse.h
 
 
 def _escaped(name: str) -> codecs.CodecInfo | None:
-    """Give UTF-8 with surrogate escapes as an encoding, since fusepy decodes names strictly."""
+    """Return UTF-8 with surrogate escapes as an encoding, since fusepy decodes names strictly."""
     if name != "empiarfs_names":
         return None
 
@@ -155,12 +155,12 @@ def serve(
 
 
 def _caller() -> int:
-    """Give the thread that the kernel asks for; in the thread that answers."""
+    """Return the thread that the kernel asks for; in the thread that answers."""
     return int(fuse.fuse_get_context()[2])
 
 
 def library() -> str:
-    """Give the name of the binding, and the version of libfuse that it has loaded."""
+    """Return the name of the binding, and the version of libfuse that it has loaded."""
     if ON_FUSEPY:
         major, minor = divmod(fuse._libfuse.fuse_version(), 10)  # noqa: SLF001 - it tells in no other way
     else:
@@ -169,5 +169,5 @@ def library() -> str:
 
 
 def _major() -> int:
-    """Give the major version of the libfuse that was loaded."""
+    """Return the major version of the libfuse that was loaded."""
     return 2 if ON_FUSEPY else int(fuse.fuse_version_major)

@@ -18,13 +18,13 @@ _MASKS = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re
 
 
 def is_ending(thread: int) -> bool:
-    """Tell whether a signal that ends its program, or asks it to end, waits for a thread."""
+    """Return whether a signal that ends its program, or asks it to end, waits for a thread."""
     waiting, caught = _signals(thread)
     return _is_dead(waiting, caught) or bool(waiting & _mask(_ENDS))
 
 
 def is_dead(thread: int) -> bool:
-    """Tell whether a signal that ends its program waits for a thread: what it gets now, nobody sees."""
+    """Return whether a signal that ends its program waits for a thread: what it gets now, nobody sees."""
     return _is_dead(*_signals(thread))
 
 
@@ -33,7 +33,7 @@ def _is_dead(waiting: int, caught: int) -> bool:
 
 
 def _signals(thread: int) -> tuple[int, int]:
-    """Give the signals that wait for a thread and would reach it, and those it catches (proc(5), `status`)."""
+    """Return the signals that wait for a thread and would reach it, and those it catches (proc(5), `status`)."""
     try:
         text = Path(f"/proc/{thread}/status").read_text("ascii", "replace")
     except OSError:  # of another namespace, or gone

@@ -172,7 +172,7 @@ def _tell_log(title: str, text: str) -> None:
 
 
 def stacks() -> str:
-    """Give what every thread is doing now, the innermost call last."""
+    """Return what every thread is doing now, the innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"{names.get(number, 'of libfuse')} ({number})\n{''.join(traceback.format_stack(frame))}"

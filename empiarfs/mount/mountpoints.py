@@ -37,7 +37,7 @@ class Mounted:
 
 
 def table() -> list[Mounted]:
-    """Give what is mounted now, as this process sees it."""
+    """Return what is mounted now, as this process sees it."""
     lines = _TABLE.read_bytes().splitlines()
     fields = [line.split(b" ") for line in lines]
     return [
@@ -58,7 +58,7 @@ def _on_top(path: str) -> Mounted | None:
 
 
 def holder(path: Path) -> str | None:
-    """Give the mount of empiarfs that `path` lies in; None where it lies in none."""
+    """Return the mount of empiarfs that `path` lies in; None where it lies in none."""
     text = absolute(path)
     inside = [m for m in table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
     deepest = max(inside, key=lambda m: len(m.point), default=None)
@@ -66,7 +66,7 @@ def holder(path: Path) -> str | None:
 
 
 def absolute(path: Path) -> str:
-    """Give `path` without links, `.` and `..`; never looks at a mount, which may be dead."""
+    """Return `path` without links, `.` and `..`; never looks at a mount, which may be dead."""
     whole = Path(os.path.normpath(path.expanduser().absolute()))
     points = {mounted.point for mounted in table()}
     for _ in range(MOST_LINKS):
@@ -171,7 +171,7 @@ def prepare(point: Path) -> str:
 
 
 def is_dead(path: str) -> bool:
-    """Tell whether the daemon behind the mount on `path` is gone.
+    """Return whether the daemon behind the mount on `path` is gone.
 
     The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and
     is not waited for.
@@ -191,7 +191,7 @@ def is_dead(path: str) -> bool:
 
 
 def check_fuse() -> None:
-    """See that this machine can mount at all.
+    """Check that this machine can mount at all.
 
     Raises:
         CannotMount: it has no FUSE device, an ordinary user has no fusermount3, or there is no such binding.
@@ -204,7 +204,7 @@ def check_fuse() -> None:
 
 
 def own(point: Path) -> str:
-    """Give the full path of the mount of empiarfs on `point`.
+    """Return the full path of the mount of empiarfs on `point`.
 
     Raises:
         CannotMount: there is none.

@@ -142,7 +142,7 @@ class Operations:
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
-        """Give bytes of an open file."""
+        """Return bytes of an open file."""
         with self.errors("read", (path or "/")[1:]):
             opened = self._handles[info.fh]
             if isinstance(opened, bytes):
@@ -161,7 +161,7 @@ class Operations:
         return view.statfs()
 
     def readdir(self, _path: str | None, handle: int, offset: int = 0) -> Iterator[tuple[int, Node]]:
-        """Give the entries of a listed directory from the one after `offset` on, each with its own offset.
+        """Return the entries of a listed directory from the one after `offset` on, each with its own offset.
 
         The offsets 1 and 2 are those of the directory itself and its parent.
         """
@@ -171,20 +171,20 @@ class Operations:
         return ((place + 3, entries[place]) for place in range(max(0, offset - 2), len(entries)))
 
     def to_announce(self, node: Measured) -> Measured:
-        """Give what the kernel may be told of `node`: of a file the version that is open, or else the newest."""
+        """Return what the kernel may be told of `node`: of a file the version that is open, or else the newest."""
         return self._versions.to_announce(node) if isinstance(node, File) else node
 
     def announced(self, node: Measured) -> None:
-        """Take in that the kernel was told of `node`."""
+        """Record that the kernel was told of `node`."""
         if isinstance(node, File):
             self._versions.announced(node)
 
     def attributes(self, node: Measured) -> dict[str, int]:
-        """Give all attributes of `node`, for the kernel to keep."""
+        """Return all attributes of `node`, for the kernel to keep."""
         return view.attributes(node, self._owner, self._mounted)
 
     def errors(self, verb: str, path: str) -> "_Errors":
-        """Give what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
+        """Return what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
         return _Errors(verb, path, self._told_offline)
 
     @contextmanager

@@ -41,7 +41,7 @@ class ProbeResult:
 
 
 def mounts() -> list[str]:
-    """Give the mounts of empiarfs that this user may look into: those of his own, and those open to all."""
+    """Return the mounts of empiarfs that this user may look into: those of his own, and those open to all."""
     on_top = {mounted.point: mounted for mounted in mountpoints.table()}
     mine = f"user_id={os.geteuid()}"
     return [

@@ -28,7 +28,7 @@ class Missing:
 
 
 def missing_device() -> Missing | None:
-    """Tell why the FUSE device cannot be opened; None where it can."""
+    """Return why the FUSE device cannot be opened; None where it can."""
     nothing = Missing(
         f"there is no {DEVICE}",
         "load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN; "
@@ -52,17 +52,17 @@ def missing_device() -> Missing | None:
 
 
 def fusermount() -> str | None:
-    """Give the program by which ordinary users mount and unmount."""
+    """Return the program by which ordinary users mount and unmount."""
     return shutil.which("fusermount3") or shutil.which("fusermount")
 
 
 def missing_fusermount() -> Missing:
-    """Give what to say where it is needed and not there."""
+    """Return what to say where it is needed and not there."""
     return Missing("there is no fusermount3", "install it: apt install fuse3, or dnf install fuse3")
 
 
 def binding_name() -> str:
-    """Give the binding that the user wants."""
+    """Return the binding that the user wants."""
     return os.environ.get("EMPIARFS_FUSE", BINDINGS[0])
 
 

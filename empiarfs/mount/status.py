@@ -71,19 +71,19 @@ class Status:
 
 
 def flat(status: Status) -> dict[str, Any]:
-    """Give all that `status` holds by name, the counters among the rest."""
+    """Return all that `status` holds by name, the counters among the rest."""
     values = asdict(status)
     counters = values.pop("counters")
     return {**values, **counters, "warnings": values["warnings"]}
 
 
 def as_text(status: Status) -> str:
-    """Give `status` as JSON, one value a line, in plain ASCII whatever bytes a name is made of."""
+    """Return `status` as JSON, one value a line, in plain ASCII whatever bytes a name is made of."""
     return json.dumps(flat(status), indent=2) + "\n"
 
 
 def from_text(text: str) -> Status:
-    """Give the status that `as_text` wrote, maybe of another version: what is not known there is nothing here.
+    """Return the status that `as_text` wrote, maybe of another version: what is not known there is nothing here.
 
     Raises:
         ValueError: it is something else.
@@ -121,7 +121,7 @@ class RecentWarnings(logging.Handler):
         self._newest.append(LoggedWarning(record.created, " ".join(text[:MAX_WARNING_LENGTH].split())))
 
     def newest(self) -> tuple[LoggedWarning, ...]:
-        """Give what was kept, the newest last."""
+        """Return what was kept, the newest last."""
         return tuple(self._newest)
 
 
@@ -170,7 +170,7 @@ class MountStats:
         self.names_waiting, self.reads_waiting = Inside(), Inside()
 
     def record_open(self, path: str) -> None:
-        """Take in that the file `path` was opened."""
+        """Record that the file `path` was opened."""
         entry = path.partition("/")[0]
         with self._lock:
             self._entries.pop(entry, None)

@@ -27,24 +27,24 @@ class Versions:
         self._open_versions: dict[str, tuple[File, int]] = {}  # and how often
 
     def to_announce(self, newest: File) -> File:
-        """Give the version to tell the kernel: the one that is open, or else the newest."""
+        """Return the version to tell the kernel: the one that is open, or else the newest."""
         with self._lock:
             version, _ = self._open_versions.get(newest.path, (newest, 0))
             return version
 
     def to_open(self, newest: File) -> File:
-        """Give the version to open: the one that is open, where the two may be one by two dates; or `newest`."""
+        """Return the version to open: the one that is open, where the two may be one by two dates; or `newest`."""
         with self._lock:
             version, _ = self._open_versions.get(newest.path, (newest, 0))
             return version if version.could_be(newest) or newest.could_be(version) else newest
 
     def announced(self, version: File) -> None:
-        """Take in that the kernel was told of `version`."""
+        """Record that the kernel was told of `version`."""
         with self._lock:
             self._announced.put(version.path, version)
 
     def open(self, newest: File) -> bool:
-        """Take in that `newest` is opened, and tell whether the kernel may keep the pages that it has.
+        """Record that `newest` is opened, and tell whether the kernel may keep the pages that it has.
 
         Raises:
             Stale: another version is open. ESTALE makes the kernel try once more, which fails again as long as
@@ -65,7 +65,7 @@ class Versions:
             return are_its_own
 
     def close(self, version: File) -> None:
-        """Take in that `version` is closed, once."""
+        """Record that `version` is closed, once."""
         with self._lock:
             _, times = self._open_versions.pop(version.path)
             if times > 1:

@@ -26,7 +26,7 @@ class Owner:
 
 
 def inode(path: str) -> int:
-    """Give the number of `path`: the same at every mount, since it is made of the path alone."""
+    """Return the number of `path`: the same at every mount, since it is made of the path alone."""
     if not path:
         return ROOT_INODE
     digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
@@ -34,7 +34,7 @@ def inode(path: str) -> int:
 
 
 def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, int]:
-    """Give the `stat` of `node`; times in nanoseconds.
+    """Return the `stat` of `node`; times in nanoseconds.
 
     Args:
         node: a measured file or a directory.
@@ -50,12 +50,12 @@ def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, 
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
-    """Give the `stat` of the file that tells of the mount; its length shows, as in /proc, when it is read."""
+    """Return the `stat` of the file that tells of the mount; its length shows, as in /proc, when it is read."""
     return _attributes(path, FILE_MODE, 1, 0, owner, mounted)
 
 
 def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:
-    """Give the `stat` of the symbolic link `path` to `target`."""
+    """Return the `stat` of the symbolic link `path` to `target`."""
     return _attributes(path, stat.S_IFLNK | 0o777, 1, len(target), owner, mounted)
 
 
@@ -77,22 +77,22 @@ def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, secon
 
 
 def kind(node: Node) -> int:
-    """Give the file type bits of `node`, all that a listing needs to know."""
+    """Return the file type bits of `node`, all that a listing needs to know."""
     return stat.S_IFDIR if isinstance(node, Directory) else stat.S_IFREG
 
 
 def link_target(path: str) -> str | None:
-    """Give where the link `path` leads: `EMPIAR-10028` to `10028`; None where it is no link."""
+    """Return where the link `path` leads: `EMPIAR-10028` to `10028`; None where it is no link."""
     return None if "/" in path else entry_of(path)
 
 
 def is_too_long(name: str) -> bool:
-    """Tell whether `name` is longer than any name of a file may be."""
+    """Return whether `name` is longer than any name of a file may be."""
     return len(name.encode("utf-8", "surrogateescape")) > NAME_MAX
 
 
 def statfs() -> dict[str, int]:
-    """Give the size of the file system: that of EMPIAR, and no room, as on any read-only medium."""
+    """Return the size of the file system: that of EMPIAR, and no room, as on any read-only medium."""
     return {
         "f_bsize": BLOCK_SIZE,
         "f_frsize": BLOCK_SIZE,

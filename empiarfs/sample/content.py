@@ -14,7 +14,7 @@ WORLD = "world_availability"
 
 
 def build(folder: Path) -> Path:
-    """Give the directory of numbered entries below `folder`, made first if it is not there yet.
+    """Return the directory of numbered entries below `folder`, made first if it is not there yet.
 
     Processes may call it at once: one builds, the others wait for it. A build that was killed is never
     used, and its remains go with the next one.

@@ -15,7 +15,7 @@ from empiarfs.storage.private_dirs import FOLDER, UnsafePath, check_holder, ensu
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
-    """Give what opens the sample archive, made now if it is not there, and what closes its server.
+    """Return what opens the sample archive, made now if it is not there, and what closes its server.
 
     The server starts when the archive is opened, so that a daemon can fork in between. Offline there is none.
     """
@@ -32,13 +32,13 @@ def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Call
 
 @contextmanager
 def served(settings: Settings) -> Iterator[Settings]:
-    """Give `settings` with the base URL of the sample's server, which answers meanwhile."""
+    """Yield `settings` with the base URL of the sample's server, which answers meanwhile."""
     with _server(settings) as server:
         yield dataclasses.replace(settings, base_url=server.base_url)
 
 
 def _server(settings: Settings) -> SampleServer:
-    """Give the server of the sample, made in the cache folder if it is not there.
+    """Return the server of the sample, made in the cache folder if it is not there.
 
     Raises:
         NotSafe: others may write in the cache folder.

@@ -56,7 +56,7 @@ class ImageSet:
 
 
 def xml(number: int, *, title: str, experiment: str, size_bytes: int, image_sets: tuple[ImageSet, ...]) -> bytes:
-    """Give the header of entry `number` as UTF-8."""
+    """Return the header of entry `number` as UTF-8."""
     entry = ET.Element(
         "entry",
         {

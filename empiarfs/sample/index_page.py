@@ -61,7 +61,7 @@ class Row:
 
 
 def page(path: bytes, rows: Iterable[Row]) -> bytes:
-    """Give the listing of the directory with the URL path `path`, decoded and without a slash at its end."""
+    """Return the listing of the directory with the URL path `path`, decoded and without a slash at its end."""
     title = _marked(path)
     parent = _marked(escaped(path.rpartition(b"/")[0] + b"/").encode())
     shown = sorted((row for row in rows if not is_hidden(row.name.rstrip(b"/"))), key=lambda row: row.name)
@@ -70,12 +70,12 @@ def page(path: bytes, rows: Iterable[Row]) -> bytes:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Tell whether a listing leaves `name` out, though a request for it is answered."""
+    """Return whether a listing leaves `name` out, though a request for it is answered."""
     return _HIDDEN.fullmatch(name) is not None
 
 
 def listed_size(size: int) -> str:
-    """Give `size` in four characters as `apr_strfsize` rounds it: `650 `, `1.2G`, ` 17K`, `543M`."""
+    """Return `size` in four characters as `apr_strfsize` rounds it: `650 `, `1.2G`, ` 17K`, `543M`."""
     if size < _WIDE:
         return f"{size:3d} "
     rest, units = 0, iter("KMGTPE")

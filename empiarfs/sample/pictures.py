@@ -91,7 +91,7 @@ def stack(image: Picture, particles: list[Particle]) -> Picture:
 
 
 def box_of(particle: Particle) -> tuple[slice, slice]:
-    """Give the rows and columns of a particle's box; as in RELION its centre is pixel `BOX // 2`, from 0."""
+    """Return the rows and columns of a particle's box; as in RELION its centre is pixel `BOX // 2`, from 0."""
     top, left = particle.y - BOX // 2, particle.x - BOX // 2
     return slice(top, top + BOX), slice(left, left + BOX)
 
@@ -137,7 +137,7 @@ def tilt_series(angles: NDArray[np.float64], side: int, seed: int) -> NDArray[np
 
 
 def _letter(x: Picture, y: Picture) -> Picture:
-    """Give the signed distance to the outline of an E, negative inside; a spine and three arms."""
+    """Return the signed distance to the outline of an E, negative inside; a spine and three arms."""
     spine = _block(x + 10, y, half_width=4.0, half_height=18.5)
     arms = [_block(x - 1, y - middle, half_width=13.0, half_height=3.5) for middle in (-15, 0, 15)]
     nearest: Picture = np.stack([spine, *arms]).min(axis=0)
@@ -145,13 +145,13 @@ def _letter(x: Picture, y: Picture) -> Picture:
 
 
 def _ring(x: Picture, y: Picture) -> Picture:
-    """Give the signed distance to the outline of a ring with a bar through it, negative inside."""
+    """Return the signed distance to the outline of a ring with a bar through it, negative inside."""
     ring = np.abs(np.hypot(x, y) - 17) - 3.5
     nearest: Picture = np.minimum(ring, _block(x, y, half_width=15.0, half_height=3.5))
     return nearest
 
 
 def _block(x: Picture, y: Picture, *, half_width: float, half_height: float) -> Picture:
-    """Give the signed distance to a rectangle about the origin; exact inside, near enough outside."""
+    """Return the signed distance to a rectangle about the origin; exact inside, near enough outside."""
     nearest: Picture = np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
     return nearest

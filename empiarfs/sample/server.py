@@ -102,7 +102,7 @@ def span_of(header: str, size: int) -> Span | None:
 
 
 def parts_of(target: str) -> list[bytes] | None:
-    """Give the names below the world that a request's path asks for; None if it leads anywhere else.
+    """Return the names below the world that a request's path asks for; None if it leads anywhere else.
 
     As in Apache a doubled slash counts once. A `..`, an escaped slash or a NUL is refused wherever it leads.
     """
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = _answer  # noqa: N815 # http.server looks for these names
 
     def _real(self, parts: list[bytes]) -> bytes | None:
-        """Give the path on disk; None if nothing is there, or a symbolic link leads out of the world."""
+        """Return the path on disk; None if nothing is there, or a symbolic link leads out of the world."""
         world = self.server.world
         try:
             path = os.path.realpath(b"/".join([world, *parts]), strict=True)

@@ -33,7 +33,7 @@ class CircuitBreaker:
         self._until: dict[str, float] = {}
 
     def failure(self, error: Exception, use: str) -> None:
-        """Take in that `use` of it failed: the first time is a line in the log, and it rests for a while."""
+        """Record that `use` of it failed: the first time is a line in the log, and it rests for a while."""
         now = self._clock()
         if not self._logged:
             log.warning(
@@ -47,11 +47,11 @@ class CircuitBreaker:
         self._logged, self._last = True, now
 
     def is_open(self, use: str) -> bool:
-        """Tell whether `use` of it failed so lately that it is not to be tried now."""
+        """Return whether `use` of it failed so lately that it is not to be tried now."""
         return self._logged and self._clock() < self._until.get(use, 0.0)
 
     def success(self) -> None:
-        """Take in that all is well; after a while without trouble the next one is news again."""
+        """Record that all is well; after a while without trouble the next one is news again."""
         if self._logged and self._clock() - self._last > CALM_SECONDS:
             self._logged, self._rest = False, FIRST_REST
             self._until.clear()
@@ -59,17 +59,17 @@ class CircuitBreaker:
 
 
 def is_damage(error: OSError) -> bool:
-    """Tell whether `error`, met while a file was read, is the file's own; others may be read no better now."""
+    """Return whether `error`, met while a file was read, is the file's own; others may be read no better now."""
     return error.errno in {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR}
 
 
 def may_be_whole(error: sqlite3.Error) -> bool:
-    """Tell whether a database that does not open may be whole: locked, full, not to be written."""
+    """Return whether a database that does not open may be whole: locked, full, not to be written."""
     return isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR
 
 
 def is_wrong(error: Exception) -> bool:
-    """Tell whether `error`, met while a database was in use, says that its content is wrong."""
+    """Return whether `error`, met while a database was in use, says that its content is wrong."""
     return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 

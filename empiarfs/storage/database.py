@@ -42,7 +42,7 @@ _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 
 
 def is_block_file(filename: object) -> TypeGuard[str]:
-    """Tell whether `filename`, below the folder of a store, is called like the file of a segment."""
+    """Return whether `filename`, below the folder of a store, is called like the file of a segment."""
     return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
 
 
@@ -92,7 +92,7 @@ class Database:
 
     @_connected
     def files(self, prefix: str) -> list[tuple[str, str]]:
-        """Give the names that begin with `prefix`, which ends with a space, and where each segment lies."""
+        """Return the names that begin with `prefix`, which ends with a space, and where each segment lies."""
         rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
             "SELECT key, filename FROM Cache WHERE raw = 1 AND mode = ? AND key >= ? AND key < ?",
             (BINARY, prefix, prefix[:-1] + "!"),
@@ -119,7 +119,7 @@ class Database:
 
     @_connected
     def touch(self, names: Iterable[str]) -> None:
-        """Take in that segments were used now, in one go."""
+        """Record that segments were used now, in one go."""
         with self._cache.transact():
             now = time.time()
             for name in names:
@@ -129,13 +129,13 @@ class Database:
 
     @_connected
     def block_bytes(self) -> int:
-        """Give the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
+        """Return the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
         (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001 - it tells in no other way
         return int(size)
 
     @_connected
     def volume(self) -> int:
-        """Give the bytes of all segments and of the database, which the limit is for."""
+        """Return the bytes of all segments and of the database, which the limit is for."""
         return int(self._cache.volume())
 
     @_connected
@@ -150,7 +150,7 @@ class Database:
 
 
 def _check(folder: Path) -> None:
-    """See that diskcache can open the database: it would wait for a lock for a whole minute.
+    """Check that diskcache can open the database: it would wait for a lock for a whole minute.
 
     Raises:
         sqlite3.Error: it cannot, or what is in it is not diskcache's.

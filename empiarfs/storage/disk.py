@@ -34,7 +34,7 @@ TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
 
 
 def min_free_of(total: int) -> int:
-    """Give how many of `total` bytes of a file system are always left free."""
+    """Return how many of `total` bytes of a file system are always left free."""
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
 
@@ -111,7 +111,7 @@ class DiskStore:
         return opened
 
     def _is_another(self) -> bool:
-        """Tell whether the database is no longer the file that was opened: its folder was deleted, say."""
+        """Return whether the database is no longer the file that was opened: its folder was deleted, say."""
         return identity(self._database_file) != self._identity
 
     def get(self, block: Block) -> bytes | None:
@@ -147,7 +147,7 @@ class DiskStore:
         return None
 
     def _read(self, kept: Database, place: Place, number: int) -> bytes | None:
-        """Give a block; None where it is damaged."""
+        """Return a block; None where it is damaged."""
         index = number - place.numbers.start
         file = os.open(f"{kept.directory}/{place.filename}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -180,12 +180,12 @@ class DiskStore:
         self._breaker.success()
 
     def volume(self) -> int:
-        """Give the bytes of all blocks now kept."""
+        """Return the bytes of all blocks now kept."""
         with fork_guard:
             return self._database.block_bytes() if self._database is not None else 0
 
     def kept(self) -> int | None:
-        """Give the bytes now kept; None where that cannot be told now, which is no trouble of a reader's."""
+        """Return the bytes now kept; None where that cannot be told now, which is no trouble of a reader's."""
         try:
             return self.volume()
         except TROUBLES:
@@ -204,7 +204,7 @@ class DiskStore:
         kept.close()
 
     def _tell_of_damage(self, file: File) -> None:
-        """Take in that a block of `file` is damaged; a disk that fails damages many, and is told of once."""
+        """Record that a block of `file` is damaged; a disk that fails damages many, and is told of once."""
         self.broken += 1
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:
@@ -227,20 +227,20 @@ class DiskStore:
         kept.touch(list(used))  # a reader may still hold it
 
     def _prefix_of(self, file: File) -> str:
-        """Give what the names of all blocks of `file` begin with; the number stands behind it."""
+        """Return what the names of all blocks of `file` begin with; the number stands behind it."""
         # SQLite's text holds no surrogate escapes
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
         return f"{self._prefix} {path} {file.size} {file.modified} {int(file.coarse_mtime)} "
 
     def _listed(self, file: File) -> list[Place]:
-        """Give the segments of `file` that are in the database now."""
+        """Return the segments of `file` that are in the database now."""
         if self._database is None:
             return []
         prefix = self._prefix_of(file)
         return [Place(name, segments.numbers(prefix, name), lies) for name, lies in self._database.files(prefix)]
 
     def _writable(self) -> Database | None:
-        """Give the database if a block may be stored now. Now and then, look whether it is there and has room."""
+        """Return the database if a block may be stored now. Now and then, look whether it is there and has room."""
         if self._breaker.is_open("writing"):
             return None
         with self._looking:
@@ -254,7 +254,7 @@ class DiskStore:
             return None if self._full else kept
 
     def _has_room(self, kept: Database) -> bool:
-        """Tell whether the free space is above the floor; shrink where it is not."""
+        """Return whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = min_free_of(disk.total)
         kept.limit(min(self._most, max(0, kept.volume() + disk.free - floor)))
@@ -266,7 +266,7 @@ class DiskStore:
         return False
 
     def _record_failure(self, error: Exception, use: str) -> None:
-        """Take in that `use` of the database failed; it may have to be opened anew."""
+        """Record that `use` of the database failed; it may have to be opened anew."""
         row = isinstance(error, ValueError | TypeError)  # one that someone else wrote; the others are good
         self._breaker.failure(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)

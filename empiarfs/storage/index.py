@@ -43,7 +43,7 @@ ON CONFLICT DO UPDATE SET
 
 
 def index_file(cache_dir: Path, archive: str) -> Path:
-    """Give where the index of `archive` is kept."""
+    """Return where the index of `archive` is kept."""
     return cache_dir / FOLDER / f"tree-{archive}.sqlite"
 
 
@@ -189,7 +189,7 @@ class SqliteIndex:
 
     @contextmanager
     def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
-        """Give the database for one transaction; its trouble is told once, and for a while it knows nothing."""
+        """Yield the database for one transaction; its trouble is told once, and for a while it knows nothing."""
         with fork_guard, self._lock:
             database = self._usable(use) or sqlite3.connect(":memory:")  # without tables, it knows nothing
             try:
@@ -205,7 +205,7 @@ class SqliteIndex:
                     database.close()
 
     def _usable(self, use: str) -> sqlite3.Connection | None:
-        """Give the database, opened anew where that is due; None after a close, or where `use` of it rests."""
+        """Return the database, opened anew where that is due; None after a close, or where `use` of it rests."""
         if self._database is None or self._file is None:
             return self._database
         if self._breaker.is_open(use):
@@ -254,7 +254,7 @@ class SqliteIndex:
         self._identity, self._outdated = None, True
 
     def _record_failure(self, error: Exception, use: str) -> None:
-        """Take in that `use` of the database failed; it may have to be opened anew."""
+        """Record that `use` of the database failed; it may have to be opened anew."""
         absurd = isinstance(error, OverflowError)  # a value, not the file
         self._breaker.failure(error, "" if absurd else use)
         self._wrong = self._wrong or is_wrong(error)

@@ -37,18 +37,18 @@ _Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
 
 def key_of(path: str) -> bytes:
-    """Give `path`, or a name, as the tables hold it; names need not be UTF-8."""
+    """Return `path`, or a name, as the tables hold it; names need not be UTF-8."""
     return path.encode("utf-8", "surrogateescape")
 
 
 def below(path: str) -> tuple[bytes, bytes]:
-    """Give the two keys between which all paths below `path` lie."""
+    """Return the two keys between which all paths below `path` lie."""
     key = key_of(path)
     return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
 
 
 def entry_of(directory: str, row: _Row) -> Node:
-    """Give what `row` of `directory` tells of.
+    """Return what `row` of `directory` tells of.
 
     Raises:
         sqlite3.Error: this program did not write it.
@@ -65,7 +65,7 @@ def entry_of(directory: str, row: _Row) -> Node:
 
 
 def _is_ours(row: _Row) -> bool:
-    """Tell whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
+    """Return whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
     name, _, listed_size, listed_date, size, modified, _ = row
     return (
         isinstance(name, bytes)
@@ -78,7 +78,7 @@ def _is_ours(row: _Row) -> bool:
 
 
 def moment(value: object) -> float:
-    """Give a point in time that was kept.
+    """Return a point in time that was kept.
 
     Raises:
         sqlite3.Error: it is none.
@@ -89,14 +89,14 @@ def moment(value: object) -> float:
 
 
 def _foreign() -> sqlite3.Error:
-    """Give the error that says of the file, as SQLite's own does, that its content is wrong."""
+    """Return the error that says of the file, as SQLite's own does, that its content is wrong."""
     error = sqlite3.DatabaseError("a row that this program did not write")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
 
 
 def children(database: sqlite3.Connection, path: str) -> dict[str, Node]:
-    """Give what is known to be in the directory `path`, by name, as its listing shows it."""
+    """Return what is known to be in the directory `path`, by name, as its listing shows it."""
     rows = database.execute(
         f"SELECT {COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
         (key_of(path),),
@@ -106,7 +106,7 @@ def children(database: sqlite3.Connection, path: str) -> dict[str, Node]:
 
 
 def found_values(node: File | Directory) -> tuple[object, ...]:
-    """Give the row of what was found by asking for it, as `index` adds it."""
+    """Return the row of what was found by asking for it, as `index` adds it."""
     directory, name = key_of(parent_path(node.path)), key_of(base_name(node.path))
     match node:
         case Directory():
@@ -116,7 +116,7 @@ def found_values(node: File | Directory) -> tuple[object, ...]:
 
 
 def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, ...]:
-    """Give the row of what a listing shows at `position`, as `index` replaces it."""
+    """Return the row of what a listing shows at `position`, as `index` replaces it."""
     name = key_of(base_name(node.path))
     match node:
         case Directory():
@@ -135,7 +135,7 @@ def set_aside(file: Path) -> None:
 
 
 def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
-    """See that the tables are there, made if the database is new.
+    """Check that the tables are there, made if the database is new.
 
     Raises:
         sqlite3.DatabaseError: they are another program's, or another version's.

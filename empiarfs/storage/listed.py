@@ -25,7 +25,7 @@ def fault(file: Path) -> str:
 
 
 def counted(file: Path) -> tuple[int, int]:
-    """Give how many directories are listed in `file`, and of how many files the exact size is known.
+    """Return how many directories are listed in `file`, and of how many files the exact size is known.
 
     Raises:
         sqlite3.Error: it cannot be used.

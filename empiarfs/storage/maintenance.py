@@ -41,7 +41,7 @@ class CacheMaintenance:
             ensure_private(self._kept)
 
     def contents(self) -> Contents:
-        """Give what is there; nothing is changed."""
+        """Return what is there; nothing is changed."""
         errors = self._errors()
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
@@ -105,7 +105,7 @@ class CacheMaintenance:
         return found
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
-        """Give `count` whole blocks of `archive` at random; all of them where there are fewer."""
+        """Return `count` whole blocks of `archive` at random; all of them where there are fewer."""
         chosen: list[tuple[Row, int]] = []
         with self._store(self._error_of_blocks()) as store:
             if store is None:
@@ -165,7 +165,7 @@ class CacheMaintenance:
         return _described(self._errors())
 
     def unrecognised(self) -> Iterator[Path]:
-        """Give what lies in the folder and is not ours: nothing here touches it."""
+        """Yield what lies in the folder and is not ours: nothing here touches it."""
         for path in _children(self._cache):
             if path.name not in {FOLDER, "sample"}:
                 yield path
@@ -200,7 +200,7 @@ class CacheMaintenance:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
 
     def _files(self) -> dict[str, float]:
-        """Give the files of blocks, below their folder, and when they were written."""
+        """Return the files of blocks, below their folder, and when they were written."""
         found = {}
         for path in self._blocks.glob("??/??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()

@@ -58,7 +58,7 @@ class Places:
         return f"<Places files={len(self._known)} blocks={self._count} looks={len(self._looks)}>"
 
     def find(self, block: Block) -> Place | None:
-        """Give where `block` was when the blocks of its file were last listed; a look at each costs more.
+        """Return where `block` was when the blocks of its file were last listed; a look at each costs more.
 
         Raises:
             Exception: whatever listing raises, to the one thread that lists; those who wait for it find nothing.

@@ -30,13 +30,13 @@ class UnsafePath(PermissionError):
 
 
 def runtime_folder() -> Path:
-    """Give where locks of this user's processes on this machine live."""
+    """Return where locks of this user's processes on this machine live."""
     named = os.environ.get("XDG_RUNTIME_DIR")
     return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
 
 
 def prepare_cache_dir(cache: Path) -> Path | None:
-    """Give where blocks and the index are kept in the folder `cache`; None, told once, where nothing can be kept.
+    """Return where blocks and the index are kept in the folder `cache`; None, told once, where nothing can be kept.
 
     Raises:
         NotSafe: someone else may write there.
@@ -62,12 +62,12 @@ def prepare_cache_dir(cache: Path) -> Path | None:
 
 
 def nearest(folder: Path) -> Path:
-    """Give `folder`, or the nearest above it that is there, be it a file."""
+    """Return `folder`, or the nearest above it that is there, be it a file."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def check_holder(folder: Path) -> None:
-    """See that nobody but root could put a folder of his in the place of one of ours in `folder`.
+    """Check that nobody but root could put a folder of his in the place of one of ours in `folder`.
 
     Raises:
         NotSafe: it belongs to someone else, or all may rename what is in it.
@@ -101,7 +101,7 @@ def ensure_private(folder: Path) -> None:
 
 
 def check_private_file(file: Path) -> None:
-    """See that `file`, which lies in a folder that `secure` has made, is its owner's, if it is there.
+    """Check that `file`, which lies in a folder that `secure` has made, is its owner's, if it is there.
 
     Raises:
         NotSafe: it is someone else's, or a link to a file that others may write.
@@ -116,7 +116,7 @@ def check_private_file(file: Path) -> None:
 
 
 def identity(file: Path) -> Identity | None:
-    """Give which file `file` is now, while someone holds it open; None where there is none.
+    """Return which file `file` is now, while someone holds it open; None where there is none.
 
     Raises:
         OSError: it cannot be looked at.

@@ -80,7 +80,7 @@ class ProcessSemaphore:
         raise TimeoutError("other programs of yours use all connections to the server")
 
     def has_waiters(self) -> bool:
-        """Tell whether someone waits for a slot, so that idle connections should be closed."""
+        """Return whether someone waits for a slot, so that idle connections should be closed."""
         if not self._is_secured:
             return False
         try:
@@ -133,11 +133,11 @@ class _HeldSlot:
         self._file = os.fdopen(number, "rb", buffering=0)
 
     def close(self) -> None:
-        """Give the lock back; a child that was forked meanwhile holds the file open, and must not keep it."""
+        """Return the lock back; a child that was forked meanwhile holds the file open, and must not keep it."""
         if not self._file.closed:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
 
 
 def _nothing() -> None:
-    """Give back what was never counted."""
+    """Return back what was never counted."""

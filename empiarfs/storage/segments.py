@@ -20,30 +20,30 @@ _END = re.compile(r"(\d{1,18})\+(\d{1,4})", re.ASCII)
 
 
 def name(prefix: str, numbers: range) -> str:
-    """Give the name of the segment of the blocks `numbers` of the file that `prefix` stands for."""
+    """Return the name of the segment of the blocks `numbers` of the file that `prefix` stands for."""
     return f"{prefix}{numbers.start}+{len(numbers)}"
 
 
 def numbers(prefix: str, name: str) -> range:
-    """Give the numbers of the blocks in the segment `name`, which begins with `prefix`; none if in doubt."""
+    """Return the numbers of the blocks in the segment `name`, which begins with `prefix`; none if in doubt."""
     match = _END.fullmatch(name[len(prefix) :])
     return range(int(match[1]), int(match[1]) + int(match[2])) if match else range(0)
 
 
 def head(name: str, blocks: Sequence[bytes]) -> bytes:
-    """Give what stands before `blocks` in the file of the segment `name`."""
+    """Return what stands before `blocks` in the file of the segment `name`."""
     digest = _digest(name)
     entries = (_ENTRY.pack(len(data), _checksum(digest, index, data)) for index, data in enumerate(blocks))
     return b"".join((_HEAD.pack(_MAGIC, digest), *entries))
 
 
 def head_bytes(count: int) -> int:
-    """Give the length of the head of a segment of `count` blocks."""
+    """Return the length of the head of a segment of `count` blocks."""
     return _HEAD.size + count * _ENTRY.size
 
 
 def part(name: str, count: int, index: int, head: bytes) -> Span | None:
-    """Give where in its file block `index` lies; None where `head` is not that of `name`, or not whole."""
+    """Return where in its file block `index` lies; None where `head` is not that of `name`, or not whole."""
     if len(head) != head_bytes(count) or head[: _HEAD.size] != _HEAD.pack(_MAGIC, _digest(name)):
         return None
     lengths = [length for length, _ in _ENTRY.iter_unpack(head[_HEAD.size :])]
@@ -52,7 +52,7 @@ def part(name: str, count: int, index: int, head: bytes) -> Span | None:
 
 
 def is_whole(name: str, index: int, head: bytes, data: bytes) -> bool:
-    """Tell whether `data` is block `index` of the segment `name`, of whose `head` `part` has thought well."""
+    """Return whether `data` is block `index` of the segment `name`, of whose `head` `part` has thought well."""
     length, checksum = _ENTRY.unpack_from(head, head_bytes(index))
     return bool(len(data) == length and _checksum(_digest(name), index, data) == checksum)
 

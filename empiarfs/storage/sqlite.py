@@ -9,7 +9,7 @@ _BESIDE = ("-journal", "-wal", "-shm")
 
 
 def beside(file: Path) -> list[Path]:
-    """Give what SQLite may put beside `file`: part of it, or wrong for what comes in its place."""
+    """Return what SQLite may put beside `file`: part of it, or wrong for what comes in its place."""
     return [file.with_name(file.name + suffix) for suffix in _BESIDE]
 
 

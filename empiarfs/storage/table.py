@@ -79,12 +79,12 @@ class Table:
         self._database.close()
 
     def volume(self) -> int:
-        """Give the bytes of all rows."""
+        """Return the bytes of all rows."""
         (count,) = self._database.execute("SELECT coalesce(sum(size), 0) FROM Cache").fetchone()
         return int(count)
 
     def rows(self) -> Iterator[Row]:
-        """Give what is kept, some at a time; what comes or goes meanwhile may be missing."""
+        """Yield what is kept, some at a time; what comes or goes meanwhile may be missing."""
         last = -1
         while found := self._database.execute(
             f"SELECT {_COLUMNS} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?",  # noqa: S608 - a constant
@@ -94,7 +94,7 @@ class Table:
             yield from (_row(*values) for values in found)
 
     def blocks(self, row: Row) -> list[bytes | None]:
-        """Give the blocks of a segment, None in place of each that is not whole; nothing of what is not ours.
+        """Return the blocks of a segment, None in place of each that is not whole; nothing of what is not ours.
 
         Raises:
             FileNotFoundError: its file is gone.

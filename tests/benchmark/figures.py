@@ -60,7 +60,7 @@ class Run:
     figures: list[Figure] = field(default_factory=list)
 
     def as_json(self) -> str:
-        """Give it on one line."""
+        """Return it on one line."""
         return json.dumps(asdict(self))
 
 
@@ -71,7 +71,7 @@ def from_json(file: Path) -> Run:
 
 
 def tables(figures: Sequence[Figure]) -> Iterator[str]:
-    """Give the lines of a table for each profile: medians, and the span of the seconds."""
+    """Yield the lines of a table for each profile: medians, and the span of the seconds."""
     for profile in dict.fromkeys(figure.profile for figure in figures):
         here = [figure for figure in figures if figure.profile == profile]
         yield from ("", f"### {profile}: {described(LINES[profile])}", "")
@@ -95,7 +95,7 @@ def tables(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def for_readme(runs: Sequence[Run]) -> Iterator[str]:
-    """Give the lines of the README's table: a row for each job and line, a column for each program."""
+    """Yield the lines of the README's table: a row for each job and line, a column for each program."""
     figures = [figure for run in runs for figure in run.figures]
     names = list(dict.fromkeys(figure.tool for figure in figures))
     versions = {name: version for run in runs for name, version in run.versions.items()}
@@ -152,7 +152,7 @@ def _middle(figures: Sequence[Figure], key: Callable[[Figure], float]) -> float:
 
 
 def _seconds(figures: Sequence[Figure]) -> str:
-    """Give the median and the span of the seconds, or what went wrong."""
+    """Return the median and the span of the seconds, or what went wrong."""
     if not figures:
         return "-"
     failed = [figure.failed for figure in figures if figure.failed]

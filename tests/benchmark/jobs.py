@@ -76,7 +76,7 @@ def listed_long(data: Path) -> list[float]:
 
 
 def in_line(name: str, size: int) -> Callable[[Path], list[float]]:
-    """Give a job that reads a file from its start to its end."""
+    """Return a job that reads a file from its start to its end."""
 
     def run(data: Path) -> list[float]:
         command = ["dd", f"if={data / name}", "of=/dev/null", "bs=1M"]
@@ -96,7 +96,7 @@ def together(data: Path) -> list[float]:
 
 
 def scattered(name: str, count: int, size: int, align: int = PAGE) -> Callable[[Path], list[float]]:
-    """Give a job that reads `size` bytes at `count` places of a stack, one after the other."""
+    """Return a job that reads `size` bytes at `count` places of a stack, one after the other."""
 
     def run(data: Path) -> list[float]:
         chance = random.Random(7)
@@ -137,7 +137,7 @@ def cold(data: Path) -> list[float]:
 
 
 def heads(count: int) -> Callable[[Path], list[float]]:
-    """Give a job that reads the head of one file after the other."""
+    """Return a job that reads the head of one file after the other."""
 
     def run(data: Path) -> list[float]:
         seconds = []
@@ -179,7 +179,7 @@ ALL = (*JOBS, *READAHEAD_JOBS, THERE)
 
 
 def groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Give `jobs` in groups that share a cache."""
+    """Return `jobs` in groups that share a cache."""
     found: list[list[Job]] = []
     for job in jobs:
         if job.after:

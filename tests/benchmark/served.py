@@ -50,7 +50,7 @@ class Served:
 
     @contextmanager
     def way(self, profile: str, seed: int) -> Iterator[Way]:
-        """Give a way of its own over a line of this profile; `seed` decides which requests get no answer."""
+        """Yield a way of its own over a line of this profile; `seed` decides which requests get no answer."""
         line = LINES[profile]
         lists = Relay(("127.0.0.1", self._ftp_port), Line(round_trip=line.round_trip))
         with closing(lists):
@@ -124,7 +124,7 @@ def _looked_at(port: int) -> Iterator[list[int]]:
 
 
 def _connections(port: int) -> int:
-    """Give how many connections the kernel holds for the server on `port` of this machine."""
+    """Return how many connections the kernel holds for the server on `port` of this machine."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]
     return sum(field[1].endswith(f":{port:04X}") and field[3] == ESTABLISHED for field in fields)

@@ -8,12 +8,12 @@ from benchmark.jobs import JOBS, groups
 
 
 def figure(tool: str, seconds: float, *, job: str = "`ls`", failed: str = "") -> Figure:
-    """Give a figure."""
+    """Return a figure."""
     return Figure(tool, "near", job, seconds=seconds, worst=0.25, requests=7, megabytes=1.5, failed=failed)
 
 
 def run(*figures: Figure) -> Run:
-    """Give a run that made `figures`."""
+    """Return a run that made `figures`."""
     return Run("scripts/bench --quick", "2026-11-22", "2 cores", {"rclone": "rclone v1.75.2"}, list(figures))
 
 

@@ -45,7 +45,7 @@ class Tool:
 
 
 def all_tools() -> list[Tool]:
-    """Give those that are installed, empiarfs first."""
+    """Return those that are installed, empiarfs first."""
     found = [empiarfs()]
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if rclone:
@@ -57,7 +57,7 @@ def all_tools() -> list[Tool]:
 
 
 def empiarfs(name: str = "empiarfs", flags: Sequence[str] = (), **variables: str) -> Tool:
-    """Give empiarfs as it comes, or with further flags or variables."""
+    """Return empiarfs as it comes, or with further flags or variables."""
 
     def command(url: str, point: Path, cache: Path) -> Sequence[str | Path]:
         return [
@@ -86,7 +86,7 @@ def _httpdirfs(program: str) -> Tool:
 
 
 def _version(name: str, *command: str) -> str:
-    """Give the line in which a program says its name and version; libraries below it may say theirs too."""
+    """Return the line in which a program says its name and version; libraries below it may say theirs too."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOUNT_SECONDS)
     lines = f"{done.stdout}\n{done.stderr}".splitlines()
     return next((line.strip() for line in lines if name in line.lower()), name)
@@ -121,7 +121,7 @@ def mounted(tool: Tool, url: str, ftp_url: str, cache: Path) -> Iterator[tuple[P
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Give an environment in which nothing that the caller has chosen is left, a proxy neither."""
+    """Return an environment in which nothing that the caller has chosen is left, a proxy neither."""
     kept = {
         name: value
         for name, value in os.environ.items()

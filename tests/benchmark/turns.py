@@ -66,7 +66,7 @@ def figures(case: Case, group: Sequence[Job], served: Served, folder: Path, limi
 
 
 def _between_remounts(group: Sequence[Job]) -> list[list[Job]]:
-    """Give the jobs of each mount."""
+    """Return the jobs of each mount."""
     starts = [number for number, job in enumerate(group) if job.remount or not number]
     return [list(group[start:stop]) for start, stop in itertools.pairwise([*starts, len(group)])]
 

@@ -60,22 +60,22 @@ def store() -> DiskStore:
 
 
 def cache() -> Path:
-    """Give the cache folder."""
+    """Return the cache folder."""
     return load({}, os.environ).cache_dir
 
 
 def segments() -> list[Path]:
-    """Give the files of segments: of the large file two, one and two blocks together, and of the others one."""
+    """Return the files of segments: of the large file two, one and two blocks together, and of the others one."""
     return cache_files.segments(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
-    """Give the bytes of all segments, as people read them."""
+    """Return the bytes of all segments, as people read them."""
     return f"{cache_files.volume(cache()) / KIB:.1f} KiB"
 
 
 def large_segment(number: int) -> Path:
-    """Give the file of the segment that holds a block of the large file."""
+    """Return the file of the segment that holds a block of the large file."""
     folder = cache() / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         for key, name in database.execute("SELECT key, filename FROM Cache"):
@@ -86,14 +86,14 @@ def large_segment(number: int) -> Path:
 
 
 def info() -> Any:
-    """Give what `info` tells programs."""
+    """Return what `info` tells programs."""
     result = run("cache", "info", "--json")
     assert result.exit_code == 0
     return json.loads(result.stdout)
 
 
 def kept() -> dict[str, int]:
-    """Give the number of blocks of each entry."""
+    """Return the number of blocks of each entry."""
     return {one["entry"]: one["blocks"] for one in info()["entries"]}
 
 

@@ -49,12 +49,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
 
 
 def with_login(url: str, login: str = LOGIN) -> str:
-    """Give `url` for somebody who logs in."""
+    """Return `url` for somebody who logs in."""
     return url.replace("://", f"://{login}@")
 
 
 def silent(result: Result, folder: Path) -> None:
-    """See that the password is in nothing that was said, and in no name of a file."""
+    """Check that the password is in nothing that was said, and in no name of a file."""
     assert SECRET not in result.output + result.stderr
     assert EXPECTED.split()[1] not in result.output + result.stderr
     assert not any(SECRET in name for _, folders, files in os.walk(folder) for name in (*folders, *files))

@@ -52,17 +52,17 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
 
 
 def told(*flags: str) -> Any:
-    """Give what `doctor` tells programs."""
+    """Return what `doctor` tells programs."""
     return json.loads(run("doctor", "--json", *flags).stdout)
 
 
 def of_network(*, seconds: float = SOON) -> list[Finding]:
-    """Give what is found of the network."""
+    """Return what is found of the network."""
     return list(network.findings(load({}, os.environ), seconds))
 
 
 def states(findings: list[Finding]) -> list[str]:
-    """Give the states alone."""
+    """Return the states alone."""
     return [one.state for one in findings]
 
 
@@ -299,7 +299,7 @@ def test_a_server_that_tells_no_time_says_nothing_of_the_clock(date: str) -> Non
 
 
 def refusing(error: OSError) -> Any:
-    """Give an `os.open` that cannot open the FUSE device."""
+    """Return an `os.open` that cannot open the FUSE device."""
     before = os.open
 
     def opened(path: Any, *arguments: Any, **more: Any) -> int:

@@ -374,7 +374,7 @@ def test_the_embedded_archive_says_what_it_does_not_have() -> None:
 
 
 def program(*words: str) -> list[str]:
-    """Give the command that starts empiarfs as a process of its own."""
+    """Return the command that starts empiarfs as a process of its own."""
     return [sys.executable, "-W", "error", "-m", "empiarfs", *words]
 
 

@@ -19,7 +19,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(*words: str) -> str:
-    """Give the one line with which a command fails."""
+    """Return the one line with which a command fails."""
     result = run(*words)
     assert result.exit_code == 1, result.output
     assert len(result.stderr.splitlines()) == 1, result.stderr

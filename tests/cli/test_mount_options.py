@@ -11,7 +11,7 @@ from empiarfs.settings import BadSetting, Settings
 
 
 def sorted_out(extra: str, **flags: object) -> tuple[dict[str, object], list[str]]:
-    """Give the settings and the options for libfuse in `extra`."""
+    """Return the settings and the options for libfuse in `extra`."""
     return _with_extra(dict(flags), extra)
 
 

@@ -24,7 +24,7 @@ CLOSED = "Error: standard output is closed; there is nowhere to write to\n"
 
 
 def helps(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Give the words that show the help of `command` and of each command below it."""
+    """Yield the words that show the help of `command` and of each command below it."""
     yield (*words, "--help")
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
@@ -59,7 +59,7 @@ def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """Give the environment as users have it, and one in which Python does not buffer."""
+    """Yield the environment as users have it, and one in which Python does not buffer."""
     usual = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     yield usual
     yield usual | {"PYTHONUNBUFFERED": "1"}

@@ -207,7 +207,7 @@ def helped(*words: str) -> int:
 
 
 def options_of(words: list[str]) -> set[str]:
-    """Give the single options in `words`."""
+    """Return the single options in `words`."""
     pairs = itertools.pairwise(words)
     return {one for word, options in pairs if word == "-o" for one in options.split(",") if one}
 

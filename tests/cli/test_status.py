@@ -96,7 +96,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(text: str) -> dict[str, str]:
-    """Give what stands beside each label of a table."""
+    """Return what stands beside each label of a table."""
     found: dict[str, str] = {}
     label = ""
     for line in text.splitlines()[1:]:

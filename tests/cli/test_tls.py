@@ -28,7 +28,7 @@ class Authority:
         self._authority.cert_pem.write_to_path(str(file))
 
     def certificate(self, *names: str, **more: Any) -> ssl.SSLContext:
-        """Give what a server shows that calls itself `names`."""
+        """Return what a server shows that calls itself `names`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert(*names, **more).configure_cert(context)
         return context
@@ -58,7 +58,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def refused(*flags: str) -> str:
-    """See that `ls` is refused at once, in one line; give it."""
+    """Check that `ls` is refused at once, in one line; give it."""
     begun = time.monotonic()
     result = run("ls", "10028/data", *flags)
     assert time.monotonic() - begun < AT_ONCE

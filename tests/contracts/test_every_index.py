@@ -27,7 +27,7 @@ def index(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCapt
 
 
 def names(index: Index, path: str = DATA) -> list[str]:
-    """Give the names that `index` knows of `path`."""
+    """Return the names that `index` knows of `path`."""
     known = index.directory(path)
     return [] if known is None else list(known.nodes)
 

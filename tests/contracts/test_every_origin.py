@@ -24,13 +24,13 @@ FILES = {PATH: CONTENT, "10028/empty": b"", "10028/data/\udcff": b"odd"}
 
 
 def patience() -> RetryPolicy:
-    """Give a patience whose pauses take no time."""
+    """Return a patience whose pauses take no time."""
     clock = FakeClock()
     return RetryPolicy(60.0, clock, lambda: 0.5, FakeStopping(clock))
 
 
 def in_memory() -> FakeOrigin:
-    """Give the fake, with the same files."""
+    """Return the fake, with the same files."""
     origin = FakeOrigin(FILES, modified=MODIFIED, piece=50_000)
     origin.directories = {"10028", "10028/data"}
     return origin
@@ -40,7 +40,7 @@ class AskedTwice(FixedLatency):
     """A pace at which every request is sent a second time, as far as may be."""
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request is sent a second time."""
+        """Return after how many seconds of silence a request is sent a second time."""
         return 0.0
 
 

@@ -105,12 +105,12 @@ WRITERS = pytest.mark.parametrize("write", [table_page, pre_page, ul_page, nginx
 
 
 def names(page: bytes, url: str = HERE) -> list[str]:
-    """Give the names on a page."""
+    """Return the names on a page."""
     return [row.name for row in rows([page], url)]
 
 
 def names_of(*hrefs: str, url: str = HERE) -> list[str]:
-    """Give the names that come of a table of these hrefs."""
+    """Return the names that come of a table of these hrefs."""
     return names(table_page(*hrefs), url)
 
 
@@ -442,7 +442,7 @@ def test_a_failure_of_the_pieces_comes_through() -> None:
 
 
 def endless(page: bytes, opening: bytes) -> Iterator[bytes]:
-    """Give `opening`, then `page` over and over, and fail if that is read for long."""
+    """Yield `opening`, then `page` over and over, and fail if that is read for long."""
     yield opening
     yield from repeat(page, 600)
     pytest.fail("read on and on")

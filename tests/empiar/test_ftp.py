@@ -27,7 +27,7 @@ DATA = "10028/d\u00e4ta"
 
 
 def line(name: str, size: int = 1200, mode: str = "-rw-r--r--") -> str:
-    """Give one line of a LIST."""
+    """Return one line of a LIST."""
     return f"{mode}   1 ftp      anonymous {size:>12} May 17  2024 {name}"
 
 

@@ -61,7 +61,7 @@ def fetched(client: Client, start: int = 100, stop: int = 300, file: File = FILE
 
 
 def part(**changes: object) -> Reply:
-    """Give the right reply to a fetch of 100 to 300, with some things changed; a header of None is left out."""
+    """Return the right reply to a fetch of 100 to 300, with some things changed; a header of None is left out."""
     headers: dict[str, object] = {
         "Content-Range": "bytes 100-299/1000",
         "Content-Length": "200",

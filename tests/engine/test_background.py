@@ -13,7 +13,7 @@ from empiarfs.errors import Unavailable
 
 @contextmanager
 def threads(count: int) -> Iterator[BackgroundWorkers]:
-    """Give so many, and end them."""
+    """Yield so many, and end them."""
     background = BackgroundWorkers(count, "test")
     yield background
     background.close()

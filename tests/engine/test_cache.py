@@ -16,7 +16,7 @@ FILE = File("10028/data/a.mrc", 10**9, 5)
 
 
 def block(number: int) -> Block:
-    """Give a block of one file."""
+    """Return a block of one file."""
     return Block(FILE, number)
 
 

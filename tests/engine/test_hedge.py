@@ -27,7 +27,7 @@ class Impatient(FixedLatency):
     """A pace at which whatever is silent at all is late."""
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request is sent a second time."""
+        """Return after how many seconds of silence a request is sent a second time."""
         return 0.0
 
 
@@ -35,7 +35,7 @@ class Hasty(Impatient):
     """A pace at which no silence is borne."""
 
     def read_timeout(self, kind: str = "") -> float:
-        """Give how long a request may be silent."""
+        """Return how long a request may be silent."""
         return 0.0
 
 
@@ -43,7 +43,7 @@ class LearntPace(FixedLatency):
     """A pace that has learnt what it is before anything was learnt."""
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request is sent a second time."""
+        """Return after how many seconds of silence a request is sent a second time."""
         return LatencyEstimator.hedge_delay(self)
 
 

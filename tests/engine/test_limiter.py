@@ -23,7 +23,7 @@ def overloaded(limiter: ConnectionLimiter, pause: float = 0.0) -> None:
 
 
 def allowed(limiter: ConnectionLimiter) -> int:
-    """Give how many may be inside now."""
+    """Return how many may be inside now."""
     return limiter._free()
 
 

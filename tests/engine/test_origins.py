@@ -70,7 +70,7 @@ class Telling(threading.Condition):
 
 
 def gate_of(most: int, kept: int = 2) -> tuple[ConnectionLimiter, Telling]:
-    """Give a gate, and what tells who waits at it."""
+    """Return a gate, and what tells who waits at it."""
     limiter, telling = ConnectionLimiter(most, kept), Telling()
     limiter._changed = telling
     return limiter, telling
@@ -278,7 +278,7 @@ class Answers:
         self.asked = 0
 
     def __call__(self) -> object:
-        """Give or raise the next."""
+        """Return or raise the next."""
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         if isinstance(answer, BaseException):

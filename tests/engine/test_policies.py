@@ -66,7 +66,7 @@ class Rig:
         assert found == self.content.part(span.start, span.stop)
 
     def streams(self) -> tuple[readahead.Stream, ...]:
-        """Give how the file is read, as the archive sees it."""
+        """Return how the file is read, as the archive sees it."""
         reading = self.archive._readings.get(self.file)
         return reading.streams if reading is not None else ()
 
@@ -76,13 +76,13 @@ class Rig:
             self.tasks.pop(chance.randrange(len(self.tasks)))()
 
     def news(self) -> list[Span]:
-        """Give what was asked of the server since this was called last."""
+        """Return what was asked of the server since this was called last."""
         spans = self.asked.fetches[self._seen[0] :] + self.ahead.fetches[self._seen[1] :]
         self._seen = len(self.asked.fetches), len(self.ahead.fetches)
         return spans
 
     def fetched(self) -> list[Span]:
-        """Give all that was asked of the server, once everything is done, in the order of the file's bytes."""
+        """Return all that was asked of the server, once everything is done, in the order of the file's bytes."""
         self.run(len(self.tasks), random.Random(0))
         self.archive.close()
         return sorted(self.asked.fetches + self.ahead.fetches, key=lambda span: span.start)
@@ -132,12 +132,12 @@ class Promise:
         self.allowed.append(Span(read.start, min(stop, self.length)))
 
     def blocks(self) -> set[int]:
-        """Give the blocks that hold what may be fetched."""
+        """Return the blocks that hold what may be fetched."""
         return {number for span in self.allowed for number in blocks.covering(span, BLOCK)}
 
 
 def ahead_of(stream: readahead.Stream) -> int:
-    """Give how far beyond a stream may be fetched ahead of its reader."""
+    """Return how far beyond a stream may be fetched ahead of its reader."""
     trust = readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START
     taken = stream.position - stream.start - trust
     if taken < 0:
@@ -146,12 +146,12 @@ def ahead_of(stream: readahead.Stream) -> int:
 
 
 def numbers_of(spans: Sequence[Span]) -> list[int]:
-    """Give the number of each block of each of `spans`, as often as it comes."""
+    """Return the number of each block of each of `spans`, as often as it comes."""
     return [number for span in spans for number in blocks.covering(span, BLOCK)]
 
 
 def check_in_the_file(fetched: Sequence[Span], length: int) -> None:
-    """See that whole blocks of the file were fetched, none of them twice."""
+    """Check that whole blocks of the file were fetched, none of them twice."""
     for span in fetched:
         assert 0 <= span.start < span.stop <= length
         assert span.start % BLOCK == 0
@@ -172,7 +172,7 @@ MOVES = st.lists(
 
 
 def reads_of(moves: Sequence[tuple[str, int, int, int]], length: int) -> Iterator[tuple[Span, int]]:
-    """Give the reads that `moves` tell of, and how many tasks are done after each."""
+    """Yield the reads that `moves` tell of, and how many tasks are done after each."""
     place = 0
     for move, far, size, tasks in moves:
         match move:

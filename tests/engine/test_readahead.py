@@ -27,7 +27,7 @@ def fed(
     longest: int = LONGEST,
     reading: readahead.Reading = readahead.Reading(),  # noqa: B008 - a value
 ) -> tuple[list[list[Span]], readahead.Reading]:
-    """Give what is fetched ahead at each of `reads`, often nothing, and how the file is read after them."""
+    """Return what is fetched ahead at each of `reads`, often nothing, and how the file is read after them."""
     ahead = []
     for read in reads:
         reading, spans = readahead.plan(reading, read, length, most=most, shortest=SHORTEST, longest=longest)
@@ -36,22 +36,22 @@ def fed(
 
 
 def flat(ahead: Iterable[list[Span]]) -> list[Span]:
-    """Give all the spans of `ahead`."""
+    """Return all the spans of `ahead`."""
     return [span for spans in ahead for span in spans]
 
 
 def pieces(start: int, stop: int, size: int = PIECE) -> list[Span]:
-    """Give the reads of one who reads `start` to `stop` in line."""
+    """Return the reads of one who reads `start` to `stop` in line."""
     return [Span(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 def total(spans: Iterable[Span]) -> int:
-    """Give the bytes of `spans`."""
+    """Return the bytes of `spans`."""
     return sum(span.size for span in spans)
 
 
 def overlap(spans: Iterable[Span]) -> list[tuple[Span, Span]]:
-    """Give the pairs of `spans` that share a byte."""
+    """Return the pairs of `spans` that share a byte."""
     ordered = sorted((span for span in spans if span.size), key=lambda span: span.start)
     return [(a, b) for a, b in itertools.pairwise(ordered) if b.start < a.stop]
 
@@ -106,7 +106,7 @@ def test_a_jump_fetches_nothing_ahead_of_its_first_read() -> None:
 
 
 def swapped(reads: list[Span], chance: random.Random) -> list[Span]:
-    """Give `reads` as the kernel hands them to several threads: some neighbours the wrong way round."""
+    """Return `reads` as the kernel hands them to several threads: some neighbours the wrong way round."""
     reads = list(reads)
     for index in range(0, len(reads) - 1, 2):
         if chance.random() < 0.5:

@@ -81,7 +81,7 @@ class Rig:
             return self.reader.read(self.file, Span(start, stop))
 
     def under_way(self) -> int:
-        """Give how many claims are open."""
+        """Return how many claims are open."""
         return len(self.flights._in_flight)
 
     def wait_claimed(self, blocks: int) -> None:
@@ -605,7 +605,7 @@ class Impatient(FixedLatency):
     """A pace at which whatever is silent at all is late."""
 
     def hedge_delay(self) -> float:
-        """Give after how many seconds of silence a request is sent a second time."""
+        """Return after how many seconds of silence a request is sent a second time."""
         return 0.0
 
 
@@ -613,7 +613,7 @@ class Splitting(FixedLatency):
     """A pace at which every read is worth two connections."""
 
     def worth_splitting(self, count: int) -> bool:
-        """Tell whether `count` bytes come sooner over two connections than over one."""
+        """Return whether `count` bytes come sooner over two connections than over one."""
         return True
 
 

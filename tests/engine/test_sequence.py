@@ -11,7 +11,7 @@ NAMES = [f"m{number:03}.mrc" for number in range(300)]
 
 
 def order(names: list[str] = NAMES) -> sequence.SequenceDetector:
-    """Give the order of a directory with these files, and a directory between them."""
+    """Return the order of a directory with these files, and a directory between them."""
     entries = {name: stub(f"1/{name}") for name in names} | {"sub.mrc": directory("1/sub.mrc")}
     return sequence.SequenceDetector(Known(dict(entries), 5.0))
 

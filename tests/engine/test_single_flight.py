@@ -17,7 +17,7 @@ A, B, C = (Block(FILE, number) for number in range(3))
 
 
 def waiting(*flights: InFlightBlock) -> list["Future[bytes | None]"]:
-    """Give what each flight will give to a thread of its own that waits for it."""
+    """Return what each flight will give to a thread of its own that waits for it."""
     pool = ThreadPoolExecutor(len(flights))
     futures = [pool.submit(flight.wait) for flight in flights]
     pool.shutdown(wait=False)
@@ -215,7 +215,7 @@ class Key:
 
 
 def joined(ask: Asking, others: int) -> "list[Future[int]]":
-    """Give the calls of one thread that asks and of `others` that come while it does; the asking goes on then."""
+    """Return the calls of one thread that asks and of `others` that come while it does; the asking goes on then."""
     single_flight, key = SingleFlight(), Key()
     pool = ThreadPoolExecutor(others + 1)
     first = pool.submit(single_flight.call, key, ask)

@@ -83,11 +83,11 @@ class World:
         return self.agrees(stub, file)  # as the test has set it meanwhile
 
     def names(self, path: str) -> list[str]:
-        """Give the names that `path` shows."""
+        """Return the names that `path` shows."""
         return [base_name(node.path) for node in self.tree.listdir(path)]
 
     def listed(self, path: str = DATA) -> list[str]:
-        """Give the names that are listed of `path`."""
+        """Return the names that are listed of `path`."""
         return list(self.listings.known(path).nodes)
 
     def run_later(self) -> int:
@@ -100,7 +100,7 @@ class World:
 
 @contextmanager
 def opened_world(folder: Path) -> Iterator[World]:
-    """Give a world that nobody has asked for anything; its index lies in `folder`."""
+    """Yield a world that nobody has asked for anything; its index lies in `folder`."""
     index = SqliteIndex(folder / "tree.sqlite")
     yield World(index)
     index.close()

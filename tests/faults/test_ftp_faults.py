@@ -146,7 +146,7 @@ def listed(open_folder: Path) -> Iterator[FaultProxy]:
 
 
 def measured(archive: Archive) -> dict[str, int]:
-    """Give the sizes of all files, as 8 threads of `ls -l` learn them."""
+    """Return the sizes of all files, as 8 threads of `ls -l` learn them."""
     found: dict[str, int] = {}
 
     def walk(first: int) -> None:

@@ -70,7 +70,7 @@ class How(NamedTuple):
 
 
 def expect(seen: dict[str, Sight], how: How) -> None:
-    """See that a trouble that passes is seen by nobody, and one that lasts is EIO for all."""
+    """Check that a trouble that passes is seen by nobody, and one that lasts is EIO for all."""
     assert {what: sight.number for what, sight in seen.items()} == dict.fromkeys(
         ALL, 0 if how.passes else errno.EIO
     )
@@ -110,7 +110,7 @@ def authority() -> trustme.CA:
 
 
 def shown(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Give what a server needs to show a certificate."""
+    """Return what a server needs to show a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context

@@ -38,12 +38,12 @@ EXPECTED = "10028|10077"  # every trouble names its path
 
 
 def content(name: str) -> bytes:
-    """Give the bytes of a file."""
+    """Return the bytes of a file."""
     return hashlib.shake_128(name.encode()).digest(SIZE)
 
 
 def file_name(kind: str, fault: str) -> str:
-    """Give the directory of the file that a fault is tried on: nobody else has touched it, or walked by."""
+    """Return the directory of the file that a fault is tried on: nobody else has touched it, or walked by."""
     return f"{kind} {re.sub(r'[^a-z0-9]', '-', fault)}"
 
 
@@ -69,7 +69,7 @@ def tree() -> Iterator[FaultProxy]:
 
 
 def outcome(path: str) -> tuple[int, str]:
-    """Give the errno of reading a file whole, or of listing a directory; and the digest of what came."""
+    """Return the errno of reading a file whole, or of listing a directory; and the digest of what came."""
     try:
         if not path.endswith(".mrc"):
             return 0, " ".join(sorted(os.listdir(path)))  # noqa: PTH208 - as plain as it can be
@@ -80,7 +80,7 @@ def outcome(path: str) -> tuple[int, str]:
 
 @pytest.fixture
 def mounted_tree(mount: Mounts, tree: FaultProxy) -> Callable[[str], Mount]:
-    """Gives a mount of it with some patience."""
+    """Returns a mount of it with some patience."""
 
     def made(patience: str) -> Mount:
         one = mount("10028", "10077", base_url=tree.url, env={"EMPIARFS_PATIENCE": patience})
@@ -131,7 +131,7 @@ def test_faults_that_last_are_the_errors_of_the_table(
 
 
 def footprint(made: Mount) -> tuple[int]:
-    """Give how many descriptors the daemon has, but for the connections that it keeps for the next request."""
+    """Return how many descriptors the daemon has, but for the connections that it keeps for the next request."""
     folder = Path(f"/proc/{made.daemon()}/fd")
     links = []
     for one in folder.iterdir():

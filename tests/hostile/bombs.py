@@ -98,7 +98,7 @@ print(outcome, time.monotonic() - begun, peak() - before)
 
 
 def met(speak: Speak, ask: str) -> Met:
-    """Give how a client of its own process fares that asks this server to `"measure"`, `"fetch"` or `"scan"`.
+    """Return how a client of its own process fares that asks this server to `"measure"`, `"fetch"` or `"scan"`.
 
     It fetches the bytes 100 to 300 of a file of 1000, and scans 10028.
 

@@ -42,7 +42,7 @@ class Head:
 
 
 def head(status: int = 206, **headers: str) -> Reply:
-    """Give the head of a reply."""
+    """Return the head of a reply."""
     return cast("Reply", Head(status, headers={name.replace("_", "-"): value for name, value in headers.items()}))
 
 

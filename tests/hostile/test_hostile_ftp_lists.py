@@ -139,7 +139,7 @@ def test_a_list_that_is_too_long_is_no_list(
 
 
 def drip(text: bytes) -> Iterator[bytes]:
-    """Give a byte of `text` each tenth of a second, over and over."""
+    """Yield a byte of `text` each tenth of a second, over and over."""
     for byte in itertools.cycle(text):
         time.sleep(0.1)
         yield bytes([byte])

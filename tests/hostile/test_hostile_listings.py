@@ -28,12 +28,12 @@ SLOW = 20.0  # seconds of the processor, for what takes two at most
 
 
 def row(href: bytes, date: bytes = b"2025-02-07 19:49") -> bytes:
-    """Give one row of a table."""
+    """Return one row of a table."""
     return b'<tr><td><a href="%s">x</a></td><td>%s</td><td>1.0K</td></tr>\n' % (href, date)
 
 
 def names(*hrefs: bytes) -> list[str]:
-    """Give the names that come of these hrefs."""
+    """Return the names that come of these hrefs."""
     return [found.name for found in rows([HEAD, *map(row, hrefs), FOOT], HERE)]
 
 

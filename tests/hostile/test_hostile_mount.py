@@ -26,7 +26,7 @@ MOST_KIB = 400 * 1024
 
 
 def page(hrefs: Iterator[bytes]) -> bytes:
-    """Give a listing of these links."""
+    """Return a listing of these links."""
     rows = b"".join(
         b'<tr><td><a href="%s">x</a></td><td>\x1b[2J 0:00</td><td>1.0K</td></tr>\n' % one for one in hrefs
     )
@@ -67,7 +67,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def walked(root: str) -> list[str]:
-    """Give everything below `root`, as the kernel gives it."""
+    """Return everything below `root`, as the kernel gives it."""
     found = []
     for folder, folders, files in os.walk(root):
         for name in folders + files:
@@ -102,7 +102,7 @@ def test_the_command_line_shows_lines_that_a_terminal_may_have(mount: Mounts, se
 
 
 def times_of(folder: str) -> list[tuple[str, int, int]]:
-    """Give name, time and size of each file in `folder`."""
+    """Return name, time and size of each file in `folder`."""
     status = {name: os.stat(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
     return [(name, int(one.st_mtime), one.st_size) for name, one in status.items()]
 
@@ -121,7 +121,7 @@ def test_dates_and_sizes_at_the_end_of_all_numbers_are_shown(
 
 
 def listed(folder: str) -> tuple[int, float, float]:
-    """Give how many names `folder` has, and how long it took to list it for the first time and again."""
+    """Return how many names `folder` has, and how long it took to list it for the first time and again."""
     begun = time.monotonic()
     found = os.listdir(folder)
     first = time.monotonic() - begun

@@ -146,7 +146,7 @@ def fetched(client: Client) -> bytes:
 
 
 def answered(ask: Callable[[Client], object], *pieces: bytes | None) -> object:
-    """Give what `ask` gives where every reply is `pieces`."""
+    """Return what `ask` gives where every reply is `pieces`."""
     with RawServer(said(*pieces)) as server, Client(server.url, Hasty()) as client:
         return ask(client)
 

@@ -20,7 +20,7 @@ class _Hands:
         return os.listdir(directory)  # noqa: PTH208 - names alone
 
     def stat(self, path: str) -> tuple[int, int]:
-        """Give length and date."""
+        """Return length and date."""
         status = os.stat(path)  # noqa: PTH116 - a string as it came
         return status.st_size, int(status.st_mtime)
 

@@ -51,7 +51,7 @@ class Forks:
         )
 
     def host(self, settings: Settings, ahead: float) -> "Host":
-        """Give a new process with an archive open, whose clock is `ahead` seconds ahead."""
+        """Return a new process with an archive open, whose clock is `ahead` seconds ahead."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
@@ -139,7 +139,7 @@ class _Later(BackgroundWorkers):
         super().__call__(counted)
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is left to do."""
+        """Return whether nothing is left to do."""
         return not self._left
 
 
@@ -236,7 +236,7 @@ class _Held:
             time.sleep(0.001)
 
     def counters(self) -> dict[str, Any]:
-        """Give the counters, when all is still."""
+        """Return the counters, when all is still."""
         reader = self._archive._reader
         (one,) = self._made["Gate"]
         (lines,) = self._made["Lines"]
@@ -298,7 +298,7 @@ def main(address: str) -> None:
 
 
 def settings_of(url: str, folder: Path, **chosen: Any) -> Settings:
-    """Give small settings, so that every limit is met."""
+    """Return small settings, so that every limit is met."""
     small = Settings(
         base_url=url,
         cache_dir=folder,

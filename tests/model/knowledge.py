@@ -51,27 +51,27 @@ class Knowledge:
     absent: dict[str, frozenset[float | None]] = field(default_factory=dict)
 
     def copy(self) -> "Knowledge":
-        """Give one that changes by itself."""
+        """Return one that changes by itself."""
         return Knowledge(dict(self.names), dict(self.scanned), dict(self.absent))
 
     def of(self, path: str) -> May:
-        """Give what may be known of `path`."""
+        """Return what may be known of `path`."""
         return self.names.get(path, NOTHING)
 
     def is_listed(self, directory: str) -> bool:
-        """Tell whether `directory` was listed for sure."""
+        """Return whether `directory` was listed for sure."""
         return None not in self.scanned.get(directory, {None})
 
     def is_fresh(self, directory: str, now: float) -> bool:
-        """Tell whether its listing is, for sure, of today."""
+        """Return whether its listing is, for sure, of today."""
         return self.is_listed(directory) and all(now - (when or 0.0) < DAY for when in self.scanned[directory])
 
     def may_be_absent(self, path: str, now: float) -> bool:
-        """Tell whether `path` may have been missed within the hour."""
+        """Return whether `path` may have been missed within the hour."""
         return any(when is not None and now - when < HOUR for when in self.absent.get(path, ()))
 
     def is_absent(self, path: str, now: float) -> bool:
-        """Tell whether `path` was missed within the hour, for sure."""
+        """Return whether `path` was missed within the hour, for sure."""
         return all(when is not None and now - when < HOUR for when in self.absent.get(path, {None}))
 
     def take(self, event: Event, now: float, *, surely: bool = True) -> None:
@@ -101,17 +101,17 @@ class Knowledge:
             self.take(event, now)
 
     def add(self, other: "Knowledge") -> None:
-        """Take in that it may as well be as `other` says."""
+        """Record that it may as well be as `other` says."""
         for path, may in other.names.items():
             self.names[path] = self.of(path) | may
 
     def gone(self, path: str, now: float, *, surely: bool = True) -> None:
-        """Take in that someone who waited was told that `path` is not there."""
+        """Record that someone who waited was told that `path` is not there."""
         self._change(path, lambda _: {None}, surely=surely)
         self.absent[path] = frozenset({now}) | (frozenset() if surely else self.absent.get(path, frozenset({None})))
 
     def changed(self, path: str, version: Version) -> None:
-        """Take in that a reader was told that `version` is no more."""
+        """Record that a reader was told that `version` is no more."""
         self._change(
             path, lambda one: {replace(one, version=None) if one and one.version == version else one}, surely=True
         )
@@ -127,7 +127,7 @@ class Knowledge:
 
 
 def _listed(one: Name | None, rows: dict[str, str | None], name: str) -> set[Name | None]:
-    """Give what may be known of `name` after a listing that showed `rows`."""
+    """Return what may be known of `name` after a listing that showed `rows`."""
     if name not in rows:
         if one is None or one.stamp == "":  # found by asking
             return {one}

@@ -120,7 +120,7 @@ class Served:
             del self.files[path]
 
     def rows(self, directory: str) -> dict[str, Version | None]:
-        """Give what stands in `directory`, by name."""
+        """Return what stands in `directory`, by name."""
         below: dict[str, Version | None] = {
             base_name(one): None for one in self.directories if one and parent_path(one) == directory
         }
@@ -196,7 +196,7 @@ class Served:
         )
 
     def _broken(self, misfortune: str, request: Request, reply: Reply, content: bytes) -> Reply | None:
-        """Give what comes in place of `reply`; itself where the misfortune does not fit it."""
+        """Return what comes in place of `reply`; itself where the misfortune does not fit it."""
         headers, body = reply.headers, reply.body
         if misfortune in {"503", "500"}:
             return Reply(f"{misfortune} Sorry", {"Content-Length": "0"})

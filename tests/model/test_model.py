@@ -131,7 +131,7 @@ class Model(RuleBasedStateMachine):
         return result, events, before
 
     def see_still(self) -> None:
-        """See that nothing is left under way, and every limit was kept."""
+        """Check that nothing is left under way, and every limit was kept."""
         counters = self.host.call("counters")
         assert counters["surprises"] == []
         assert counters["flights"] == counters["in use"] == counters["waiting"] == 0, counters
@@ -226,18 +226,18 @@ class Model(RuleBasedStateMachine):
         return result
 
     def version_of(self, file: File) -> Version:
-        """Give the version with this length and date, of all that the server ever had."""
+        """Return the version with this length and date, of all that the server ever had."""
         (found,) = (one for one in self.versions(file.path) if one.modified == file.modified)
         assert len(found.content) == file.size
         return found
 
     def versions(self, path: str) -> set[Version]:
-        """Give all versions of `path` that were ever told or are there."""
+        """Return all versions of `path` that were ever told or are there."""
         told = {event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path}
         return {one for one in (*told, self.served.files.get(path)) if one is not None}
 
     def wanted(self, read: Read) -> tuple[Handle, int, int]:
-        """Give the handle, offset and size of a read."""
+        """Return the handle, offset and size of a read."""
         choice, share, size, aligned = read
         handle = self.chosen(choice)
         offset = len(handle.version.content) * share // 100
@@ -311,7 +311,7 @@ class Model(RuleBasedStateMachine):
         self.read_all()
 
     def chosen(self, choice: int) -> Handle:
-        """Give one of the handles there are; a new one where there is none, and the server answers."""
+        """Return one of the handles there are; a new one where there is none, and the server answers."""
         if not self.handles:
             self.the_server_comes_back()
             self.written_anew("10028/0.mrc", 5 * BLOCK)
@@ -323,7 +323,7 @@ class Model(RuleBasedStateMachine):
     def see_right(
         self, handle: Handle, offset: int, size: int, result: bytes | ArchiveError, there: set[Version | None]
     ) -> None:
-        """See that `result` is what a read may give while the server had the versions `there`."""
+        """Check that `result` is what a read may give while the server had the versions `there`."""
         match result:
             case bytes():
                 assert result == handle.version.content[offset : offset + size], "wrong bytes"
@@ -501,7 +501,7 @@ class Model(RuleBasedStateMachine):
 
 
 def shows(known: Name | None, entry: Node | None) -> bool:
-    """Tell whether a listing that knows this of a name shows this."""
+    """Return whether a listing that knows this of a name shows this."""
     match entry:
         case None:
             return known is None

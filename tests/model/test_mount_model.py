@@ -123,13 +123,13 @@ class MountModel(RuleBasedStateMachine):
                     pass
 
     def may_be(self, path: str) -> set[Version | None]:
-        """Give what may be shown at `path`; None: nothing."""
+        """Return what may be shown at `path`; None: nothing."""
         measured = {one.version for one in self.known.of(path) if one is not None and one.version is not None}
         absent = {None} if None in self.known.of(path) else set()
         return measured | absent | {self.served.files.get(path)} | self.shown.get(path, set())
 
     def see_version(self, path: str, size: int, modified: int) -> Version:
-        """See that this is the length and date of one version that may be shown, and give it."""
+        """Check that this is the length and date of one version that may be shown, and give it."""
         for version in self.may_be(path):
             if version is not None and (len(version.content), version.modified) == (size, modified):
                 self.shown.setdefault(path, set()).add(version)
@@ -137,7 +137,7 @@ class MountModel(RuleBasedStateMachine):
         raise AssertionError(f"{path}: {size} bytes of {modified} are shown, {self.may_be(path)} may be")
 
     def see_refusal(self, path: str, error: Any, *allowed: int) -> None:
-        """See that this is an error, and one of those that may be."""
+        """Check that this is an error, and one of those that may be."""
         assert isinstance(error, OSError), error
         if error.errno == errno.ENOENT and None in self.may_be(path):
             self.shown.setdefault(path, set()).add(None)
@@ -215,7 +215,7 @@ class MountModel(RuleBasedStateMachine):
             assert result.errno == errno.ESTALE or (result.errno == errno.ENOENT and None in there), result
 
     def chosen(self, choice: int) -> Handle:
-        """Give one of the open files; a new one where there is none."""
+        """Return one of the open files; a new one where there is none."""
         while not self.handles:
             self.written_anew("10028/0.mrc", 200_000)
             self.open_a_file("10028/0.mrc")

@@ -174,7 +174,7 @@ def test_who_waits_for_bytes_can_be_ended_however_he_reads(
 
 
 def whole(path: str) -> str:
-    """Give the checksum of a file."""
+    """Return the checksum of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

@@ -25,7 +25,7 @@ RANDOM = "10100/data/random.bin"
 
 
 def said(done: Any) -> str:
-    """Give all that a program said."""
+    """Return all that a program said."""
     return str((done.stdout + done.stderr).decode(errors="replace"))
 
 

@@ -19,23 +19,23 @@ SIZE = 8 * 2**20 + 4_321
 
 
 def digest(path: str) -> str:
-    """Give the checksum of a file."""
+    """Return the checksum of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def beginning(path: str, size: int) -> str:
-    """Give the checksum of the first bytes of a file."""
+    """Return the checksum of the first bytes of a file."""
     with Path(path).open("rb") as file:
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def block_files(account: Account) -> list[Path]:
-    """Give the files of the cache that hold blocks."""
+    """Return the files of the cache that hold blocks."""
     return cache_files.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def kept_bytes(account: Account) -> int:
-    """Give the bytes of all blocks on disk."""
+    """Return the bytes of all blocks on disk."""
     return cache_files.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 

@@ -36,7 +36,7 @@ def read_across_a_change(path: str, here: str, go_on: str) -> list[int]:
 
 
 def whole(path: str) -> tuple[int, str]:
-    """Give the length by `stat` after opening, and the digest of what can be read; for both the errno, if any."""
+    """Return the length by `stat` after opening, and the digest of what can be read; for both the errno, if any."""
     try:
         fd = os.open(path, os.O_RDONLY)
         content = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))

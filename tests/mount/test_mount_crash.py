@@ -73,7 +73,7 @@ def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: floa
 
 
 def is_free(slot: Path) -> bool:
-    """Tell whether nobody holds a slot of the machine's budget."""
+    """Return whether nobody holds a slot of the machine's budget."""
     with slot.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,12 +83,12 @@ def is_free(slot: Path) -> bool:
 
 
 def is_dead(made: Mount) -> bool:
-    """Tell whether a mount has no daemon."""
+    """Return whether a mount has no daemon."""
     return not made.daemons()
 
 
 def unknown_blocks(account: Account) -> list[Path]:
-    """Give the files of the cache that its database does not know of."""
+    """Return the files of the cache that its database does not know of."""
     folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -202,7 +202,7 @@ def whole(path: str) -> int:
 
 
 def used(daemon: int) -> dict[str, int]:
-    """Give what a process holds: open files, threads, KiB of memory."""
+    """Return what a process holds: open files, threads, KiB of memory."""
     status = Path(f"/proc/{daemon}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {

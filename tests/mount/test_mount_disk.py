@@ -26,7 +26,7 @@ OTHERS = ["10028/data/stack.mrcs", "10028/data/movie.tif", "10100/data/1.bin", "
 
 
 def same(mounted: str, real: str, paths: list[str]) -> list[str]:
-    """Give the files that are not the same."""
+    """Return the files that are not the same."""
     return [path for path in paths if Path(mounted, path).read_bytes() != Path(real, path).read_bytes()]
 
 
@@ -37,7 +37,7 @@ def bytes_at(path: str, offset: int) -> bytes:
 
 
 def keeps_again(made: Mount, world: World) -> Callable[[], bool]:
-    """Give what reads on, right, and tells whether blocks are kept once more."""
+    """Return what reads on, right, and tells whether blocks are kept once more."""
     before = set(block_files(made.account))
     offsets = itertools.count(10 * 2**20, 2**20)
 
@@ -51,7 +51,7 @@ def keeps_again(made: Mount, world: World) -> Callable[[], bool]:
 
 
 def told(made: Mount) -> list[str]:
-    """Give what the warnings in the log are about."""
+    """Return what the warnings in the log are about."""
     lines = [line.partition(" WARNING ")[2] for line in made.log().splitlines() if " WARNING " in line]
     abouts = ("the cache in", "the index", "a cached block", "gives way", "")
     return sorted(next(about for about in abouts if about in line) for line in lines)

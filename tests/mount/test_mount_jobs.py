@@ -89,7 +89,7 @@ def mounted(
 
 
 def names(path: str) -> int:
-    """Give how many names a directory has."""
+    """Return how many names a directory has."""
     return len(os.listdir(path))
 
 
@@ -138,7 +138,7 @@ def scattered(path: str, size: int, count: int) -> int:
 
 
 def pages(path: str) -> list[int]:
-    """Give the numbers of the pages of a file that the kernel holds: what it has asked us for."""
+    """Return the numbers of the pages of a file that the kernel holds: what it has asked us for."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as whole:
         found = (ctypes.c_ubyte * -(-len(whole) // 4096))()
@@ -149,7 +149,7 @@ def pages(path: str) -> list[int]:
 
 
 def check_in_line(found: Sequence[Span], size: int) -> None:
-    """See that a file of `size` bytes was asked for once, whole, and in few requests."""
+    """Check that a file of `size` bytes was asked for once, whole, and in few requests."""
     assert asked_twice(found) == []
     assert size <= bytes_of(found) <= 1.02 * size
     assert len(found) <= size // (256 * KIB) + 8

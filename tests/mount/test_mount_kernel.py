@@ -28,7 +28,7 @@ ENDED_IN_A_READ = "went silent|asking again|was closed|line was lost|no reply|re
 
 
 def names(path: str) -> list[str]:
-    """Give the names in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
@@ -246,7 +246,7 @@ def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: Fault
 
 
 def sleeps(process: int) -> bool:
-    """Tell whether a process waits for something."""
+    """Return whether a process waits for something."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
 

@@ -25,7 +25,7 @@ RANDOM = "10100/data/random.bin"
 
 
 def names(path: str) -> list[str]:
-    """Give the names in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
@@ -38,7 +38,7 @@ def outcome(path: str) -> int:
 
 
 def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
-    """Give the one line that a command refuses with."""
+    """Return the one line that a command refuses with."""
     text = done.stderr.decode()
     assert done.returncode != 0, text
     assert "Traceback" not in text
@@ -408,7 +408,7 @@ def helper() -> Iterator[None]:
 
 
 def options(made: Mount, url: str) -> str:
-    """Give the text of -o that keeps `made` to itself."""
+    """Return the text of -o that keeps `made` to itself."""
     return f"base_url={url},log_file={made.log_file},cache_dir={made.account.home}/cache"
 
 

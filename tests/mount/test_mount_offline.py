@@ -19,18 +19,18 @@ SOON = 1.0  # seconds in which a refusal must come; on a busy machine too, where
 
 
 def digest(path: str) -> str:
-    """Give the checksum of a file."""
+    """Return the checksum of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def beginning(path: str, size: int) -> str:
-    """Give the checksum of the first bytes of a file."""
+    """Return the checksum of the first bytes of a file."""
     with Path(path).open("rb") as file:
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
-    """Give the error that an attempt meets, 0 for none, and the seconds it took."""
+    """Return the error that an attempt meets, 0 for none, and the seconds it took."""
     import os  # noqa: PLC0415 - runs in a process of its own
     import time  # noqa: PLC0415 - the same
 
@@ -52,7 +52,7 @@ def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
 
 
 def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EHOSTUNREACH) -> None:
-    """See that an attempt is refused, and at once."""
+    """Check that an attempt is refused, and at once."""
     found, seconds = made.call(refusal, verb, made / path, offset)
     assert found == number
     assert seconds < SOON

@@ -106,14 +106,14 @@ def mounted(mounts: Mounts, binding: str, *flags: str) -> Mount:
 
 
 def see_changed(made: Mount, done: "subprocess.CompletedProcess[bytes]") -> None:
-    """See that all changes were made, and none in the mount."""
+    """Check that all changes were made, and none in the mount."""
     assert done.stdout.decode().endswith("all of it worked\n"), done.stderr.decode(errors="replace")
     assert done.returncode == 0
     assert made.run("cat", made / f"10001/data/{DEEP}/bottom.txt").stdout == b"bottom"
 
 
 def see_deletable(made: Mount, *, root: bool = False) -> None:
-    """See that the document's last command leaves nothing of the overlay."""
+    """Check that the document's last command leaves nothing of the overlay."""
     (command,) = re.findall(rf"`({'sudo rm' if root else 'chmod'} -[^`]+)`", section())
     done = typed(made.account, command, root=root)
     assert done.returncode == 0, done.stderr

@@ -18,17 +18,17 @@ from empiarfs.cli.text import printable
 
 
 def names(path: str) -> list[str]:
-    """Give the names in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
 def unsorted_names(path: str) -> list[str]:
-    """Give the names in a directory, as they come."""
+    """Return the names in a directory, as they come."""
     return os.listdir(path)
 
 
 def error_of_stat(path: str) -> int:
-    """Give the errno of `stat`; 0 where it works."""
+    """Return the errno of `stat`; 0 where it works."""
     try:
         os.stat(path)
     except OSError as error:
@@ -37,7 +37,7 @@ def error_of_stat(path: str) -> int:
 
 
 def read(path: str) -> bytes:
-    """Give the bytes of a file."""
+    """Return the bytes of a file."""
     return Path(path).read_bytes()
 
 

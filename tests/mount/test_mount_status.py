@@ -26,7 +26,7 @@ STUCK = "went silent|asking again|was closed|line was lost|no reply|refuses conn
 
 
 def text_of(path: str) -> str:
-    """Give the text of a file."""
+    """Return the text of a file."""
     return Path(path).read_text(encoding="ascii")
 
 
@@ -39,7 +39,7 @@ def outcome(path: str) -> int:
 
 
 def told(mount: Mount) -> dict[str, Any]:
-    """Give what the hidden file of `mount` tells, read as its user reads it."""
+    """Return what the hidden file of `mount` tells, read as its user reads it."""
     values: dict[str, Any] = json.loads(mount.call(text_of, mount / NAME, timeout=DEADLINE))
     return values
 

@@ -19,12 +19,12 @@ ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
 
 
 def names(path: str) -> list[str]:
-    """Give the names in a directory, sorted."""
+    """Return the names in a directory, sorted."""
     return sorted(os.listdir(path))
 
 
 def error_of(call: str, path: str) -> int:
-    """Give the errno of `call` on `path`; 0 where it works."""
+    """Return the errno of `call` on `path`; 0 where it works."""
     try:
         match call:
             case "list":
@@ -39,7 +39,7 @@ def error_of(call: str, path: str) -> int:
 
 
 def attributes(root: str) -> dict[str, dict[str, int]]:
-    """Give the attributes of everything below `root`, by path."""
+    """Return the attributes of everything below `root`, by path."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in folders + files:

@@ -10,7 +10,7 @@ from empiarfs.mount import mountpoints
 
 
 def mounts_at(path: Path) -> int:
-    """Give how many mounts lie on each other at `path`."""
+    """Return how many mounts lie on each other at `path`."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return sum(line.split(" ")[1] == str(path) for line in lines)
 

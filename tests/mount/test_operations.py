@@ -48,13 +48,13 @@ class OneDirectory:
 
 
 def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:
-    """Give what answers the kernel, and what counts."""
+    """Return what answers the kernel, and what counts."""
     stats = MountStats("/mnt", RecentWarnings())
     return Operations(cast("Archive", archive), Owner(1000, 1000), 1_795_000_000, lambda: None, stats), stats
 
 
 def information(handle: int = 0) -> Any:
-    """Give what the kernel tells of a handle, and is told."""
+    """Return what the kernel tells of a handle, and is told."""
     return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
 
 

@@ -49,7 +49,7 @@ README_DATA = "~/empiar/10028/data"
 
 
 def readme_links() -> list[str]:
-    """Give the commands with which the README links an entry's data into a project."""
+    """Return the commands with which the README links an entry's data into a project."""
     text = (sandbox.PROJECT / "README.md").read_text(encoding="utf-8")
     section = text[text.index("### RELION") : text.index("### Python")]
     return re.findall(r"(?:mkdir \w+ && )?ln -s ~/empiar/[\w/]+ [\w/]+", section)
@@ -91,7 +91,7 @@ class Project:
         return words
 
     def empty(self, name: str) -> None:
-        """Give a job an empty directory to write to; tests share the project."""
+        """Return a job an empty directory to write to; tests share the project."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         self.mount.account.mkdir(self.folder / name)
 
@@ -140,20 +140,20 @@ def local(project: Project, data: Path, request: pytest.FixtureRequest) -> Proje
 
 
 def images(path: Path) -> NDArray[np.float64]:
-    """Give the images of an MRC file."""
+    """Return the images of an MRC file."""
     with mrcfile.open(path) as file:
         return np.asarray(file.data, dtype=np.float64)
 
 
 def table(path: Path, block: str) -> pd.DataFrame:
-    """Give a block of a STAR file."""
+    """Return a block of a STAR file."""
     found: Any = starfile.read(path, always_dict=True)
     frame: pd.DataFrame = found[block]
     return frame
 
 
 def written(project: Project, job: str) -> dict[str, bytes]:
-    """Give the files that a job has written, by name; MRC files without their labels, which hold the time."""
+    """Return the files that a job has written, by name; MRC files without their labels, which hold the time."""
     found = {}
     for path in (project.folder / job).rglob("*"):
         if path.is_file():
@@ -164,7 +164,7 @@ def written(project: Project, job: str) -> dict[str, bytes]:
 
 
 def agreement(result: Path, data: Path) -> tuple[float, list[int]]:
-    """Give the share of particles that RELION sorted as they were drawn, and how many are in each class."""
+    """Return the share of particles that RELION sorted as they were drawn, and how many are in each class."""
     found = table(result, "particles").merge(
         table(data / "Particles" / "truth.star", "truth"), on="rlnImageName", suffixes=("", "_true")
     )

@@ -44,7 +44,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def single(world: Path) -> Path:
-    """Give the data directory of the single-particle entry."""
+    """Return the data directory of the single-particle entry."""
     return world / "99001" / "data"
 
 

@@ -30,17 +30,17 @@ class Quotation:
 
 
 def sentences(text: str) -> list[str]:
-    """Give the sentences of `text`, with single spaces."""
+    """Return the sentences of `text`, with single spaces."""
     return [" ".join(one.split()) for one in _END.split(text.strip())]
 
 
 def promised(document: str) -> list[str]:
-    """Give the promises of `document`, in order."""
+    """Return the promises of `document`, in order."""
     return [one for bullet in _BULLET.findall(document) for one in sentences(bullet)]
 
 
 def quoted(folder: Path) -> Iterator[Quotation]:
-    """Give the quotations above the tests below `folder`, whichever of them are run; nothing is imported."""
+    """Yield the quotations above the tests below `folder`, whichever of them are run; nothing is imported."""
     for file in sorted(folder.rglob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
@@ -57,7 +57,7 @@ def _quotations(decorator: ast.expr) -> list[str]:
 
 
 def troubles(document: str, quotations: Iterable[Quotation]) -> list[str]:
-    """Give a line for each promise that no test quotes, and for each sentence quoted that is no promise."""
+    """Return a line for each promise that no test quotes, and for each sentence quoted that is no promise."""
     promises = promised(document)
     missing = dict.fromkeys(promises)
     found = []

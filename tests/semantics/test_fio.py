@@ -83,7 +83,7 @@ def verified(fio: str, made: Mount, *words: str) -> tuple[int, str, list[tuple[s
 
 
 def has_io_uring() -> bool:
-    """Tell whether the kernel lets programs have rings; many a container does not."""
+    """Return whether the kernel lets programs have rings; many a container does not."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(IO_URING_SETUP, 0, None)
     return ctypes.get_errno() not in {errno.ENOSYS, errno.EPERM}

@@ -31,7 +31,7 @@ def test_the_document_is_read_whole() -> None:
 
 
 def quoting(*texts: str) -> list[Quotation]:
-    """Give quotations of `texts`."""
+    """Return quotations of `texts`."""
     return [Quotation(text, "test_a.py:7: test_it") for text in texts]
 
 

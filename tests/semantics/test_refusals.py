@@ -266,13 +266,13 @@ NOT_EXECUTED = {"EACCES": "exec, access X_OK"}
 
 @cache
 def found(mounted: Mount) -> dict[str, str]:
-    """Give what came of everything on one mount; tried once."""
+    """Return what came of everything on one mount; tried once."""
     outcome: dict[str, str] = mounted.call(outcomes, mounted.path, mounted.account.home)
     return outcome
 
 
 def rows(*tables: dict[str, str]) -> list[tuple[str, str]]:
-    """Give call and errno, one by one."""
+    """Return call and errno, one by one."""
     return [
         (" ".join(call.split()), error)
         for table in tables

@@ -75,7 +75,7 @@ def compared(mount: Path, truth: Path, path: str, parts: list[tuple[int, int]]) 
 
 
 def chosen_name(folder: str, kind: str, chance: random.Random) -> str:
-    """Give one of the files of a kind."""
+    """Return one of the files of a kind."""
     return f"{folder}/{kind}{chance.randrange(LARGE if kind == 'movie' else SMALL):03}.mrc"
 
 

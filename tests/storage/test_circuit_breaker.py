@@ -75,7 +75,7 @@ def test_trouble_after_a_calm_is_news(
 
 
 def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
-    """Give an error as SQLite raises it."""
+    """Return an error as SQLite raises it."""
     error = kind("it failed")
     error.sqlite_errorcode = code  # SQLite sets it
     return error

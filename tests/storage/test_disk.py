@@ -33,7 +33,7 @@ BLOCK_BYTES = 4096
 
 
 def block(number: int, file: File = FILE) -> Block:
-    """Give a block of `FILE`."""
+    """Return a block of `FILE`."""
     return Block(file, number)
 
 
@@ -64,13 +64,13 @@ def tampered(folder: Path, change: str, *arguments: object) -> None:
 
 
 def names(folder: Path) -> set[str]:
-    """Give the blocks that the database tells of, segment by segment."""
+    """Return the blocks that the database tells of, segment by segment."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         return {key.rpartition(" ")[2] for (key,) in database.execute("SELECT key FROM Cache")}
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Give the warnings logged, and forget them."""
+    """Return the warnings logged, and forget them."""
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     caplog.clear()
     return lines
@@ -526,7 +526,7 @@ class Room:
         self.total, self.free = total, free
 
     def __call__(self, _: object) -> SimpleNamespace:
-        """Give it, as `shutil.disk_usage` does."""
+        """Return it, as `shutil.disk_usage` does."""
         return SimpleNamespace(total=self.total, used=self.total - self.free, free=self.free)
 
 
@@ -606,7 +606,7 @@ def test_the_free_space_is_not_looked_at_for_every_block(store: DiskStore, monke
 
 
 def mode(path: Path) -> int:
-    """Give the permissions of `path`."""
+    """Return the permissions of `path`."""
     return stat.S_IMODE(path.stat().st_mode)
 
 

@@ -68,26 +68,26 @@ def opened(folder: Path) -> DiskStore:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Give the warnings logged."""
+    """Return the warnings logged."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def orphans(folder: Path) -> set[str]:
-    """Give the files of blocks that the database does not know of."""
+    """Return the files of blocks that the database does not know of."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
     return {file.relative_to(folder).as_posix() for file in cache_files.segments(folder)} - known
 
 
 def works(store: DiskStore) -> bool:
-    """Tell whether blocks are kept and given."""
+    """Return whether blocks are kept and given."""
     store.put(Block(FILE, 1), noise(500, 1))
     store.put(Block(FILE, 2), noise(500, 2))
     return [store.get(Block(FILE, number)) for number in (1, 2)] == [noise(500, 1), noise(500, 2)]
 
 
 def knows(tree: SqliteIndex) -> bool:
-    """Tell whether what the index takes in is there."""
+    """Return whether what the index takes in is there."""
     tree.replace("10400", [stub("10400/b")], 1.0)
     tree.add(File("10400/c", 7, None))
     return tree.node("10400/b") == stub("10400/b") and tree.node("10400/c") == File("10400/c", 7, None)

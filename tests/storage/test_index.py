@@ -34,13 +34,13 @@ def known(file: Path) -> Iterator[SqliteIndex]:
 
 
 def database_of(opened: SqliteIndex) -> sqlite3.Connection:
-    """Give the connection of an index that is open."""
+    """Return the connection of an index that is open."""
     assert opened._database is not None
     return opened._database
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Give the warnings logged, and forget them."""
+    """Return the warnings logged, and forget them."""
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     caplog.clear()
     return lines

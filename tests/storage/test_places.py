@@ -14,7 +14,7 @@ DEADLINE = 20.0
 
 
 def place(numbers: range, mark: str = "a") -> Place:
-    """Give where a segment lies."""
+    """Return where a segment lies."""
     return Place(f"{numbers.start}+{len(numbers)}", numbers, mark)
 
 
@@ -30,7 +30,7 @@ class Shelf:
         self.let_go = threading.Event()
 
     def __call__(self, file: File) -> Iterable[Place]:
-        """Give what is there of `file` when the look begins."""
+        """Return what is there of `file` when the look begins."""
         self.listed.append(file)
         found = list(self.kept.get(file, []))
         if file in self.held:
@@ -66,7 +66,7 @@ class Finder(threading.Thread):
             self.found = error
 
     def result(self) -> Place | Exception | None:
-        """Give what was found, when it is."""
+        """Return what was found, when it is."""
         self.join(DEADLINE)
         assert not self.is_alive()
         return self.found

@@ -29,7 +29,7 @@ THEIRS = 65534  # nobody
 
 
 def mode(path: Path) -> int:
-    """Give the permissions of `path`."""
+    """Return the permissions of `path`."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
@@ -80,14 +80,14 @@ def test_the_cache_folder_itself_may_be_shared_if_nobody_can_change_what_is_ours
 
 
 def by_link(path: Path) -> Path:
-    """Give a link to `path`."""
+    """Return a link to `path`."""
     link = path.with_name(f"link-to-{path.name}")
     link.symlink_to(path)
     return link
 
 
 def plain(path: Path) -> Path:
-    """Give `path`."""
+    """Return `path`."""
     return path
 
 

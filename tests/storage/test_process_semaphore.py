@@ -20,7 +20,7 @@ SERVER = "ftp.ebi.ac.uk"
 
 
 def taken(semaphore: ProcessSemaphore) -> bool:
-    """Tell whether a slot can be had at once, and give it back."""
+    """Return whether a slot can be had at once, and give it back."""
     try:
         semaphore.acquire(0.0)()
     except TimeoutError:

@@ -11,7 +11,7 @@ NAMES = st.text("abc 0\u0436", max_size=10)
 
 
 def stored(name: str, blocks: list[bytes]) -> bytes:
-    """Give what stands in the file of a segment."""
+    """Return what stands in the file of a segment."""
     return segments.head(name, blocks) + b"".join(blocks)
 
 
