@@ -77,7 +77,7 @@ def test_what_is_not_there_is_not_found(client: Client) -> None:
 
 
 def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
-    """403 is Refused, and no empty listing."""
+    """403 is Forbidden, and no empty listing."""
     with pytest.raises(Forbidden):
         client.listing.scan("10028/closed")
 

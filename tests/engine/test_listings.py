@@ -206,7 +206,7 @@ def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
 
 
 def test_a_directory_closed_to_listings_says_so(world: World) -> None:
-    """403 for a listing is Refused."""
+    """403 for a listing is Forbidden."""
     world.listing.refusals[DATA] = Forbidden(DATA)
     with pytest.raises(Forbidden):
         world.listings.known(DATA)

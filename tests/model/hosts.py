@@ -69,7 +69,7 @@ class Forks:
 
 
 class Host:
-    """One process with one archive; every method of `_HeldSlot` can be called."""
+    """One process with one archive; every method of `_Held` can be called."""
 
     def __init__(self, line: "Connection[Any, Any]", process: int) -> None:
         self._line = line
@@ -118,7 +118,7 @@ class Host:
         self._line.close()
 
 
-class _Later(BackgroundWorkers):
+class _Background(BackgroundWorkers):
     """Counts the tasks that are not done yet."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -151,8 +151,8 @@ class _Held:
         self._made: dict[str, list[Any]] = {}
         parts: Any = wire
         parts.time = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + self._ahead})
-        parts.Later = self._noting("Later", _Later)
-        for name in ("Patience", "Gate", "Lines"):
+        parts.BackgroundWorkers = self._noting("BackgroundWorkers", _Background)
+        for name in ("RetryPolicy", "ConnectionLimiter", "ConnectionPool"):
             setattr(parts, name, self._noting(name, getattr(parts, name)))
         limiter.QUIET_SECONDS = limiter.GROW_SECONDS = limiter.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
@@ -212,8 +212,8 @@ class _Held:
 
     def set_patience(self, seconds: float) -> None:
         """Set how long a server that does not answer is waited for."""
-        for patience in self._made["Patience"]:
-            patience._seconds = seconds
+        for policy in self._made["RetryPolicy"]:
+            policy._seconds = seconds
 
     def forget(self) -> None:
         """Let nothing be in memory."""
@@ -231,21 +231,21 @@ class _Held:
         """Wait until nobody does anything behind the reader's back."""
         end = time.monotonic() + DEADLINE / 2
         held: Any = self._archive._reader._cache
-        while not (all(one.is_idle() for one in self._made["Later"]) and not held._waiting):
+        while not (all(one.is_idle() for one in self._made["BackgroundWorkers"]) and not held._waiting):
             assert time.monotonic() < end, f"still busy: {self._archive!r}"
             time.sleep(0.001)
 
     def counters(self) -> dict[str, Any]:
         """Return the counters, when all is still."""
         reader = self._archive._reader
-        (one,) = self._made["Gate"]
-        (lines,) = self._made["Lines"]
+        (limits,) = self._made["ConnectionLimiter"]
+        (pool,) = self._made["ConnectionPool"]
         return {
             "flights": len(reader._in_flight._in_flight),
-            "in use": one._demand + one._ahead,
-            "highest": one.highest,
-            "open": lines._open,
-            "idle": len(lines._idle),
+            "in use": limits._demand + limits._ahead,
+            "peak": limits.peak,
+            "open": pool._open,
+            "idle": len(pool._idle),
             "waiting": reader._cache._waiting,
             "in memory": reader._cache._lru.size,
             "fetched": reader.bytes_fetched,

@@ -91,7 +91,7 @@ class Model(RuleBasedStateMachine):
     def opened(self) -> Host:
         """Open the archive, on the cache there is."""
         self.sent_before = self.served.sent
-        chosen = settings_of(self.served.url, self.folder / "cache", cache_size=DISK, memory=MEMORY)
+        chosen = settings_of(self.served.url, self.folder / "cache", cache_size=DISK, memory_cache_size=MEMORY)
         host = self.forks.host(chosen, self.now)
         if self.served.is_down:
             host.call("set_patience", SHORT_PATIENCE)
@@ -136,7 +136,7 @@ class Model(RuleBasedStateMachine):
         assert counters["surprises"] == []
         assert counters["flights"] == counters["in use"] == counters["waiting"] == 0, counters
         assert counters["open"] == counters["idle"] <= CONNECTIONS, counters
-        assert counters["highest"] <= CONNECTIONS, counters
+        assert counters["peak"] <= CONNECTIONS, counters
         assert counters["in memory"] <= MEMORY, counters
         assert counters["fetched"] <= self.served.sent - self.sent_before + counters["fetched"] * self.has_broken
         volume = cache_files.volume(self.folder / "cache")
