@@ -203,7 +203,7 @@ def test_a_server_of_no_entries_is_bad(server: ScriptedServer, page: str) -> Non
     assert says in lines[bad]
     assert server.base_url in lines[bad]
     assert "--base-url names another" in lines[bad + 1]
-    assert (result.exit_code, lines[-1]) == (1, "not well: see the lines that say bad")
+    assert (result.exit_code, lines[-1]) == (1, '1 problem found (see "bad" above)')
 
 
 @pytest.mark.parametrize(

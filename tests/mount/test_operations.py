@@ -32,7 +32,7 @@ class OneDirectory:
         """See `Archive`."""
         return True
 
-    def entries(self, directory: str) -> list[Node]:
+    def listdir(self, directory: str) -> list[Node]:
         """See `Archive.listdir`."""
         return list(self.files.values())
 
