@@ -9,12 +9,12 @@ from functools import partial
 
 from empiarfs.counters import Counters
 from empiarfs.engine import blocks, readahead
-from empiarfs.engine.cache import LruCache
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
+from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Span, parent_path
-from empiarfs.settings import MIB
+from empiarfs.units import MIB
 
 MOST_FOLLOWED = 4096  # files whose reading is followed at once
 STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back

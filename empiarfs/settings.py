@@ -8,31 +8,16 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-
-BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
+from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
+from empiarfs.urls import BASE_URL, ftp_address, web_address, without_credentials
 
 SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
 
-LARGEST = 2**63 - 1  # what SQLite and the kernel can count
-LONGEST_SECONDS = 1e9  # 30 years; what waits for longer than the machine can count would fail
-
-_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
-_LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
-# ASCII: else there are digits of other scripts, and the sign of the kelvin is a K
-_SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
-_TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VARIABLE = "EMPIARFS_"
 _NO_SETTINGS = ("CONFIG", "FUSE")  # variables that say where the settings are, and which binding mounts
 _UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
@@ -86,84 +71,6 @@ class Settings:
 def archive_name(base_url: str) -> str:
     """Return what the cache knows the archive at `base_url` by, whoever logs in there."""
     return hashlib.blake2b(without_credentials(base_url).encode(), digest_size=8).hexdigest()
-
-
-def byte_count(text: str) -> int:
-    """Read `"20G"`, `"512 MiB"` or `"4096"` as bytes; K, M, G and T are powers of 1024.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write it like 512M or 20G")
-    count = int(Decimal(match[1]) * _UNITS[match[2].upper()])
-    if count > LARGEST:
-        raise ValueError(f"{text!r} is too large")
-    return count
-
-
-def seconds(text: str) -> float:
-    """Read `"300"`, `"5m"`, `"24h"` or `"1d"` as seconds.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a time; write it like 300s, 5m, 24h or 1d")
-    count = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-    if count > LONGEST_SECONDS:
-        raise ValueError(f"{text!r} is too long")
-    return count
-
-
-def without_credentials(url: str) -> str:
-    """Return `url` without user name and password; it may stand in a sentence, and a proxy's without its scheme."""
-    return _LOGIN.sub("", url)
-
-
-def web_address(text: str) -> str:
-    """Read the URL of a directory, without its last slash.
-
-    Raises:
-        ValueError: it is not http or https, or has no host, a query or a fragment.
-    """
-    if not _is_address(text, {"http", "https"}):
-        raise ValueError(f"{_unfit(text)} is not a web address; write it like {BASE_URL}")
-    return text.strip().rstrip("/")
-
-
-def _is_address(text: str, schemes: set[str]) -> bool:
-    try:
-        url = urlsplit(text.strip())
-        _ = url.port
-        for part in (url.username, url.password):
-            unquote(part or "").encode("latin-1")  # as HTTP's basic authentication writes it
-        host = (url.hostname or "").encode("idna")  # no empty label, and none of more than 63 letters
-    except ValueError:
-        return False
-    if _CONTROL.search(text.strip()) or not host.strip(b".") or b" " in host:  # urlsplit leaves line breaks out
-        return False
-    return url.scheme in schemes and not url.query and not url.fragment
-
-
-def _unfit(text: str) -> str:
-    """Return what may be shown of an address that is none: nobody can tell where a password in it ends."""
-    return repr(f"...@{text.rpartition('@')[2]}" if "@" in text else text)
-
-
-def ftp_address(text: str) -> str:
-    """Read the URL of a directory on FTP, without its last slash; or nothing.
-
-    Raises:
-        ValueError: it is not ftp, or has no host.
-    """
-    if text.strip() and not _is_address(text, {"ftp"}):
-        raise ValueError(
-            f"{_unfit(text)} is not an FTP address; write it like ftp://ftp.ebi.ac.uk/empiar/world_availability"
-        )
-    return text.strip().rstrip("/")
 
 
 def _flag(text: str) -> bool:

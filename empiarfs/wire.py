@@ -34,11 +34,13 @@ from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Block
 from empiarfs.ports import Origin
-from empiarfs.settings import MIB, Settings, archive_name, without_credentials
+from empiarfs.private_dirs import FOLDER, UnsafePath, prepare_cache_dir, runtime_folder
+from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
-from empiarfs.storage.private_dirs import FOLDER, UnsafePath, prepare_cache_dir, runtime_folder
 from empiarfs.storage.process_semaphore import ProcessSemaphore
+from empiarfs.units import MIB
+from empiarfs.urls import without_credentials
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import sandbox
-from apache import Apache
-from fault_proxy import FaultProxy
-from fault_trial import Truth, served
-from fixture_tree import World
 from hypothesis import settings as hypothesis_settings
-from mounting import BINDINGS, Mount, Mounts
+from support import sandbox
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fault_trial import Truth, served
+from support.fixture_tree import World
+from support.mounting import BINDINGS, Mount, Mounts
 
 hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machine is no fault of ours
 hypothesis_settings.load_profile("empiarfs")

@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import sandbox
-from apache import Apache
-from fakes import SOON
-from fixture_tree import World
+from support import sandbox
+from support.apache import Apache
+from support.fakes import SOON
+from support.fixture_tree import World
 
 from empiarfs import wire
 from empiarfs.settings import Settings

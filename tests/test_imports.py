@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 HOMES = {
     "requests": {"empiarfs.empiar.connection"},
     "urllib3": {"empiarfs.empiar.connection"},
-    "cachetools": {"empiarfs.engine.cache"},
+    "cachetools": {"empiarfs.lru"},
     "diskcache": {"empiarfs.storage.database"},
     "mfusepy": {"empiarfs.mount.binding"},
     "fuse": {"empiarfs.mount.binding"},
@@ -34,7 +34,8 @@ LAYERS = [
     {"archive"},
     {"engine"},
     {"ports", "settings"},
-    {"model", "errors", "counters", "paths"},
+    {"cancellation", "private_dirs"},
+    {"model", "errors", "counters", "paths", "units", "urls", "lru"},
 ]
 
 

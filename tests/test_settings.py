@@ -8,19 +8,9 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.settings import (
-    GIB,
-    KIB,
-    MIB,
-    READERS,
-    BadSetting,
-    Settings,
-    byte_count,
-    load,
-    seconds,
-    web_address,
-    without_credentials,
-)
+from empiarfs.settings import READERS, BadSetting, Settings, load
+from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
+from empiarfs.urls import web_address, without_credentials
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from empiarfs.cli.groups import Group
 from empiarfs.cli.text import local_time, printable, size
 from empiarfs.errors import NotFound, Stale
 from empiarfs.model import Span
-from empiarfs.settings import SAMPLE, Settings, archive_name, without_credentials
+from empiarfs.settings import SAMPLE, Settings, archive_name
+from empiarfs.urls import without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.storage.contents import Contents, SampledBlock

@@ -12,8 +12,10 @@ import platformdirs
 
 from empiarfs.cli.findings import Finding, Findings
 from empiarfs.mount import mountpoints, requirements
-from empiarfs.settings import MIB, Settings, without_credentials
-from empiarfs.storage.private_dirs import FOLDER, check_holder, ensure_private, nearest, runtime_folder
+from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest, runtime_folder
+from empiarfs.settings import Settings
+from empiarfs.units import MIB
+from empiarfs.urls import without_credentials
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
 FUSE_CONFIG = Path("/etc/fuse.conf")

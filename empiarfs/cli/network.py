@@ -12,7 +12,9 @@ from empiarfs.cli.findings import Finding, Findings, State
 from empiarfs.engine import blocks
 from empiarfs.errors import ArchiveError, CertificateError, Unavailable
 from empiarfs.model import Directory, File, Span, Stub, is_entry_number
-from empiarfs.settings import BASE_URL, KIB, Settings, without_credentials
+from empiarfs.settings import Settings
+from empiarfs.units import KIB
+from empiarfs.urls import BASE_URL, without_credentials
 
 if TYPE_CHECKING:
     from empiarfs.empiar.http import HttpClient

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import platformdirs
 
-from empiarfs import paths, settings
+from empiarfs import paths, settings, units
 from empiarfs.cli.text import printable, short_size
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOG_BYTES = 10 * settings.MIB
+LOG_BYTES = 10 * units.MIB
 PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 
 

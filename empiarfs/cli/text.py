@@ -4,7 +4,7 @@ import re
 import time
 
 from empiarfs.errors import ArchiveError
-from empiarfs.settings import GIB, KIB, MIB
+from empiarfs.units import GIB, KIB, MIB
 
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]"

@@ -18,7 +18,7 @@ import requests.utils
 import urllib3
 
 from empiarfs.empiar.transport_errors import Kind, TransportError, classify
-from empiarfs.settings import without_credentials
+from empiarfs.urls import without_credentials
 
 PIECE = 128 * 1024  # the most bytes handed on at once: a block, which then needs no copying
 QUICK = 0.125  # seconds for a piece, below which the next one is waited for as a whole

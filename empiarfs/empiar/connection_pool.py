@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from empiarfs.empiar.connection import Connection, ConnectionFactory
 from empiarfs.empiar.transport_errors import Kind, TransportError
-from empiarfs.settings import without_credentials
+from empiarfs.urls import without_credentials
 
 SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
 IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from empiarfs.empiar import autoindex_fields
 from empiarfs.errors import Unavailable
 from empiarfs.model import File, Stub, base_name
-from empiarfs.settings import MIB
+from empiarfs.units import MIB
 
 log = logging.getLogger(__name__)
 

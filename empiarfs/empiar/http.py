@@ -19,7 +19,7 @@ from empiarfs.engine.hedge import CancelToken
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.errors import CertificateError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
-from empiarfs.settings import without_credentials
+from empiarfs.urls import without_credentials
 
 log = logging.getLogger(__name__)
 

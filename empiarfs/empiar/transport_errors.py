@@ -2,7 +2,7 @@
 
 import enum
 
-from empiarfs.settings import without_credentials
+from empiarfs.urls import without_credentials
 
 
 class Kind(enum.Enum):

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from empiarfs.empiar.connection import Reply
 from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
-from empiarfs.settings import LARGEST
+from empiarfs.units import LARGEST
 
 LONGEST_RETRY_AFTER = 3600.0
 LONGEST_DATE = 64  # characters; that of RFC 9110 has 29

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Generic, Protocol, TypeVar, cast
 
-from empiarfs.engine.cancellation import remaining, wait
+from empiarfs.cancellation import remaining, wait
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.errors import Unavailable

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 
 from empiarfs.engine.readahead import MIN_REQUEST
-from empiarfs.settings import KIB
+from empiarfs.units import KIB
 
 SAMPLES = 64
 RATES = 15

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from empiarfs.engine.cancellation import wait
+from empiarfs.cancellation import wait
 from empiarfs.errors import Throttled
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from empiarfs.engine.cache import LruCache
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Offline
+from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Index, Known, Listing
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import TypeVar
 
-from empiarfs.engine.cancellation import call_cancellable, deadline, wait
+from empiarfs.cancellation import call_cancellable, deadline, wait
 from empiarfs.engine.hedge import start_fetch
 from empiarfs.errors import CertificateError, Closed, NotFound, Throttled, Unavailable
 from empiarfs.model import File, Node, Span

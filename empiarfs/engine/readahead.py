@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from empiarfs.engine import blocks
 from empiarfs.model import Span
-from empiarfs.settings import KIB, MIB
+from empiarfs.units import KIB, MIB
 
 MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
 MAX_FORWARD_SEEK = 512 * KIB  # a gap that is cheaper to fetch than to ask anew

@@ -7,9 +7,9 @@ from contextlib import closing
 from functools import partial
 from typing import cast
 
+from empiarfs.cancellation import is_cancellable, run_in_thread
 from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.cancellation import is_cancellable, run_in_thread
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.single_flight import InFlightBlock, InFlightBlocks
 from empiarfs.errors import ArchiveError, Cancelled, Unavailable

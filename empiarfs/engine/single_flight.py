@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from empiarfs.engine.cancellation import wait, wait_future
+from empiarfs.cancellation import wait, wait_future
 from empiarfs.errors import ArchiveError, Cancelled
 from empiarfs.model import Block
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from empiarfs.cancellation import wait
 from empiarfs.engine import sequence
-from empiarfs.engine.cache import LruCache
-from empiarfs.engine.cancellation import wait
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Throttled, Unavailable
+from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Stub, base_name, is_entry_number, parent_path
 from empiarfs.ports import Known, Origin, Sizes
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from empiarfs.mount import requirements
-from empiarfs.storage.private_dirs import ensure_private, runtime_folder
+from empiarfs.private_dirs import ensure_private, runtime_folder
 
 KIND = "fuse.empiarfs"
 _TABLE = Path("/proc/self/mounts")

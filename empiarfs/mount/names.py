@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from empiarfs.engine.cache import LruCache
-from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import Cancelled, Unavailable
+from empiarfs.lru import LruCache
 from empiarfs.mount.caller_signals import is_ending
 
 SECONDS = 30.0  # a prompt that completes a name, and a `cd`, stand still as long; patience is meant for reads

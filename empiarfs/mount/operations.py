@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from empiarfs.archive import Archive, OpenFile
-from empiarfs.engine.cache import LruCache
-from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Offline, Unavailable
+from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, base_name, parent_path
 from empiarfs.mount import status, view
 from empiarfs.mount.caller_signals import is_dead

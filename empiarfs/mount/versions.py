@@ -2,8 +2,8 @@
 
 import threading
 
-from empiarfs.engine.cache import LruCache
 from empiarfs.errors import Stale
+from empiarfs.lru import LruCache
 from empiarfs.model import File
 
 MAX_ANNOUNCED = 500_000  # files whose version the kernel was told; one that was forgotten is looked up once more

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from empiarfs import wire
 from empiarfs.archive import Archive
+from empiarfs.private_dirs import FOLDER, UnsafePath, check_holder, ensure_private
 from empiarfs.sample import content
 from empiarfs.sample.server import SampleServer
 from empiarfs.settings import SAMPLE, Settings
-from empiarfs.storage.private_dirs import FOLDER, UnsafePath, check_holder, ensure_private
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:

@@ -10,7 +10,8 @@ import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-KIB = 1024
+from empiarfs.units import KIB
+
 NAME_WIDTH = 50  # bytes of a name that a row shows; its link always holds all of it
 
 _PLAIN = "$-_.+!*'(),:;@&=/~"  # what Apache leaves as it is in a path, beside letters and digits

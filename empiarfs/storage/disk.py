@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from empiarfs.model import Block, File
-from empiarfs.settings import GIB
+from empiarfs.private_dirs import Identity, check_private_file, ensure_private, identity
 from empiarfs.storage import database, segments
 from empiarfs.storage.circuit_breaker import CALM_SECONDS, CircuitBreaker, is_damage, is_wrong, may_be_whole
 from empiarfs.storage.database import Database
 from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.places import Place, Places
-from empiarfs.storage.private_dirs import Identity, check_private_file, ensure_private, identity
+from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
+from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
 from empiarfs.storage import listed, sqlite, table
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
 from empiarfs.storage.database import NAME, is_block_file
 from empiarfs.storage.disk import min_free_of
-from empiarfs.storage.private_dirs import FOLDER, check_holder, ensure_private, nearest
 from empiarfs.storage.table import Row, Segment, Table
 
 YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a block that is being stored now

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from empiarfs.private_dirs import ensure_private
 from empiarfs.storage.circuit_breaker import CircuitBreaker
-from empiarfs.storage.private_dirs import ensure_private
 
 POLL_SECONDS = 0.05  # between two looks for a free slot; other processes cannot wake us
 _COUNTING = "counting"

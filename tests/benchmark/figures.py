@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from relay import Line
+from support.relay import Line
 
 from benchmark.jobs import MB
 from benchmark.served import LINES

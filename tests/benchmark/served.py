@@ -7,9 +7,9 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apache import BASE, Apache
-from ftp_server import FtpServer
-from relay import Counts, Line, Relay
+from support.apache import BASE, Apache
+from support.ftp_server import FtpServer
+from support.relay import Counts, Line, Relay
 
 from benchmark.jobs import BIG, EIGHTH, MANY, MB, MIB, PAGE, STACK
 

@@ -11,19 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cache_files
 import click
 import pytest
 from commands import isolated, run
-from fakes import noise
-from scripted import MODIFIED, Reply, Request, ScriptedServer, Website
+from support import cache_files
+from support.fakes import noise
+from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
 from empiarfs.model import Block, File
-from empiarfs.settings import KIB, Settings, archive_name, load
+from empiarfs.settings import Settings, archive_name, load
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.table import Table, parsed
+from empiarfs.units import KIB
 
 SIZE = 128 * KIB
 LARGE = noise(4 * SIZE + 100)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 from commands import isolated
-from mounting import Mounts
+from support.mounting import Mounts
 
 from empiarfs.cli import main
 from empiarfs.model import Directory, File, Node, Stub
-from empiarfs.settings import BASE_URL, archive_name
+from empiarfs.settings import archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
+from empiarfs.urls import BASE_URL
 
 TREE: dict[str, list[Node]] = {
     "": [Directory("10028"), Directory("10934"), Directory("about"), Directory("٣"), Stub("notes.txt")],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from commands import isolated, run
-from scripted import ROOT, Reply, Request, ScriptedServer, Website
+from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.empiar.connection import transport_error
 

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from commands import isolated, run
-from fakes import SOON, noise
-from scripted import ROOT, Reply, Request, ScriptedServer, Website
+from support.fakes import SOON, noise
+from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
 from empiarfs.mount import mountpoints, requirements
-from empiarfs.settings import BASE_URL, GIB, MIB, Settings, load
+from empiarfs.settings import Settings, load
+from empiarfs.units import GIB, MIB
+from empiarfs.urls import BASE_URL
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/part 1/a.mrc": noise(2 * MIB), b"10029/x": b"x"}
 NOW = 1_700_000_000.0

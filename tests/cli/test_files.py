@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from commands import isolated, run
-from fakes import noise
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import Reply, ScriptedServer, Website
+from support.fakes import noise
+from support.scripted import Reply, ScriptedServer, Website
 
 from empiarfs.cli.text import printable
 from empiarfs.sample.index_page import listed_size

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import isolated, run
-from scripted import ScriptedServer, Website
+from support.scripted import ScriptedServer, Website
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/a.mrc": b"bytes", b"10029/x": b"x"}
 

@@ -13,8 +13,8 @@ from typing import IO
 import click
 import pytest
 from commands import isolated
-from fakes import noise
-from scripted import ScriptedServer, Website
+from support.fakes import noise
+from support.scripted import ScriptedServer, Website
 
 from empiarfs.cli import main
 

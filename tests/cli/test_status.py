@@ -33,7 +33,8 @@ from empiarfs.mount.status import (
     flat,
     from_text,
 )
-from empiarfs.settings import GIB, MIB, without_credentials
+from empiarfs.units import GIB, MIB
+from empiarfs.urls import without_credentials
 
 COUNTERS = Counters(
     base_url="https://ftp.ebi.ac.uk/empiar/world_availability",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 from commands import isolated, run
-from scripted import Reply, Request, ScriptedServer, Website
+from support.scripted import Reply, Request, ScriptedServer, Website
 
 HERE = "127.0.0.1"
 FILES = {b"10028/data/a.mrc": b"bytes"}

@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import directory, stub
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import directory, stub
 
 from empiarfs.model import Directory, File, Node, Stub, base_name
 from empiarfs.ports import Index

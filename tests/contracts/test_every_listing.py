@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from fakes import FakeClock, FakeListing, FakeStopping, at_once, directory, stub
-from scripted import Client, ScriptedServer, Website
+from support.fakes import FakeClock, FakeListing, FakeStopping, at_once, directory, stub
+from support.scripted import Client, ScriptedServer, Website
 
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import LimitedListing, RetryPolicy

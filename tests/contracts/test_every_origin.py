@@ -6,10 +6,10 @@ from functools import partial
 from typing import cast
 
 import pytest
-from fakes import FakeClock, FakeOrigin, FakeStopping, FixedLatency, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import MODIFIED, Client, ScriptedServer, Website
+from support.fakes import FakeClock, FakeOrigin, FakeStopping, FixedLatency, at_once, noise
+from support.scripted import MODIFIED, Client, ScriptedServer, Website
 
 from empiarfs.engine.hedge import CancellableOrigin, Hedged
 from empiarfs.engine.limiter import ConnectionLimiter

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fakes import BrokenStore, MemoryStore, at_once, noise
+from support.fakes import BrokenStore, MemoryStore, at_once, noise
 
 from empiarfs import wire
 from empiarfs.model import Block, File
 from empiarfs.ports import BlockStore
-from empiarfs.settings import MIB
 from empiarfs.storage.disk import DiskStore
+from empiarfs.units import MIB
 
 FILE = File("10028/data/a.mrc", 10_000, 5)
 

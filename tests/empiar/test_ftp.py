@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes import SOON, stub
+from support.fakes import SOON, stub
 
 from empiarfs.empiar.ftp import DAY, FtpSizes, agreeing, sizes
 from empiarfs.errors import Unavailable

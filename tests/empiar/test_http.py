@@ -13,10 +13,10 @@ from typing import cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from fakes import SOON, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
+from support.fakes import SOON, at_once, noise
+from support.scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
 
 from empiarfs.engine.hedge import CancelToken
 from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable

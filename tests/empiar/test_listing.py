@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 
 import pytest
-from scripted import ROOT, Client, Reply, ScriptedServer, Website, always
+from support.scripted import ROOT, Client, Reply, ScriptedServer, Website, always
 
 from empiarfs.errors import Forbidden, IsADirectory, NotFound, Unavailable
 from empiarfs.model import Directory, Stub

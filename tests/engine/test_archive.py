@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes import (
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fakes import (
     SOON,
     BrokenStore,
     FakeClock,
@@ -15,8 +17,6 @@ from fakes import (
     noise,
     stub,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from empiarfs.archive import Archive
 from empiarfs.engine.cache import Cache

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from fakes import SOON
+from support.fakes import SOON
 
 from empiarfs.engine.background import BackgroundWorkers, PolledValue
 from empiarfs.errors import Unavailable

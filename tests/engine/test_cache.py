@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-from fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
 
-from empiarfs.engine.cache import Cache, LruCache, _coalesced
+from empiarfs.engine.cache import Cache, _coalesced
+from empiarfs.lru import LruCache
 from empiarfs.model import Block, File
-from empiarfs.settings import KIB, MIB
+from empiarfs.units import KIB, MIB
 
 FILE = File("10028/data/a.mrc", 10**9, 5)
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import cast
 
 import pytest
-from fakes import SOON, Break, FakeOrigin, FixedLatency, at_once, noise
+from support.fakes import SOON, Break, FakeOrigin, FixedLatency, at_once, noise
 
+from empiarfs.cancellation import deadline
 from empiarfs.engine import hedge
-from empiarfs.engine.cancellation import deadline
 from empiarfs.engine.hedge import CancelToken, Hedged
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter

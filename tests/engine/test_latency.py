@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empiarfs.engine.latency import LatencyEstimator
-from empiarfs.settings import MIB
+from empiarfs.units import MIB
 
 TIMES = st.lists(st.floats(0, 1000), max_size=150)
 

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from fakes import SOON, FakeClock
+from support.fakes import SOON, FakeClock
 
+from empiarfs.cancellation import cancel_scope
 from empiarfs.engine import limiter as gates
-from empiarfs.engine.cancellation import cancel_scope
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.errors import Cancelled, Throttled, Unavailable
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import SOON, Barrier, noise, stub
+from support.fakes import SOON, Barrier, noise, stub
 from trees import DATA, FRESH, A, B, World, opened_world
 
 from empiarfs.errors import ArchiveError, Forbidden, NotFound, Unavailable

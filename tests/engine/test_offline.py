@@ -7,19 +7,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock, directory, noise, stub
+from support.fakes import FakeClock, directory, noise, stub
 
 from empiarfs import wire
 from empiarfs.archive import Archive
-from empiarfs.engine.cancellation import cancel_scope
+from empiarfs.cancellation import cancel_scope
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
 from empiarfs.model import Block, Directory, File, Span
-from empiarfs.settings import KIB, Settings, archive_name
+from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
+from empiarfs.units import KIB
 
 DATA = "10028/data"
 A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"

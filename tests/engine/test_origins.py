@@ -9,7 +9,9 @@ from functools import partial
 from typing import cast
 
 import pytest
-from fakes import (
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fakes import (
     SOON,
     Break,
     FakeClock,
@@ -21,8 +23,6 @@ from fakes import (
     directory,
     noise,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from empiarfs.engine.hedge import CancelToken, Hedged
 from empiarfs.engine.limiter import ConnectionLimiter

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
-from fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, FixedLatency, Made, at_once
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, FixedLatency, Made, at_once
 
 from empiarfs.archive import LARGEST_READ, Archive
 from empiarfs.engine import blocks, readahead
@@ -22,8 +22,8 @@ from empiarfs.engine.listings import Listings
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Span
-from empiarfs.settings import KIB, MIB
 from empiarfs.storage.index import SqliteIndex
+from empiarfs.units import KIB, MIB
 
 PATH = "10028/a.mrc"
 BLOCK = 128 * KIB

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from empiarfs.engine import readahead
 from empiarfs.model import Span
-from empiarfs.settings import KIB, MIB
+from empiarfs.units import KIB, MIB
 
 PIECE = 128 * KIB  # what the kernel asks for at once
 MOST = 64 * MIB

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
 import pytest
-from fakes import SOON, Break, BrokenStore, FakeOrigin, FixedLatency, Made, MemoryStore, at_once, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fakes import SOON, Break, BrokenStore, FakeOrigin, FixedLatency, Made, MemoryStore, at_once, noise
 
+from empiarfs.cancellation import cancel_scope
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.cancellation import cancel_scope
 from empiarfs.engine.hedge import CancelToken
 from empiarfs.engine.reader import MOST_SPLIT, Reader
 from empiarfs.engine.single_flight import InFlightBlock, InFlightBlocks

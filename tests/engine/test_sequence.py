@@ -1,8 +1,8 @@
 """Who walks through a directory, and which files come next: earned, bounded, in order, never twice."""
 
-from fakes import directory, stub
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import directory, stub
 
 from empiarfs.engine import sequence
 from empiarfs.ports import Known

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from fakes import SOON, Barrier, at_once
+from support.fakes import SOON, Barrier, at_once
 
 from empiarfs.engine.single_flight import InFlightBlock, InFlightBlocks, SingleFlight, copy_error
 from empiarfs.errors import ArchiveError, Cancelled, NotFound, Stale, Unavailable

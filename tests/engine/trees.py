@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fakes import SOON, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
+from support.fakes import SOON, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
 
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.tree import Tree

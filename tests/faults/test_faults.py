@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy
-from fault_table import FAULTS
-from fault_trial import Truth, tried
+from support.fault_proxy import FaultProxy
+from support.fault_table import FAULTS
+from support.fault_trial import Truth, tried
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -7,16 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fault_proxy import FaultProxy
-from fault_trial import threads
-from mounting import eventually
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fault_trial import threads
+from support.mounting import eventually
 
 from empiarfs import wire
 from empiarfs.archive import Archive
 from empiarfs.empiar import ftp
 from empiarfs.model import base_name
-from empiarfs.settings import MIB, Settings
+from empiarfs.settings import Settings
+from empiarfs.units import MIB
 
 COUNT = 24  # files; enough for their sizes to be asked for together
 SIZES = {f"{number:03}.mrc": 5_000 + number for number in range(COUNT)}

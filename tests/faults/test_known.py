@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy
-from fault_table import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
-from fault_trial import HITS, PATIENCE, Trial, Truth, hitting, pattern
-from mounting import eventually
+from support.fault_proxy import FaultProxy
+from support.fault_table import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
+from support.fault_trial import HITS, PATIENCE, Trial, Truth, hitting, pattern
+from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, Forbidden, NotFound
 from empiarfs.model import File, base_name

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
-from fault_proxy import FaultProxy
-from fault_table import ALL, DATA, FAULTS, HEAD, LISTING, NAME, Plan, status
-from fault_trial import (
+from support.fault_proxy import FaultProxy
+from support.fault_table import ALL, DATA, FAULTS, HEAD, LISTING, NAME, Plan, status
+from support.fault_trial import (
     HITS,
     KEPT,
     MUCH_PATIENCE,
@@ -30,8 +30,8 @@ from fault_trial import (
     pattern,
     tried_on_all,
 )
-from mounting import eventually
-from scripted import Client
+from support.mounting import eventually
+from support.scripted import Client
 
 from empiarfs.engine.hedge import CancelToken
 from empiarfs.errors import Unavailable

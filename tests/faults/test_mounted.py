@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fault_proxy import FaultProxy
-from fault_table import DATA, FAULTS, HEAD, LISTING
-from mounting import Mount, Mounts, eventually
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fault_table import DATA, FAULTS, HEAD, LISTING
+from support.mounting import Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 

@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy
-from fault_table import DATA, FAULTS, HEAD, Plan
-from fault_trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mounting import eventually
+from support.fault_proxy import FaultProxy
+from support.fault_table import DATA, FAULTS, HEAD, Plan
+from support.fault_trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
+from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineserver import LineServer, heads
+from support.lineserver import LineServer, heads
 
 TESTS = Path(__file__).resolve().parent.parent
 DEADLINE = 50.0  # seconds for a child; it needs two
@@ -68,7 +68,7 @@ import sys, threading, time
 from pathlib import Path
 from empiarfs.empiar import connection
 from empiarfs.model import File, Span
-from scripted import Client, Hasty
+from support.scripted import Client, Hasty
 
 connection.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
 client = Client(sys.argv[1], Hasty())

@@ -20,10 +20,11 @@ from empiarfs.empiar.connection import Reply
 from empiarfs.errors import ArchiveError, Stale, Throttled, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
 from empiarfs.paths import archive_path
-from empiarfs.settings import LARGEST, LONGEST_SECONDS, READERS, byte_count, seconds
+from empiarfs.settings import READERS
 from empiarfs.storage import segments
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
+from empiarfs.units import LARGEST, LONGEST_SECONDS, byte_count, seconds
 
 FILE = File("10028/a", 1000, 1_700_000_000)
 LISTED = File("10028/a", 1000, 1_700_000_000, coarse_mtime=True)

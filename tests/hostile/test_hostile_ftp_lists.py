@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Self
 
 import pytest
-from fakes import SOON, stub
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.fakes import SOON, stub
 
 from empiarfs.empiar import ftp
 from empiarfs.empiar.autoindex_fields import size_range

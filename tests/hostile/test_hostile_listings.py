@@ -13,7 +13,7 @@ import pytest
 from bombs import RawServer
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scripted import Client
+from support.scripted import Client
 
 from empiarfs.cli import files, options
 from empiarfs.empiar import autoindex

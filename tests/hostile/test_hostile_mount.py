@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from mounting import Mounts
-from scripted import Reply, Request, ScriptedServer, Website
+from support.mounting import Mounts
+from support.scripted import Reply, Request, ScriptedServer, Website
 
 ODD = "new\nline\x1b[2J\u202e\x9b\udcff"
 HREFS = (

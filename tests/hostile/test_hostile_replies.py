@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from bombs import RawServer, Speak, met
-from fakes import noise
-from scripted import Client, Hasty
+from support.fakes import noise
+from support.scripted import Client, Hasty
 
 from empiarfs.errors import ArchiveError, NotFound, Unavailable
 from empiarfs.model import File, Span

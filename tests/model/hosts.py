@@ -27,6 +27,7 @@ from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine import cache, latency, limiter, origins
 from empiarfs.engine.background import BackgroundWorkers
 from empiarfs.errors import ArchiveError
+from empiarfs.lru import LruCache
 from empiarfs.model import File, Node
 from empiarfs.settings import Settings
 
@@ -218,7 +219,7 @@ class _Held:
     def forget(self) -> None:
         """Let nothing be in memory."""
         held = self._archive._reader._cache
-        held._lru = cache.LruCache(int(held._lru._values.maxsize), len)
+        held._lru = LruCache(int(held._lru._values.maxsize), len)
 
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from urllib.parse import unquote_to_bytes
 
-from scripted import ROOT, Reply, Request, ScriptedServer
+from support.scripted import ROOT, Reply, Request, ScriptedServer
 
 from empiarfs.model import base_name, join, parent_path
 from empiarfs.sample import index_page

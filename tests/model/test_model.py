@@ -18,16 +18,16 @@ from pathlib import Path
 from time import strptime
 from typing import Any
 
-import cache_files
 import pytest
-from fakes import noise
 from hosts import Forks, Host, settings_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from knowledge import DAY, HOUR, Knowledge, Name
-from mounting import eventually
 from served import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
+from support import cache_files
+from support.fakes import noise
+from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Stale, Unavailable
 from empiarfs.model import Directory, File, Node, Stub, parent_path

@@ -18,13 +18,13 @@ from typing import Any
 
 import hands
 import pytest
-from fakes import noise
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from knowledge import Knowledge
-from mounting import DEADLINE, Mounts, eventually
 from served import MISFORTUNES, Listed, Measured, Missed, Served, Version
+from support.fakes import noise
+from support.mounting import DEADLINE, Mounts, eventually
 
 from empiarfs.model import parent_path
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy
-from fixture_tree import World
-from mounting import Mounts, eventually
+from support.fault_proxy import FaultProxy
+from support.fixture_tree import World
+from support.mounting import Mounts, eventually
 
 from empiarfs.mount.caller_signals import is_dead, is_ending
 

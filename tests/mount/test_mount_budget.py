@@ -11,16 +11,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from apache import BASE, Apache
-from fault_proxy import FaultProxy
-from mounting import DEADLINE, Mounts, eventually
-from relay import Line, Relay
-from request_log import RequestLog, counted, in_a_calm_moment
-from sandbox import PROJECT
+from support.apache import BASE, Apache
+from support.fault_proxy import FaultProxy
+from support.mounting import DEADLINE, Mounts, eventually
+from support.relay import Line, Relay
+from support.request_log import RequestLog, counted, in_a_calm_moment
+from support.sandbox import PROJECT
 
 from empiarfs import wire
 from empiarfs.archive import OpenFile
-from empiarfs.settings import KIB, MIB, Settings
+from empiarfs.settings import Settings
+from empiarfs.units import KIB, MIB
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 

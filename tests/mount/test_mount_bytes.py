@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache import Apache
-from fixture_tree import BLOCK, SPARSE_BYTES, SPARSE_MARK, SPARSE_MARKS, World, listed
-from mounting import Mount, Mounts
+from support.apache import Apache
+from support.fixture_tree import BLOCK, SPARSE_BYTES, SPARSE_MARK, SPARSE_MARKS, World, listed
+from support.mounting import Mount, Mounts
 
 HIDDEN = ("--exclude=README.md", "--exclude=.hidden")
 RANDOM = "10100/data/random.bin"

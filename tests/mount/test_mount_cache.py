@@ -5,11 +5,11 @@ import os
 import stat
 from pathlib import Path
 
-import cache_files
 import pytest
-from apache import Apache
-from fixture_tree import BLOCK, World
-from mounting import Account, Mount, Mounts, eventually
+from support import cache_files
+from support.apache import Apache
+from support.fixture_tree import BLOCK, World
+from support.mounting import Account, Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 

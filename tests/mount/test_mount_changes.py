@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache import Apache
-from mounting import Mount, Mounts, eventually
+from support.apache import Apache
+from support.mounting import Mount, Mounts, eventually
 
 OLD = random.Random(1).randbytes(4_000_000)
 SIZES = pytest.mark.parametrize("size", [4_000_000, 5_500_000, 3_950_000], ids=["same size", "grown", "shrunk"])

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from fixture_tree import DEEP
-from mounting import Mount
+from support.fixture_tree import DEEP
+from support.mounting import Mount
 
 # each copies the directory $1 to $2, which may be there from before
 COPYING = {

@@ -16,12 +16,11 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import cache_files
 import pytest
-import sandbox
-from apache import Apache
-from fixture_tree import World
-from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support import cache_files, sandbox
+from support.apache import Apache
+from support.fixture_tree import World
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 

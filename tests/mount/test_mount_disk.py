@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import flaky_disk
 import pytest
-import sandbox
-from fixture_tree import World
-from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support import flaky_disk, sandbox
+from support.fixture_tree import World
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 from test_mount_cache import RANDOM, block_files, digest
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long

@@ -1,7 +1,7 @@
 """`empiarfs doctor` where mounts are made: the same users, the same bindings, a real server."""
 
-from apache import Apache
-from mounting import Mounts
+from support.apache import Apache
+from support.mounting import Mounts
 
 
 def test_where_mounts_work_all_is_well(mount: Mounts, apache: Apache, binding: str, user: str) -> None:

@@ -15,14 +15,23 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fixture_tree import SMALL_FILES, World
-from ftp_server import FtpServer
-from mounting import Account, Mount, Mounts
-from request_log import BLOCK, RequestLog, asked_twice, blocks_of, bytes_of, counted, in_a_calm_moment, spans
+from support.apache import Apache
+from support.fixture_tree import SMALL_FILES, World
+from support.ftp_server import FtpServer
+from support.mounting import Account, Mount, Mounts
+from support.request_log import (
+    BLOCK,
+    RequestLog,
+    asked_twice,
+    blocks_of,
+    bytes_of,
+    counted,
+    in_a_calm_moment,
+    spans,
+)
 
 from empiarfs.model import Span
-from empiarfs.settings import KIB, MIB
+from empiarfs.units import KIB, MIB
 
 BUDGET = 10  # connections, as they come
 ROUND_TRIP = 0.005  # seconds

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fault_proxy import FaultProxy
-from fixture_tree import BLOCK, SMALL_FILES
-from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fixture_tree import BLOCK, SMALL_FILES
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
 ENDED_IN_A_READ = "went silent|asking again|was closed|line was lost|no reply|refuses connections"

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sandbox
-from apache import Apache
-from fault_proxy import FaultProxy
-from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support import sandbox
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
 

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import cache_files
 import pytest
-from apache import Apache
-from fixture_tree import SMALL_FILES, World, listed
-from mounting import Account, Mount, Mounts, eventually
+from support import cache_files
+from support.apache import Apache
+from support.fixture_tree import SMALL_FILES, World, listed
+from support.mounting import Account, Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sandbox
-from apache import Apache
-from fixture_tree import DEEP
-from mounting import Account, Mount, Mounts
+from support import sandbox
+from support.apache import Apache
+from support.fixture_tree import DEEP
+from support.mounting import Account, Mount, Mounts
 
 DOCUMENT = sandbox.PROJECT / "docs" / "running.md"
 # what says that ordinary users may have no user namespaces, and the value that forbids them

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fault_proxy import FaultProxy
-from fixture_tree import World
-from mounting import Mount, Mounts, eventually
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fixture_tree import World
+from support.mounting import Mount, Mounts, eventually
 
 from empiarfs.cli.text import printable
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sandbox
-from fault_proxy import FaultProxy
-from mounting import Mount, Mounts, eventually
+from support import sandbox
+from support.fault_proxy import FaultProxy
+from support.mounting import Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits for real bounds
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy
-from mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.fault_proxy import FaultProxy
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 NAME = ".empiarfs-status"
 RANDOM = "10100/data/random.bin"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from mounting import Mounts
-from scripted import ScriptedServer, Website
+from support.mounting import Mounts
+from support.scripted import ScriptedServer, Website
 
 FILES = {b"10028/data/a.txt": b"bytes"}
 EIO = 5

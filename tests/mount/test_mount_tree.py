@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache import Apache
-from fault_proxy import FaultProxy
-from fixture_tree import DEEP, NAMES, World, listed
-from mounting import Account, Mount, Mounts
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fixture_tree import DEEP, NAMES, World, listed
+from support.mounting import Account, Mount, Mounts
 
 ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from mounting import Mounts, eventually
+from support.mounting import Mounts, eventually
 
 from empiarfs.mount import mountpoints
 

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from fakes import FakeClock
+from support.fakes import FakeClock
 
-from empiarfs.engine.cancellation import wait
+from empiarfs.cancellation import wait
 from empiarfs.errors import Cancelled, Unavailable
 from empiarfs.mount import names
 from empiarfs.mount.names import AGAIN_SECONDS, SECONDS, NameWaits, WaitedInVain

@@ -12,11 +12,11 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
-import sandbox
 import starfile
-from apache import Apache
-from mounting import BINDINGS, Mount, Mounts
 from numpy.typing import NDArray
+from support import sandbox
+from support.apache import Apache
+from support.mounting import BINDINGS, Mount, Mounts
 
 from empiarfs.sample import content, pictures
 from empiarfs.sample.entries import PARTICLES, PIXEL

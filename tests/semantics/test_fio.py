@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from mounting import BINDINGS, Mount, Mounts
+from support.apache import Apache
+from support.mounting import BINDINGS, Mount, Mounts
 
 SIZE = "16m"
 NAME = "10500/data/verified.bin"

@@ -14,9 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fixture_tree import World
-from mounting import Mount, Mounts, eventually
+from support.apache import Apache
+from support.fixture_tree import World
+from support.mounting import Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
 

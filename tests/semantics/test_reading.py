@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from apache import Apache
-from fixture_tree import BLOCK, World
-from mounting import DEADLINE, Mount, Mounts, eventually
+from support.apache import Apache
+from support.fixture_tree import BLOCK, World
+from support.mounting import DEADLINE, Mount, Mounts, eventually
 
 RANDOM = "10100/data/random.bin"
 AWAY = "refuses connections|line was lost|no reply|was closed"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from mounting import Mount, Mounts
+from support.mounting import Mount, Mounts
 
 
 def outcomes(root: str, home: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 
 import pytest
-from fakes import FakeClock
+from support.fakes import FakeClock
 
 from empiarfs.storage import circuit_breaker
 from empiarfs.storage.circuit_breaker import CircuitBreaker, is_wrong, may_be_whole

@@ -17,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import cache_files
 import diskcache
 import pytest
-from fakes import at_once, noise
+from support import cache_files
+from support.fakes import at_once, noise
 
 from empiarfs.model import Block, File
-from empiarfs.settings import GIB, MIB
+from empiarfs.private_dirs import ensure_private
 from empiarfs.storage import circuit_breaker, database, disk, places
 from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.private_dirs import ensure_private
+from empiarfs.units import GIB, MIB
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
 BLOCK_BYTES = 4096

@@ -13,18 +13,18 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import cache_files
 import diskcache
 import pytest
-from fakes import noise, stub
+from support import cache_files
+from support.fakes import noise, stub
 
 from empiarfs.model import Block, File, Stub
-from empiarfs.settings import MIB
 from empiarfs.storage import circuit_breaker, disk, index, index_tables
 from empiarfs.storage import database as of_blocks
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.process_semaphore import ProcessSemaphore
+from empiarfs.units import MIB
 
 FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
 LISTED = stub("10028/data/a.mrc")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fakes import at_once, directory, stub
+from support.fakes import at_once, directory, stub
 
 from empiarfs.model import Directory, File, Stub
 from empiarfs.storage import index, index_tables

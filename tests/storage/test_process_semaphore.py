@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import SOON
+from support.fakes import SOON
 
-from empiarfs.storage.private_dirs import runtime_folder
+from empiarfs.private_dirs import runtime_folder
 from empiarfs.storage.process_semaphore import ProcessSemaphore
 
 SERVER = "ftp.ebi.ac.uk"

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import sandbox
+from support import sandbox
 
 BINDINGS = ("mfusepy", "fusepy")
 DEADLINE = 30.0  # seconds for whatever takes three at most

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fakes import SOON
+from support.fakes import SOON
 
-from empiarfs.engine.cancellation import call_cancellable, cancel_scope, is_cancellable, wait
+from empiarfs.cancellation import call_cancellable, cancel_scope, is_cancellable, wait
 from empiarfs.errors import Cancelled, NotFound
 
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from apache import Apache
-from fault_proxy import FaultProxy
-from fault_table import ALL, DATA, HEAD, LISTING, NAME, Fault
-from mounting import eventually
-
 from empiarfs import wire
 from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import Retrying
 from empiarfs.errors import ArchiveError
 from empiarfs.model import Block, Directory, File, Stub, base_name
-from empiarfs.settings import MIB, Settings
+from empiarfs.settings import Settings
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
+from empiarfs.units import MIB
+from support.apache import Apache
+from support.fault_proxy import FaultProxy
+from support.fault_table import ALL, DATA, HEAD, LISTING, NAME, Fault
+from support.mounting import eventually
 
 MODIFIED = 1_700_000_000
 PATIENCE = 0.3  # seconds; where the fault lasts

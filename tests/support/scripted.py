@@ -13,13 +13,12 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote, unquote_to_bytes
 
-from lineserver import LONGEST_LIFE, LineServer, heads
-
 from empiarfs.empiar.connection_pool import ConnectionPool
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.sample.index_page import listed_size
+from support.lineserver import LONGEST_LIFE, LineServer, heads
 
 MODIFIED = 1_700_000_000
 ROOT = "/empiar/world_availability"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 
-from apache import BASE
-from fault_proxy import Act, Exchange, Reply
+from support.apache import BASE
+from support.fault_proxy import Act, Exchange, Reply
 
 EIO, EACCES, ENOENT, ESTALE = errno.EIO, errno.EACCES, errno.ENOENT, errno.ESTALE
 DRIP_SECONDS = 1.0  # from one byte to the next

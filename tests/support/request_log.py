@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from apache import BASE, Apache, Request
-from relay import Line, Relay
-
 from empiarfs.engine import blocks
 from empiarfs.model import Span
-from empiarfs.settings import KIB
+from empiarfs.units import KIB
+from support.apache import BASE, Apache, Request
+from support.relay import Line, Relay
 
 BLOCK = 128 * KIB  # as it comes
 CALM_TRIES = 4

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from empiarfs import wire
-from empiarfs.settings import Settings, archive_name
-from empiarfs.storage.disk import DiskStore
-from empiarfs.storage.index import SqliteIndex, index_file
-from empiarfs.storage.private_dirs import (
+from empiarfs.private_dirs import (
     UnsafePath,
     check_holder,
     check_private_file,
@@ -23,6 +20,9 @@ from empiarfs.storage.private_dirs import (
     prepare_cache_dir,
     runtime_folder,
 )
+from empiarfs.settings import Settings, archive_name
+from empiarfs.storage.disk import DiskStore
+from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.process_semaphore import ProcessSemaphore
 
 THEIRS = 65534  # nobody
@@ -104,7 +104,7 @@ def test_what_belongs_to_someone_else_is_refused(
     else:
         theirs.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
-    monkeypatch.setattr("empiarfs.storage.private_dirs._ROOT", -1)  # who runs the tests may be root
+    monkeypatch.setattr("empiarfs.private_dirs._ROOT", -1)  # who runs the tests may be root
     with pytest.raises(UnsafePath, match="another user"):
         check(way(theirs))
 
@@ -239,7 +239,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder:
         (cache / path).chmod(0o500)
     os.chown(cache, THEIRS, THEIRS)
     cache.chmod(0o500)
-    program = UNWRITABLE.format(path=[str(Path(__file__).parents[2]), *sys.path], cache=str(cache))
+    program = UNWRITABLE.format(path=[str(Path(__file__).parents[1]), *sys.path], cache=str(cache))
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd="/"
     )

@@ -1,0 +1,1 @@
+"""What the tests stand on: servers, fakes, mounts and files of their own."""
