@@ -2,24 +2,20 @@
 
 import itertools
 import os
-import threading
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from empiarfs.counters import Counters
-from empiarfs.engine import blocks, readahead
+from empiarfs.engine import blocks
+from empiarfs.engine.prefetch import Prefetcher
+from empiarfs.engine.ranges import read_ranges
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
-from empiarfs.lru import LruCache
-from empiarfs.model import Directory, File, Node, Span, parent_path
-from empiarfs.units import MIB
+from empiarfs.model import Directory, File, Node, Span
+from empiarfs.units import KIB, MIB
 
-MOST_FOLLOWED = 4096  # files whose reading is followed at once
-STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
-LARGEST_READ = 4 * MIB  # a larger one is read in line, so that windows open and all connections help
-LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
+LARGEST_READ = 4 * MIB  # a larger one is read in parts, so that windows open and all connections help
+HEAD = 128 * KIB  # bytes that come with the size of a file whose bytes are wanted anyway
 
 _forks = itertools.count()
 _generation = next(_forks)  # another number in every child of a fork; cheaper to look at than the process id
@@ -61,44 +57,32 @@ class Archive:
     Args:
         tree: what is there.
         reader: the bytes.
-        background: runs a task behind the reader's back.
+        prefetcher: the bytes for readers of whose reading it learns what comes next.
+        run_all: runs calls in parallel, as many at once as there may be connections.
         close: called once at the end.
-        most_ahead: the most bytes to be ahead of one stream of reading.
-        request_size_bounds: gives the least and the most bytes of one request ahead of the reader.
-        counters: tells what goes on inside; never waits for the server.
-        has_answered: returns whether the server has answered since the archive was opened; true if none is asked.
-        clock: seconds that only grow.
+        counters: returns what goes on inside; never waits for the server.
+        has_answered: returns whether the server has answered since the archive was opened.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
+    def __init__(
         self,
         tree: Tree,
         reader: Reader,
-        background: Callable[[Callable[[], object]], None],
+        prefetcher: Prefetcher,
+        run_all: Callable[[Sequence[Callable[[], bytes]]], list[bytes]],
         close: Callable[[], None],
         *,
-        most_ahead: int,
-        request_size_bounds: Callable[[], tuple[int, int]],
         counters: Callable[[], Counters] = Counters,
         has_answered: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tree = tree
         self._reader = reader
-        self._background = background
+        self._prefetcher = prefetcher
+        self._run_all = run_all
         self._close = close
-        self._most_ahead = most_ahead
-        self._request_size_bounds = request_size_bounds
         self.counters = counters
         self.has_answered = has_answered
-        self._clock = clock
         self._generation = _generation
-        self._following = threading.Lock()  # the kernel's threads read one file at once, and each step counts
-        self._readings: LruCache[File, readahead.Reading] = LruCache(MOST_FOLLOWED, lambda _: 1)
-        self._sequential: dict[File, float] = {}  # files with a window, and when they were read last
-        self._newest: LruCache[str, File] = LruCache(
-            MOST_FOLLOWED, lambda _: 1
-        )  # the file begun last, by directory
 
     def __repr__(self) -> str:
         return f"<Archive {self._reader!r}>"
@@ -122,7 +106,7 @@ class Archive:
         return self._tree.stat(path)
 
     def check(self, entry: str) -> None:
-        """Ask whether there is `entry`, unless that is known; `stat` believes it of one that was named.
+        """Raise unless there is `entry`; `stat` believes it of one that was named.
 
         Raises:
             ArchiveError: NotFound, Forbidden, Unavailable.
@@ -131,12 +115,13 @@ class Archive:
         self._tree.check(entry)
 
     def open(self, path: str) -> OpenFile:
-        """Open the file at `path`.
+        """Open the file at `path`; where its size is not known yet, its first bytes come in the same request.
 
         Raises:
             ArchiveError: as `stat`; IsADirectory.
         """
-        found = self.stat(path)
+        self._check_process(path)
+        found = self._tree.stat(path, HEAD)
         if isinstance(found, Directory):
             raise IsADirectory(path)
         return OpenFile(self, found)
@@ -145,89 +130,45 @@ class Archive:
         """Return the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
         self._check_process(file.path)
         span = blocks.clamped(offset, size, file.size)
-        if not span.size:
-            return b""
-        if span.size > LARGEST_READ:
-            return b"".join(self.read(file, part.start, part.size) for part in blocks.cut(span, LARGEST_READ))
-        shortest, longest = self._request_size_bounds()
-        with self._following:
-            reading, ahead = readahead.plan(
-                self._readings.get(file) or readahead.Reading(),
-                span,
-                file.size,
-                most=self._most_ahead // self._sequential_readers(file),
-                shortest=shortest,
-                longest=longest,
-            )
-            self._readings.put(file, reading)
-            if reading.streams[0].window:
-                self._sequential[file] = self._clock()
-        for run in ahead:
-            self._background(partial(self._fetch_ahead, file, run))
-        if span.start == 0:
-            self._begun(file)
         try:
-            window = reading.streams[0].window
-            return self._reader.read(file, span, beyond=min(window // readahead.REQUESTS_PER_WINDOW, LONGEST_HEAD))
+            if 0 < span.size <= LARGEST_READ:
+                return self._prefetcher.read(file, span)
+            return b"".join(self._prefetcher.read(file, part) for part in blocks.cut(span, LARGEST_READ))
         except Stale:
             self._tree.mark_changed(file)
             raise
 
-    def _fetch_ahead(self, file: File, run: Span) -> None:
-        """Fetch what a reader is to come to; where he was faster and has passed it, nobody needs it any more."""
-        reading = self._readings.get(file) or readahead.Reading()
-        passed = [one.position for one in reading.streams if one.start <= run.start < one.position]
-        start = max((run.start, *passed))
-        if start < run.stop:
-            self._reader.fetch_ahead(file, Span(start, run.stop))
+    def read_ranges(self, file: File, spans: Sequence[Span]) -> list[bytes]:
+        """Return the bytes of each of `spans`, in their order; what lies beyond the end of `file` is left out.
 
-    def _check_process(self, path: str) -> None:
-        """Raise Closed in a child process: it would talk over its parent's connections, and get his replies."""
-        if self._generation != _generation:
-            raise Closed(path, "the archive was opened before a fork; open it again in this process")
+        Neighbouring ranges are fetched together and all in parallel; nothing is prefetched.
 
-    def _sequential_readers(self, file: File) -> int:
-        """Give how many files are read in line now, `file` among them: they share the memory for what is ahead."""
-        since = self._clock() - STILL_SECONDS
-        for other, last in list(self._sequential.items()):
-            if last < since:
-                self._sequential.pop(other, None)
-        return len(self._sequential.keys() | {file})
-
-    def _begun(self, file: File) -> None:
-        """Record that `file` is read from its start; where its reader walks from file to file, go before him.
-
-        He gets the part of the next files that he took of the last one, if it is a short part: the headers of ten
-        thousand micrographs. Whole movies have windows of their own.
+        Raises:
+            ArchiveError: as `OpenFile.read`.
         """
-        directory = parent_path(file.path)
-        before = self._newest.get(directory)
-        if before == file:
-            return
-        self._newest.put(directory, file)
-        following = self._tree.next_after(file.path, use="read")
-        reading = self._readings.get(before) if before is not None else None
-        streams = reading.streams if reading is not None else ()
-        part = next((stream.position for stream in streams if not stream.start), 0)
-        if 0 < part <= LONGEST_HEAD:
-            for path in following:
-                self._background(partial(self._make_ready, path, part))
-
-    def _make_ready(self, path: str, part: int) -> None:
-        found = self._tree.measure_ahead(path)
-        if isinstance(found, File) and found.size:
-            self._reader.fetch_ahead(found, Span(0, min(part, found.size)))
+        self._check_process(file.path)
+        wanted = [blocks.clamped(span.start, span.size, file.size) for span in spans]
+        try:
+            return read_ranges(wanted, lambda span: self._reader.read(file, span), self._run_all)
+        except Stale:
+            self._tree.mark_changed(file)
+            raise
 
     def close(self) -> None:
-        """Stop all waiting, write what waits to be kept, close the connections; in a child process, do nothing.
+        """Stop all waiting, write what waits to be stored, close the connections; in a child process, do nothing.
 
-        Its parent's threads, locks and transactions are not the child's to end.
+        The threads, locks and transactions of its parent are not the child's to end.
         """
         if self._generation == _generation:
             self._close()
 
+    def _check_process(self, path: str) -> None:
+        """Raise Closed in a child process: it would use its parent's connections, and get its parent's replies."""
+        if self._generation != _generation:
+            raise Closed(path, "the archive was opened before a fork; open it again in this process")
+
     def __getstate__(self) -> None:
-        """Say why it cannot be sent to another process.
+        """Refuse to be sent to another process.
 
         Raises:
             TypeError: always.

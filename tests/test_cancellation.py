@@ -1,18 +1,19 @@
-"""Whoever waits is looked after: he waits no longer than those he works for."""
+"""A thread waits no longer than the condition of its scope holds; a request can be broken off by another thread."""
 
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 from support.fakes import SOON
 
-from empiarfs.cancellation import call_cancellable, cancel_scope, is_cancellable, wait
-from empiarfs.errors import Cancelled, NotFound
+from empiarfs.cancellation import CancelToken, cancel_scope, wait, wait_future
+from empiarfs.errors import Cancelled
 
 
 class Looks:
-    """Is wanted for so many looks."""
+    """A condition that holds for so many looks."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -24,7 +25,7 @@ class Looks:
 
 
 def test_what_comes_has_come() -> None:
-    """Watched or not."""
+    """What is there already is waited for no longer, in a scope or without."""
     over = threading.Event()
     over.set()
     assert wait(over.wait)
@@ -34,53 +35,40 @@ def test_what_comes_has_come() -> None:
 
 @pytest.mark.parametrize("watch", [None, lambda: True])
 def test_what_does_not_come_is_waited_for_as_long_as_was_said(watch: Callable[[], bool] | None) -> None:
-    """To the end of the time, watched or not."""
+    """The wait lasts to the end of its time, in a scope or without."""
     begun = time.monotonic()
     with cancel_scope(watch):
         assert not wait(threading.Event().wait, 0.3)
     assert 0.29 < time.monotonic() - begun < SOON
 
 
-def test_who_is_wanted_no_more_waits_no_more() -> None:
-    """He is looked after several times a second."""
+def test_a_wait_ends_with_its_condition() -> None:
+    """The condition of the scope is looked at several times a second."""
     begun = time.monotonic()
     with cancel_scope(Looks(2)), pytest.raises(Cancelled):
         wait(threading.Event().wait)
     assert time.monotonic() - begun < SOON
 
 
-def test_what_is_asked_aside_goes_on_by_itself() -> None:
-    """Its answer or error comes to who waits for it; where he has gone it is nobody's."""
-    over, ended = threading.Event(), threading.Event()
-
-    def ask() -> int:
-        assert not is_cancellable()
-        over.wait(SOON)
-        ended.set()
-        return 7
-
-    def missing() -> int:
-        raise NotFound("10028/a")
-
-    with cancel_scope(lambda: False), pytest.raises(Cancelled):
-        call_cancellable(ask)
-    over.set()
-    assert ended.wait(SOON)
-    with cancel_scope(lambda: True):
-        assert call_cancellable(ask) == 7
-        with pytest.raises(NotFound):
-            call_cancellable(missing)
+def test_a_future_is_waited_for_in_the_same_way() -> None:
+    """Waiting for a future ends with its result, its time, or its condition."""
+    future: Future[int] = Future()
+    assert not wait_future(future, 0.05)
+    with cancel_scope(Looks(1)), pytest.raises(Cancelled):
+        wait_future(future)
+    future.set_result(1)
+    assert wait_future(future)
 
 
-def test_who_is_not_watched_asks_in_place() -> None:
-    """And where no thread is to be had."""
-    here = threading.get_ident()
-    assert call_cancellable(threading.get_ident) == here
-    with cancel_scope(lambda: True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_thread)
-        assert call_cancellable(threading.get_ident) == here
-
-
-def no_thread(_: threading.Thread) -> None:
-    """Start none."""
-    raise RuntimeError("can't start new thread")
+def test_cancelling_breaks_off_what_is_under_way_and_lets_nothing_begin() -> None:
+    """What is under way is broken off, what would begin afterwards may not, and what is over is left alone."""
+    token = CancelToken()
+    broken: list[str] = []
+    assert token.on_cancel(lambda: broken.append("first"))
+    assert not token.is_cancelled
+    token.cancel()
+    assert token.is_cancelled
+    assert not token.on_cancel(lambda: broken.append("second"))
+    token.on_cancel(None)
+    token.cancel()
+    assert broken == ["first"]

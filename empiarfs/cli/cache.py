@@ -155,7 +155,7 @@ def _maintenance(chosen: Settings) -> "CacheMaintenance":
 
 def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, sample: bool) -> bool:
     """Fetch blocks once more, one after the other, and drop those that differ; tell whether none did."""
-    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
+    from empiarfs.host import open_host  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     same = changed = 0
     different: list[SampledBlock] = []
@@ -165,12 +165,12 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
             whose = "the sample" if sample else without_credentials(there.base_url)
             click.echo(f"no block of {whose} is kept: nothing could be compared; --base-url names another archive")
             return False
-        with wire.origin_of(there) as origin:
+        with open_host(there.base_url, there) as host:
             for one in kept:
                 begin = one.number * one.segment.block_bytes
                 span = Span(begin, begin + len(one.data))
                 try:
-                    fetched = b"".join(origin.fetch(one.segment.file, span))
+                    fetched = b"".join(host.origin.fetch(one.segment.file, span))
                 except (Stale, NotFound):  # it is another version's, which a mount will not ask for again
                     changed += 1
                     continue

@@ -1,5 +1,6 @@
 """Which servers answer, how soon, and how fast."""
 
+import dataclasses
 import re
 import threading
 import time
@@ -17,7 +18,9 @@ from empiarfs.units import KIB
 from empiarfs.urls import BASE_URL, without_credentials
 
 if TYPE_CHECKING:
-    from empiarfs.empiar.http import HttpClient
+    from contextlib import AbstractContextManager
+
+    from empiarfs.host import Host
 
 API_URL = "https://www.ebi.ac.uk/empiar/api/entry"
 AN_ENTRY = "10028"  # small, and there since the beginning
@@ -102,36 +105,33 @@ class _Asked:
 
 def server(chosen: Settings) -> Findings:
     """Ask the server of the base URL for its entries; measure the clock, the round trip and the rate."""
-    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
-
-    with wire.client_of(chosen, chosen.base_url) as asking:
+    with _host(chosen, chosen.base_url) as host:
         url = without_credentials(chosen.base_url)
         try:
-            with asking.request("HEAD", "", slash=True) as reply:
+            with host.client.request("HEAD", "", slash=True) as reply:
                 date, now = reply.headers.get("Date", ""), time.time()
-            found, entries = root(asking, url)
+            found, entries = root(host, url)
         except FileNotFoundError:
             yield Finding("bad", f"the server has nothing at {url}", NO_ENTRIES)
             return
         yield found
         yield from clock(date, now)
-        trips = [_seconds(lambda: _head(asking)) for _ in range(TRIPS)]
+        trips = [_seconds(lambda: _head(host)) for _ in range(TRIPS)]
         yield Finding("ok", f"a round trip takes {min(trips) * 1000:.0f} ms")
         if entries:
-            yield from rate(asking, AN_ENTRY if AN_ENTRY in entries else entries[0])
+            yield from rate(host, AN_ENTRY if AN_ENTRY in entries else entries[0])
 
 
-def root(asking: "HttpClient", url: str) -> tuple[Finding, list[str]]:
+def root(host: "Host", url: str) -> tuple[Finding, list[str]]:
     """List the root of the archive at `url`; return what is to be said of it, and the entries that it holds.
 
     Raises:
         ArchiveError: the server did not send the page.
     """
     from empiarfs.empiar.autoindex import NotAListing  # noqa: PLC0415 - brings lxml
-    from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - brings requests, as above
 
     try:
-        listed = HtmlListing(asking).scan("")
+        listed = host.listing.scan("")
     except Unavailable as error:
         if not isinstance(error.__cause__, NotAListing):
             raise
@@ -164,18 +164,15 @@ def clock(date: str, now: float) -> Findings:
         yield Finding("ok", "this machine's clock is right")
 
 
-def rate(asking: "HttpClient", begin: str) -> Findings:
-    """Read parts of a file below `begin`, one after the other, and tell how fast they came."""
-    from empiarfs.empiar.http import HttpOrigin  # noqa: PLC0415 - brings requests, which `--help` need not wait for
-
-    file = _some_file(asking, begin)
+def rate(host: "Host", begin: str) -> Findings:
+    """Read parts of a file below `begin`, one after the other, and report how fast they came."""
+    file = _some_file(host, begin)
     if file is None:
         yield Finding("warn", "no file was found to measure the rate by")
         return
-    origin = HttpOrigin(asking)
 
     def read_through(span: Span) -> None:
-        for _ in origin.fetch(file, span):
+        for _ in host.origin.fetch(file, span):
             pass
 
     spans = blocks.cut(Span(0, min(file.size, READS * PART)), PART)
@@ -189,10 +186,8 @@ def rate(asking: "HttpClient", begin: str) -> Findings:
 
 def api(chosen: Settings) -> Findings:
     """Ask for what EMPIAR knows of an entry."""
-    from empiarfs import wire  # noqa: PLC0415 - brings requests, which `--help` need not wait for
-
-    with wire.client_of(chosen, API_URL) as asking, asking.request("GET", AN_ENTRY, slash=True) as reply:
-        is_record = next(reply.pieces(), b"").lstrip().startswith(b"{")
+    with _host(chosen, API_URL) as host:
+        is_record = host.get(AN_ENTRY, slash=True).lstrip().startswith(b"{")
     if is_record:
         yield Finding("ok", "EMPIAR's API answers")
     else:
@@ -211,15 +206,19 @@ def ftp(chosen: Settings) -> Findings:
     yield Finding("ok", f"FTP answers: {without_credentials(wire.ftp_url(chosen))}")
 
 
-def _some_file(asking: "HttpClient", begin: str) -> File | None:
-    """Return a file of a mebibyte or more, or else any, on the way down from `begin`."""
-    from empiarfs.empiar.http import HttpOrigin  # noqa: PLC0415 - brings requests, which `--help` need not wait for
-    from empiarfs.empiar.listing import HtmlListing  # noqa: PLC0415 - the same
+def _host(chosen: Settings, url: str) -> "AbstractContextManager[Host]":
+    """Yield the server of `url`, which is asked once."""
+    from empiarfs.host import open_host  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
-    listing, directory = HtmlListing(asking), begin
+    return open_host(url, dataclasses.replace(chosen, patience=0.0))
+
+
+def _some_file(host: "Host", begin: str) -> File | None:
+    """Return a file of a mebibyte or more, or else any, on the way down from `begin`."""
+    directory = begin
     found: Stub | None = None
     for _ in range(DEEPEST):
-        entries = listing.scan(directory)
+        entries = host.listing.scan(directory)
         stubs = [node for node in entries if isinstance(node, Stub)]
         worth = [stub for stub in stubs if WORTH_READING.fullmatch(stub.listed_size)]
         found = next(iter(worth), found or next(iter(stubs), None))
@@ -227,11 +226,11 @@ def _some_file(asking: "HttpClient", begin: str) -> File | None:
         if worth or below is None:
             break
         directory = below
-    return None if found is None else HttpOrigin(asking).measure(found.path)
+    return None if found is None else host.origin.measure(found.path)
 
 
-def _head(asking: "HttpClient") -> None:
-    with asking.request("HEAD", "", slash=True):
+def _head(host: "Host") -> None:
+    with host.client.request("HEAD", "", slash=True):
         pass
 
 

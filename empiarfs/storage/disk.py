@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from empiarfs.model import Block, File
@@ -36,6 +36,10 @@ TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
 def min_free_of(total: int) -> int:
     """Return how many of `total` bytes of a file system are always left free."""
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
+
+
+def chunk_blocks(block_bytes: int) -> int:
+    return max(1, (1 << 20) // block_bytes)
 
 
 class DiskStore:
@@ -114,8 +118,11 @@ class DiskStore:
         """Return whether the database is no longer the file that was opened: its folder was deleted, say."""
         return identity(self._database_file) != self._identity
 
-    def get(self, block: Block) -> bytes | None:
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """See `BlockStore.get`."""
+        return {n: data for n in numbers if (data := self._get(Block(file, n))) is not None}
+
+    def _get(self, block: Block) -> bytes | None:
         kept = self._database
         if kept is None or self._breaker.is_open("reading"):
             return None
@@ -160,8 +167,14 @@ class DiskStore:
             os.close(file)
         return data if segments.is_whole(place.name, index, head, data) else None
 
-    def put(self, first: Block, *data: bytes) -> None:
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
+        from empiarfs.engine.blocks import runs
+
+        for run in runs(sorted(blocks)):
+            self._put(Block(file, run.start), *(blocks[n] for n in run))
+
+    def _put(self, first: Block, *data: bytes) -> None:
         try:
             with fork_guard:
                 self._store(first, data)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.fakes import SOON, at_once, noise
 from support.scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
 
-from empiarfs.engine.hedge import CancelToken
+from empiarfs.cancellation import CancelToken
 from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 
@@ -611,7 +611,7 @@ def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, serv
 
     def ask() -> None:
         with pytest.raises(Unavailable):
-            client.origin.measure(PATH, token)
+            client.origin.measure(PATH, token=token)
 
     server.answer = silent
     asking = threading.Thread(target=ask)

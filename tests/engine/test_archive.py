@@ -12,18 +12,18 @@ from support.fakes import (
     FakeClock,
     FakeListing,
     FakeOrigin,
-    FixedLatency,
     directory,
     noise,
+    single_flight,
     stub,
 )
+from support.parts import Reading
 
-from empiarfs.archive import Archive
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
-from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, NotFound, Stale
+from empiarfs.model import File, Span
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -42,23 +42,30 @@ class Rig:
         self.origin.directories = {"10028"}
         self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
         self.index = SqliteIndex(folder / "tree.sqlite")
-        self.cache = Cache(1 << 24, BrokenStore())
+        self.cache = Cache(1 << 24, BrokenStore(), 16)
         self.later: list[Callable[[], object]] = []
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
-            Listings(self.listing, self.index, listing_ttl=1e9, clock=FakeClock(), background=run),
+            Listings(
+                self.listing,
+                self.index,
+                listing_ttl=1e9,
+                clock=FakeClock(),
+                background=run,
+                scans=single_flight(),
+            ),
             self.origin,
             self.ahead,
             None,
+            single_flight=single_flight(),
             background=self.later.append,
+            keep_head=lambda *head: self.reader.keep(*head),  # noqa: PLW0108 - it is made below
         )
-        reader = Reader(
-            self.origin, self.ahead, self.cache, latency=FixedLatency(), block_bytes=1 << 16, longest_run=1 << 21
-        )
-        self.archive = Archive(
+        reading = Reading(self.origin, self.ahead, self.cache, block_bytes=1 << 16, longest_run=1 << 21)
+        self.reader = reading.reader
+        self.archive = reading.archive(
             tree,
-            reader,
             self.later.append,
             self._close,
             most_ahead=1 << 22,
@@ -144,7 +151,44 @@ def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_ne
     opened = rig.archive.open(PATH)
     rig.origin.refusals[PATH] = Stale(PATH)
     with pytest.raises(Stale):
-        opened.read(0, 10)
+        opened.read(2**20, 10)
+    rig.origin.refusals.clear()
+    rig.origin.files[PATH] = b"new"
+    assert rig.archive.open(PATH).read(0, 10) == b"new"
+
+
+def test_opening_a_file_brings_its_first_bytes_with_its_size(rig: Rig) -> None:
+    """One request does for a file that was listed and is now read from its start."""
+    rig.archive.listdir("10028")
+    assert rig.archive.open(PATH).read(0, 1024) == noise(1024)
+    assert len(rig.origin.diary) == 1
+
+
+def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
+    """Whatever their order, overlaps and ends, each is the file's bytes, and neighbours are one request."""
+    content = noise(3 * 2**20 + 17)
+    file = rig.archive.stat(PATH)
+    assert isinstance(file, File)
+    asked = len(rig.origin.diary)
+    spans = [
+        Span(2**21, 2**21 + 5),
+        Span(0, 10),
+        Span(5, 70_000),
+        Span(7, 7),
+        Span(len(content) - 3, len(content) + 9),
+    ]
+    assert rig.archive.read_ranges(file, spans) == [content[span.start : span.stop] for span in spans]
+    assert len(rig.origin.diary) - asked == 3
+    assert rig.later == []
+
+
+def test_ranges_of_a_file_that_changed_are_stale(rig: Rig) -> None:
+    """The error is the reader's, and the file is measured again when it is next opened."""
+    file = rig.archive.stat(PATH)
+    assert isinstance(file, File)
+    rig.origin.refusals[PATH] = Stale(PATH)
+    with pytest.raises(Stale):
+        rig.archive.read_ranges(file, [Span(0, 10)])
     rig.origin.refusals.clear()
     rig.origin.files[PATH] = b"new"
     assert rig.archive.open(PATH).read(0, 10) == b"new"
@@ -177,6 +221,7 @@ def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeyp
         lambda: rig.archive.stat(PATH),
         lambda: rig.archive.open(PATH),
         lambda: rig.archive.read(file.file, 0, 10),
+        lambda: rig.archive.read_ranges(file.file, [Span(0, 10)]),
         lambda: file.read(0, 10),
     ]
     for call in calls:

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeClock, directory, noise, stub
+from support.fakes import FakeClock, directory, noise, single_flight, stub
 
 from empiarfs import wire
 from empiarfs.archive import Archive
@@ -16,7 +16,7 @@ from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
-from empiarfs.model import Block, Directory, File, Span
+from empiarfs.model import Directory, File, Span
 from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
@@ -47,9 +47,15 @@ def tree(index: SqliteIndex) -> Tree:
 
     origin = OfflineOrigin(index)
     listings = Listings(
-        OfflineListing(), index, listing_ttl=math.inf, clock=FakeClock(YEARS), background=never, absent=math.inf
+        OfflineListing(),
+        index,
+        listing_ttl=math.inf,
+        clock=FakeClock(YEARS),
+        background=never,
+        scans=single_flight(),
+        absent=math.inf,
     )
-    return Tree(listings, origin, origin, None)
+    return Tree(listings, origin, origin, None, single_flight=single_flight())
 
 
 def test_a_file_that_was_measured_is_measured(index: SqliteIndex) -> None:
@@ -149,7 +155,7 @@ def archive(settings: Settings) -> Iterator[Archive]:
         store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block_size)
         with closing(store):
             for number in (0, 1, 2):
-                store.put(Block(FILE, number), noise(settings.block_size, number))
+                store.put(FILE, {number: noise(settings.block_size, number)})
         yield archive
 
 

@@ -1,6 +1,5 @@
 """What is where: files measured once, when someone looks or a little before; an error is never absence."""
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,11 @@ import pytest
 from support.fakes import SOON, FakeOrigin, directory, noise, stub
 from trees import DATA, A, B, FakeSizes, World, opened_world
 
+from empiarfs.cancellation import CancelToken
 from empiarfs.engine import tree as trees
-from empiarfs.engine.hedge import CancelToken
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Stale, Unavailable
 from empiarfs.model import Directory, File, Stub
+from empiarfs.ports import NEVER
 
 HOUR = 3600.0
 
@@ -378,45 +378,60 @@ def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], erro
     assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
 
 
-def test_who_meets_a_measuring_ahead_that_hangs_asks_himself(world: World, walk: list[str]) -> None:
-    """He waits for it no longer than for any silent request."""
+def test_a_caller_that_meets_a_silent_measuring_ahead_has_it_hedged(world: World, walk: list[str]) -> None:
+    """It waits for it no longer than for any silent request: the request is sent a second time."""
     world.second = 0.01
     for path in walk[:2]:
         world.tree.stat(path)
-    barrier = world.ahead.held()
+    barrier = world.ahead.held(times=1)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
-        barrier.lift()
         ahead.result(SOON)
-    assert world.origin.measured == walk[:3]
+    assert world.ahead.measured == [walk[2]] * 2
+    assert world.origin.measured == walk[:2]
 
 
-def test_who_meets_a_measuring_ahead_that_succeeds_asks_nothing(world: World, walk: list[str]) -> None:
+def test_a_caller_that_meets_a_measuring_ahead_that_succeeds_sends_nothing(world: World, walk: list[str]) -> None:
     """One that ends in time is used, at once, and costs no second request."""
     for path in walk[:2]:
         world.tree.stat(path)
     barrier = world.ahead.held()
-    waits = threading.Semaphore(0)
-
-    def second() -> float:
-        waits.release()
-        return SOON / 4
-
-    world.tree._hedge_delay = second
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         waiting = pool.submit(world.tree.stat, walk[2])
-        assert waits.acquire(timeout=SOON)
-        time.sleep(0.05)  # until he stands there
+        time.sleep(0.05)  # until it stands there
         barrier.lift()
         begun = time.monotonic()
         assert waiting.result(SOON) == world.origin.file(walk[2])
         assert time.monotonic() - begun < SOON / 8
         ahead.result(SOON)
     assert world.origin.measured == walk[:2]
+
+
+def test_a_file_that_is_opened_is_measured_with_its_first_bytes(world: World) -> None:
+    """One request brings both, of a file that is listed and not measured; the bytes are cached."""
+    heads: list[tuple[File, bytes]] = []
+    world.tree._keep_head = lambda file, data: heads.append((file, data))
+    world.tree.listdir(DATA)
+    assert world.tree.stat(A, 10) == world.origin.file(A)
+    assert heads == [(world.origin.file(A), noise(1000)[:10])]
+    assert world.tree.stat(A, 10) == world.origin.file(A)
+    assert len(world.origin.diary) == 1
+
+
+def test_a_head_of_a_length_that_the_listing_contradicts_is_not_cached(world: World) -> None:
+    """What is not believed of a file leaves no bytes of it behind."""
+    world.agrees = lambda stub, file: stub.listed_size == str(file.size)
+    world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
+    world.origin.files[A] = noise(17)
+    heads: list[bytes] = []
+    world.tree._keep_head = lambda _, data: heads.append(data)
+    with pytest.raises(Unavailable):
+        world.tree.stat(A, 10)
+    assert heads == []
 
 
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
@@ -589,9 +604,9 @@ class Lagging(FakeOrigin):
 
     lags = 1
 
-    def measure(self, path: str, token: CancelToken | None = None) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        found = super().measure(path, token)
+        found = super().measure(path, deadline=deadline, token=token)
         if len(self.measured) <= self.lags:
             raise NotFound(path)
         return found
