@@ -1,10 +1,10 @@
 """What the engine needs of the world: what is there, the bytes, kept bytes, a kept tree."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from empiarfs.model import Block, Directory, File, Node, Span, Stub
+from empiarfs.model import Directory, File, Node, Span, Stub
 
 
 class Listing(Protocol):
@@ -53,14 +53,18 @@ class Sizes(Protocol):
 
 
 class BlockStore(Protocol):
-    """Kept bytes. A store that is broken is a store that holds nothing: neither method raises."""
+    """Stored bytes. A store that is broken is a store that holds nothing: neither method raises."""
 
-    def get(self, block: Block) -> bytes | None:
-        """Return the bytes of `block`; None if they are not here, or not whole."""
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
+        """Return those blocks of `numbers` that are here and whole, by number.
+
+        Raises:
+            Cancelled: nobody waits for them any more.
+        """
         ...
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Keep `data` as `first` and the blocks behind it, or drop them."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Store blocks of `file`, by number, beside those stored before, or drop them."""
         ...
 
 

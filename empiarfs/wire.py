@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
-from empiarfs.model import Block
+from empiarfs.model import File
 from empiarfs.ports import Origin
 from empiarfs.private_dirs import FOLDER, UnsafePath, prepare_cache_dir, runtime_folder
 from empiarfs.settings import Settings, archive_name
@@ -56,12 +56,12 @@ class _NoStore:
 
     broken = 0
 
-    def get(self, block: Block) -> bytes | None:  # noqa: ARG002 - as every store
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:  # noqa: ARG002 - as every store
         """Return nothing."""
-        return None
+        return {}
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Keep nothing."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Store nothing."""
 
     def kept(self) -> int:
         """Return 0."""

@@ -78,7 +78,7 @@ class Cache:
         data = self.in_memory(block)
         if data is not None:
             return data
-        data = self._store.get(block)
+        data = self._store.get(block.file, range(block.number, block.number + 1)).get(block.number)
         if data is None:
             self.misses += 1
             return None
@@ -115,13 +115,12 @@ class Cache:
                 waiting.append(self._writes.get())
             going_on = None not in waiting
             for segment in _coalesced([item for item in waiting if item is not None], self._coalesce):
-                data = [data for _, data in segment]
                 try:
-                    self._store.put(segment[0][0], *data)
+                    self._store.put(segment[0][0].file, {block.number: data for block, data in segment})
                 except Exception:
                     log.exception("a block could not be kept")
                 with self._lock:
-                    self._waiting -= sum(map(len, data))
+                    self._waiting -= sum(len(data) for _, data in segment)
 
 
 def _coalesced(blocks: list[tuple[Block, bytes]], most: int) -> list[list[tuple[Block, bytes]]]:

@@ -149,7 +149,7 @@ def archive(settings: Settings) -> Iterator[Archive]:
         store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block_size)
         with closing(store):
             for number in (0, 1, 2):
-                store.put(Block(FILE, number), noise(settings.block_size, number))
+                store.put(FILE, {number: noise(settings.block_size, number)})
         yield archive
 
 

@@ -308,14 +308,16 @@ class MemoryStore:
         self.asked: list[Block] = []
         self._forgets = forgets
 
-    def get(self, block: Block) -> bytes | None:
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """See `BlockStore.get`."""
-        self.asked.append(block)
-        return None if self._forgets(block) else self.blocks.get(block)
+        asked = [Block(file, number) for number in numbers]
+        self.asked += asked
+        here = [block for block in asked if block in self.blocks and not self._forgets(block)]
+        return {block.number: self.blocks[block] for block in here}
 
-    def put(self, first: Block, *data: bytes) -> None:
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
-        self.blocks.update((Block(first.file, number), one) for number, one in enumerate(data, first.number))
+        self.blocks.update((Block(file, number), data) for number, data in blocks.items())
 
 
 class SlowStore(MemoryStore):
@@ -325,10 +327,10 @@ class SlowStore(MemoryStore):
         super().__init__()
         self.barrier = Barrier(0)
 
-    def put(self, first: Block, *data: bytes) -> None:
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
         self.barrier.passed()
-        super().put(first, *data)
+        super().put(file, blocks)
 
 
 class BrokenStore:
@@ -337,12 +339,12 @@ class BrokenStore:
     def __init__(self) -> None:
         self.puts = 0
 
-    def get(self, block: Block) -> bytes | None:
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """Return nothing."""
-        return None
+        return {}
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Lose `data`."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Lose `blocks`."""
         self.puts += 1
 
 
