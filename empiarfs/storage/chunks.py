@@ -1,8 +1,8 @@
 """A chunk: the blocks of an aligned part of a file that are stored together, how it is named and verified. Pure.
 
-The head holds the digest of the key, and for each block that the chunk may hold its length and a checksum over key,
-place and bytes: a block that was cut, swapped or flipped is found, and the others in its chunk are still good. Blocks
-that are absent take no room behind the head.
+The head holds the digest of the key, and for each block that the chunk may hold its length and a checksum over
+key, place and bytes: a block that was cut, swapped or flipped is found, and the others in its chunk are still good.
+Blocks that are absent take no room behind the head.
 """
 
 import hashlib

@@ -286,7 +286,7 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
         file = File(name, int(size), int(modified) if modified != "None" else None, coarse_mtime=listed == "1")
         first, length = map(int, numbers.split("+"))
         for number in range(first, first + length):
-            data = store.get(Block(file, number))
+            data = get(store, Block(file, number))
             if data != content(file)[number * block_bytes : (number + 1) * block_bytes]:
                 raise Wrong(f"the cache holds other bytes as block {number} of {file}")
             count += 1
