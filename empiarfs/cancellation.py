@@ -4,8 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -57,7 +56,17 @@ def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> 
 
 def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:
     """Wait for `future` in the same way."""
-    return wait(lambda most: bool(wait_for((future,), most).done), seconds)
+
+    def poll(most: float | None) -> bool:
+        try:
+            future.exception(most)  # `concurrent.futures.wait` costs more than a look at the disk cache
+        except TimeoutError:
+            return False
+        except CancelledError:
+            pass
+        return True
+
+    return wait(poll, seconds)
 
 
 class CancelToken:

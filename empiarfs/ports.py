@@ -102,10 +102,14 @@ class Sizes(Protocol):
 
 
 class BlockStore(Protocol):
-    """Blocks kept between runs. A store that is broken holds nothing: neither method raises."""
+    """Blocks kept between runs. A store that is broken holds nothing, and raises nothing else."""
 
     def get(self, file: File, numbers: range) -> dict[int, bytes]:
-        """Return those blocks of `numbers` that are here and whole, by number."""
+        """Return those blocks of `numbers` that are here and whole, by number.
+
+        Raises:
+            Cancelled: the condition of the scope is false.
+        """
         ...
 
     def put(self, file: File, blocks: Mapping[int, bytes]) -> None:

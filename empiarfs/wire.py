@@ -28,7 +28,8 @@ from empiarfs.host import LONGEST_REQUEST, Host, OfflineHost, process_semaphore
 from empiarfs.model import Block, File
 from empiarfs.private_dirs import FOLDER, UnsafePath, prepare_cache_dir
 from empiarfs.settings import Settings, archive_name
-from empiarfs.storage.disk import DiskStore, chunk_blocks
+from empiarfs.storage.chunks import blocks_in_chunk
+from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.urls import without_credentials
 
@@ -93,7 +94,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
     host = OfflineHost(index) if settings.offline else Host(settings.base_url, settings, interactive=interactive)
     workers = [BackgroundWorkers(host.submit, most) for most in (host.most_prefetches, 1, 1, 1)]
     background, refreshing, sizing, looking = workers
-    cache = Cache(settings.memory_cache_size, store, chunk_blocks(settings.block_size))
+    cache = Cache(settings.memory_cache_size, store, blocks_in_chunk(settings.block_size))
     in_flight: SingleFlight[Block, bytes] = SingleFlight(host.latency.hedge_delay, host.submit)
     fetcher = Fetcher(
         host.origin,

@@ -62,7 +62,7 @@ def info(*, as_json: bool, **flags: Any) -> None:
     click.echo(f"room:      {size(found.free)} free, of which {size(found.min_free)} are always left")
     for part in sorted(found.parts, key=lambda part: -part.bytes):
         kept = f"{size(part.bytes):>9} in {part.blocks} blocks of {part.files} files"
-        click.echo(f"{part.entry or '?':<10} {kept}{_whose(part.archive, chosen)}")
+        click.echo(f"{part.entry:<10} {kept}{_whose(part.archive, chosen)}")
     _tell(found.errors, found.unrecognised)
 
 
@@ -167,10 +167,10 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
             return False
         with open_host(there.base_url, there) as host:
             for one in kept:
-                begin = one.number * one.segment.block_bytes
+                begin = one.number * one.chunk.block_bytes
                 span = Span(begin, begin + len(one.data))
                 try:
-                    fetched = b"".join(host.origin.fetch(one.segment.file, span))
+                    fetched = b"".join(host.origin.fetch(one.chunk.file, span))
                 except (Stale, NotFound):  # it is another version's, which a mount will not ask for again
                     changed += 1
                     continue
@@ -178,12 +178,12 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
                     same += 1
                 else:
                     different.append(one)
-    maintenance.drop([one.row for one in different])
+    maintenance.drop(different)
     click.echo(
         f"{len(kept)} blocks compared with the server's: {same} the same, {changed} of files that changed there"
     )
     for one in different:
-        click.echo(f"{printable(one.segment.file.path)}: block {one.number} differs; it is removed")
+        click.echo(f"{printable(one.chunk.file.path)}: block {one.number} differs; it is removed")
     return not different
 
 

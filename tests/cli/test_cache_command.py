@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import click
 import pytest
 from commands import isolated, run
+from empiarfs.storage.table import Table, parsed
 from support import cache_files
+from support.cache_files import get, put
 from support.fakes import noise
 from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
@@ -23,7 +25,6 @@ from empiarfs.model import Block, File
 from empiarfs.settings import Settings, archive_name, load
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.table import Table, parsed
 from empiarfs.units import KIB
 
 SIZE = 128 * KIB
@@ -49,7 +50,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
                 file = File(os.fsdecode(path), len(content), MODIFIED)
                 parts = [content[begin : begin + SIZE] for begin in range(0, len(content), SIZE)]
                 for numbers in filter(None, (range(len(parts))[:2], range(len(parts))[2:3], range(len(parts))[3:])):
-                    kept.put(Block(file, numbers.start), *(parts[number] for number in numbers))
+                    put(kept, Block(file, numbers.start), *(parts[number] for number in numbers))
         yield server
 
 
@@ -67,7 +68,7 @@ def cache() -> Path:
 
 def segments() -> list[Path]:
     """Return the files of segments: of the large file two, one and two blocks together, and of the others one."""
-    return cache_files.segments(cache() / "v1" / "blocks")
+    return cache_files.chunks(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
@@ -298,8 +299,8 @@ def test_a_block_that_differs_from_the_servers_is_removed(server: ScriptedServer
     """A block that is whole and wrong can be found in no other way; the status says so."""
     file = File("10028/data/large.mrc", len(LARGE), MODIFIED)
     with closing(store()) as kept:
-        assert kept.get(Block(file, 2)) == LARGE[2 * SIZE : 3 * SIZE]
-        kept.put(Block(file, 2), noise(SIZE, 7))
+        assert get(kept, Block(file, 2)) == LARGE[2 * SIZE : 3 * SIZE]
+        put(kept, Block(file, 2), noise(SIZE, 7))
     assert run("cache", "verify").exit_code == 0
     result = run("cache", "verify", "--against-origin", "99")
     assert result.exit_code == 1
@@ -319,7 +320,7 @@ def test_blocks_of_another_archive_are_not_compared(server: ScriptedServer) -> N
     """This server knows nothing of them."""
     folder = cache() / "v1" / "blocks"
     with closing(DiskStore(folder, 1 << 30, archive="another", block_bytes=SIZE)) as other:
-        other.put(Block(File("10029/x", 1, MODIFIED), 0), b"y")
+        put(other, Block(File("10029/x", 1, MODIFIED), 0), b"y")
     assert "7 the same, 0 of files" in run("cache", "verify", "--against-origin", "99").stdout
     assert info()["blocks"] == 8
 
@@ -329,9 +330,9 @@ def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedS
     file, folder = File("10029/x", 1, MODIFIED), cache() / "v1" / "blocks"
     with closing(Table(folder)) as table, closing(store()) as kept:
         (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
-        kept.put(Block(file, 0), b"x")
+        put(kept, Block(file, 0), b"x")
         assert table.remove([row]) == 0
-        assert kept.get(Block(file, 0)) == b"x"
+        assert get(kept, Block(file, 0)) == b"x"
         (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
         assert table.remove([row]) == 1
         assert table.volume() == cache_files.volume(cache())

@@ -18,7 +18,7 @@ SPANS = st.lists(
 
 @given(spans=SPANS, gap=st.integers(0, 100), longest=st.integers(1, 500))
 def test_what_is_joined_holds_all_that_is_wanted_and_no_wide_gap(spans: list[Span], gap: int, longest: int) -> None:
-    """Each wanted span lies in one that was joined; no byte is fetched that is farther than a gap from a wanted one."""
+    """Each wanted span lies in one that was joined, and no wider gap than was set lies in any."""
     joined = coalesced(spans, gap, longest)
     assert joined == sorted(joined, key=lambda span: span.start)
     wanted = [span for span in spans if span.size]

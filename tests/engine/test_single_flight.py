@@ -165,6 +165,7 @@ def test_a_copy_is_the_same_error_in_another_object(kind: type[ArchiveError]) ->
     error = kind("10028/a", "a reason")
     error.__cause__ = OSError("below")
     copy = copy_error(error)
+    assert isinstance(copy, ArchiveError)
     assert copy is not error
     assert (type(copy), copy.path, copy.reason) == (kind, "10028/a", "a reason")
     assert copy.__cause__ is error.__cause__

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from empiarfs import wire
+from empiarfs import host, wire
 from empiarfs.archive import Archive, OpenFile
 from empiarfs.engine import cache, latency, limiter, origins
 from empiarfs.engine.background import BackgroundWorkers
@@ -153,8 +153,9 @@ class _Held:
         parts: Any = wire
         parts.time = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + self._ahead})
         parts.BackgroundWorkers = self._noting("BackgroundWorkers", _Background)
+        of_a_server: Any = host
         for name in ("RetryPolicy", "ConnectionLimiter", "ConnectionPool"):
-            setattr(parts, name, self._noting(name, getattr(parts, name)))
+            setattr(of_a_server, name, self._noting(name, getattr(of_a_server, name)))
         limiter.QUIET_SECONDS = limiter.GROW_SECONDS = limiter.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
         # nothing is asked twice for being late: a machine under load is no story
@@ -231,8 +232,12 @@ class _Held:
     def settle(self) -> None:
         """Wait until nobody does anything behind the reader's back."""
         end = time.monotonic() + DEADLINE / 2
-        held: Any = self._archive._reader._cache
-        while not (all(one.is_idle() for one in self._made["BackgroundWorkers"]) and not held._waiting):
+        reader: Any = self._archive._reader
+        while not (
+            all(one.is_idle() for one in self._made["BackgroundWorkers"])
+            and not reader.in_flight
+            and not reader._cache.write_queue_bytes
+        ):
             assert time.monotonic() < end, f"still busy: {self._archive!r}"
             time.sleep(0.001)
 
@@ -242,14 +247,14 @@ class _Held:
         (limits,) = self._made["ConnectionLimiter"]
         (pool,) = self._made["ConnectionPool"]
         return {
-            "flights": len(reader._in_flight._in_flight),
+            "flights": reader.in_flight,
             "in use": limits._demand + limits._ahead,
             "peak": limits.peak,
             "open": pool._open,
             "idle": len(pool._idle),
-            "waiting": reader._cache._waiting,
+            "waiting": reader._cache.write_queue_bytes,
             "in memory": reader._cache._lru.size,
-            "fetched": reader.bytes_fetched,
+            "fetched": reader._fetcher.bytes_fetched,
             "looks": reader._cache.store_hits + reader._cache.misses,
             "surprises": list(self._surprises.texts),
         }

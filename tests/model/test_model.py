@@ -437,7 +437,7 @@ class Model(RuleBasedStateMachine):
     def the_disk_fails(self, seed: int, harm: str) -> None:
         """Files of the cache are damaged."""
         chance = random.Random(seed)
-        whole = [file for file in cache_files.segments(self.folder / "cache") if file.stat().st_size]
+        whole = [file for file in cache_files.chunks(self.folder / "cache") if file.stat().st_size]
         for file in whole:
             content = bytearray(file.read_bytes())
             match harm:

@@ -31,7 +31,7 @@ def beginning(path: str, size: int) -> str:
 
 def block_files(account: Account) -> list[Path]:
     """Return the files of the cache that hold blocks."""
-    return cache_files.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
+    return cache_files.chunks(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def kept_bytes(account: Account) -> int:

@@ -92,7 +92,7 @@ def unknown_blocks(account: Account) -> list[Path]:
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return [file for file in cache_files.segments(folder) if file.relative_to(folder).as_posix() not in known]
+    return [file for file in cache_files.chunks(folder) if file.relative_to(folder).as_posix() not in known]
 
 
 @pytest.mark.promise(

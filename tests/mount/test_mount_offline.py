@@ -109,7 +109,7 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     account = mount.account(binding=binding)
     online = mount("10028", account=account, base_url=own_apache.url)
     assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
-    eventually(lambda: cache_files.segments(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
+    eventually(lambda: cache_files.chunks(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
     online.umount()
     own_apache.stop()
     made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})

@@ -3,8 +3,21 @@
 import os
 from pathlib import Path
 
+from empiarfs.model import Block
+from empiarfs.ports import BlockStore
 
-def segments(folder: Path) -> list[Path]:
+
+def get(store: BlockStore, block: Block) -> bytes | None:
+    """Return one block; None where the store does not have it."""
+    return store.get(block.file, range(block.number, block.number + 1)).get(block.number)
+
+
+def put(store: BlockStore, first: Block, *data: bytes) -> None:
+    """Store `data` as `first` and the blocks behind it."""
+    store.put(first.file, dict(enumerate(data, first.number)))
+
+
+def chunks(folder: Path) -> list[Path]:
     """Return the files below a folder that hold blocks; a folder that goes away meanwhile is no error."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(file for file in found if file.suffix == ".val")
@@ -13,7 +26,7 @@ def segments(folder: Path) -> list[Path]:
 def volume(folder: Path) -> int:
     """Return their bytes."""
     total = 0
-    for file in segments(folder):
+    for file in chunks(folder):
         try:
             total += file.stat().st_size
         except FileNotFoundError:  # just removed

@@ -229,7 +229,7 @@ class Trial:
 
     def gate(self) -> ConnectionLimiter:
         """Return the gate of the archive."""
-        origin = self.archive._reader._origin
+        origin = self.archive._reader._fetcher._origin
         assert isinstance(origin, Retrying)
         assert isinstance(origin._origin, Hedged)
         return origin._origin._limiter
@@ -286,7 +286,7 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
         file = File(name, int(size), int(modified) if modified != "None" else None, coarse_mtime=listed == "1")
         first, length = map(int, numbers.split("+"))
         for number in range(first, first + length):
-            data = store.get(Block(file, number))
+            data = get(store, Block(file, number))
             if data != content(file)[number * block_bytes : (number + 1) * block_bytes]:
                 raise Wrong(f"the cache holds other bytes as block {number} of {file}")
             count += 1
