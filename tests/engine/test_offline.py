@@ -16,7 +16,7 @@ from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
-from empiarfs.model import Block, Directory, File, Span
+from empiarfs.model import Directory, File, Span
 from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex

@@ -440,7 +440,7 @@ def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> Non
     """A surprise from below comes through as it is, and the next reader is not kept waiting."""
 
     class Raising(MemoryStore):
-        def get(self, block: Block) -> bytes | None:
+        def get(self, file: File, numbers: range) -> dict[int, bytes]:
             raise ZeroDivisionError
 
     rig = Rig(noise(95), store=Raising())
