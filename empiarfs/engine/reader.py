@@ -82,12 +82,13 @@ class Reader:
             ArchiveError: it did not work out; a reader that waits for these blocks claims them.
         """
         numbers = blocks.covering(span, self._block_bytes)
-        missing = self._load_claimed(file, self._claim(file, numbers))
+        wanted = [number for number in numbers if Block(file, number) not in self._cache]
+        missing = self._load_claimed(file, self._claim(file, wanted)[0])
         self._in_flight.fail((Block(file, number) for number in missing), None)  # no claim while waiting for a slot
         if not missing:
             return
         with self._cache.room(len(missing) * self._block_bytes), self._prefetch_slot():
-            self._fetcher.prefetch(file, self._claim(file, missing))
+            self._fetcher.prefetch(file, self._claim(file, missing)[0])
 
     def keep(self, file: File, data: bytes) -> None:
         """Cache the whole blocks of `data`, the first bytes of `file`."""
@@ -99,14 +100,13 @@ class Reader:
     def _bring(self, file: File, numbers: range, got: dict[int, bytes], stop: int) -> None:
         """Add the missing blocks of `numbers` to `got`; begin to fetch those behind them up to `stop`, too."""
         while missing := [number for number in numbers if number not in got]:
-            mine, theirs = self._in_flight.claim(Block(file, number) for number in missing)
-            claimed = {block.number: flight for block, flight in mine.items()}
+            claimed, flights = self._claim(file, missing)
             if claimed and stop and numbers.stop - 1 in claimed:
                 claimed |= self._claim_following(file, numbers.stop, stop)
                 stop = 0
             if claimed:
                 self._fetch_claimed(file, claimed)
-            for block, flight in (mine | theirs).items():
+            for block, flight in flights.items():
                 data = self._in_flight.wait(flight)
                 if data is not None:  # else it was given up, and is claimed in the next turn
                     got[block.number] = data
@@ -128,20 +128,26 @@ class Reader:
             raise
         return left
 
-    def _claim(self, file: File, numbers: Iterable[int]) -> dict[int, Flight[bytes]]:
-        """Claim those of `numbers` that are neither in memory nor under way."""
-        mine, _ = self._in_flight.claim(
-            block for block in (Block(file, number) for number in numbers) if block not in self._cache
-        )
-        return {block.number: flight for block, flight in mine.items()}
+    def _claim(
+        self, file: File, numbers: Iterable[int]
+    ) -> tuple[dict[int, Flight[bytes]], dict[Block, Flight[bytes]]]:
+        """Return the flights of `numbers` that the caller has to bring, and the flights of all."""
+        mine, theirs = self._in_flight.claim(Block(file, number) for number in numbers)
+        claimed: dict[int, Flight[bytes]] = {}
+        for block, flight in mine.items():
+            data = self._cache.in_memory(block)  # where it came between the caller's look and the claim
+            if data is None:
+                claimed[block.number] = flight
+            else:
+                self._in_flight.complete(block, data)
+        return claimed, mine | theirs
 
     def _claim_following(self, file: File, start: int, stop: int) -> dict[int, Flight[bytes]]:
         """Claim the blocks from number `start` on to byte `stop`, up to the first that is here or under way."""
         claimed: dict[int, Flight[bytes]] = {}
         for number in range(start, -(-min(stop, file.size) // self._block_bytes)):
-            block = Block(file, number)
-            mine = {} if block in self._cache else self._in_flight.claim([block])[0]
-            if not mine:
+            claimed_now = {} if Block(file, number) in self._cache else self._claim(file, [number])[0]
+            if not claimed_now:
                 break
-            claimed[number] = mine[block]
+            claimed |= claimed_now
         return claimed

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import click
 import pytest
 from commands import isolated, run
-from empiarfs.storage.table import Table, parsed
 from support import cache_files
 from support.cache_files import get, put
 from support.fakes import noise
@@ -23,11 +22,13 @@ from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 from empiarfs import wire
 from empiarfs.model import Block, File
 from empiarfs.settings import Settings, archive_name, load
+from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.units import KIB
+from empiarfs.storage.maintenance import CacheMaintenance
+from empiarfs.units import KIB, MIB
 
-SIZE = 128 * KIB
+SIZE = 512 * KIB  # two blocks a chunk
 LARGE = noise(4 * SIZE + 100)
 FILES = {
     b"10028/data/large.mrc": LARGE,
@@ -43,14 +44,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
     isolated(tmp_path, monkeypatch)
     with ScriptedServer(Website(FILES)) as server:
         monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+        monkeypatch.setenv("EMPIARFS_BLOCK_SIZE", f"{SIZE}")
         for path in FILES:
             assert run("stat", os.fsdecode(path)).exit_code == 0
         with closing(store()) as kept:
             for path, content in FILES.items():
                 file = File(os.fsdecode(path), len(content), MODIFIED)
                 parts = [content[begin : begin + SIZE] for begin in range(0, len(content), SIZE)]
-                for numbers in filter(None, (range(len(parts))[:2], range(len(parts))[2:3], range(len(parts))[3:])):
-                    put(kept, Block(file, numbers.start), *(parts[number] for number in numbers))
+                put(kept, Block(file, 0), *parts)
         yield server
 
 
@@ -66,22 +67,22 @@ def cache() -> Path:
     return load({}, os.environ).cache_dir
 
 
-def segments() -> list[Path]:
-    """Return the files of segments: of the large file two, one and two blocks together, and of the others one."""
+def stored_chunks() -> list[Path]:
+    """Return the files of chunks: of the large file two, two and one block together, and of the others one."""
     return cache_files.chunks(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
-    """Return the bytes of all segments, as people read them."""
-    return f"{cache_files.volume(cache()) / KIB:.1f} KiB"
+    """Return the bytes of all chunks, as people read them."""
+    return f"{cache_files.volume(cache()) / MIB:.1f} MiB"
 
 
-def large_segment(number: int) -> Path:
-    """Return the file of the segment that holds a block of the large file."""
+def large_chunk(number: int) -> Path:
+    """Return the file of the chunk that holds a block of the large file."""
     folder = cache() / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         for key, name in database.execute("SELECT key, filename FROM Cache"):
-            found = parsed(key)
+            found = parse_key(key)
             if found and found.file.path == "10028/data/large.mrc" and number in found.numbers:
                 return Path(folder / name)
     raise AssertionError("it is not kept")
@@ -139,7 +140,7 @@ def test_verify_finds_nothing_wrong_with_a_good_cache(server: ScriptedServer) ->
     result = run("cache", "verify")
     assert (result.exit_code, result.stdout) == (0, f"7 blocks, {kept_text()}: 0 damaged, 0 without a file\n")
     assert len(server.requests) == asked
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
 
 
 def flipped(file: Path) -> None:
@@ -163,7 +164,7 @@ def replaced(file: Path) -> None:
 @pytest.mark.parametrize("harm", [flipped, emptied, replaced])
 def test_verify_removes_a_damaged_block(server: ScriptedServer, harm: Callable[[Path], None]) -> None:
     """It says so, by its status too; the next look finds all well, and the block is fetched again."""
-    harm(large_segment(2))
+    harm(large_chunk(4))
     result = run("cache", "verify")
     assert result.exit_code == 1
     assert "1 damaged" in result.stdout
@@ -176,15 +177,15 @@ def test_verify_removes_nothing_that_cannot_be_read_now(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files are no damage: it says why it goes no further."""
-    read = Path.read_bytes
+    opens = os.open
 
-    def refuse(path: Path) -> bytes:
-        if path.suffix == ".val":
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), os.fspath(path))
-        return read(path)
+    def refuse(path: str, *arguments: int) -> int:
+        if path.endswith(".val"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opens(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(os, "open", refuse)
         result = run("cache", "verify")
     assert (result.exit_code, "Too many open files" in result.stderr) == (1, True)
     assert kept() == {"10028": 6, "10029": 1}
@@ -233,9 +234,9 @@ def test_the_bytes_of_info_are_those_of_the_status(server: ScriptedServer) -> No
         assert kept.kept() == info()["bytes"]
 
 
-def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
+def test_verify_removes_a_chunk_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
     """A file in which something went wrong is not trusted for the rest."""
-    flipped(large_segment(4))
+    flipped(large_chunk(3))
     assert "7 blocks" in (said := run("cache", "verify").stdout)
     assert "1 damaged" in said
     assert kept() == {"10028": 4, "10029": 1}
@@ -243,7 +244,7 @@ def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: Scripted
 
 def test_verify_removes_rows_whose_files_are_gone(server: ScriptedServer) -> None:
     """Which counts as damage: somebody was in the folder."""
-    large_segment(2).unlink()
+    large_chunk(4).unlink()
     result = run("cache", "verify")
     assert result.exit_code == 1
     assert "1 without a file" in result.stdout
@@ -327,15 +328,15 @@ def test_blocks_of_another_archive_are_not_compared(server: ScriptedServer) -> N
 
 def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedServer) -> None:
     """What was found of the one before is no word about it."""
-    file, folder = File("10029/x", 1, MODIFIED), cache() / "v1" / "blocks"
-    with closing(Table(folder)) as table, closing(store()) as kept:
-        (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
-        put(kept, Block(file, 0), b"x")
-        assert table.remove([row]) == 0
-        assert get(kept, Block(file, 0)) == b"x"
-        (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
-        assert table.remove([row]) == 1
-        assert table.volume() == cache_files.volume(cache())
+    file = File("10029/x", 1, MODIFIED)
+    (sampled,) = [
+        one for one in CacheMaintenance(cache()).sample(archive_name(server.base_url), 99) if one.chunk.file == file
+    ]
+    with closing(store()) as kept:
+        put(kept, Block(file, 0), b"y")
+        CacheMaintenance(cache()).drop([sampled])
+        assert get(kept, Block(file, 0)) == b"y"
+        assert kept.volume() == cache_files.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
@@ -344,7 +345,7 @@ def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
     result = run("cache", "verify", "--against-origin", "1")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
 
 
 def test_clear_removes_everything(server: ScriptedServer) -> None:
@@ -352,7 +353,7 @@ def test_clear_removes_everything(server: ScriptedServer) -> None:
     words = f"{kept_text()} removed"
     result = run("cache", "clear", "--yes")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, words)
-    assert segments() == []
+    assert stored_chunks() == []
     told = info()
     assert told["blocks"] == 0
     assert (told["index"]["directories"], told["index"]["measured"]) == (0, 0)
@@ -381,7 +382,7 @@ def test_clear_of_an_entry_leaves_the_others(server: ScriptedServer, name: str) 
 def test_clear_wants_entries(server: ScriptedServer) -> None:
     """What is none removes nothing."""
     assert run("cache", "clear", "../10028").exit_code == 2
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
 
 
 @pytest.mark.parametrize(("answer", "left"), [("no", 5), ("yes", 0)])
@@ -400,10 +401,10 @@ def test_clear_asks_on_a_terminal(
     monkeypatch.setattr(click, "confirm", confirm)
     assert run("cache", "clear").exit_code == (0 if answer == "yes" else 1)
     assert len(asked) == 1
-    assert len(segments()) == left
+    assert len(stored_chunks()) == left
     assert run("cache", "clear", "--yes").exit_code == 0
     assert len(asked) == 1
-    assert segments() == []
+    assert stored_chunks() == []
 
 
 def test_what_is_not_ours_stays_and_is_named(server: ScriptedServer) -> None:
@@ -432,9 +433,20 @@ def test_a_broken_database_is_told_and_cleared(server: ScriptedServer) -> None:
     assert run("cache", "verify").exit_code == 1
     assert file.read_bytes()[:7] == b"rubbish"
     assert run("cache", "clear", "--yes").exit_code == 0
-    assert segments() == []
+    assert stored_chunks() == []
     assert run("cache", "verify").exit_code == 0
     assert run("cat", "10029/x").stdout == "x"
+
+
+def test_blocks_of_another_version_are_told_and_cleared(server: ScriptedServer) -> None:
+    """What an older program stored is named, is no block, and goes with `clear`."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database:
+        database.execute("PRAGMA user_version = 0")
+    (fault,) = info()["errors"]
+    assert "version 0 of the blocks" in fault
+    assert info()["blocks"] == 0
+    assert run("cache", "clear", "--yes").exit_code == 0
+    assert (info()["errors"], stored_chunks()) == ([], [])
 
 
 @pytest.mark.parametrize("version", [1, 99])
@@ -488,4 +500,4 @@ def test_what_the_server_says_of_itself_is_compared_by_its_bytes(server: Scripte
 
     server.answer = cut
     assert run("cache", "verify", "--against-origin", "1").exit_code == 1
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
