@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
-from commands import isolated
+from support.commands import isolated
 from support.mounting import Mounts
 
 from empiarfs.cli import main

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from commands import isolated, run
+from support.commands import isolated, run
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.empiar.connection import transport_error

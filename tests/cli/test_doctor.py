@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import isolated, run
+from support.commands import isolated, run
 from support.fakes import SOON, noise
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import isolated, run
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import isolated, run
 from support.fakes import noise
 from support.scripted import Reply, ScriptedServer, Website
 

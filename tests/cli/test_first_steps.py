@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import isolated, run
+from support.commands import isolated, run
 
 from empiarfs.cli import machine
 from empiarfs.mount import mountpoints

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import isolated, run
+from support.commands import isolated, run
 
 from empiarfs.cli.mounts import _log_file, _with_extra
 from empiarfs.cli.options import entry_numbers

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import isolated, run
+from support.commands import isolated, run
 from support.scripted import ScriptedServer, Website
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/a.mrc": b"bytes", b"10029/x": b"x"}

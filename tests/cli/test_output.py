@@ -12,7 +12,7 @@ from typing import IO
 
 import click
 import pytest
-from commands import isolated
+from support.commands import isolated
 from support.fakes import noise
 from support.scripted import ScriptedServer, Website
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from commands import isolated, own_logging, run
+from support.commands import isolated, own_logging, run
 
 from empiarfs.cli import main
 from empiarfs.cli.fstab import helper

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import isolated, run
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import isolated, run
 
 from empiarfs.cli import prometheus
 from empiarfs.cli import status as command

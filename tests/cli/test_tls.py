@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trustme
-from commands import isolated, run
+from support.commands import isolated, run
 from support.scripted import Reply, Request, ScriptedServer, Website
 
 HERE = "127.0.0.1"

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def load(script: Path) -> ModuleType:
