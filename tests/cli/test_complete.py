@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
-from support.commands import isolated
 from support.mounting import Mounts
 
 from empiarfs.cli import main
@@ -32,9 +31,8 @@ TREE: dict[str, list[Node]] = {
 
 
 @pytest.fixture(autouse=True)
-def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def known(own_settings: None, tmp_path: Path) -> None:
     """An index that knows a tree, of a server that is not there."""
-    isolated(tmp_path, monkeypatch)
     file = index_file(tmp_path / "cache", archive_name(BASE_URL))
     file.parent.mkdir(parents=True)
     index = SqliteIndex(file)

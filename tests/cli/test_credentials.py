@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from support.commands import isolated, run
+from support.commands import run
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.empiar.connection import transport_error
@@ -40,12 +40,16 @@ class Proxy(Website):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A server that wants a password; the settings name it, and the password."""
-    isolated(tmp_path, monkeypatch)
-    with ScriptedServer(Guarded(FILES)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", with_login(server.base_url))
-        yield server
+def website() -> Website:
+    """A site that requires a password."""
+    return Guarded(FILES)
+
+
+@pytest.fixture
+def server(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The server of that site; the settings name it and the password."""
+    monkeypatch.setenv("EMPIARFS_BASE_URL", with_login(server.base_url))
+    return server
 
 
 def with_login(url: str, login: str = LOGIN) -> str:

@@ -6,12 +6,11 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import isolated, run
+from support.commands import run
 from support.fakes import SOON, noise
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
@@ -42,15 +41,17 @@ class Dated(Website):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A good server, which the settings name; and no proxy."""
-    isolated(tmp_path, monkeypatch)
-    for name in machine.PROXIES:
+def website() -> Website:
+    """A good site that says what time it is."""
+    return Dated(FILES)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(own_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names no proxy."""
+    for name in (*machine.PROXIES, "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    with ScriptedServer(Dated(FILES)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield server
 
 
 def told(*flags: str) -> Any:
@@ -433,9 +434,6 @@ def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch, most: int
 )
 def test_proxies_are_told(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], state: str, words: str) -> None:
     """Which there are, and whether they can be used."""
-    for name in (*machine.PROXIES, "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     (found,) = machine.proxies(Settings())

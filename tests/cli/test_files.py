@@ -5,14 +5,13 @@ import pty
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import isolated, run
+from support.commands import run
 from support.fakes import noise
 from support.scripted import Reply, ScriptedServer, Website
 
@@ -34,12 +33,9 @@ FILES = {
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A good server, which the settings name."""
-    isolated(tmp_path, monkeypatch)
-    with ScriptedServer(Website(FILES, closed=(b"10028/closed",))) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield server
+def website() -> Website:
+    """A good site with one directory that may not be listed."""
+    return Website(FILES, closed=(b"10028/closed",))
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +45,9 @@ def sample_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sample(sample_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def sample(sample_cache: Path, no_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and a cache that has the embedded archive."""
-    isolated(tmp_path, monkeypatch)
     monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(sample_cache))
-    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody/listens/here")
 
 
 def test_ls_shows_one_name_a_line(server: ScriptedServer) -> None:

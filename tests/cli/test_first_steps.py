@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.commands import isolated, run
+from support.commands import run
 
 from empiarfs.cli import machine
 from empiarfs.mount import mountpoints
@@ -11,10 +11,8 @@ from empiarfs.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, nothing kept, and a machine that may mount."""
-    isolated(tmp_path, monkeypatch)
-    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody/listens/here")
+def first_start(no_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, an empty cache, and a machine that can mount."""
     monkeypatch.setattr(mountpoints, "check_fuse", lambda: None)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.commands import isolated, run
+from support.commands import run
 
 from empiarfs.cli.mounts import _log_file, _with_extra
 from empiarfs.cli.options import entry_numbers
@@ -90,20 +90,16 @@ def test_an_entry_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["data", "10028/data", "https://www.ebi.ac.uk/empiar/"])
-def test_what_is_no_entry_is_a_usage_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_entry_is_a_usage_error(text: str, tmp_path: Path) -> None:
     """`mount` with something else in the place of an entry says how to write one, with status 2."""
-    isolated(tmp_path, monkeypatch)
     result = run("mount", str(tmp_path / "mnt"), text)
     assert result.exit_code == 2
     assert "write it like 10028" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["10028", "EMPIAR-10028", PAGE, "empiar://10028"])
-def test_an_entry_in_the_place_of_a_mount_point_is_told_apart(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_in_the_place_of_a_mount_point_is_told_apart(text: str) -> None:
     """`mount` with nothing but an entry says where the mount point goes."""
-    isolated(tmp_path, monkeypatch)
     result = run("mount", text)
     assert result.exit_code == 2
     name = "EMPIAR-10028" if text == "EMPIAR-10028" else "10028"
@@ -122,11 +118,8 @@ def test_a_log_file_has_a_name_of_its_own_for_every_mount(point: str) -> None:
 @pytest.mark.parametrize(
     "option", ["cache_size=much", "max_connections=99", "memory_cache_size=1M", "rw", "nonsense"]
 )
-def test_a_wrong_option_is_one_line_and_nothing_is_mounted(
-    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_option_is_one_line_and_nothing_is_mounted(option: str, tmp_path: Path) -> None:
     """The line names the setting; the directory is not even made."""
-    isolated(tmp_path, monkeypatch)
     result = run("mount", "-o", option, str(tmp_path / "mnt"))
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()

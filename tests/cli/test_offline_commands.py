@@ -4,24 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import isolated, run
+from support.commands import run
 from support.scripted import ScriptedServer, Website
 
 FILES = {b"10028/10028.xml": b"<entry/>", b"10028/data/a.mrc": b"bytes", b"10029/x": b"x"}
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A server of which one listing and one file were read, and that hears nothing from then on."""
-    isolated(tmp_path, monkeypatch)
-    with ScriptedServer(Website(FILES)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        assert run("ls", "10028").exit_code == 0
-        assert run("cat", "10028/10028.xml").exit_code == 0
-        assert run("stat", "10028/none").exit_code == 1
-        asked = len(server.requests)
-        yield server
-        assert len(server.requests) == asked
+def website() -> Website:
+    """A site of two entries."""
+    return Website(FILES)
+
+
+@pytest.fixture
+def server(server: ScriptedServer) -> Iterator[ScriptedServer]:
+    """A server of which one listing and one file were read, and that gets no request from then on."""
+    assert run("ls", "10028").exit_code == 0
+    assert run("cat", "10028/10028.xml").exit_code == 0
+    assert run("stat", "10028/none").exit_code == 1
+    before = len(server.requests)
+    yield server
+    assert len(server.requests) == before
 
 
 def test_what_is_kept_is_shown(server: ScriptedServer) -> None:
@@ -52,9 +55,8 @@ def test_what_was_not_there_is_not_there(server: ScriptedServer) -> None:
     assert "No such file" in run("stat", "10028/none", "--offline").stderr
 
 
-def test_the_sample_is_neither_made_nor_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_neither_made_nor_served(tmp_path: Path) -> None:
     """Nobody would ask it."""
-    isolated(tmp_path, monkeypatch)
     assert "offline" in run("ls", "--sample", "--offline").stderr
     assert not (tmp_path / "cache" / "sample").exists()
 

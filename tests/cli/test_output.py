@@ -12,9 +12,8 @@ from typing import IO
 
 import click
 import pytest
-from support.commands import isolated
 from support.fakes import noise
-from support.scripted import ScriptedServer, Website
+from support.scripted import Website
 
 from empiarfs.cli import main
 
@@ -49,13 +48,13 @@ WRITING = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    isolated(tmp_path, monkeypatch)
-    files = {b"10028/data/a.txt": b"a\n", b"10028/data/large.mrc": CONTENT}
-    with ScriptedServer(Website(files)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield
+pytestmark = pytest.mark.usefixtures("server")
+
+
+@pytest.fixture
+def website() -> Website:
+    """A site with a short file and a long one."""
+    return Website({b"10028/data/a.txt": b"a\n", b"10028/data/large.mrc": CONTENT})
 
 
 def environments() -> Iterator[dict[str, str]]:

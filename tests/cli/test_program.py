@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from support.commands import isolated, own_logging, run
+from support.commands import own_logging, run
 
 from empiarfs.cli import main
 from empiarfs.cli.fstab import helper
@@ -21,10 +21,7 @@ from empiarfs.settings import READERS, Settings
 COMMANDS = sorted(main.commands)
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolated(tmp_path, monkeypatch)
-    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody")
+pytestmark = pytest.mark.usefixtures("no_server")
 
 
 def test_the_version_is_the_packages() -> None:

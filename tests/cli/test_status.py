@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import isolated, run
+from support.commands import run
 
 from empiarfs.cli import prometheus
 from empiarfs.cli import status as command
@@ -89,11 +89,6 @@ LINE = re.compile(
     r"# HELP [a-z_]+ [^\n]+|# TYPE [a-z_]+ (?:counter|gauge)|"
     r'([a-z_]+)\{[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-z_]+="(?:[^"\\\n]|\\[\\"n])*")*\} [0-9.e+-]+'
 )
-
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolated(tmp_path, monkeypatch)
 
 
 def rows(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support.commands import isolated, run
+from support.commands import run
 from support.scripted import Reply, Request, ScriptedServer, Website
 
 HERE = "127.0.0.1"
@@ -35,9 +35,8 @@ class Authority:
 
 
 @pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+def authority(own_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     """An authority of one's own; of the environment nothing is left."""
-    isolated(tmp_path, monkeypatch)
     monkeypatch.setenv("EMPIARFS_PATIENCE", "30")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -1,7 +1,6 @@
 """TLS under a mount: verified; and a certificate that cannot be is told at once, waited for, and then an error."""
 
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,17 @@ def authority(open_folder: Path) -> trustme.CA:
 
 
 @pytest.fixture
-def server(authority: trustme.CA) -> Iterator[ScriptedServer]:
-    """A server with a certificate of that authority."""
+def website() -> Website:
+    """A site of one file."""
+    return Website(FILES)
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A certificate of that authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with ScriptedServer(Website(FILES), context) as server:
-        yield server
+    return context
 
 
 def test_a_mount_believes_the_authority_that_is_named(
