@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from support import sandbox
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import BINDINGS, Mount, Mounts
 from support.scripted import ScriptedServer, Website
 
@@ -73,16 +73,16 @@ def _open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def tree() -> Iterator[FixtureTree]:
     """The tree that `apache` serves; nothing changes it."""
     for folder in _open_folder():
-        yield World(folder)
+        yield FixtureTree(folder)
 
 
 @pytest.fixture(scope="session")
-def apache(world: World) -> Iterator[Apache]:
-    """An Apache that serves `world`; each test finds its list of requests empty."""
-    server = Apache(world.root, closed=["10400/closed"])
+def apache(tree: FixtureTree) -> Iterator[Apache]:
+    """An Apache that serves `tree`; each test finds its list of requests empty."""
+    server = Apache(tree.root, closed=["10400/closed"])
     yield server
     server.close()
 
@@ -106,7 +106,7 @@ def own_apache(small_tree: Path) -> Iterator[Apache]:
 
 
 @pytest.fixture
-def faulty(apache: Apache) -> Iterator[FaultProxy]:
+def fault_proxy(apache: Apache) -> Iterator[FaultProxy]:
     """A server before `apache` that misbehaves as it is told."""
     server = FaultProxy(apache.url)
     yield server
@@ -152,7 +152,7 @@ def shared_mounts(own_machine: None, apache: Apache) -> Iterator[Callable[[str, 
 
 @pytest.fixture(params=[f"{binding}-{user}" for binding in BINDINGS for user in sandbox.users()])
 def mounted(request: pytest.FixtureRequest, shared_mounts: Callable[[str, str], Mount]) -> Mount:
-    """The world, mounted; by both bindings, as root and as an ordinary user. Shared: only to be read."""
+    """The tree, mounted by both bindings, as root and as an ordinary user; shared, and only to be read."""
     binding, user = request.param.split("-")
     return shared_mounts(binding, user)
 

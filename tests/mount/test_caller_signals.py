@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import World
+from support.fixture_tree import RANDOM, FixtureTree
 from support.mounting import Mounts, eventually
 
 from empiarfs.mount.caller_signals import is_dead, is_ending
@@ -26,7 +26,6 @@ from empiarfs.mount.caller_signals import is_dead, is_ending
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 FILE = "10028/data/stack.mrcs"
-RANDOM = "10100/data/random.bin"
 STUCK = "asking again|was closed|went silent|does not answer|refuses connections"
 SOON = 3.0  # seconds; a look every 0.2 and a busy machine
 
@@ -54,17 +53,17 @@ def listed(path: str) -> int:
 )
 def test_who_waits_for_a_name_can_be_ended(
     mount: Mounts,
-    faulty: FaultProxy,
-    world: World,
+    fault_proxy: FaultProxy,
+    tree: FixtureTree,
     binding: str,
     verb: Callable[[str], Any],
     below: str,
     number: signal.Signals,
 ) -> None:
     """With a silent server, any signal that means the end is the end; the next one to ask is answered right."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(".*") as held:
+    with fault_proxy.hold(".*") as held:
         process, _ = made.calling(verb, made / below)
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.3)
@@ -75,7 +74,7 @@ def test_who_waits_for_a_name_can_be_ended(
         assert time.monotonic() - begun < SOON
         assert process.returncode in {-number, 1}  # 1: KeyboardInterrupt
     if below.startswith("10028"):
-        real = Path(world.root, below)
+        real = Path(tree.root, below)
         expected = len(os.listdir(real)) if verb is listed else real.stat().st_size
         assert made.call(verb, made / below) == expected
 
@@ -99,11 +98,13 @@ def disturbed(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("No other signal disturbs it.")
-def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
+def test_no_other_signal_disturbs_who_waits(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
+) -> None:
     """A program with a timer, children and a window that changes is answered as if there were none."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         process, answer = made.calling(disturbed, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         for _ in range(5):
@@ -112,7 +113,7 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, w
             time.sleep(0.2)
         assert process.poll() is None
     size, ticks = answer(30)
-    assert size == Path(world.root, FILE).stat().st_size
+    assert size == Path(tree.root, FILE).stat().st_size
     assert ticks > 0
 
 
@@ -121,13 +122,13 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, w
     "ended after him."
 )
 def test_those_who_wait_for_one_name_are_gone_in_turn(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
     """Twenty are killed, and all gone soon; who comes then is answered, and no thread is left."""
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
     made.expect(STUCK)
     made.call(listed, made / "10028/data")
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         waiting = [made.calling(looked, made / FILE)[0] for _ in range(20)]
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.5)
@@ -136,7 +137,7 @@ def test_those_who_wait_for_one_name_are_gone_in_turn(
         for process in waiting:
             process.communicate(timeout=2 * SOON)
         _, answer = made.calling(looked, made / FILE)
-    assert answer(30) == Path(world.root, FILE).stat().st_size
+    assert answer(30) == Path(tree.root, FILE).stat().st_size
 
 
 def read_past_the_pages(path: str) -> int:
@@ -155,16 +156,16 @@ def read_by_many_threads(path: str) -> int:
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
 @pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
 def test_who_waits_for_bytes_can_be_ended_however_he_reads(
-    mount: Mounts, faulty: FaultProxy, binding: str, verb: Callable[[str], int], below: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, verb: Callable[[str], int], below: str
 ) -> None:
     """Past the kernel's pages, and where so many read that it reads ahead for nobody; the next one reads right."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     expected = made.call(verb, made / below)
     made.umount()
-    again = mount(base_url=faulty.url, binding=binding, flags=["--cache-size=0"])
+    again = mount(base_url=fault_proxy.url, binding=binding, flags=["--cache-size=0"])
     again.expect(STUCK)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         process, _ = again.calling(verb, again / below)
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.5)
@@ -180,13 +181,13 @@ def whole(path: str) -> str:
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
 def test_who_reads_beside_one_that_is_ended_reads_right(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
     """The kernel reads ahead for the first; the pages that he is not given are read for the second."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / RANDOM)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         first, _ = made.calling(whole, made / RANDOM)
         eventually(lambda: held.waiting, "the server is asked")
         others = [made.calling(whole, made / RANDOM) for _ in range(3)]
@@ -195,7 +196,7 @@ def test_who_reads_beside_one_that_is_ended_reads_right(
         first.communicate(timeout=SOON)
         time.sleep(0.3)
         assert [process.poll() for process, _ in others] == [None] * 3
-    assert [answer(30) for _, answer in others] == [whole(os.fspath(world.root / RANDOM))] * 3
+    assert [answer(30) for _, answer in others] == [whole(os.fspath(tree.root / RANDOM))] * 3
 
 
 def read_and_interrupted(path: str) -> tuple[int, int]:
@@ -212,19 +213,21 @@ def read_and_interrupted(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
-def test_who_catches_the_signal_reads_on(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
+def test_who_catches_the_signal_reads_on(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
+) -> None:
     """To him a read that fails would be an error of the file; RELION goes on after one."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / FILE)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         process, answer = made.calling(read_and_interrupted, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         for number in (signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)
             time.sleep(0.4)
         assert process.poll() is None
-    assert answer(30) == (Path(world.root, FILE).stat().st_size, 2)
+    assert answer(30) == (Path(tree.root, FILE).stat().st_size, 2)
 
 
 def caught(path: str) -> tuple[str, int]:
@@ -239,25 +242,25 @@ def caught(path: str) -> tuple[str, int]:
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
 def test_who_catches_the_signal_is_told_of_it(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
     """What he asks then is asked anew."""
-    made = mount(base_url=faulty.url, binding=binding)
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         process, answer = made.calling(caught, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None
-    assert answer(30) == (str(errno.EINTR), Path(world.root, FILE).stat().st_size)
+    assert answer(30) == (str(errno.EINTR), Path(tree.root, FILE).stat().st_size)
 
 
-def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, faulty: FaultProxy) -> None:
+def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """`ls -l | sort` in a process group of its own: one SIGINT to the group, and the prompt is back."""
-    made = mount(base_url=faulty.url)
+    made = mount(base_url=fault_proxy.url)
     made.expect(STUCK)
-    with faulty.hold(".*") as held:
+    with fault_proxy.hold(".*") as held:
         process = made.account.start(
             "sh", "-c", 'ls -l "$0" | sort', made / "10028/data", process_group=0, stdout=subprocess.PIPE
         )
@@ -335,13 +338,13 @@ def patiently_looks(path: str) -> tuple[int, float]:
 )
 @pytest.mark.parametrize("way", ["read", "look"])
 def test_silence_is_borne_for_as_long_as_patience_lasts(
-    mount: Mounts, faulty: FaultProxy, binding: str, way: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, way: str
 ) -> None:
     """Some seconds longer at most: a request that was sent is given a fair time, and the kernel asks once more."""
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
     made.expect(STUCK + "|given up")
     made.call(looked, made / FILE)
-    with faulty.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
+    with fault_proxy.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
         for _ in range(2):
             path = made / (FILE if way == "read" else RANDOM)
             number, seconds = made.call(patiently_reads if way == "read" else patiently_looks, path)

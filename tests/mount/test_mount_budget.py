@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.apache import BASE, Apache
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM, SPARSE
 from support.mounting import DEADLINE, Mounts, eventually
 from support.relay import Line, Relay
 from support.request_log import RequestLog, counted, in_a_calm_moment
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 BUDGET = 10  # connections, as they come
 KEPT = 2  # of them, that are never lent to what nobody waits for
-SPARSE = "10200/data/sparse.mrc"
-RANDOM = "10100/data/random.bin"
 ROUND_TRIP = 0.02  # seconds; long enough for requests to be under way together
 EACH = 12  # readers in each program: more than the budget
 ENDED_IN_A_READ = r"Interrupted|the archive was closed"
@@ -106,29 +105,29 @@ def test_programs_together_keep_the_budget(mount: Mounts, sparse: RequestLog, co
     assert connections - 1 <= sparse.connections <= connections
 
 
-def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, faulty: FaultProxy) -> None:
+def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """Replies of 503 take nobody over the budget, and every byte comes in the end."""
-    host, _, port = faulty.url.removeprefix("http://").partition("/")[0].partition(":")
+    host, _, port = fault_proxy.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
-        with faulty.answer(SPARSE, 503, method="GET", times=12):
+        with fault_proxy.answer(SPARSE, 503, method="GET", times=12):
             read_by_three(mount, f"http://127.0.0.1:{relay.port}{BASE}", BUDGET, "HTTP 503")
-        assert faulty.count("GET", SPARSE) > 12
+        assert fault_proxy.count("GET", SPARSE) > 12
         assert 0 < relay.counts.highest <= BUDGET
 
 
 def test_two_connections_are_kept_for_who_waits(
-    faulty: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     def check() -> None:
         cache = Path(tempfile.mkdtemp(dir=tmp_path))
-        archive = wire.archive(Settings(base_url=faulty.url, cache_dir=cache, no_ftp=True))
+        archive = wire.archive(Settings(base_url=fault_proxy.url, cache_dir=cache, no_ftp=True))
         with closing(archive), ThreadPoolExecutor(2) as pool:
             opened, other = archive.open(SPARSE), archive.open(RANDOM)
             read_on(opened, 0, 8 * MIB)
-            with faulty.hold(SPARSE, method="GET") as rule:
+            with fault_proxy.hold(SPARSE, method="GET") as rule:
                 reading = pool.submit(read_on, opened, 8 * MIB, 64 * MIB)
                 eventually(lambda: rule.waiting >= BUDGET - KEPT, "what is fetched ahead is stuck")
                 time.sleep(0.2)  # for more of it to come; less than it takes until silence is noticed
@@ -147,7 +146,7 @@ def read_on(opened: OpenFile, start: int, stop: int) -> None:
         opened.read(offset, 128 * KIB)
 
 
-def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultProxy) -> None:
+def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
 
     def read(path: str, mark: str, flags: int) -> int:
@@ -159,11 +158,11 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultP
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
     def check() -> None:
-        made = mount("10100", base_url=faulty.url)
+        made = mount("10100", base_url=fault_proxy.url)
         made.expect(ENDED_IN_A_READ)
         marks = [made.account.home / name for name in ("killed", "waiting")]
-        asked = faulty.count("GET", RANDOM)
-        with faulty.hold(
+        asked = fault_proxy.count("GET", RANDOM)
+        with fault_proxy.hold(
             RANDOM, method="GET", after=1
         ) as rule:  # it has begun: it is not asked twice for its silence
             killed, _ = made.calling(read, made / RANDOM, marks[0], 0)
@@ -175,6 +174,6 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultP
             rule.release()
             assert answer(DEADLINE) == 4096
         made.umount()
-        assert faulty.count("GET", RANDOM) == asked + 1
+        assert fault_proxy.count("GET", RANDOM) == asked + 1
 
     in_a_calm_moment(check)

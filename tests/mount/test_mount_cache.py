@@ -8,49 +8,27 @@ from pathlib import Path
 import pytest
 from support import cache_files
 from support.apache import Apache
-from support.fixture_tree import BLOCK, World
+from support.fixture_tree import BLOCK, RANDOM, SPARSE, FixtureTree
 from support.mounting import Account, Mount, Mounts, eventually
+from support.programs import checksum, checksum_of_beginning
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-RANDOM = "10100/data/random.bin"
-SPARSE = "10200/data/sparse.mrc"
 SIZE = 8 * 2**20 + 4_321
-
-
-def digest(path: str) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def beginning(path: str, size: int) -> str:
-    """Return the checksum of the first bytes of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.sha256(file.read(size)).hexdigest()
-
-
-def block_files(account: Account) -> list[Path]:
-    """Return the files of the cache that hold blocks."""
-    return cache_files.segments(account.home / "cache" / "empiarfs" / "v1" / "blocks")
-
-
-def kept_bytes(account: Account) -> int:
-    """Return the bytes of all blocks on disk."""
-    return cache_files.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def filled(mount: Mounts, account: Account) -> None:
     """Read a file of 8 MiB through a mount, and unmount when all of its blocks are on disk."""
     made = mount("10100", account=account)
-    made.call(digest, made / RANDOM)
-    eventually(lambda: kept_bytes(account) > SIZE, "all blocks are on disk")
+    made.call(checksum, made / RANDOM)
+    eventually(lambda: cache_files.volume_of(account) > SIZE, "all blocks are on disk")
     made.umount()
 
 
 @pytest.fixture
-def truth(world: World) -> str:
+def truth(tree: FixtureTree) -> str:
     """What the file's bytes come to."""
-    return hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+    return hashlib.sha256((tree.root / RANDOM).read_bytes()).hexdigest()
 
 
 def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: str, truth: str) -> None:
@@ -59,7 +37,7 @@ def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: st
     filled(mount, account)
     apache.clear()
     again = mount("10100", account=account)
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM) == []
 
 
@@ -72,12 +50,12 @@ def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -
     account = mount.account()
     first = mount("10100", account=account)
     second = mount("10100", account=account)
-    assert first.call(digest, first / RANDOM) == truth
-    eventually(lambda: kept_bytes(account) > SIZE, "all blocks are on disk")
+    assert first.call(checksum, first / RANDOM) == truth
+    eventually(lambda: cache_files.volume_of(account) > SIZE, "all blocks are on disk")
     apache.clear()
-    assert second.call(digest, second / RANDOM) == truth
+    assert second.call(checksum, second / RANDOM) == truth
     assert apache.requests("GET", RANDOM) == []
-    pairs = [one.calling(digest, one / f"10100/data/{2 * BLOCK}.bin") for one in (first, second)]
+    pairs = [one.calling(checksum, one / f"10100/data/{2 * BLOCK}.bin") for one in (first, second)]
     assert len({answer(60) for _, answer in pairs}) == 1
 
 
@@ -109,25 +87,25 @@ def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
     "the free-space floor, and may be shared by several processes."
 )
-def test_the_cache_keeps_its_bounds(mount: Mounts, world: World) -> None:
+def test_the_cache_keeps_its_bounds(mount: Mounts, tree: FixtureTree) -> None:
     """With --cache-size 4M about that much stays on disk of 64 MiB, and what was given up is fetched again."""
     account = mount.account()
-    with (world.root / SPARSE).open("rb") as file:
+    with (tree.root / SPARSE).open("rb") as file:
         expected = hashlib.sha256(file.read(64 * 2**20)).hexdigest()
     for _ in range(2):
         made = mount("10200", account=account, flags=["--cache-size=4M"])
-        assert made.call(beginning, made / SPARSE, 64 * 2**20) == expected
+        assert made.call(checksum_of_beginning, made / SPARSE, 64 * 2**20) == expected
         made.umount()
-        assert 2 * 2**20 < kept_bytes(account) < 5 * 2**20
+        assert 2 * 2**20 < cache_files.volume_of(account) < 5 * 2**20
 
 
 def test_a_cache_of_nothing_keeps_nothing(mount: Mounts, truth: str) -> None:
     """With --cache-size 0 no block is kept on disk."""
     account = mount.account()
     made = mount("10100", account=account, flags=["--cache-size=0"])
-    assert made.call(digest, made / RANDOM) == truth
+    assert made.call(checksum, made / RANDOM) == truth
     made.umount()
-    assert block_files(account) == []
+    assert cache_files.of(account) == []
 
 
 def flipped(file: Path) -> None:
@@ -158,12 +136,12 @@ def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: ob
     assert callable(harm)
     account = mount.account()
     filled(mount, account)
-    for file in block_files(account):
+    for file in cache_files.of(account):
         harm(file)
     apache.clear()
     again = mount("10100", account=account)
     again.expect("block|cache")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM)
     if harm is not Path.unlink:
         assert "WARNING" in again.log(), "nobody is told that the disk is failing"
@@ -177,13 +155,13 @@ def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str)
     """A block that lies, whole and unharmed, where another belongs is not taken for it."""
     account = mount.account()
     filled(mount, account)
-    files = [file for file in block_files(account) if file.stat().st_size > BLOCK]
+    files = [file for file in cache_files.of(account) if file.stat().st_size > BLOCK]
     contents = [file.read_bytes() for file in files]
     for file, content in zip(files, contents[1:] + contents[:1], strict=True):
         file.write_bytes(content)
     again = mount("10100", account=account)
     again.expect("block|cache")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
 
 
 @pytest.mark.promise("Losing any of it costs requests, nothing else.")
@@ -200,7 +178,7 @@ def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> No
             Path(f"{file}{more}").unlink(missing_ok=True)
     again = mount("10100", account=account)
     again.expect("WARNING")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert "Traceback" not in again.log()
 
 
@@ -220,18 +198,18 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
     """It is told of, verified, compared and cleared while a mount uses it, which goes on, and fetches again."""
     account = mount.account(binding=binding)
     made = mount("10100", account=account)
-    assert made.call(digest, made / RANDOM) == truth
-    eventually(lambda: kept_bytes(account) > 8 * 2**20, "all is on disk")
+    assert made.call(checksum, made / RANDOM) == truth
+    eventually(lambda: cache_files.volume_of(account) > 8 * 2**20, "all is on disk")
     where = f"--base-url={mount.base_url}"
     for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b"mounts that are running go on" in done.stdout
-    assert block_files(account) == []
+    assert cache_files.of(account) == []
     made.umount()
     apache.clear()
     again = mount("10100", account=account)
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM)
 
 

@@ -29,7 +29,7 @@ grep -q more "$2/{DEEP}/bottom.txt"
 
 @pytest.fixture
 def mounted_by_user(shared_mounts: Callable[[str, str], Mount], binding: str) -> Mount:
-    """The world, mounted by an ordinary user: root may do everything with any copy."""
+    """The tree, mounted by an ordinary user: root may do everything with any copy."""
     return shared_mounts(binding, "user")
 
 

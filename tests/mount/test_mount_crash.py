@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from support import cache_files, sandbox
 from support.apache import Apache
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
@@ -102,7 +102,7 @@ def unknown_blocks(account: Account) -> list[Path]:
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     lasting_mount: Mounts,
-    world: World,
+    tree: FixtureTree,
     apache: Apache,
     how_long: Callable[[int, int], int],
     capsys: pytest.CaptureFixture[str],
@@ -116,7 +116,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
         made = lasting_mount("10028", "10100", account=account, path=place)
         made.expect("damaged")
         assert len(sandbox.mounted(place)) == 1, "dead mounts pile up"
-        reader, answer = made.calling(compared, place, world.root, list(FILES), turn, 20.0, 4)
+        reader, answer = made.calling(compared, place, tree.root, list(FILES), turn, 20.0, 4)
         threading.Event().wait(chance.uniform(0.05, 0.8))
         os.kill(made.daemon(), signal.SIGKILL)
         assert answer(DEADLINE) == []
@@ -129,9 +129,9 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     apache.clear()
     made = lasting_mount("10028", "10100", account=account, path=place)
     lasting_mount.made[0].expect("damaged")
-    assert made.call(compared, place, world.root, list(FILES), 0, 2.0, 4) == []
+    assert made.call(compared, place, tree.root, list(FILES), 0, 2.0, 4) == []
     sent = sum(one.sent for one in apache.requests("GET", "|".join(FILES)))
-    whole = sum((world.root / path).stat().st_size for path in FILES)
+    whole = sum((tree.root / path).stat().st_size for path in FILES)
     assert sent < whole, "nothing came from the cache of those that were killed"
     made.umount()
     lost = sum(file.stat().st_size for file in unknown_blocks(account))
@@ -141,12 +141,12 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
 
 
 def test_a_daemon_that_is_stopped_goes_on(
-    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int]
+    lasting_mount: Mounts, tree: FixtureTree, how_long: Callable[[int, int], int]
 ) -> None:
     """A laptop that sleeps: whoever was reading waits, and reads on, right."""
     made = lasting_mount("10028", "10100", flags=["--memory-cache-size=16M", "--cache-size=8M"])
     made.expect("line was lost|went silent|asking again|only drips|breaks its replies")
-    _, answer = made.calling(compared, made.path, world.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
+    _, answer = made.calling(compared, made.path, tree.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
     daemon = made.daemon()
     threading.Event().wait(1.0)
     os.kill(daemon, signal.SIGSTOP)
@@ -155,7 +155,7 @@ def test_a_daemon_that_is_stopped_goes_on(
     finally:
         os.kill(daemon, signal.SIGCONT)
     assert answer(how_long(60, 120)) == []
-    assert made.call(compared, made.path, world.root, list(FILES), 2, 1.0, 8) == []
+    assert made.call(compared, made.path, tree.root, list(FILES), 2, 1.0, 8) == []
 
 
 def left_over(account: Account) -> Counter[str]:
@@ -171,7 +171,10 @@ def left_over(account: Account) -> Counter[str]:
 
 @pytest.mark.timeout(0)
 def test_mounting_again_and_again_leaves_nothing(
-    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
+    lasting_mount: Mounts,
+    tree: FixtureTree,
+    how_long: Callable[[int, int], int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No process, mount, lock or temporary file is left, and the cache grows no more."""
     account = lasting_mount.account()
@@ -182,7 +185,7 @@ def test_mounting_again_and_again_leaves_nothing(
         made = lasting_mount(
             "10028", account=account, path=account.home / "mnt", env={"TMPDIR": str(account.home / "tmp")}
         )
-        assert made.call(compared, made.path, world.root, list(FILES[1:]), turn, 0.2, 2) == []
+        assert made.call(compared, made.path, tree.root, list(FILES[1:]), turn, 0.2, 2) == []
         made.call(whole, made / FILES[1])
         made.call(whole, made / FILES[2])
         made.umount()
@@ -279,48 +282,48 @@ def test_many_readers_do_not_take_more_memory(
     assert peak < 300_000_000 // 1024
 
 
-def test_two_users_have_two_caches(mount: Mounts, world: World) -> None:
+def test_two_users_have_two_caches(mount: Mounts, tree: FixtureTree) -> None:
     """Root and an ordinary user mount at once, each with a cache of his own; neither may use the other's."""
     if len(sandbox.users()) == 1:
         return
     mounts = [mount("10028", "10100", user=user) for user in sandbox.users()]
     for made in mounts:
         made.account.home.chmod(0o755)
-        assert made.call(compared, made.path, world.root, list(FILES), 3, 1.0, 4) == []
+        assert made.call(compared, made.path, tree.root, list(FILES), 3, 1.0, 4) == []
         folder = made.account.home / "cache" / "empiarfs" / "v1"
         assert {file.stat().st_uid for file in folder.rglob("*")} == {made.account.user.uid}
     theirs = mounts[0].account.home / "cache" / "empiarfs"
     other = mount("10028", "10100", user="user", flags=[f"--cache-dir={theirs}"])
     other.expect("nothing is kept on disk")
-    assert other.call(compared, other.path, world.root, list(FILES), 4, 0.5, 4) == []
+    assert other.call(compared, other.path, tree.root, list(FILES), 4, 0.5, 4) == []
     assert "nothing is kept on disk" in other.log()
     assert {file.stat().st_uid for file in theirs.rglob("*")} == {mounts[0].account.user.uid}
 
 
-def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, world: World) -> None:
+def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, tree: FixtureTree) -> None:
     """The daemon goes on, and forgets what the reader had open."""
     made = mount("10028", "10100")
     for seed in range(4):
         reader, _ = made.calling(
-            compared, made.path, world.root, list(FILES), seed, 60.0, 8, stdout=subprocess.DEVNULL
+            compared, made.path, tree.root, list(FILES), seed, 60.0, 8, stdout=subprocess.DEVNULL
         )
         threading.Event().wait(0.4)
         reader.kill()
         reader.wait(DEADLINE)
-    assert made.call(compared, made.path, world.root, list(FILES), 9, 1.0, 4) == []
+    assert made.call(compared, made.path, tree.root, list(FILES), 9, 1.0, 4) == []
 
 
-def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, world: World) -> None:
+def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, tree: FixtureTree) -> None:
     """Two mounts share a cache and write to it; one is killed in the middle, and the other reads on, right."""
     account = mount.account()
     first, second = (mount("10028", "10100", account=account, flags=["--memory-cache-size=16M"]) for _ in range(2))
     _, answers = zip(
-        *(one.calling(compared, one.path, world.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
+        *(one.calling(compared, one.path, tree.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
         strict=True,
     )
     threading.Event().wait(1.0)
     os.kill(first.daemon(), signal.SIGKILL)
     assert [answer(DEADLINE) for answer in answers] == [[], []]
-    assert second.call(compared, second.path, world.root, list(FILES), 6, 1.0, 4) == []
+    assert second.call(compared, second.path, tree.root, list(FILES), 6, 1.0, 4) == []
     second.umount()
     assert sum(file.stat().st_size for file in unknown_blocks(account)) < 8 * MIB

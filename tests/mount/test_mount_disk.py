@@ -12,14 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import flaky_disk, sandbox
-from support.fixture_tree import World
+from support import cache_files, flaky_disk, sandbox
+from support.fixture_tree import RANDOM, SPARSE, FixtureTree
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
-from test_mount_cache import RANDOM, block_files, digest
+from support.programs import checksum
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-SPARSE = "10200/data/sparse.mrc"
 TROUBLE = r"cannot be used|was damaged|gives way"
 OTHERS = ["10028/data/stack.mrcs", "10028/data/movie.tif", "10100/data/1.bin", "10100/data/524288.bin"]
 
@@ -35,16 +34,16 @@ def bytes_at(path: str, offset: int) -> bytes:
         return os.pread(file.fileno(), 65_536, offset)
 
 
-def keeps_again(made: Mount, world: World) -> Callable[[], bool]:
+def keeps_again(made: Mount, tree: FixtureTree) -> Callable[[], bool]:
     """Return what reads on, right, and tells whether blocks are kept once more."""
-    before = set(block_files(made.account))
+    before = set(cache_files.of(made.account))
     offsets = itertools.count(10 * 2**20, 2**20)
 
     def looked() -> bool:
         offset = next(offsets)
         assert made.call(bytes_at, made / SPARSE, offset) == bytes(65_536)
         time.sleep(0.1)
-        return bool(set(block_files(made.account)) - before)
+        return bool(set(cache_files.of(made.account)) - before)
 
     return looked
 
@@ -81,58 +80,58 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
     ["write ENOSPC", "write EDQUOT", "write EIO", "create EROFS", "read EIO", "lock ENOLCK"],
 )
 def test_a_disk_that_fails_for_a_while(
-    disk: tuple[Account, Path], mount: Mounts, world: World, illness: str
+    disk: tuple[Account, Path], mount: Mounts, tree: FixtureTree, illness: str
 ) -> None:
     """Full, over quota, broken, read-only, without locks: no wrong byte, no error, a line, and it heals."""
     account, ill = disk
     made = mount("10028", "10100", "10200", account=account)
     made.expect(TROUBLE)
-    assert made.call(same, made.path, world.root, [RANDOM]) == []
-    eventually(lambda: block_files(account), "blocks are kept")
+    assert made.call(same, made.path, tree.root, [RANDOM]) == []
+    eventually(lambda: cache_files.of(account), "blocks are kept")
     ill.write_text(f"{illness}\n")
-    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
-    looked = keeps_again(made, world)
+    assert made.call(same, made.path, tree.root, [*OTHERS, RANDOM]) == []
+    looked = keeps_again(made, tree)
     looked()
     ill.write_text("")
     eventually(looked, "it heals", 60)
     assert len(told(made)) == len(set(told(made))), made.log()
 
 
-def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mounts, world: World) -> None:
+def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mounts, tree: FixtureTree) -> None:
     """On a file system without locks the mount comes up, reads right, and says what is not kept."""
     account, ill = disk
     (account.home / "real" / "empiarfs" / "v1" / "blocks").mkdir(parents=True)
     ill.write_text("lock ENOLCK\n")
     made = mount("10028", "10100", "10200", account=account)
     made.expect(TROUBLE)
-    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
-    assert block_files(account) == []
+    assert made.call(same, made.path, tree.root, [*OTHERS, RANDOM]) == []
+    assert cache_files.of(account) == []
     assert told(made) == ["the cache in", "the index"], made.log()
     ill.write_text("")
-    eventually(keeps_again(made, world), "it heals", 60)
+    eventually(keeps_again(made, tree), "it heals", 60)
 
 
 @pytest.mark.promise(
     "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
     "on, a warning tells of it once, and the cache is used again within a minute of its being well."
 )
-def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) -> None:
+def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, tree: FixtureTree) -> None:
     """Whoever tidies up costs requests, nothing else; a new cache is there at once, for its owner alone."""
     made = mount("10028", "10100", "10200")
     made.expect(TROUBLE)
     folder = made.account.home / "cache" / "empiarfs"
-    assert made.call(same, made.path, world.root, [RANDOM]) == []
-    eventually(lambda: block_files(made.account), "blocks are kept")
+    assert made.call(same, made.path, tree.root, [RANDOM]) == []
+    eventually(lambda: cache_files.of(made.account), "blocks are kept")
     folder.rename(made.account.home / "deleted")  # in one step; the daemon goes on writing
     shutil.rmtree(made.account.home / "deleted", ignore_errors=True)
-    assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
-    eventually(keeps_again(made, world), "it heals", 60)
+    assert made.call(same, made.path, tree.root, [*OTHERS, RANDOM]) == []
+    eventually(keeps_again(made, tree), "it heals", 60)
     assert folder.stat().st_mode & 0o777 == 0o700
     made.umount()
     with closing(sqlite3.connect(folder / "v1" / "blocks" / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
     blocks = folder / "v1" / "blocks"
-    assert {file.relative_to(blocks).as_posix() for file in block_files(made.account)} <= known
+    assert {file.relative_to(blocks).as_posix() for file in cache_files.of(made.account)} <= known
     assert len(told(made)) == len(set(told(made))), made.log()
 
 
@@ -140,12 +139,12 @@ def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) ->
     "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
     "on, a warning tells of it once, and the cache is used again within a minute of its being well."
 )
-def test_databases_that_another_program_locks(mount: Mounts, world: World) -> None:
+def test_databases_that_another_program_locks(mount: Mounts, tree: FixtureTree) -> None:
     """Reads go on, and none of them waits long for a lock."""
     made = mount("10028", "10100", "10200")
     made.expect(TROUBLE)
-    assert made.call(digest, made / RANDOM)
-    eventually(lambda: block_files(made.account), "blocks are kept")
+    assert made.call(checksum, made / RANDOM)
+    eventually(lambda: cache_files.of(made.account), "blocks are kept")
     folder = made.account.home / "cache" / "empiarfs" / "v1"
     files = [*folder.glob("tree-*.sqlite"), folder / "blocks" / "cache.db"]
     assert len(files) == 2
@@ -154,9 +153,9 @@ def test_databases_that_another_program_locks(mount: Mounts, world: World) -> No
         for lock in locks:
             lock.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
-        assert made.call(same, made.path, world.root, OTHERS * 5) == []
+        assert made.call(same, made.path, tree.root, OTHERS * 5) == []
         assert time.monotonic() - begun < 10
-        looked = keeps_again(made, world)
+        looked = keeps_again(made, tree)
         # a segment lies on the disk while its row is waited for
         eventually(lambda: not looked(), "nothing is kept", 10)
     finally:
@@ -167,7 +166,7 @@ def test_databases_that_another_program_locks(mount: Mounts, world: World) -> No
 
 
 @pytest.mark.root
-def test_a_small_file_system_that_fills_up(mount: Mounts, world: World) -> None:
+def test_a_small_file_system_that_fills_up(mount: Mounts, tree: FixtureTree) -> None:
     """A cache on 8 MiB of memory keeps nothing, to leave them free; when they are full it reads on all the same."""
     account = mount.account()
     place = account.home / "cache"
@@ -184,9 +183,9 @@ def test_a_small_file_system_that_fills_up(mount: Mounts, world: World) -> None:
                         pass
                 except OSError:
                     continue
-        assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+        assert made.call(same, made.path, tree.root, [*OTHERS, RANDOM]) == []
         filler.unlink()
-        assert made.call(same, made.path, world.root, [*OTHERS, RANDOM]) == []
+        assert made.call(same, made.path, tree.root, [*OTHERS, RANDOM]) == []
         assert "gives way" in made.log()
         assert len(told(made)) == len(set(told(made))), made.log()
         made.umount()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.apache import Apache
-from support.fixture_tree import SMALL_FILES, World
+from support.fixture_tree import SMALL_FILES, FixtureTree
 from support.ftp_server import FtpServer
 from support.mounting import Account, Mount, Mounts
 from support.request_log import (
@@ -80,9 +80,9 @@ def many(apache: Apache) -> Iterator[RequestLog]:
 
 
 @pytest.fixture
-def ftp(world: World) -> Iterator[FtpServer]:
-    """An FTP server that shows the world."""
-    with closing(FtpServer(world.root)) as server:
+def ftp(tree: FixtureTree) -> Iterator[FtpServer]:
+    """An FTP server that shows the tree."""
+    with closing(FtpServer(tree.root)) as server:
         yield server
 
 

@@ -1,7 +1,7 @@
 """What a mount is to the kernel: type, options, refusals, and how often it is asked."""
 
 # what runs in a child speaks to the kernel as plainly as it can
-# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH110, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH110, PTH123, PTH211
 
 import errno
 import fcntl
@@ -20,16 +20,11 @@ from pathlib import Path
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import BLOCK, SMALL_FILES
+from support.fixture_tree import BLOCK, RANDOM, SMALL_FILES
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.programs import names
 
-RANDOM = "10100/data/random.bin"
 ENDED_IN_A_READ = "went silent|asking again|was closed|line was lost|no reply|refuses connections"
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 @contextmanager
@@ -216,7 +211,7 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
 
 
 @pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
-def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
 
     def read(path: str, offset: int, mark: str) -> int:
@@ -225,11 +220,11 @@ def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: Fault
         return os.preadv(fd, [bytearray(4096)], offset)
 
     sparse = "10200/data/sparse.mrc"
-    made = mount("10200", "10300", base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount("10200", "10300", base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(ENDED_IN_A_READ)
     assert made.run("ls", "-l", made / "10300/data/").returncode == 0
     marks = [made.account.home / f"reads-{number}" for number in range(32)]
-    with faulty.hold(sparse, method="GET") as rule:
+    with fault_proxy.hold(sparse, method="GET") as rule:
         readers = [
             made.calling(read, made / sparse, number * 100 * 2**20, mark) for number, mark in enumerate(marks)
         ]
@@ -253,7 +248,7 @@ def sleeps(process: int) -> bool:
 @pytest.mark.promise(
     "Any number of threads and processes may read at once; those who want the same block share one request."
 )
-def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_readers_of_one_block_share_one_request(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """64 readers that want one block at the same time cost one request."""
 
     def together(path: str, count: int, size: int) -> set[bytes]:
@@ -272,16 +267,16 @@ def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProx
         with ThreadPoolExecutor(count) as pool:
             return set(pool.map(read, range(count)))
 
-    made = mount("10100", base_url=faulty.url, binding=binding)
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
     assert len(made.call(together, made / RANDOM, 64, 4000)) == 1
-    assert faulty.count("GET", RANDOM) == 1
+    assert fault_proxy.count("GET", RANDOM) == 1
 
 
-def test_a_stuck_reader_can_be_killed(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_a_stuck_reader_can_be_killed(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """A program that waits for a silent server ends when it is killed."""
-    made = mount("10100", base_url=faulty.url, binding=binding)
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
     made.expect(ENDED_IN_A_READ)
-    with faulty.hold(RANDOM, method="GET") as rule:
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
         reader = made.start("cat", made / RANDOM, stdout=subprocess.DEVNULL)
         eventually(lambda: rule.waiting, "the reader is stuck")
         reader.kill()
@@ -296,7 +291,7 @@ def test_each_binding_loads_its_own_library(mount: Mounts, library: str) -> None
     assert loaded == {"libfuse3.so.3" if library == "libfuse 3" else "libfuse.so.2"}
 
 
-def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultProxy) -> None:
+def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """The first block of a long request is served before the last has arrived."""
 
     def walk(path: str) -> None:
@@ -307,15 +302,15 @@ def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultPr
             os.write(1, b"%d\n" % position)
 
     sparse = "10200/data/sparse.mrc"
-    made = mount("10200", base_url=faulty.url)
+    made = mount("10200", base_url=fault_proxy.url)
     made.expect(ENDED_IN_A_READ)
     positions = made.account.home / "positions"
-    with faulty.hold(sparse, method="GET", after=BLOCK + 1) as cut, positions.open("wb") as out:
+    with fault_proxy.hold(sparse, method="GET", after=BLOCK + 1) as cut, positions.open("wb") as out:
         made.calling(walk, made / sparse, stdout=out)
         eventually(lambda: cut.ranges, "a request of several blocks is cut after the first")
         first = min(int(one.removeprefix("bytes=").split("-")[0]) for one in cut.ranges)
         eventually(lambda: int(positions.read_bytes().split()[-1]) >= first, "the reader has come there")
-        with faulty.hold(sparse, method="GET"):  # nothing else comes from now on
+        with fault_proxy.hold(sparse, method="GET"):  # nothing else comes from now on
             eventually(
                 lambda: int(positions.read_bytes().split()[-1]) >= first + BLOCK,
                 "the reader has the first block of the request",

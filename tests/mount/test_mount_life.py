@@ -1,7 +1,6 @@
 """The life of a mount: how it begins, how it ends, and what it says when it cannot be."""
 
 # what runs in a child speaks to the kernel as plainly as it can
-# ruff: noqa: PTH208
 
 import errno
 import os
@@ -19,22 +18,9 @@ import pytest
 from support import sandbox
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
-
-RANDOM = "10100/data/random.bin"
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
-
-
-def outcome(path: str) -> int:
-    """Read a file; give its length, or the errno with a minus."""
-    try:
-        return len(Path(path).read_bytes())
-    except OSError as error:
-        return -(error.errno or 1)
+from support.programs import length, names
 
 
 def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
@@ -110,7 +96,7 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
     made = mount(user=user)
     if os.geteuid() == 0:
         other = mount.account("root" if user == "user" else "user")
-        assert other.call(outcome, made / "10028/data/stack.mrcs") == -errno.EACCES
+        assert other.call(length, made / "10028/data/stack.mrcs") == -errno.EACCES
 
 
 @pytest.mark.promise(
@@ -123,7 +109,7 @@ def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> N
     account.home.chmod(0o755)
     made = mount(account=account, flags=["--allow-other"])
     other = mount.account("root" if user == "user" else "user")
-    assert other.call(outcome, made / "10100/data/1.bin") == 1
+    assert other.call(length, made / "10100/data/1.bin") == 1
 
 
 @pytest.mark.root
@@ -152,13 +138,13 @@ def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signa
 @pytest.mark.promise("A read that waits when the mount ends gets an error, never bytes.")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unmounts_in_the_middle_of_a_read(
-    mount: Mounts, faulty: FaultProxy, binding: str, user: str, number: signal.Signals
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str, number: signal.Signals
 ) -> None:
     """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
-    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=fault_proxy.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect("went silent|asking again|was closed|no reply|line was lost|refuses connections")
-    with faulty.hold(RANDOM, method="GET") as rule:
-        _, answer = made.calling(outcome, made / RANDOM)
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
+        _, answer = made.calling(length, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         os.kill(made.daemon(), number)
         made.see_gone()
@@ -187,13 +173,13 @@ def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: s
     made = mount("10100", account=account)
     os.kill(made.daemon(), signal.SIGKILL)
     eventually(lambda: not made.daemons(), "the daemon is dead")
-    assert made.call(outcome, made / RANDOM) == -errno.ENOTCONN
+    assert made.call(length, made / RANDOM) == -errno.ENOTCONN
     if then == "umount":
         made.umount()
         return
     again = mount("10100", account=account, path=made.path)
     assert len(sandbox.mounted(again.path)) == 1
-    assert again.call(outcome, again / "10100/data/1.bin") == 1
+    assert again.call(length, again / "10100/data/1.bin") == 1
 
 
 @pytest.mark.promise("A mount that a program uses is not taken away, unless with `--lazy`.")
@@ -421,9 +407,9 @@ def test_mount_8_mounts(mount: Mounts, helper: None) -> None:
     done = made.run("mount", "-t", "fuse.empiarfs", *words)
     assert (done.returncode, done.stderr) == (0, b"")
     assert made.call(names, made.path) == ["10028", "10100"]
-    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == -errno.EACCES  # of the home above it
+    assert mount.account("user").call(length, made / "10100/data/1.bin") == -errno.EACCES  # of the home above it
     made.account.home.chmod(0o755)
-    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == 1
+    assert mount.account("user").call(length, made / "10100/data/1.bin") == 1
     assert made.run("umount", made.path).returncode == 0
     made.see_gone()
 

@@ -7,26 +7,15 @@ from pathlib import Path
 import pytest
 from support import cache_files
 from support.apache import Apache
-from support.fixture_tree import SMALL_FILES, World, listed
+from support.fixture_tree import RANDOM, SMALL_FILES, FixtureTree, listed
 from support.mounting import Account, Mount, Mounts, eventually
+from support.programs import checksum, checksum_of_beginning
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-RANDOM = "10100/data/random.bin"
 FIRST = 2**20  # bytes that were read of the file of which the rest was not
 EHOSTUNREACH, ENOENT = 113, 2
 SOON = 1.0  # seconds in which a refusal must come; on a busy machine too, where most of it is Python's start
-
-
-def digest(path: str) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def beginning(path: str, size: int) -> str:
-    """Return the checksum of the first bytes of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.sha256(file.read(size)).hexdigest()
 
 
 def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
@@ -63,13 +52,12 @@ def filled(mount: Mounts, binding: str) -> Account:
     """A user whose cache holds a file, the beginning of another, and some listings."""
     account = mount.account(binding=binding)
     made = mount("10100", "10200", "10300", "10400", account=account)
-    made.call(digest, made / RANDOM)
-    made.call(beginning, made / "10200/data/sparse.mrc", FIRST)
+    made.call(checksum, made / RANDOM)
+    made.call(checksum_of_beginning, made / "10200/data/sparse.mrc", FIRST)
     made.run("ls", made / "10300/data")
     made.run("stat", made / "10300/data/0007.txt")
     assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
-    store = account.home / "cache/empiarfs/v1/blocks"
-    eventually(lambda: cache_files.volume(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
+    eventually(lambda: cache_files.volume_of(account) >= 8 * 2**20 + FIRST, "all blocks are on disk")
     made.umount()
     return account
 
@@ -90,15 +78,15 @@ def offline(mount: Mounts, apache: Apache, filled: Account) -> Callable[..., Mou
 
 @pytest.mark.promise("With `--offline` no connection is ever made.")
 def test_what_is_kept_is_served_and_no_server_hears_of_it(
-    offline: Callable[..., Mount], apache: Apache, world: World
+    offline: Callable[..., Mount], apache: Apache, tree: FixtureTree
 ) -> None:
     """Names, sizes and bytes that were seen before are there; the list of requests of the server stays empty."""
     made = offline()
-    assert made.call(digest, made / RANDOM) == hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+    assert made.call(checksum, made / RANDOM) == hashlib.sha256((tree.root / RANDOM).read_bytes()).hexdigest()
     names = made.run("ls", made / "10300/data").stdout.decode().splitlines()
-    assert sorted(names) == listed(world.root / "10300/data")
+    assert sorted(names) == listed(tree.root / "10300/data")
     status = made.run("stat", "--format=%s %Y", made / "10300/data/0007.txt").stdout.split()
-    truth = (world.root / "10300/data/0007.txt").stat()
+    truth = (tree.root / "10300/data/0007.txt").stat()
     assert [int(word) for word in status] == [truth.st_size, int(truth.st_mtime)]
     made.umount()
     assert apache.requests() == []
@@ -109,7 +97,7 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     account = mount.account(binding=binding)
     online = mount("10028", account=account, base_url=own_apache.url)
     assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
-    eventually(lambda: cache_files.segments(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
+    eventually(lambda: cache_files.of(account), "the block is on disk")
     online.umount()
     own_apache.stop()
     made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})

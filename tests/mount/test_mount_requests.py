@@ -11,15 +11,11 @@ from pathlib import Path
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import Mount, Mounts, eventually
+from support.programs import names
 
 from empiarfs.cli.text import printable
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 def unsorted_names(path: str) -> list[str]:
@@ -107,14 +103,14 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
     "hide `README*` and dot files."
 )
 @pytest.mark.promise("It is shown from then on.")
-def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: FaultProxy) -> None:
+def test_a_file_that_one_listing_omits_is_there(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"plain.mrc" not in line)
 
-    with faulty.edit("10001/data/", without, times=1):
-        made = mount("10001", base_url=faulty.url)
+    with fault_proxy.edit("10001/data/", without, times=1):
+        made = mount("10001", base_url=fault_proxy.url)
         assert "plain.mrc" not in made.call(names, made / "10001/data")
         assert made.call(read, made / "10001/data/plain.mrc") == b"plain.mrc" * 3
         assert "plain.mrc" in made.call(names, made / "10001/data")
@@ -186,11 +182,11 @@ def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: FaultProxy) -> None:
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A reader notices nothing of a few replies of 503."""
-    made = mount("10100", base_url=faulty.url)
+    made = mount("10100", base_url=fault_proxy.url)
     made.expect("HTTP 503")
-    with faulty.answer("10100/data/random.bin", 503, times=2):
+    with fault_proxy.answer("10100/data/random.bin", 503, times=2):
         assert len(made.call(read, made / "10100/data/random.bin")) == 8 * 2**20 + 4_321
 
 
@@ -198,7 +194,7 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: 
     "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
     "never fewer."
 )
-def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: FaultProxy) -> None:
+def test_an_error_that_lasts_is_an_error(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """When patience is at its end a read fails with EIO; it never gives other bytes."""
 
     def outcome(path: str) -> int:
@@ -207,15 +203,15 @@ def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: FaultProxy) -> N
         except OSError as error:
             return -(error.errno or 1)
 
-    made = mount("10100", base_url=faulty.url, env={"EMPIARFS_PATIENCE": "1"})
+    made = mount("10100", base_url=fault_proxy.url, env={"EMPIARFS_PATIENCE": "1"})
     made.expect("HTTP 500")
-    with faulty.answer("10100/data/random.bin", 500, method="GET"):
+    with fault_proxy.answer("10100/data/random.bin", 500, method="GET"):
         assert made.call(outcome, made / "10100/data/random.bin") == -errno.EIO
     assert made.call(outcome, made / "10100/data/random.bin") > 0
 
 
 @pytest.mark.promise("A listing's rounded size is never shown as one.")
-def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, world: World) -> None:
+def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, tree: FixtureTree) -> None:
     """A size that a listing rounds, as 973 bytes to 1.0K, is shown exactly."""
 
     def sizes(folder: str) -> dict[str, int]:
@@ -223,4 +219,4 @@ def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, world: World) -> No
 
     made: Mount = mount("10100")
     found = made.call(sizes, made / "10100/data")
-    assert found == {file.name: file.stat().st_size for file in (world.root / "10100/data").iterdir()}
+    assert found == {file.name: file.stat().st_size for file in (tree.root / "10100/data").iterdir()}

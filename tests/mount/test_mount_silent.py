@@ -35,9 +35,11 @@ def bounded(open_folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{open_folder}:{sandbox.PROJECT}", "EMPIARFS_PATIENCE": "300"}
 
 
-def away(faulty: FaultProxy, how: str) -> AbstractContextManager[object]:
+def away(fault_proxy: FaultProxy, how: str) -> AbstractContextManager[object]:
     """Return what keeps the server silent, gone, or refusing."""
-    return {"silent": lambda: faulty.hold(".*"), "gone": faulty.gone, "refusing": faulty.refusing}[how]()
+    return {"silent": lambda: fault_proxy.hold(".*"), "gone": fault_proxy.gone, "refusing": fault_proxy.refusing}[
+        how
+    ]()
 
 
 def timed(mount: Mount, *command: str | Path, **more: Any) -> "tuple[subprocess.CompletedProcess[bytes], float]":
@@ -48,11 +50,11 @@ def timed(mount: Mount, *command: str | Path, **more: Any) -> "tuple[subprocess.
 
 @pytest.fixture(params=["silent", "gone", "refusing"])
 def named(
-    request: pytest.FixtureRequest, mount: Mounts, faulty: FaultProxy, bounded: dict[str, str], binding: str
+    request: pytest.FixtureRequest, mount: Mounts, fault_proxy: FaultProxy, bounded: dict[str, str], binding: str
 ) -> Iterator[Mount]:
     """10028, named, of a server that is away."""
-    with away(faulty, request.param):
-        made = mount("10028", base_url=faulty.url, binding=binding, env=bounded)
+    with away(fault_proxy, request.param):
+        made = mount("10028", base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         yield made
         made.umount("--lazy")
@@ -70,14 +72,16 @@ def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
             assert seconds < SOON, name
 
 
-def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_a_link_to_an_entry_that_is_known_is_there_at_once(
+    mount: Mounts, fault_proxy: FaultProxy, binding: str
+) -> None:
     """Without entries named too, where another mount has seen the entry before."""
     account = mount.account(binding=binding)
-    before = mount(base_url=faulty.url, account=account)
+    before = mount(base_url=fault_proxy.url, account=account)
     assert before.run("ls", "-d", before / "EMPIAR-10028").returncode == 0
     before.umount()
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, account=account)
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, account=account)
         made.expect(STUCK)
         done, seconds = timed(made, "ls", "-d", made / "EMPIAR-10028")
         assert done.returncode == 0
@@ -92,11 +96,11 @@ def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty
 )
 @pytest.mark.parametrize("how", ["silent", "gone"])
 def test_names_fail_soon_where_no_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], how: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str], how: str
 ) -> None:
     """A listing, a file in it, and an entry: EIO after the bound, whatever patience; the log says why."""
-    with away(faulty, how):
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    with away(fault_proxy, how):
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         for program, path in (("ls", "10028"), ("cat", FILE), ("ls", "")):
             done, seconds = timed(made, program, made / path)
@@ -112,15 +116,15 @@ def test_names_fail_soon_where_no_server_has_answered(
     "the next."
 )
 def test_names_are_waited_for_once_the_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
     """From the first answer on patience bounds them; the same mount recovers by itself."""
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         assert made.run("ls", made / "10028").returncode != 0
     assert made.run("ls", made / "10028").stdout == b"data\n"
-    with faulty.hold(".*"):
+    with fault_proxy.hold(".*"):
         process = made.start("ls", made / "10028/data", stdout=subprocess.PIPE)
         time.sleep(BOUND + SOON)
         assert process.poll() is None
@@ -129,15 +133,15 @@ def test_names_are_waited_for_once_the_server_has_answered(
 
 
 def test_reads_are_waited_for_though_no_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
     """A file whose size is known opens, and its bytes are waited for as long as patience lasts."""
     account = mount.account(binding=binding)
-    before = mount("10028", base_url=faulty.url, account=account)
+    before = mount("10028", base_url=fault_proxy.url, account=account)
     size = int(before.run("stat", "--format=%s", before / FILE).stdout)
     before.umount()
-    with faulty.hold(".*"):
-        made = mount("10028", base_url=faulty.url, account=account, env=bounded)
+    with fault_proxy.hold(".*"):
+        made = mount("10028", base_url=fault_proxy.url, account=account, env=bounded)
         made.expect(STUCK)
         process = made.start("cat", made / FILE, stdout=subprocess.PIPE)
         eventually(lambda: told(made)["reads_waiting"], "the read waits")
@@ -162,15 +166,15 @@ def tried_three_times(path: str) -> tuple[list[int], float]:
 
 @pytest.mark.parametrize("way", ["interrupted", "in vain"])
 def test_a_program_waits_once_for_what_it_tries_three_times(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], way: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str], way: str
 ) -> None:
     """One Ctrl-C, or one bound, ends all three."""
-    with faulty.hold(".*") as held:
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    with fault_proxy.hold(".*") as held:
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         process, answer = made.calling(tried_three_times, made / "10028")
         if way == "interrupted":
-            eventually(lambda: ("HEAD", "10028") in faulty.seen and held.waiting, "the server is asked")
+            eventually(lambda: ("HEAD", "10028") in fault_proxy.seen and held.waiting, "the server is asked")
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
         found, seconds = answer(30)
@@ -180,15 +184,15 @@ def test_a_program_waits_once_for_what_it_tries_three_times(
         made.umount("--lazy")
 
 
-def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: FaultProxy, bounded: dict[str, str]) -> None:
+def test_one_interrupt_ends_a_cd(mount: Mounts, fault_proxy: FaultProxy, bounded: dict[str, str]) -> None:
     """Of bash itself, which goes on with its next command, as a prompt would come back."""
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, env=bounded)
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, env=bounded)
         made.expect(STUCK)
         process = made.start(
             "bash", "-c", 'trap : INT; cd "$0"; echo back', made / "10028/data", stdout=subprocess.PIPE
         )
-        eventually(lambda: ("HEAD", "10028") in faulty.seen, "the server is asked")
+        eventually(lambda: ("HEAD", "10028") in fault_proxy.seen, "the server is asked")
         time.sleep(0.5)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -204,14 +208,14 @@ def told(mount: Mount) -> dict[str, Any]:
     return values
 
 
-def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_status_counts_the_programs_that_wait(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """Lookups, listings and opens that wait are names, reads are reads; there are none when all have come."""
     account = mount.account(binding=binding)
-    before = mount("10028", base_url=faulty.url, account=account)
+    before = mount("10028", base_url=fault_proxy.url, account=account)
     assert before.run("stat", before / FILE).returncode == 0
     before.umount()
-    with faulty.hold(".*"):
-        made = mount("10028", "10100", "10300", base_url=faulty.url, account=account)
+    with fault_proxy.hold(".*"):
+        made = mount("10028", "10100", "10300", base_url=fault_proxy.url, account=account)
         made.expect(STUCK)
         assert (told(made)["names_waiting"], told(made)["reads_waiting"]) == (0, 0)
         waiting = [made.start("head", "-c", "1", made / FILE, stdout=subprocess.DEVNULL)]
@@ -238,11 +242,11 @@ def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: FaultProxy,
     ],
 )
 def test_the_warning_says_how_long_is_waited(
-    mount: Mounts, faulty: FaultProxy, entries: list[str], patience: str, words: str
+    mount: Mounts, fault_proxy: FaultProxy, entries: list[str], patience: str, words: str
 ) -> None:
     """In one line, when a mount is made of a server that is silent."""
-    with faulty.hold(".*"):
-        made = mount(*entries, base_url=faulty.url, env={"EMPIARFS_PATIENCE": patience})
+    with fault_proxy.hold(".*"):
+        made = mount(*entries, base_url=fault_proxy.url, env={"EMPIARFS_PATIENCE": patience})
         made.expect(STUCK)
         assert made.started is not None
         (line,) = made.started.stderr.decode().splitlines()

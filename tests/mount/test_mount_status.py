@@ -18,24 +18,17 @@ from typing import Any
 
 import pytest
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.programs import length
 
 NAME = ".empiarfs-status"
-RANDOM = "10100/data/random.bin"
 STUCK = "went silent|asking again|was closed|line was lost|no reply|refuses connections|does not answer"
 
 
 def text_of(path: str) -> str:
     """Return the text of a file."""
     return Path(path).read_text(encoding="ascii")
-
-
-def outcome(path: str) -> int:
-    """Read a file; give its length, or the errno with a minus."""
-    try:
-        return len(Path(path).read_bytes())
-    except OSError as error:
-        return -(error.errno or 1)
 
 
 def told(mount: Mount) -> dict[str, Any]:
@@ -58,7 +51,7 @@ def test_the_hidden_file_tells_of_this_moment(mount: Mounts, binding: str, user:
     assert before["pid"] == made.daemon()
     assert before["binding"].startswith(f"{binding} on libfuse ")
     assert (before["entries"], before["reads"], before["fetched_bytes"]) == ([], 0, 0)
-    size = made.call(outcome, made / RANDOM)
+    size = made.call(length, made / RANDOM)
     after = told(made)
     assert after["entries"] == ["10100"]
     assert after["served_bytes"] == after["fetched_bytes"] == size
@@ -80,7 +73,7 @@ def test_the_hidden_file_is_in_no_listing(mounted: Mount) -> None:
 
 def test_the_hidden_file_stands_at_the_root_alone(mounted: Mount) -> None:
     """In an entry that name is asked of the server like any other."""
-    assert mounted.call(outcome, mounted / f"10028/{NAME}") == -errno.ENOENT
+    assert mounted.call(length, mounted / f"10028/{NAME}") == -errno.ENOENT
 
 
 @pytest.mark.promise("Its length is shown as 0, as in `/proc`: what reads to its end gets all of it.")
@@ -139,16 +132,16 @@ def stuck(mount: Mount, path: Path) -> int:
 
 
 @pytest.mark.promise("It answers while the server is silent and programs wait for it.")
-def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_it_answers_while_everything_else_is_stuck(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """While a server is silent and 60 programs wait for it, the status tells of it within its usual time."""
 
     def sizes(folder: str) -> int:
         return sum(os.stat(f"{folder}/{number:04d}.txt").st_size for number in range(60))
 
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
     made.call(sizes, made / "10300/data")
-    with faulty.hold(".*") as rule:
+    with fault_proxy.hold(".*") as rule:
         for number in range(60):
             stuck(made, made / f"10300/data/{number:04d}.txt")
         stuck(made, made / "99999")  # a lookup at the root, where the file stands
@@ -168,12 +161,12 @@ def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: FaultP
         made.see_gone()
 
 
-def test_the_newest_troubles_are_told(mount: Mounts, faulty: FaultProxy) -> None:
+def test_the_newest_troubles_are_told(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A warning of the log is told with its time: what is wrong, where, and how long it will be tried."""
-    made = mount("10100", base_url=faulty.url)
+    made = mount("10100", base_url=fault_proxy.url)
     made.expect(STUCK, "HTTP 500")
-    made.call(outcome, made / "10100/data/1.bin")
-    with faulty.answer(RANDOM, 500, method="HEAD"):
+    made.call(length, made / "10100/data/1.bin")
+    with fault_proxy.answer(RANDOM, 500, method="HEAD"):
         stuck(made, made / RANDOM)
         eventually(lambda: told(made)["warnings"], "a trouble")
     (trouble, *_) = told(made)["warnings"]
@@ -184,12 +177,12 @@ def test_the_newest_troubles_are_told(mount: Mounts, faulty: FaultProxy) -> None
     assert "asking again" in " ".join(status(made.account, made.path).stdout.decode().split())
 
 
-def test_counters_agree_with_the_server(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
+def test_counters_agree_with_the_server(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """Requests are those that the server saw, and blocks are in memory, on disk, or fetched."""
-    made = mount("10100", base_url=faulty.url, binding=binding)
-    made.call(outcome, made / RANDOM)
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
+    made.call(length, made / RANDOM)
     values = told(made)
-    assert values["requests"] == len(faulty.seen)
+    assert values["requests"] == len(fault_proxy.seen)
     assert values["blocks_read"] >= values["blocks_from_memory"]
     assert values["blocks_fetched"] * 128 * 1024 >= values["fetched_bytes"] > 8 * 2**20
     assert values["blocks_from_disk"] == 0
@@ -203,10 +196,10 @@ def test_blocks_from_disk_are_counted(mount: Mounts) -> None:
     """After a new mount the blocks come from the disk, and nothing is fetched."""
     account = mount.account()
     made = mount("10100", account=account)
-    size = made.call(outcome, made / RANDOM)
+    size = made.call(length, made / RANDOM)
     made.umount()
     again = mount("10100", account=account)
-    assert again.call(outcome, again / RANDOM) == size
+    assert again.call(length, again / RANDOM) == size
     values = told(again)
     assert values["blocks_from_disk"] * 128 * 1024 >= size
     assert (values["blocks_fetched"], values["fetched_bytes"]) == (0, 0)
@@ -317,15 +310,15 @@ def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts,
 @pytest.mark.promise(
     "`SIGUSR1` makes the daemon write to its log what each thread does, and all of its status; it never ends it."
 )
-def test_sigusr1_tells_the_log(mount: Mounts, faulty: FaultProxy, binding: str, user: str) -> None:
+def test_sigusr1_tells_the_log(mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str) -> None:
     """On SIGUSR1 the daemon writes what each thread does, and its status, to its log, as often as it is asked."""
-    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=fault_proxy.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
 
     def dumped(times: int) -> bool:
         return made.log().count('"slow_first_byte_seconds"') == times
 
-    with faulty.hold(RANDOM, method="GET") as rule:
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
         stuck(made, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         for times in (1, 2):
@@ -355,9 +348,9 @@ def test_sigusr1_never_ends_a_daemon_in_the_foreground(mount: Mounts, binding: s
         "daemon.serve = early\n",
     )
     eventually(made.is_mounted, "the mount")
-    eventually(lambda: made.call(outcome, made / "10100/data/1.bin") == 1, "it reads")
+    eventually(lambda: made.call(length, made / "10100/data/1.bin") == 1, "it reads")
     process.send_signal(signal.SIGUSR1)
-    assert made.call(outcome, made / "10100/data/1.bin") == 1
+    assert made.call(length, made / "10100/data/1.bin") == 1
     process.send_signal(signal.SIGTERM)
     _, words = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, words
@@ -382,17 +375,17 @@ def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
     words = (f"--base-url={mount.base_url}", f"--log-file={made.log_file}", made.path)
     done = made.run(sys.executable, "-c", program, *words)
     assert done.returncode == 0, done.stderr
-    assert made.call(outcome, made / "10100/data/1.bin") == 1
+    assert made.call(length, made / "10100/data/1.bin") == 1
     eventually(lambda: "the threads of" in made.log(), "the log")
     made.run("fusermount3", "-u", made.path)
     eventually(lambda: not made.is_mounted(), "the mount goes")
 
 
 @pytest.mark.promise("No status holds the user name or password of an address.")
-def test_credentials_are_not_told(mount: Mounts, faulty: FaultProxy) -> None:
+def test_credentials_are_not_told(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """User name and password of the base URL stand in no status."""
-    url = faulty.url.replace("http://", "http://me:se%40cret@")
+    url = fault_proxy.url.replace("http://", "http://me:se%40cret@")
     made = mount("10100", base_url=url)
-    assert told(made)["base_url"] == faulty.url
+    assert told(made)["base_url"] == fault_proxy.url
     for words in ((), ("--json",), ("--prometheus",)):
         assert b"cret" not in status(made.account, made.path, *words).stdout

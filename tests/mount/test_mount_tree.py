@@ -12,15 +12,11 @@ from typing import Any
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import DEEP, NAMES, World, listed
+from support.fixture_tree import DEEP, NAMES, FixtureTree, listed
 from support.mounting import Account, Mount, Mounts
+from support.programs import names
 
 ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 def error_of(call: str, path: str) -> int:
@@ -58,9 +54,9 @@ def test_root_lists_the_entries_alone(mounted: Mount) -> None:
 
 @pytest.mark.promise("A directory shows what the server lists.")
 @pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
-def test_every_legal_name_is_listed(mounted: Mount, world: World) -> None:
+def test_every_legal_name_is_listed(mounted: Mount, tree: FixtureTree) -> None:
     """A directory lists exactly the names that the server lists, whatever bytes they are made of."""
-    assert mounted.call(names, mounted / "10001/data") == listed(world.root / "10001/data")
+    assert mounted.call(names, mounted / "10001/data") == listed(tree.root / "10001/data")
 
 
 @pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
@@ -74,12 +70,12 @@ def test_every_legal_name_opens(mounted: Mount) -> None:
     assert found == [os.fsencode(name) * 3 for name in NAMES]
 
 
-def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, world: World) -> None:
+def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, tree: FixtureTree) -> None:
     """An Apache that lists as preformatted text, with texts cut to 23 characters, shows the same names."""
-    server = Apache(world.root, pre=True)
+    server = Apache(tree.root, pre=True)
     try:
         made = mount("10001", base_url=server.url)
-        assert made.call(names, made / "10001/data") == listed(world.root / "10001/data")
+        assert made.call(names, made / "10001/data") == listed(tree.root / "10001/data")
     finally:
         server.close()
 
@@ -117,14 +113,14 @@ def test_the_root_shows_itself_and_its_parent(mounted: Mount) -> None:
     assert mounted.run("ls", "-a", mounted.path).stdout.decode().splitlines() == [".", "..", *ENTRIES]
 
 
-def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, faulty: FaultProxy) -> None:
+def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """An entry that the server has and its listing lacks is found by lookup."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"10002" not in line)
 
-    with faulty.edit("", without):
-        made = mount(base_url=faulty.url)
+    with fault_proxy.edit("", without):
+        made = mount(base_url=fault_proxy.url)
         assert "10002" not in made.call(names, made.path)
         assert made.call(names, made / "10002") == ["10002.xml"]
 
@@ -201,7 +197,7 @@ def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number
     "makes it can overwrite and delete it."
 )
 @pytest.mark.promise("`st_blksize` is 4096.")
-def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> None:
+def test_attributes_are_those_of_the_server(mounted: Mount, tree: FixtureTree) -> None:
     """A file has its exact size and date, one link, mode 0644; a directory mode 0755; both the mounting user's."""
     owner = mounted.account.user
     for entry in ("10001", "10028", "10100", "10200"):
@@ -209,7 +205,7 @@ def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> Non
         shown = {path for path in found if "." not in os.path.basename(path)[:1]}
         assert shown == set(found)
         for path, fields in found.items():
-            truth = (world.root / entry / path).lstat()
+            truth = (tree.root / entry / path).lstat()
             assert (fields["st_uid"], fields["st_gid"]) == (owner.uid, owner.gid), path
             assert fields["st_blksize"] == 4096
             if stat.S_ISDIR(truth.st_mode):

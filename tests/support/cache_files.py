@@ -1,17 +1,31 @@
-"""What a cache keeps on disk, as a test sees it from outside, while a daemon may be at work in it."""
+"""What a cache holds on disk, as a test sees it from outside, while a daemon may be at work in it."""
 
 import os
 from pathlib import Path
 
+from support.mounting import Account
+
+BLOCKS = Path("cache", "empiarfs", "v1", "blocks")  # below the home of an account
+
+
+def of(account: Account) -> list[Path]:
+    """Return the files of the account's cache that hold blocks."""
+    return segments(account.home / BLOCKS)
+
+
+def volume_of(account: Account) -> int:
+    """Return the bytes of all blocks of the account's cache."""
+    return volume(account.home / BLOCKS)
+
 
 def segments(folder: Path) -> list[Path]:
-    """Return the files below a folder that hold blocks; a folder that goes away meanwhile is no error."""
+    """Return the files below a directory that hold blocks; one that disappears meanwhile is no error."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(file for file in found if file.suffix == ".val")
 
 
 def volume(folder: Path) -> int:
-    """Return their bytes."""
+    """Return the bytes of the files below a directory that hold blocks."""
     total = 0
     for file in segments(folder):
         try:
