@@ -27,8 +27,8 @@ def server(server: ScriptedServer) -> Iterator[ScriptedServer]:
     assert len(server.requests) == before
 
 
-def test_what_is_kept_is_shown(server: ScriptedServer) -> None:
-    """Names, sizes, bytes."""
+def test_what_is_cached_is_shown(server: ScriptedServer) -> None:
+    """Names, sizes and bytes in the cache are shown offline."""
     assert run("ls", "10028", "--offline").stdout == "10028.xml\ndata/\n"
     assert "8 bytes" in run("stat", "10028/10028.xml", "--offline").stdout
     assert run("cat", "10028/10028.xml", "--offline").stdout == "<entry/>"
@@ -39,10 +39,10 @@ def test_what_is_kept_is_shown(server: ScriptedServer) -> None:
     "words",
     [("ls",), ("ls", "10028/data"), ("stat", "10029"), ("stat", "10028/unlisted"), ("cat", "10028/data/a.mrc")],
 )
-def test_what_is_not_kept_is_one_line(
+def test_what_is_not_cached_is_one_line(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    """Also where the environment says so."""
+    """What is not in the cache is one error line, with the flag and with the environment variable."""
     monkeypatch.setenv("EMPIARFS_OFFLINE", "1")
     result = run(*words)
     assert (result.exit_code, result.stdout) == (1, "")
@@ -51,17 +51,17 @@ def test_what_is_not_kept_is_one_line(
 
 
 def test_what_was_not_there_is_not_there(server: ScriptedServer) -> None:
-    """The server has said so."""
+    """A name that the server has denied is reported as missing."""
     assert "No such file" in run("stat", "10028/none", "--offline").stderr
 
 
 def test_the_sample_is_neither_made_nor_served(tmp_path: Path) -> None:
-    """Nobody would ask it."""
+    """`--sample` together with `--offline` is refused, and no sample is made."""
     assert "offline" in run("ls", "--sample", "--offline").stderr
     assert not (tmp_path / "cache" / "sample").exists()
 
 
 def test_the_server_cannot_be_compared_with(server: ScriptedServer) -> None:
-    """Verify itself needs none."""
+    """`cache verify` works offline; with `--against-origin` it is a usage error."""
     assert run("cache", "verify", "--offline").exit_code == 0
     assert run("cache", "verify", "--offline", "--against-origin=1").exit_code == 2
