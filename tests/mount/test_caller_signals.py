@@ -1,4 +1,4 @@
-"""Who waits for a name: ended when he is told to end, and not disturbed by anything else."""
+"""A program that waits for a server: a fatal signal ends it, and no other signal disturbs it."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH116, PTH123, PTH208
@@ -31,12 +31,12 @@ SOON = 3.0  # seconds; a look every 0.2 and a busy machine
 
 
 def looked(path: str) -> int:
-    """Ask for the length of a file."""
+    """Return the size of a file."""
     return os.stat(path).st_size
 
 
 def opened(path: str) -> int:
-    """Open a file, and ask for its length."""
+    """Open a file; return its size."""
     with open(path, "rb") as file:
         return os.fstat(file.fileno()).st_size
 
@@ -51,7 +51,7 @@ def listed(path: str) -> int:
 @pytest.mark.parametrize(
     ("verb", "below"), [(looked, FILE), (opened, FILE), (listed, "10028/data"), (looked, "EMPIAR-10999")]
 )
-def test_who_waits_for_a_name_can_be_ended(
+def test_a_program_that_waits_for_a_name_can_be_ended(
     mount: Mounts,
     fault_proxy: FaultProxy,
     tree: FixtureTree,
@@ -60,7 +60,7 @@ def test_who_waits_for_a_name_can_be_ended(
     below: str,
     number: signal.Signals,
 ) -> None:
-    """With a silent server, any signal that means the end is the end; the next one to ask is answered right."""
+    """A signal that ends a program ends it while it waits for a silent server, and the next lookup is right."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     with fault_proxy.hold(".*") as held:
@@ -80,7 +80,7 @@ def test_who_waits_for_a_name_can_be_ended(
 
 
 def disturbed(path: str) -> tuple[int, int]:
-    """Ask for the length of a file while a clock ticks, and children end; count what was handled."""
+    """Return the size of a file while a timer ticks and children end, and the number of signals handled."""
     ticks = 0
 
     def handle(*_: object) -> None:
@@ -98,10 +98,10 @@ def disturbed(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("No other signal disturbs it.")
-def test_no_other_signal_disturbs_who_waits(
+def test_other_signals_do_not_disturb_a_lookup(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """A program with a timer, children and a window that changes is answered as if there were none."""
+    """A lookup of a program that handles a timer, children and SIGWINCH gets its answer."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
@@ -121,10 +121,10 @@ def test_no_other_signal_disturbs_who_waits(
     "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
     "ended after him."
 )
-def test_those_who_wait_for_one_name_are_gone_in_turn(
+def test_many_programs_that_wait_for_one_name_can_be_killed(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """Twenty are killed, and all gone soon; who comes then is answered, and no thread is left."""
+    """Twenty programs that wait for one name end soon after SIGKILL, and the next lookup is right."""
     made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
     made.expect(STUCK)
     made.call(listed, made / "10028/data")
@@ -147,7 +147,7 @@ def read_past_the_pages(path: str) -> int:
 
 
 def read_by_many_threads(path: str) -> int:
-    """Read a file for each of 60 threads: more than the kernel reads ahead of at once."""
+    """Read a file in each of 60 threads, more than the kernel reads ahead for at once."""
     names = sorted(os.listdir(path))[:60]
     with ThreadPoolExecutor(60) as pool:
         return sum(pool.map(lambda name: len(Path(path, name).read_bytes()), names))
@@ -155,10 +155,10 @@ def read_by_many_threads(path: str) -> int:
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
 @pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
-def test_who_waits_for_bytes_can_be_ended_however_he_reads(
+def test_a_program_that_waits_for_bytes_can_be_killed_however_it_reads(
     mount: Mounts, fault_proxy: FaultProxy, binding: str, verb: Callable[[str], int], below: str
 ) -> None:
-    """Past the kernel's pages, and where so many read that it reads ahead for nobody; the next one reads right."""
+    """A program that waits for bytes can be killed, with O_DIRECT or many threads too; the next read is right."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     expected = made.call(verb, made / below)
@@ -180,10 +180,10 @@ def whole(path: str) -> str:
 
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
-def test_who_reads_beside_one_that_is_ended_reads_right(
+def test_programs_that_share_the_pages_of_a_killed_one_read_right(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """The kernel reads ahead for the first; the pages that he is not given are read for the second."""
+    """Programs that wait for pages that the kernel reads ahead for another get them when that one is killed."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / RANDOM)
@@ -213,10 +213,10 @@ def read_and_interrupted(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
-def test_who_catches_the_signal_reads_on(
+def test_a_program_that_catches_the_signal_reads_on(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """To him a read that fails would be an error of the file; RELION goes on after one."""
+    """A read of a program that catches the signal waits on and returns all bytes, because RELION ignores errors."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / FILE)
@@ -231,7 +231,7 @@ def test_who_catches_the_signal_reads_on(
 
 
 def caught(path: str) -> tuple[str, int]:
-    """Ask for a length while a signal comes that is caught; give the error, and then the length."""
+    """Look up a size while a signal is caught; return the error, and then the size."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         os.stat(path)
@@ -241,10 +241,10 @@ def caught(path: str) -> tuple[str, int]:
 
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
-def test_who_catches_the_signal_is_told_of_it(
+def test_a_lookup_is_interrupted_by_a_signal_that_is_caught(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """What he asks then is asked anew."""
+    """A lookup of a program that catches the signal fails with EINTR, and the next one succeeds."""
     made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
@@ -257,7 +257,7 @@ def test_who_catches_the_signal_is_told_of_it(
 
 
 def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, fault_proxy: FaultProxy) -> None:
-    """`ls -l | sort` in a process group of its own: one SIGINT to the group, and the prompt is back."""
+    """One SIGINT to the process group of `ls -l | sort` ends both."""
     made = mount(base_url=fault_proxy.url)
     made.expect(STUCK)
     with fault_proxy.hold(".*") as held:
@@ -287,7 +287,7 @@ def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, fault_proxy: Faul
     ],
 )
 def test_what_means_the_end(prepared: str, sent: str, ends: str) -> None:
-    """A signal that waits, that is neither blocked nor ignored, and by which somebody wants an end."""
+    """A thread is ending when a fatal signal is pending that it neither blocks nor ignores."""
     program = f"import os, signal\n{prepared}\nprint('there', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         try:
@@ -303,14 +303,14 @@ def test_what_means_the_end(prepared: str, sent: str, ends: str) -> None:
             process.kill()
 
 
-def test_who_is_not_known_waits_on() -> None:
-    """A thread of another namespace, or one that is no more, is not to end."""
+def test_an_unknown_thread_is_not_ending() -> None:
+    """A thread of another PID namespace, or one that has ended, is not ending."""
     assert not is_ending(0)
     assert not is_ending(2**22 + 1)
 
 
 def patiently_reads(path: str) -> tuple[int, float]:
-    """Read in vain; give the errno, and how long it took."""
+    """Read from a silent server; return the errno and the seconds it took."""
     begun = time.monotonic()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -321,7 +321,7 @@ def patiently_reads(path: str) -> tuple[int, float]:
 
 
 def patiently_looks(path: str) -> tuple[int, float]:
-    """Look in vain; give the same."""
+    """Look up a name on a silent server; return the errno and the seconds it took."""
     begun = time.monotonic()
     try:
         os.stat(path)
@@ -337,10 +337,10 @@ def patiently_looks(path: str) -> tuple[int, float]:
     "ahead in vain: it may take as long again.",
 )
 @pytest.mark.parametrize("way", ["read", "look"])
-def test_silence_is_borne_for_as_long_as_patience_lasts(
+def test_a_silent_server_is_waited_for_until_patience_ends(
     mount: Mounts, fault_proxy: FaultProxy, binding: str, way: str
 ) -> None:
-    """Some seconds longer at most: a request that was sent is given a fair time, and the kernel asks once more."""
+    """Reads and lookups from a silent server fail with EIO within a few seconds after the patience."""
     made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
     made.expect(STUCK + "|given up")
     made.call(looked, made / FILE)

@@ -1,4 +1,4 @@
-"""Connections, counted at the server: all programs of a user together keep the budget; readers who meet share."""
+"""The connections of all programs of a user, counted at the server, stay within one budget."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ ENDED_IN_A_READ = r"Interrupted|the archive was closed"
 
 
 def read_together(path: str, seed: int, count: int) -> int:
-    """Read 256 KiB at places of a file by several threads at once; give how many bytes came."""
+    """Read 256 KiB at several places of a file in threads at once; return the number of bytes."""
 
     def one(number: int) -> int:
         total = 0
@@ -50,7 +50,7 @@ def read_together(path: str, seed: int, count: int) -> int:
 
 
 def read_by_python(project: str, url: str, folder: str, path: str, seed: int, count: int, connections: int) -> int:
-    """The same without a mount."""
+    """Do the same in Python without a mount."""
     sys.path.insert(0, project)
     from empiarfs import wire  # noqa: PLC0415 - found from here on
     from empiarfs.settings import Settings  # noqa: PLC0415 - see above
@@ -75,13 +75,13 @@ def read_by_python(project: str, url: str, folder: str, path: str, seed: int, co
 
 @pytest.fixture
 def sparse(apache: Apache) -> Iterator[RequestLog]:
-    """The way to the files, which counts connections."""
+    """A relay before Apache, which counts connections."""
     with counted(apache, ROUND_TRIP) as made:
         yield made
 
 
 def read_by_three(mount: Mounts, url: str, connections: int, *expected: str) -> None:
-    """Read with two mounts and a Python program of one user at the same time, and see that all of it comes."""
+    """Read with two mounts and a Python program of one user at once, and check that all bytes come."""
     account = mount.account()
     flags = [f"--max-connections={connections}", "--no-ftp"]
     caches = [account.home / f"cache-{number}" for number in range(3)]  # one of its own for each: nothing is shared
@@ -106,7 +106,7 @@ def test_programs_together_keep_the_budget(mount: Mounts, sparse: RequestLog, co
 
 
 def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fault_proxy: FaultProxy) -> None:
-    """Replies of 503 take nobody over the budget, and every byte comes in the end."""
+    """Replies of 503 never raise the connections above the budget, and every byte comes in the end."""
     host, _, port = fault_proxy.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
         with fault_proxy.answer(SPARSE, 503, method="GET", times=12):
@@ -115,10 +115,10 @@ def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fa
         assert 0 < relay.counts.highest <= BUDGET
 
 
-def test_two_connections_are_kept_for_who_waits(
+def test_two_connections_are_reserved_for_demand_reads(
     fault_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
+    """While all prefetch requests and their reader are stuck, another reader gets its bytes at once."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     def check() -> None:
@@ -141,13 +141,13 @@ def test_two_connections_are_kept_for_who_waits(
 
 
 def read_on(opened: OpenFile, start: int, stop: int) -> None:
-    """Read in line."""
+    """Read a range in order."""
     for offset in range(start, stop, 128 * KIB):
         opened.read(offset, 128 * KIB)
 
 
 def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, fault_proxy: FaultProxy) -> None:
-    """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
+    """When the first of two readers of one block is killed, the other gets it, and one GET is sent."""
 
     def read(path: str, mark: str, flags: int) -> int:
         fd = os.open(path, os.O_RDONLY | flags)

@@ -24,7 +24,7 @@ HIDDEN = ("--exclude=README.md", "--exclude=.hidden")
 
 
 def said(done: Any) -> str:
-    """Return all that a program said."""
+    """Return the output and errors of a program."""
     return str((done.stdout + done.stderr).decode(errors="replace"))
 
 
@@ -51,7 +51,7 @@ def test_find_sees_what_the_server_has(mounted: Mount, tree: FixtureTree) -> Non
 
 
 def test_ls_walks_the_tree(mounted: Mount, tree: FixtureTree) -> None:
-    """`ls -lR` of an entry goes through without a word of complaint, and shows every file."""
+    """`ls -lR` of an entry prints no error, and shows every file."""
     done = mounted.run("ls", "-lR", mounted / "10300")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b".txt\n") == len(listed(tree.root / "10300/data"))
@@ -107,7 +107,7 @@ def test_dd_at_odd_offsets(mounted: Mount, tree: FixtureTree, size: int, skip: i
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
 def test_sizes_around_a_block(mounted: Mount, tree: FixtureTree, size: int) -> None:
-    """A file of no byte, one byte, one block, or one byte more or less, reads as it is, and not past its end."""
+    """A file of 0 bytes, 1 byte, or about one block has its size and bytes, and reads at its end return nothing."""
 
     def ends(path: str) -> tuple[str, int, list[bytes]]:
         fd = os.open(path, os.O_RDONLY)
@@ -127,7 +127,7 @@ def test_sizes_around_a_block(mounted: Mount, tree: FixtureTree, size: int) -> N
     "Any number of threads and processes may read at once; those who want the same block share one request."
 )
 def test_threads_read_one_file_crosswise(mounted: Mount, tree: FixtureTree) -> None:
-    """16 threads that read one file in all directions, by descriptors of their own and a shared one, read right."""
+    """16 threads that read one file in all orders, by own descriptors and a shared one, read the right bytes."""
 
     def crosswise(path: str, truth: str) -> int:
         data = Path(truth).read_bytes()
@@ -176,7 +176,7 @@ def test_mmap(mounted: Mount, tree: FixtureTree, kind: str) -> None:
     "What changes nothing works: `O_CREAT` of a file that is there, `fsync`, a private map that is written to."
 )
 def test_a_private_map_can_be_written(mounted: Mount, tree: FixtureTree) -> None:
-    """What is written into a private map stays there: the file is as it was."""
+    """A write to a private map changes the map and not the file."""
 
     def written(path: str) -> tuple[bytes, bytes]:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
@@ -235,7 +235,7 @@ def test_a_file_has_no_holes(mounted: Mount) -> None:
 
 
 def test_a_file_of_more_than_4_gib(mounted: Mount, tree: FixtureTree) -> None:
-    """A file of over 4 GiB has its exact length, and its bytes stand where they belong, beyond 4 GiB too."""
+    """A file of over 4 GiB has its exact size, and its bytes are right before and after 4 GiB."""
 
     def marks(path: str, places: list[int]) -> tuple[int, list[bytes]]:
         fd = os.open(path, os.O_RDONLY)
@@ -249,7 +249,7 @@ def test_a_file_of_more_than_4_gib(mounted: Mount, tree: FixtureTree) -> None:
 
 
 def test_a_jump_fetches_little(mount: Mounts, apache: Apache) -> None:
-    """A few bytes out of 4 GiB cost a few blocks, not the file."""
+    """Reading a few bytes of 4 GiB fetches at most four blocks."""
 
     def last(path: str, size: int) -> bytes:
         fd = os.open(path, os.O_RDONLY)
@@ -326,7 +326,7 @@ def test_tifffile_reads(mounted: Mount, tree: FixtureTree) -> None:
 
 
 def test_a_library_can_read_past_the_end_in_one_call(mounted: Mount, tree: FixtureTree) -> None:
-    """A read that begins in the file and ends behind it gives what there is, through every way of reading."""
+    """A read across the end of a file returns the bytes before the end, by read, preadv and fread."""
 
     def tails(path: str, offset: int) -> list[bytes]:
         with open(path, "rb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""What a mount keeps: on disk between runs and between mounts, in bounds, and never wrong."""
+"""The disk cache of a mount: shared by runs and mounts, within its limits, and never wrong."""
 
 import hashlib
 import os
@@ -27,12 +27,12 @@ def filled(mount: Mounts, account: Account) -> None:
 
 @pytest.fixture
 def truth(tree: FixtureTree) -> str:
-    """What the file's bytes come to."""
+    """The checksum of the file."""
     return hashlib.sha256((tree.root / RANDOM).read_bytes()).hexdigest()
 
 
 def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: str, truth: str) -> None:
-    """What was read is read again, after a new mount, without a request."""
+    """What one mount has read, a later mount reads without a request."""
     account = mount.account(binding=binding)
     filled(mount, account)
     apache.clear()
@@ -46,7 +46,7 @@ def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: st
     "the free-space floor, and may be shared by several processes."
 )
 def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -> None:
-    """Two mounts at once share what either has read, and both read right while both read."""
+    """Two mounts at once share what either has read, and both read the right bytes at the same time."""
     account = mount.account()
     first = mount("10100", account=account)
     second = mount("10100", account=account)
@@ -64,7 +64,7 @@ def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -
     "the free-space floor, and may be shared by several processes."
 )
 def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
-    """The cache directory, and all that is in it, is closed to others."""
+    """The cache directory belongs to the user and has mode 0700."""
     account = mount.account(user)
     os.umask(os.umask(0o022))
     filled(mount, account)
@@ -75,7 +75,7 @@ def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
 
 
 def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
-    """A cache directory that others could look into is closed to them when it is used."""
+    """A cache directory that others may read gets mode 0700 when it is used."""
     account = mount.account()
     folder = account.home / "shown"
     folder.mkdir(mode=0o755)
@@ -88,7 +88,7 @@ def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
     "the free-space floor, and may be shared by several processes."
 )
 def test_the_cache_keeps_its_bounds(mount: Mounts, tree: FixtureTree) -> None:
-    """With --cache-size 4M about that much stays on disk of 64 MiB, and what was given up is fetched again."""
+    """With `--cache-size 4M` about 4 MiB of 64 stay on disk, and evicted blocks are fetched again."""
     account = mount.account()
     with (tree.root / SPARSE).open("rb") as file:
         expected = hashlib.sha256(file.read(64 * 2**20)).hexdigest()
@@ -100,7 +100,7 @@ def test_the_cache_keeps_its_bounds(mount: Mounts, tree: FixtureTree) -> None:
 
 
 def test_a_cache_of_nothing_keeps_nothing(mount: Mounts, truth: str) -> None:
-    """With --cache-size 0 no block is kept on disk."""
+    """With `--cache-size 0` no block is stored on disk."""
     account = mount.account()
     made = mount("10100", account=account, flags=["--cache-size=0"])
     assert made.call(checksum, made / RANDOM) == truth
@@ -109,19 +109,19 @@ def test_a_cache_of_nothing_keeps_nothing(mount: Mounts, truth: str) -> None:
 
 
 def flipped(file: Path) -> None:
-    """Change one byte in the middle."""
+    """Change one byte in the middle of a file."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
 def halved(file: Path) -> None:
-    """Cut the second half off."""
+    """Remove the second half of a file."""
     os.truncate(file, file.stat().st_size // 2)
 
 
 def emptied(file: Path) -> None:
-    """Leave nothing."""
+    """Truncate a file."""
     os.truncate(file, 0)
 
 
@@ -132,7 +132,7 @@ def emptied(file: Path) -> None:
 @pytest.mark.promise("Losing any of it costs requests, nothing else.")
 @pytest.mark.parametrize("harm", [flipped, halved, emptied, Path.unlink])
 def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: object, truth: str) -> None:
-    """Blocks that were changed, cut or lost on disk are noticed, told of in the log, and fetched again."""
+    """A block that was changed, cut or deleted on disk is fetched again, and damage is logged."""
     assert callable(harm)
     account = mount.account()
     filled(mount, account)
@@ -152,7 +152,7 @@ def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: ob
     "fails is fetched again."
 )
 def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str) -> None:
-    """A block that lies, whole and unharmed, where another belongs is not taken for it."""
+    """A valid block in the place of another is not used."""
     account = mount.account()
     filled(mount, account)
     files = [file for file in cache_files.of(account) if file.stat().st_size > BLOCK]
@@ -166,7 +166,7 @@ def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str)
 
 @pytest.mark.promise("Losing any of it costs requests, nothing else.")
 def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> None:
-    """When both databases of the cache are overwritten the mount works on, and says so."""
+    """A mount works when both databases of the cache are overwritten, and logs it."""
     account = mount.account()
     filled(mount, account)
     folder = account.home / "cache" / "empiarfs" / "v1"
@@ -183,7 +183,7 @@ def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> No
 
 
 def test_memory_stays_in_bounds(mount: Mounts) -> None:
-    """With --memory-cache-size 64M the daemon takes that and what Python needs, while 1 GiB goes through it."""
+    """With `--memory-cache-size 64M` the daemon takes less than 264 MiB while 1 GiB is read."""
     made: Mount = mount("10200", flags=["--memory-cache-size=64M", "--cache-size=128M"])
     done = made.run(
         "dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100
@@ -195,7 +195,7 @@ def test_memory_stays_in_bounds(mount: Mounts) -> None:
 
 
 def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, truth: str, binding: str) -> None:
-    """It is told of, verified, compared and cleared while a mount uses it, which goes on, and fetches again."""
+    """`cache info`, `verify` and `clear` work while a mount uses the cache, and the mount goes on."""
     account = mount.account(binding=binding)
     made = mount("10100", account=account)
     assert made.call(checksum, made / RANDOM) == truth
@@ -214,7 +214,7 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
 
 
 def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: str) -> None:
-    """In one line that says what to do; nothing is mounted."""
+    """A mount with a cache directory that others may write is refused in one line."""
     account = mount.account(user)
     shown = account.home / "shown"
     account.call(open_directory, shown)
@@ -227,6 +227,6 @@ def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: st
 
 
 def open_directory(path: str) -> None:
-    """Make a directory that everybody may write to."""
+    """Make a directory that every user may write."""
     Path(path).mkdir()
     Path(path).chmod(0o777)

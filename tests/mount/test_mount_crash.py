@@ -1,4 +1,4 @@
-"""A daemon that is killed, stopped, or lives for long: nothing wrong is served afterwards, and nothing is left."""
+"""A daemon that is killed, stopped, or runs for long: nothing wrong is served afterwards, and nothing is left."""
 
 import errno
 import fcntl
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: float, threads: int) -> list[str]:
-    """Read parts of files, in line from random places, until the mount is gone; give what was wrong."""
+    """Read parts of files in order from random places until the mount is gone; return what was wrong."""
     end = time.monotonic() + seconds
     wrong: list[str] = []
 
@@ -72,7 +72,7 @@ def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: floa
 
 
 def is_free(slot: Path) -> bool:
-    """Return whether nobody holds a slot of the machine's budget."""
+    """Return whether no process holds a slot of the connection budget."""
     with slot.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +87,7 @@ def is_dead(made: Mount) -> bool:
 
 
 def unknown_blocks(account: Account) -> list[Path]:
-    """Return the files of the cache that its database does not know of."""
+    """Return the files of the cache that are not in its database."""
     folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -107,7 +107,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     how_long: Callable[[int, int], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At whatever moment of a busy run: the next mount takes its place, and serves right bytes from its cache."""
+    """After a daemon is killed at any moment, the next mount replaces it and reads right bytes from its cache."""
     account = lasting_mount.account()
     chance = random.Random(4)
     kills = how_long(12, 100)
@@ -143,7 +143,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
 def test_a_daemon_that_is_stopped_goes_on(
     lasting_mount: Mounts, tree: FixtureTree, how_long: Callable[[int, int], int]
 ) -> None:
-    """A laptop that sleeps: whoever was reading waits, and reads on, right."""
+    """Readers of a stopped daemon wait, and read the right bytes when it continues."""
     made = lasting_mount("10028", "10100", flags=["--memory-cache-size=16M", "--cache-size=8M"])
     made.expect("line was lost|went silent|asking again|only drips|breaks its replies")
     _, answer = made.calling(compared, made.path, tree.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
@@ -159,7 +159,7 @@ def test_a_daemon_that_is_stopped_goes_on(
 
 
 def left_over(account: Account) -> Counter[str]:
-    """Count what a mount may leave behind: processes, mounts, files by the folder they are in."""
+    """Count what a mount may leave behind: processes, mounts, and files by directory."""
     counts = Counter({"processes": len(sandbox.processes(account.token))})
     counts["mounts"] = sum(str(account.home) in line for line in Path("/proc/self/mounts").read_text().splitlines())
     for folder, _, files in os.walk(account.home):
@@ -176,7 +176,7 @@ def test_mounting_again_and_again_leaves_nothing(
     how_long: Callable[[int, int], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No process, mount, lock or temporary file is left, and the cache grows no more."""
+    """Repeated mounts leave no process, mount, lock or temporary file, and the cache does not grow."""
     account = lasting_mount.account()
     (account.home / "tmp").mkdir()
     cycles = how_long(8, 100)
@@ -204,7 +204,7 @@ def whole(path: str) -> int:
 
 
 def used(daemon: int) -> dict[str, int]:
-    """Return what a process holds: open files, threads, KiB of memory."""
+    """Return the open files, threads and KiB of memory of a process."""
     status = Path(f"/proc/{daemon}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {
@@ -216,7 +216,7 @@ def used(daemon: int) -> dict[str, int]:
 
 
 def opened_and_listed(folder: str, times: int) -> int:
-    """Open, read and close files, and list directories, again and again."""
+    """Open, read and close files and list directories repeatedly."""
     count = 0
     for turn in range(times):
         for file in list(Path(folder).iterdir())[:40]:
@@ -228,7 +228,7 @@ def opened_and_listed(folder: str, times: int) -> int:
 def test_a_daemon_that_lives_for_long_does_not_grow(
     lasting_mount: Mounts, binding: str, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files that are opened, read and closed leave no open file, thread or memory in the daemon."""
+    """Opening, reading and closing files leaves no open file, thread or memory in the daemon."""
     made = lasting_mount("10300", binding=binding)
     daemon = made.daemon()
     made.call(opened_and_listed, made / "10300/data", 60)
@@ -244,7 +244,7 @@ def test_a_daemon_that_lives_for_long_does_not_grow(
 
 
 def mixed(path: str, size: int, readers: int, each: int) -> int:
-    """Read with many readers, every other in line, the rest at random; give how many bytes came."""
+    """Read with many threads, half of them sequentially, half at random; return the number of bytes."""
 
     def work(number: int) -> int:
         chance = random.Random(number)
@@ -264,7 +264,7 @@ def mixed(path: str, size: int, readers: int, each: int) -> int:
 
 @pytest.fixture
 def busy(lasting_mount: Mounts) -> Mount:
-    """A mount with little memory of its own."""
+    """A mount with a small memory cache."""
     return lasting_mount("10200", flags=["--memory-cache-size=64M", "--cache-size=512M"])
 
 
@@ -272,7 +272,7 @@ def busy(lasting_mount: Mounts) -> Mount:
 def test_many_readers_do_not_take_more_memory(
     busy: Mount, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --memory-cache-size 64M and 32 readers, in line and at random, the daemon stays under 300 MB."""
+    """With `--memory-cache-size 64M` and 32 readers the daemon stays below 300 MB."""
     each = how_long(12, 60) * MIB
     path = busy / "10200/data/sparse.mrc"
     assert busy.call(mixed, path, path.stat().st_size, 32, each, timeout=250) >= 32 * each
@@ -283,7 +283,7 @@ def test_many_readers_do_not_take_more_memory(
 
 
 def test_two_users_have_two_caches(mount: Mounts, tree: FixtureTree) -> None:
-    """Root and an ordinary user mount at once, each with a cache of his own; neither may use the other's."""
+    """Root and an ordinary user have separate caches, and neither can use that of the other."""
     if len(sandbox.users()) == 1:
         return
     mounts = [mount("10028", "10100", user=user) for user in sandbox.users()]
@@ -301,7 +301,7 @@ def test_two_users_have_two_caches(mount: Mounts, tree: FixtureTree) -> None:
 
 
 def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, tree: FixtureTree) -> None:
-    """The daemon goes on, and forgets what the reader had open."""
+    """The daemon releases the open files of a reader that is killed, and serves others."""
     made = mount("10028", "10100")
     for seed in range(4):
         reader, _ = made.calling(
@@ -314,7 +314,7 @@ def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, tree: FixtureTree)
 
 
 def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, tree: FixtureTree) -> None:
-    """Two mounts share a cache and write to it; one is killed in the middle, and the other reads on, right."""
+    """When one of two mounts that share a cache is killed, the other reads the right bytes."""
     account = mount.account()
     first, second = (mount("10028", "10100", account=account, flags=["--memory-cache-size=16M"]) for _ in range(2))
     _, answers = zip(
