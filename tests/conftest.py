@@ -1,6 +1,7 @@
-"""A world, an Apache that serves it, and mounts of it."""
+"""A tree, an Apache that serves it, mounts of it, and servers that a test scripts."""
 
 import shutil
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from support import sandbox
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fault_trial import Truth, served
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import BINDINGS, Mount, Mounts
+from support.scripted import ScriptedServer, Website
 
 hypothesis_settings.register_profile("empiarfs", deadline=None)  # a busy machine is no fault of ours
 hypothesis_settings.load_profile("empiarfs")
@@ -72,16 +73,16 @@ def _open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def tree() -> Iterator[FixtureTree]:
     """The tree that `apache` serves; nothing changes it."""
     for folder in _open_folder():
-        yield World(folder)
+        yield FixtureTree(folder)
 
 
 @pytest.fixture(scope="session")
-def apache(world: World) -> Iterator[Apache]:
-    """An Apache that serves `world`; each test finds its list of requests empty."""
-    server = Apache(world.root, closed=["10400/closed"])
+def apache(tree: FixtureTree) -> Iterator[Apache]:
+    """An Apache that serves `tree`; each test finds its list of requests empty."""
+    server = Apache(tree.root, closed=["10400/closed"])
     yield server
     server.close()
 
@@ -105,7 +106,7 @@ def own_apache(small_tree: Path) -> Iterator[Apache]:
 
 
 @pytest.fixture
-def faulty(apache: Apache) -> Iterator[FaultProxy]:
+def fault_proxy(apache: Apache) -> Iterator[FaultProxy]:
     """A server before `apache` that misbehaves as it is told."""
     server = FaultProxy(apache.url)
     yield server
@@ -151,7 +152,7 @@ def shared_mounts(own_machine: None, apache: Apache) -> Iterator[Callable[[str, 
 
 @pytest.fixture(params=[f"{binding}-{user}" for binding in BINDINGS for user in sandbox.users()])
 def mounted(request: pytest.FixtureRequest, shared_mounts: Callable[[str, str], Mount]) -> Mount:
-    """The world, mounted; by both bindings, as root and as an ordinary user. Shared: only to be read."""
+    """The tree, mounted by both bindings, as root and as an ordinary user; shared, and only to be read."""
     binding, user = request.param.split("-")
     return shared_mounts(binding, user)
 
@@ -168,25 +169,20 @@ def user(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def trial_served() -> Iterator[tuple[Truth, FaultProxy]]:
-    """The small archive of all trials, and the faulty server before it."""
-    for folder in _open_folder():
-        with served(folder) as both:
-            yield both
+@pytest.fixture
+def website() -> Website:
+    """The site that `server` serves: an empty one; a module of tests has its own instead."""
+    return Website({})
 
 
 @pytest.fixture
-def truth(trial_served: tuple[Truth, FaultProxy]) -> Truth:
-    """What the archive of the trials holds."""
-    return trial_served[0]
+def tls() -> ssl.SSLContext | None:
+    """The certificate that `server` shows: none, it does not encrypt; a module of tests has its own instead."""
+    return None
 
 
 @pytest.fixture
-def server(trial_served: tuple[Truth, FaultProxy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
-    """The faulty server of the trials; the budget of connections is the test's own, and no proxy stands between."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    return trial_served[1]
+def server(website: Website, tls: ssl.SSLContext | None) -> Iterator[ScriptedServer]:
+    """A server of `website`, until a test gives it another answer."""
+    with ScriptedServer(website, tls) as server:
+        yield server

@@ -13,7 +13,7 @@ import pytest
 from support import sandbox
 from support.apache import Apache
 from support.fakes import SOON
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 
 from empiarfs import wire
 from empiarfs.settings import Settings
@@ -94,10 +94,10 @@ def settings(apache: Apache, folder: Path) -> Settings:
     "share connections, and get each other's replies."
 )
 @pytest.mark.promise("A child finds the cache in order, whatever the threads of its parent were doing.")
-def test_a_fork_in_the_middle_of_everything(apache: Apache, world: World, tmp_path: Path) -> None:
+def test_a_fork_in_the_middle_of_everything(apache: Apache, tree: FixtureTree, tmp_path: Path) -> None:
     """Children get a clear error from their parent's archive, and can open their own, cache and all."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, apache.url, world.root, tmp_path / "cache", str(FORKS)],
+        [sys.executable, "-c", PROGRAM, apache.url, tree.root, tmp_path / "cache", str(FORKS)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -119,12 +119,12 @@ def part(chosen: Settings, offset: int) -> bytes:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_open_archives_of_their_own(apache: Apache, world: World, tmp_path: Path, method: str) -> None:
+def test_workers_open_archives_of_their_own(apache: Apache, tree: FixtureTree, tmp_path: Path, method: str) -> None:
     """Settings can be sent to them; all share one cache, while the parent has an archive open too."""
     chosen = settings(apache, tmp_path)
     archive = wire.archive(chosen)
     offsets = [number * 300_000 for number in range(8)]
-    truth = (world.root / PATH).read_bytes()
+    truth = (tree.root / PATH).read_bytes()
     with multiprocessing.get_context(method).Pool(2) as pool:
         parts = pool.starmap(part, [(chosen, offset) for offset in offsets])
     assert parts == [truth[offset : offset + 100_000] for offset in offsets]

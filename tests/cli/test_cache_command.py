@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import click
 import pytest
-from commands import isolated, run
 from support import cache_files
 from support.cache_files import get, put
+from support.commands import isolated, run
 from support.fakes import noise
 from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 

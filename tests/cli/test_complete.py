@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
-from commands import isolated
 from support.mounting import Mounts
 
 from empiarfs.cli import main
@@ -32,9 +31,8 @@ TREE: dict[str, list[Node]] = {
 
 
 @pytest.fixture(autouse=True)
-def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def known(own_settings: None, tmp_path: Path) -> None:
     """An index that knows a tree, of a server that is not there."""
-    isolated(tmp_path, monkeypatch)
     file = index_file(tmp_path / "cache", archive_name(BASE_URL))
     file.parent.mkdir(parents=True)
     index = SqliteIndex(file)
@@ -44,13 +42,13 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def offered(*words: str) -> list[str]:
-    """Press the tab key behind `words`; give what the shell is told, each with its kind."""
+    """Press the tab key after `words`; return what the shell receives, each with its kind."""
     shell = ShellComplete(main, {}, "empiarfs", "_EMPIARFS_COMPLETE")
     return [f"{item.type},{item.value}" for item in shell.get_completions(list(words[:-1]), words[-1])]
 
 
-def test_bash_is_told() -> None:
-    """The program itself, asked as bash asks it, and nothing beside the answer."""
+def test_bash_gets_the_completions_alone() -> None:
+    """The program, called as bash calls it, writes the completions and nothing else."""
     asked = {"_EMPIARFS_COMPLETE": "bash_complete", "COMP_WORDS": "empiarfs ls 109", "COMP_CWORD": "2"}
     program = "from empiarfs.cli import main; main(prog_name='empiarfs')"
     done = subprocess.run(
@@ -77,24 +75,24 @@ def test_bash_is_told() -> None:
     ],
 )
 def test_paths_that_were_listed_are_offered(command: str, begun: str, paths: list[str]) -> None:
-    """The children of what is written so far; of the names none that a shell would not take as it is."""
+    """The known children of the path so far are offered, except names that a shell would misread."""
     assert offered(command, begun) == [f"plain,{path}" for path in paths]
 
 
 @pytest.mark.parametrize("begun", ["/mnt/e", "./x", "~/empiar/1"])
-def test_paths_of_this_machine_are_the_shells_own_business(begun: str) -> None:
-    """They may be inside a mount."""
+def test_local_paths_are_left_to_the_shell(begun: str) -> None:
+    """A local path is completed by the shell, because it may be inside a mount."""
     (line,) = offered("ls", begun)
     assert line.startswith("file,")
 
 
 def test_entries_are_offered_to_mount() -> None:
-    """Behind the mount point, any number of them."""
+    """`mount` completes entries after the mount point, each of them once."""
     assert offered("mount", "/mnt/empiar", "10934", "100") == ["plain,10028"]
 
 
 def test_another_archive_has_an_index_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one that was never listed nothing is known."""
+    """The completions come from the index of the archive that the settings name, and from no other."""
     assert offered("ls", "--base-url", "https://example.org/e", "1") == []
     assert offered("ls", "--sample", "9") == []
     monkeypatch.setenv("EMPIARFS_BASE_URL", "https://example.org/e")
@@ -104,22 +102,22 @@ def test_another_archive_has_an_index_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_without_an_index_nothing_is_offered_and_nothing_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tab is no reason to make a folder."""
+    """Completion without an index offers nothing and creates no directory."""
     folder = tmp_path / "elsewhere"
     monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(folder))
     assert offered("ls", "1") == []
     assert not folder.exists()
 
 
-def test_a_setting_that_is_wrong_is_not_told_at_the_tab_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command itself will."""
+def test_completion_ignores_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Completion with a wrong setting offers nothing; the command itself reports it."""
     monkeypatch.setenv("EMPIARFS_MEMORY_CACHE_SIZE", "much")
     assert offered("ls", "1") == []
 
 
 @pytest.mark.parametrize("command", ["umount", "status"])
 def test_mount_points_are_offered(mount: Mounts, command: str) -> None:
-    """Those of empiarfs; where none begins so, directories."""
+    """`umount` and `status` complete the mount points of empiarfs, and directories where none matches."""
     made = mount("10028")
     assert f"plain,{made.path}" in offered(command, f"{made.path.parent}/mn")
     assert offered(command, "/no/such") == ["dir,/no/such"]

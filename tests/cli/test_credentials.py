@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from commands import isolated, run
+from support.commands import run
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.empiar.connection import transport_error
@@ -40,29 +40,33 @@ class Proxy(Website):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A server that wants a password; the settings name it, and the password."""
-    isolated(tmp_path, monkeypatch)
-    with ScriptedServer(Guarded(FILES)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", with_login(server.base_url))
-        yield server
+def website() -> Website:
+    """A site that requires a password."""
+    return Guarded(FILES)
+
+
+@pytest.fixture
+def server(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The server of that site; the settings name it and the password."""
+    monkeypatch.setenv("EMPIARFS_BASE_URL", with_login(server.base_url))
+    return server
 
 
 def with_login(url: str, login: str = LOGIN) -> str:
-    """Return `url` for somebody who logs in."""
+    """Return `url` with credentials in it."""
     return url.replace("://", f"://{login}@")
 
 
 def silent(result: Result, folder: Path) -> None:
-    """Check that the password is in nothing that was said, and in no name of a file."""
+    """Check that the password is in no output and in no file name."""
     assert SECRET not in result.output + result.stderr
     assert EXPECTED.split()[1] not in result.output + result.stderr
     assert not any(SECRET in name for _, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
 @pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
-def test_who_logs_in_is_let_in(server: ScriptedServer, tmp_path: Path) -> None:
-    """For listings and bytes; with every request in the log, the password is in none."""
+def test_credentials_in_the_base_url_are_used(server: ScriptedServer, tmp_path: Path) -> None:
+    """Listings and bytes are fetched with the credentials, and the verbose log does not contain the password."""
     for words, output in ((("ls", "10028"), "10028.xml"), (("cat", "10028/data/a.mrc"), "bytes")):
         result = run(*words, "--verbose")
         assert result.exit_code == 0
@@ -71,24 +75,24 @@ def test_who_logs_in_is_let_in(server: ScriptedServer, tmp_path: Path) -> None:
         silent(result, tmp_path)
 
 
-def test_a_wrong_password_is_told_without_it(server: ScriptedServer, tmp_path: Path) -> None:
-    """The server refuses."""
+def test_a_rejected_password_is_not_shown(server: ScriptedServer, tmp_path: Path) -> None:
+    """The error for a rejected password names the status and does not contain the password."""
     result = run("ls", "10028", "--base-url", with_login(server.base_url, f"me:{SECRET}no"), "--verbose")
     assert result.exit_code == 1
     assert "401" in result.stderr
     silent(result, tmp_path)
 
 
-def test_a_server_that_is_away_is_told_without_it(server: ScriptedServer, tmp_path: Path) -> None:
-    """Whatever the libraries say."""
+def test_an_unreachable_server_does_not_reveal_the_password(server: ScriptedServer, tmp_path: Path) -> None:
+    """The error for an unreachable server does not contain the password."""
     server.stop()
     result = run("ls", "10028", "--verbose")
     assert result.exit_code == 1
     silent(result, tmp_path)
 
 
-def test_a_host_that_is_none_is_told_without_it(server: ScriptedServer, tmp_path: Path) -> None:
-    """The library shows the whole address."""
+def test_an_invalid_host_does_not_reveal_the_password(server: ScriptedServer, tmp_path: Path) -> None:
+    """The error for an invalid host name does not contain the password, though the library's message does."""
     url = f"http://{LOGIN}@{'a' * 70}.example/x"
     result = run("ls", "10028", "--base-url", url, "--verbose")
     assert result.exit_code == 1
@@ -96,27 +100,27 @@ def test_a_host_that_is_none_is_told_without_it(server: ScriptedServer, tmp_path
 
 
 @pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
-def test_what_the_libraries_say_is_told_without_it() -> None:
-    """Whatever they put into it."""
+def test_messages_of_libraries_lose_the_password() -> None:
+    """Credentials are removed from the messages of libraries, whether a scheme precedes them or not."""
     assert SECRET not in str(transport_error(OSError(f"cannot reach http://{LOGIN}@h/x nor {LOGIN}@h")))
 
 
-def test_an_address_elsewhere_is_told_without_it(server: ScriptedServer, tmp_path: Path) -> None:
-    """Neither that of the base URL nor that of the argument."""
+def test_a_foreign_address_does_not_reveal_the_password(server: ScriptedServer, tmp_path: Path) -> None:
+    """The error for an address on another server shows no password, neither of the address nor of the base URL."""
     result = run("ls", f"http://you:{SECRET}@elsewhere.example/x")
     assert (result.exit_code, "elsewhere.example" in result.stderr) == (2, True)
     silent(result, tmp_path)
 
 
 def test_an_address_below_the_base_url_needs_no_password_of_its_own(server: ScriptedServer) -> None:
-    """With it or without, it is the same place."""
+    """An address below the base URL is the same place with and without credentials."""
     for url in (server.base_url, with_login(server.base_url)):
         assert "data/" in run("ls", f"{url}/10028").stdout
 
 
 @pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
 def test_the_cache_knows_no_password(server: ScriptedServer, tmp_path: Path) -> None:
-    """What was kept under one is found with another: the archive is the same."""
+    """The cache is the same for all credentials: what was fetched with one login is found with another."""
     run("ls", "10028")
     asked = len(server.requests)
     result = run("ls", "10028", "--base-url", with_login(server.base_url, "someone:else"))
@@ -127,7 +131,7 @@ def test_the_cache_knows_no_password(server: ScriptedServer, tmp_path: Path) -> 
     "A redirect is followed on the same server alone, never from HTTPS to HTTP, and never with credentials."
 )
 def test_the_password_stays_with_its_server(server: ScriptedServer) -> None:
-    """Another port of the same host is another server, and is not asked."""
+    """A redirect to another port of the same host is not followed."""
     with ScriptedServer(Website(FILES)) as other:
         away = {"Location": f"{other.base_url}/10028/data/", "Content-Length": "0"}
         server.answer = lambda _: Reply("302 Found", away)
@@ -136,7 +140,7 @@ def test_the_password_stays_with_its_server(server: ScriptedServer) -> None:
 
 
 def test_a_redirect_on_the_same_server_keeps_it(server: ScriptedServer) -> None:
-    """Servers write their own address without it."""
+    """A redirect on the same server is followed with the credentials, which its Location does not contain."""
     site = Guarded(FILES)
     away = {"Location": f"{server.base_url}/10028/data/", "Content-Length": "0"}
     server.answer = lambda request: Reply("302 Found", away) if request.target.endswith("/x/") else site(request)
@@ -156,16 +160,16 @@ def proxy(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def test_a_proxy_is_logged_in_to(proxy: ScriptedServer, tmp_path: Path) -> None:
-    """And not told of with its password."""
+    """Credentials in a proxy's address are used, and the verbose log does not contain them."""
     result = run("cat", "10028/data/a.mrc", "--verbose")
     assert (result.exit_code, result.stdout) == (0, "bytes")
     silent(result, tmp_path)
 
 
-def test_a_proxy_that_refuses_is_told_without_the_password(
+def test_a_proxy_that_refuses_does_not_reveal_the_password(
     proxy: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its status."""
+    """The error for a proxy that rejects the password names the status and does not contain the password."""
     monkeypatch.setenv("http_proxy", f"http://me:{SECRET}no@127.0.0.1:{proxy.port}")
     result = run("ls", "10028", "--verbose")
     assert (result.exit_code, "407" in result.stderr) == (1, True)
@@ -175,10 +179,10 @@ def test_a_proxy_that_refuses_is_told_without_the_password(
 @pytest.mark.parametrize(
     "address", ["http://{}@127.0.0.1:{}", "gopher://{}@127.0.0.1:{}", "http://{}@127.0.0.1:{}x"]
 )
-def test_a_proxy_that_is_none_is_told_without_the_password(
+def test_an_unusable_proxy_does_not_reveal_the_password(
     proxy: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """One that is away, and addresses that are none, which the libraries show whole."""
+    """The error for a proxy that is unreachable or invalid is short and does not contain the password."""
     monkeypatch.setenv("http_proxy", address.format(LOGIN, proxy.port))
     proxy.stop()
     result = run("ls", "10028", "--verbose")

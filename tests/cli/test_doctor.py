@@ -6,12 +6,11 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import isolated, run
+from support.commands import run
 from support.fakes import SOON, noise
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
@@ -42,34 +41,36 @@ class Dated(Website):
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A good server, which the settings name; and no proxy."""
-    isolated(tmp_path, monkeypatch)
-    for name in machine.PROXIES:
+def website() -> Website:
+    """A good site that says what time it is."""
+    return Dated(FILES)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(own_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names no proxy."""
+    for name in (*machine.PROXIES, "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    with ScriptedServer(Dated(FILES)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield server
 
 
-def told(*flags: str) -> Any:
-    """Return what `doctor` tells programs."""
+def findings_as_json(*flags: str) -> Any:
+    """Return the output of `doctor --json`."""
     return json.loads(run("doctor", "--json", *flags).stdout)
 
 
 def of_network(*, seconds: float = SOON) -> list[Finding]:
-    """Return what is found of the network."""
+    """Return the findings about the network."""
     return list(network.findings(load({}, os.environ), seconds))
 
 
 def states(findings: list[Finding]) -> list[str]:
-    """Return the states alone."""
+    """Return the states of the findings."""
     return [one.state for one in findings]
 
 
 def test_all_is_well(server: ScriptedServer) -> None:
-    """Here, where mounts are tested: status 0, every line is ok, and the last line says so."""
+    """On a machine that can mount, with a good server, every line is ok or a warning, and the status is 0."""
     result = run("doctor")
     lines = result.stdout.splitlines()
     assert (result.exit_code, lines[-1]) == (0, "all is well")
@@ -88,19 +89,19 @@ def test_all_is_well(server: ScriptedServer) -> None:
     ],
 )
 def test_the_last_line_hides_nothing(found: list[State], says: str) -> None:
-    """Neither what is bad nor a warning."""
+    """The last line counts the problems, or the warnings where there is no problem."""
     assert doctor._verdict(found) == says
 
 
-def test_programs_are_told_the_same(server: ScriptedServer) -> None:
-    """State, line and advice of each, and whether all is well."""
-    found = told()
+def test_json_has_the_same_findings(server: ScriptedServer) -> None:
+    """`--json` writes the state, text and advice of each finding, and whether the machine is healthy."""
+    found = findings_as_json()
     assert found["healthy"] is True
     assert {frozenset(one) for one in found["findings"]} == {frozenset({"state", "what", "advice"})}
 
 
 def test_the_rate_is_measured_politely(server: ScriptedServer) -> None:
-    """By a few short parts of the first file that is worth it: a dozen requests over one connection."""
+    """The rate is measured with three ranges of one file, in at most 12 requests over one connection."""
     found = of_network()
     assert states(found) == ["ok"] * 5
     assert found[3].what.startswith("one connection brings ")
@@ -113,19 +114,19 @@ def test_the_rate_is_measured_politely(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("files", [{b"10028/small": b"x"}, {b"10028/empty": b""}])
 def test_a_file_that_is_too_short_is_read_all_the_same(server: ScriptedServer, files: dict[bytes, bytes]) -> None:
-    """It says nothing of the rate."""
+    """A file too short to measure the rate is read, and the line says that it is too short."""
     server.answer = Dated(files)
     assert "too short" in of_network()[3].what
 
 
-def test_an_archive_without_files_is_told(server: ScriptedServer) -> None:
-    """It is a warning."""
+def test_an_archive_without_files_is_a_warning(server: ScriptedServer) -> None:
+    """An archive in which no file is found is a warning."""
     server.answer = Dated({b"10028/y/z/1/2/3/4/5/6/7": b""})
     assert of_network()[3] == Finding("warn", "no file was found to measure the rate by")
 
 
 def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
-    """With advice, and in time."""
+    """An unreachable server is bad, with advice, and the command ends in time."""
     server.stop()
     begun = time.monotonic()
     result = run("doctor")
@@ -140,15 +141,15 @@ def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
     [("404 Not Found", "--base-url"), ("401 Unauthorized", "password"), ("502 Bad", "network")],
 )
 def test_a_server_that_refuses_is_bad(server: ScriptedServer, status: str, advice: str) -> None:
-    """Each with its own advice."""
+    """A server that answers with an error status is bad, with the advice for that status."""
     server.answer = lambda _: Reply(status, {"Content-Length": "0"})
     found = of_network()
     assert found[0].state == "bad"
     assert advice in found[0].advice
 
 
-def test_one_request_that_is_lost_is_no_illness(server: ScriptedServer) -> None:
-    """About 3 % of them hang."""
+def test_one_lost_request_is_no_problem(server: ScriptedServer) -> None:
+    """One request that gets no answer is retried, and every state is ok."""
     site, first = Dated(FILES), threading.Event()
 
     def answer(request: Request) -> Reply | None:
@@ -162,7 +163,7 @@ def test_one_request_that_is_lost_is_no_illness(server: ScriptedServer) -> None:
 
 
 def test_what_breaks_off_in_the_middle_is_a_warning(server: ScriptedServer) -> None:
-    """The server lists its entries, and does not answer everything."""
+    """A server that lists its entries and answers nothing else is a warning."""
     site = Dated(FILES)
 
     def answer(request: Request) -> Reply | None:
@@ -195,7 +196,7 @@ NO_ARCHIVES = {
 
 @pytest.mark.parametrize("page", NO_ARCHIVES)
 def test_a_server_of_no_entries_is_bad(server: ScriptedServer, page: str) -> None:
-    """A root that answers, and is no listing with entries, is bad, with the advice to name another."""
+    """A root that answers but lists no entries is bad, with the advice to name another base URL."""
     text, says = NO_ARCHIVES[page]
     headers = {"Content-Type": "text/html", "Content-Length": str(len(text))}
     server.answer = lambda _: Reply("200 OK", headers, text.encode())
@@ -212,7 +213,7 @@ def test_a_server_of_no_entries_is_bad(server: ScriptedServer, page: str) -> Non
     ("status", "says"), [("404 Not Found", "the server has nothing at "), ("403 Forbidden", "HTTP 403")]
 )
 def test_a_root_that_is_not_listed_is_bad(server: ScriptedServer, status: str, says: str) -> None:
-    """A root that answers a HEAD, and refuses to be listed, is bad."""
+    """A root that answers a HEAD request but refuses to be listed is bad."""
     site = Dated(FILES)
     refusal = Reply(status, {"Content-Length": "0"})
     server.answer = lambda request: (
@@ -226,7 +227,7 @@ def test_a_root_that_is_not_listed_is_bad(server: ScriptedServer, status: str, s
 def test_a_network_that_is_silent_is_given_up_in_time(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looking a name up can take minutes where packets are lost."""
+    """A name lookup that takes minutes does not delay the command beyond its time limit."""
     release = threading.Event()
 
     def forever(*_: object, **__: object) -> None:
@@ -242,8 +243,8 @@ def test_a_network_that_is_silent_is_given_up_in_time(
     release.set()
 
 
-def test_offline_nobody_is_asked(server: ScriptedServer) -> None:
-    """And that is no illness."""
+def test_offline_no_connection_is_made(server: ScriptedServer) -> None:
+    """With `--offline` no connection is made, and that is no problem."""
     result = run("doctor", "--offline")
     assert result.exit_code == 0
     assert "no server is asked" in result.stdout
@@ -251,7 +252,7 @@ def test_offline_nobody_is_asked(server: ScriptedServer) -> None:
 
 
 def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the server's nor the proxy's."""
+    """The output shows no password of the base URL or of the proxy."""
     monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
     monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url.replace("://", "://me:secret@"))
     result = run("doctor")
@@ -260,7 +261,7 @@ def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypat
 
 
 def test_empiars_api_is_asked_of_empiar_alone(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
-    """Its record counts, and nothing else that comes in its place."""
+    """The API is checked for EMPIAR alone, and a reply without the entry's record is a warning."""
     assert not any("API" in one.what for one in of_network())
     monkeypatch.setattr(network, "API_URL", f"{server.base_url}/api")
     for body, state in ((b'{"EMPIAR-10028": {}}', "ok"), (b"<html>", "warn"), (b"", "warn")):
@@ -273,7 +274,7 @@ def test_empiars_api_is_asked_of_empiar_alone(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes can be had without."""
+    """An FTP server that does not answer is a warning with advice, and its password is not shown."""
     monkeypatch.delenv("EMPIARFS_NO_FTP")
     monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@127.0.0.1:{server.port}/x")
     server.stop()
@@ -289,14 +290,14 @@ def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypat
     [(0, "ok", "right"), (59, "ok", "right"), (90, "warn", "90 s fast"), (-3600, "warn", "3600 s slow")],
 )
 def test_the_clock_is_compared_with_the_servers(ahead: int, state: str, words: str) -> None:
-    """A minute matters to nobody."""
+    """A clock that differs from the server's by more than a minute is a warning."""
     (found,) = network.clock("Tue, 14 Nov 2023 22:13:20 GMT", NOW + ahead)
     assert (found.state, words in found.what) == (state, True)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:20 GMT"])
-def test_a_server_that_tells_no_time_says_nothing_of_the_clock(date: str) -> None:
-    """Nothing is guessed."""
+def test_a_reply_without_a_date_gives_no_finding(date: str) -> None:
+    """A reply without a valid date gives no finding about the clock."""
     assert list(network.clock(date, NOW)) == []
 
 
@@ -323,7 +324,7 @@ def refusing(error: OSError) -> Any:
 def test_a_machine_without_fuse_is_bad(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, error: OSError, advice: str
 ) -> None:
-    """As in most containers."""
+    """A FUSE device that cannot be opened is bad, with the advice for the reason."""
     monkeypatch.setattr(os, "open", refusing(error))
     (found,) = machine.device()
     assert (found.state, advice in found.advice) == ("bad", True)
@@ -331,7 +332,7 @@ def test_a_machine_without_fuse_is_bad(
 
 
 def test_a_user_without_fusermount_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Root needs none."""
+    """A missing fusermount is bad for an ordinary user and no problem for root."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert states(list(machine.helper())) == ["ok"]
@@ -340,7 +341,7 @@ def test_a_user_without_fusermount_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With those there are."""
+    """An unknown FUSE binding is bad, and the advice names those that exist."""
     monkeypatch.setenv("EMPIARFS_FUSE", "pyfuse3")
     (found,) = machine.library()
     assert (found.state, found.advice) == ("bad", "write mfusepy or fusepy")
@@ -358,7 +359,7 @@ def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_others_may_read_where_the_administrator_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: str, state: str, open_to_us: int
 ) -> None:
-    """It is an illness only where it is asked for; where it is not, the line says what stands and what it needs."""
+    """A missing `user_allow_other` is bad only with `--allow-other`; otherwise the line says what it needs."""
     (tmp_path / "fuse.conf").write_text(f"# a comment\n{line}\n")
     monkeypatch.setattr(machine, "FUSE_CONFIG", tmp_path / "fuse.conf")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -374,7 +375,7 @@ def test_others_may_read_where_the_administrator_says_so(
 def test_a_cache_that_is_not_on_a_local_disk_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
 ) -> None:
-    """By the file system that is mounted nearest above it, and last."""
+    """A cache on a network file system is a warning; the nearest and last mount above it decides."""
     inside = mountpoints.Mounted(str(tmp_path), kind, frozenset())
     table = [
         mountpoints.Mounted("/", "xfs", frozenset()),
@@ -388,7 +389,7 @@ def test_a_cache_that_is_not_on_a_local_disk_is_a_warning(
 
 
 def test_a_disk_without_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less is free than is always left."""
+    """A disk with less free space than the minimum is a warning."""
     from types import SimpleNamespace  # noqa: PLC0415 - used here alone
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=100 * GIB, free=4 * GIB))
@@ -396,7 +397,7 @@ def test_a_disk_without_room_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_cache_that_is_not_safe_is_bad(tmp_path: Path) -> None:
-    """Nothing would open on it."""
+    """A cache directory that others may write is bad."""
     tmp_path.chmod(0o777)
     (found,) = machine.cache_folder(tmp_path)
     assert (found.state, "written by everybody" in found.what) == ("bad", True)
@@ -405,7 +406,7 @@ def test_a_cache_that_is_not_safe_is_bad(tmp_path: Path) -> None:
 def test_a_folder_for_slots_that_cannot_be_used_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections of other programs are not counted then."""
+    """A directory for connection slots that cannot be used is a warning."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     assert states(list(machine.slots_folder())) == ["warn"]
@@ -415,7 +416,7 @@ def test_a_folder_for_slots_that_cannot_be_used_is_a_warning(
 
 @pytest.mark.parametrize(("most", "state"), [(256, "warn"), (1024, "ok"), (resource.RLIM_INFINITY, "ok")])
 def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch, most: int, state: str) -> None:
-    """A busy mount has many."""
+    """A limit of few open files is a warning."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
     assert states(list(machine.open_files())) == [state]
 
@@ -431,11 +432,10 @@ def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch, most: int
         ({"https_proxy": "http://p:1", "no_proxy": "ebi.ac.uk"}, "ok", "no proxy for ftp.ebi.ac.uk"),
     ],
 )
-def test_proxies_are_told(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], state: str, words: str) -> None:
-    """Which there are, and whether they can be used."""
-    for name in (*machine.PROXIES, "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+def test_proxies_are_shown(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], state: str, words: str
+) -> None:
+    """The line names the proxies in use, and a SOCKS proxy for the archive is bad."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     (found,) = machine.proxies(Settings())

@@ -5,14 +5,13 @@ import pty
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import isolated, run
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import run
 from support.fakes import noise
 from support.scripted import Reply, ScriptedServer, Website
 
@@ -34,12 +33,9 @@ FILES = {
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """A good server, which the settings name."""
-    isolated(tmp_path, monkeypatch)
-    with ScriptedServer(Website(FILES, closed=(b"10028/closed",))) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield server
+def website() -> Website:
+    """A good site with one directory that may not be listed."""
+    return Website(FILES, closed=(b"10028/closed",))
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +45,13 @@ def sample_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sample(sample_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def sample(sample_cache: Path, no_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, and a cache that has the embedded archive."""
-    isolated(tmp_path, monkeypatch)
     monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(sample_cache))
-    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody/listens/here")
 
 
 def test_ls_shows_one_name_a_line(server: ScriptedServer) -> None:
-    """In the server's order; directories end in a slash; no file is measured."""
+    """`ls` prints one name a line in the server's order, a slash after directories, and measures no file."""
     result = run("ls", "10028")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == ["10028.xml", "data/", "closed/"]
@@ -65,18 +59,18 @@ def test_ls_shows_one_name_a_line(server: ScriptedServer) -> None:
 
 
 def test_ls_without_a_path_shows_the_entries(server: ScriptedServer) -> None:
-    """The root is the list of entries."""
+    """`ls` without a path lists the entries."""
     assert run("ls").stdout.splitlines() == ["10028/", "10029/"]
 
 
 def test_ls_of_a_file_shows_the_file(server: ScriptedServer) -> None:
-    """As ls does."""
+    """`ls` of a file prints its name."""
     result = run("ls", "10028/10028.xml")
     assert (result.exit_code, result.stdout) == (0, "10028.xml\n")
 
 
 def test_ls_long_marks_sizes_that_are_rounded(server: ScriptedServer) -> None:
-    """A listed size has a tilde, a measured one is exact, a directory has none; the columns stand in line."""
+    """`ls -l` marks a rounded size with a tilde, shows a measured one exactly, and aligns the columns."""
     run("stat", "10028/10028.xml")
     lines = run("ls", "-l", "10028").stdout.splitlines()
     assert [line.split() for line in lines] == [
@@ -89,16 +83,16 @@ def test_ls_long_marks_sizes_that_are_rounded(server: ScriptedServer) -> None:
     assert len({line.index("2") for line in lines}) == 1
 
 
-def test_a_listing_is_kept_between_commands(server: ScriptedServer) -> None:
-    """The second `ls` costs no request."""
+def test_a_listing_is_cached_between_commands(server: ScriptedServer) -> None:
+    """A second `ls` sends no request."""
     run("ls", "10028")
     asked = len(server.requests)
     assert run("ls", "10028").exit_code == 0
     assert len(server.requests) == asked
 
 
-def test_stat_tells_kind_size_date_and_address(server: ScriptedServer) -> None:
-    """The size is exact, the date the server's, in UTC."""
+def test_stat_shows_kind_size_date_and_address(server: ScriptedServer) -> None:
+    """`stat` shows the path, kind, exact size, date of the server in UTC, and address of a file."""
     assert run("stat", "EMPIAR-10028/data/large.mrc").stdout.splitlines() == [
         "path:     10028/data/large.mrc",
         "kind:     file",
@@ -108,21 +102,21 @@ def test_stat_tells_kind_size_date_and_address(server: ScriptedServer) -> None:
     ]
 
 
-def test_stat_of_a_directory_tells_that_it_is_one(server: ScriptedServer) -> None:
-    """And has no size."""
+def test_stat_of_a_directory_shows_no_size(server: ScriptedServer) -> None:
+    """`stat` of a directory shows its kind and no size."""
     lines = run("stat", "10028/data").stdout.splitlines()
     assert lines[:2] == ["path:     10028/data", "kind:     directory"]
     assert not any(line.startswith("size") for line in lines)
 
 
 def test_stat_of_the_root(server: ScriptedServer) -> None:
-    """It is a directory, and called a slash."""
+    """`stat` of the root shows a directory with the path `/`."""
     assert run("stat", "empiar://").stdout.splitlines()[:2] == ["path:     /", "kind:     directory"]
 
 
 @pytest.mark.parametrize("name", ["large.mrc", "empty", "a b#%41.mrc", "-rf"])
 def test_cat_writes_the_bytes(server: ScriptedServer, name: str) -> None:
-    """All of them, and nothing else."""
+    """`cat` writes the bytes of the file and nothing else."""
     result = run("cat", f"10028/data/{name}")
     assert result.exit_code == 0
     assert result.stdout_bytes == FILES[b"10028/data/" + name.encode()]
@@ -157,7 +151,7 @@ def test_cat_shows_text_on_a_terminal(server: ScriptedServer) -> None:
 
 
 def test_cat_of_a_directory_is_one_line(server: ScriptedServer) -> None:
-    """It says what it is, and writes nothing."""
+    """`cat` of a directory is one line on standard error and status 1."""
     result = run("cat", "10028/data")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: 10028/data: Is a directory\n"
@@ -178,7 +172,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_path_may_be_written_in_many_ways(server: ScriptedServer, form: str) -> None:
-    """All of them are the same file; only in a URL are escapes undone."""
+    """All accepted forms of a path name the same file, and escapes are decoded in a URL alone."""
     result = run("cat", form.format(base=server.base_url))
     assert (result.stdout_bytes, result.exit_code) == (b"odd", 0)
 
@@ -201,7 +195,7 @@ def test_a_path_may_be_written_in_many_ways(server: ScriptedServer, form: str) -
     ],
 )
 def test_a_path_that_points_elsewhere_is_refused(server: ScriptedServer, form: str) -> None:
-    """Another server, another directory of it, another scheme, or `..`: a usage error, and no request."""
+    """A path to another server, another directory or scheme, or with `..` is a usage error without a request."""
     host = server.base_url.removesuffix("/empiar/world_availability")
     result = run("ls", form.format(base=server.base_url, host=host))
     assert result.exit_code == 2
@@ -211,13 +205,13 @@ def test_a_path_that_points_elsewhere_is_refused(server: ScriptedServer, form: s
 
 
 def test_several_paths_are_listed_as_ls_lists_them(server: ScriptedServer) -> None:
-    """Files come first, then each directory below its own heading."""
+    """`ls` of several paths lists the files first, then each directory under its own heading."""
     result = run("ls", "10029", "10028/10028.xml", "10028")
     assert result.stdout == "10028/10028.xml\n\n10029:\nx\n\n10028:\n10028.xml\ndata/\nclosed/\n"
 
 
 def test_a_path_that_fails_keeps_no_other_from_being_listed(server: ScriptedServer) -> None:
-    """Each failure is a line on standard error, and the status at the end is 1."""
+    """A path that fails is one line on standard error and status 1, and the other paths are listed."""
     result = run("ls", "10029/none", "10029", "https://elsewhere.example/x")
     assert (result.exit_code, result.stdout) == (1, "10029:\nx\n")
     first, second = result.stderr.splitlines()
@@ -226,7 +220,7 @@ def test_a_path_that_fails_keeps_no_other_from_being_listed(server: ScriptedServ
 
 
 def test_a_directory_is_listed_with_all_below(server: ScriptedServer) -> None:
-    """`ls -R` shows each directory below its path; one that is closed is an error, and the rest goes on."""
+    """`ls -R` lists each directory under its path; a forbidden one is one error line, and the rest is listed."""
     result = run("ls", "-R", "10028")
     headings = [line for line in result.stdout.splitlines() if line.endswith(":")]
     assert headings == ["10028:", "10028/data:"]
@@ -236,8 +230,8 @@ def test_a_directory_is_listed_with_all_below(server: ScriptedServer) -> None:
     assert "10028/closed" in result.stderr
 
 
-def test_all_of_empiar_is_not_listed_by_a_slip(server: ScriptedServer) -> None:
-    """`ls -R` without an entry would ask for millions of listings: it asks for none."""
+def test_recursive_ls_needs_an_entry(server: ScriptedServer) -> None:
+    """`ls -R` without an entry is a usage error without a request."""
     result = run("ls", "-R")
     assert result.exit_code == 2
     assert "name an entry" in result.stderr
@@ -245,7 +239,7 @@ def test_all_of_empiar_is_not_listed_by_a_slip(server: ScriptedServer) -> None:
 
 
 def test_sizes_for_people_are_short(server: ScriptedServer) -> None:
-    """`ls -lh` shows sizes like the server's; one that is exactly known is rounded too."""
+    """`ls -lh` shows every size as short as the server's listing does, an exact one too."""
     run("stat", "10028/data/large.mrc")
     (exact,) = [line for line in run("ls", "-l", "10028/data").stdout.splitlines() if "large" in line]
     (short,) = [line for line in run("ls", "-lh", "10028/data").stdout.splitlines() if "large" in line]
@@ -254,12 +248,12 @@ def test_sizes_for_people_are_short(server: ScriptedServer) -> None:
 
 
 def test_all_names_are_shown_with_and_without_a(server: ScriptedServer) -> None:
-    """`ls -a`, which people type, shows what `ls` shows."""
+    """`ls -a` prints what `ls` prints."""
     assert run("ls", "-a", "10028").stdout == run("ls", "10028").stdout
 
 
 def test_an_absolute_path_outside_any_mount_is_refused(server: ScriptedServer, tmp_path: Path) -> None:
-    """It cannot be a path in the archive; the error says how to write one."""
+    """An absolute path outside every mount is one error line that says so, and status 1."""
     result = run("ls", str(tmp_path))
     assert result.exit_code == 1
     assert "is in no mount of empiarfs" in result.stderr
@@ -269,7 +263,7 @@ def test_an_absolute_path_outside_any_mount_is_refused(server: ScriptedServer, t
 @pytest.mark.parametrize("command", ["ls", "stat", "cat"])
 @pytest.mark.parametrize("path", ["10028/none", "10028/none/deeper", "99999", "readme", "10028/10028.xml/x"])
 def test_what_is_not_there_is_one_line_and_status_1(server: ScriptedServer, command: str, path: str) -> None:
-    """The line names the path; nothing goes to standard output."""
+    """A missing path is one error line that names it, and status 1."""
     result = run(command, path)
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
@@ -278,7 +272,7 @@ def test_what_is_not_there_is_one_line_and_status_1(server: ScriptedServer, comm
 
 @pytest.mark.parametrize("command", ["ls", "stat", "cat"])
 def test_a_server_that_is_away_is_one_line_and_status_1(server: ScriptedServer, command: str) -> None:
-    """With no patience it says so at once."""
+    """A failing server is one error line with its status, and exit status 1, at once with a patience of 0."""
     server.answer = lambda _: Reply("500 Internal Server Error", {"Content-Length": "0"})
     result = run(command, "10028/data/large.mrc")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -287,7 +281,7 @@ def test_a_server_that_is_away_is_one_line_and_status_1(server: ScriptedServer, 
 
 
 def test_a_directory_closed_to_listings_is_one_line(server: ScriptedServer) -> None:
-    """And its files are read all the same."""
+    """`ls` of a forbidden directory is one error line, and its files can be read."""
     result = run("ls", "10028/closed")
     assert result.exit_code == 1
     assert "403" in result.stderr
@@ -299,7 +293,7 @@ ODD_SHOWN = "a\\x1b[31m\\n\\xff\\u202e.mrc"
 
 
 def test_control_characters_of_a_name_are_escaped(server: ScriptedServer) -> None:
-    """No name moves the cursor, turns the line around, or makes a second line: neither on success nor in errors."""
+    """Control characters of a name are escaped in output and in errors, so that it stays on its line."""
     path = os.fsdecode(ODD)
     assert ODD_SHOWN in run("ls", "10028/data").stdout.splitlines()
     stat = run("stat", path)
@@ -311,7 +305,7 @@ def test_control_characters_of_a_name_are_escaped(server: ScriptedServer) -> Non
 
 
 def test_bytes_of_an_odd_file_are_not_escaped(server: ScriptedServer) -> None:
-    """`cat` is about bytes."""
+    """`cat` escapes nothing."""
     assert run("cat", os.fsdecode(ODD)).stdout_bytes == b"escape"
 
 
@@ -320,7 +314,7 @@ ANY_TEXT = st.text(st.characters(codec=None, categories=["L", "N", "P", "S", "Z"
 
 @given(ANY_TEXT)
 def test_printable_leaves_nothing_that_is_not(text: str) -> None:
-    """Whatever goes in: no control, no surrogate, no mark of direction comes out, and it can be written."""
+    """`printable` returns text without controls, surrogates or direction marks, which can be encoded."""
     shown = printable(text)
     assert not [one for one in shown if unicodedata.category(one) in {"Cc", "Cs", "Zl", "Zp"}]
     assert not [one for one in shown if unicodedata.bidirectional(one) in {"LRE", "RLE", "LRO", "RLO", "PDF"}]
@@ -330,13 +324,13 @@ def test_printable_leaves_nothing_that_is_not(text: str) -> None:
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_printable_tells_names_apart(one: str, other: str) -> None:
-    """Two names are shown alike only if they are the same."""
+    """`printable` returns the same text for two names only if they are equal."""
     assert (printable(one) == printable(other)) == (one == other)
 
 
 @given(st.text(st.characters(categories=["L", "N"]), max_size=30))
 def test_printable_leaves_plain_text_as_it_is(text: str) -> None:
-    """Letters and digits of every script are not touched."""
+    """`printable` returns letters and digits of every script unchanged."""
     assert printable(text) == text
 
 
@@ -344,7 +338,7 @@ PAGE = "https://www.ebi.ac.uk/empiar/EMPIAR-10028/"
 
 
 def test_the_web_page_of_an_entry_is_a_path(server: ScriptedServer) -> None:
-    """`ls`, `stat` and `cat` take the address that stands in the browser for the entry."""
+    """`ls`, `stat` and `cat` accept the address of an entry's web page."""
     assert run("ls", PAGE).stdout.splitlines() == ["10028.xml", "data/", "closed/"]
     assert run("stat", PAGE).stdout.splitlines()[0] == "path:     10028"
     assert run("cat", PAGE).stderr == "Error: 10028: Is a directory\n"
@@ -352,7 +346,7 @@ def test_the_web_page_of_an_entry_is_a_path(server: ScriptedServer) -> None:
 
 @pytest.mark.usefixtures("sample")
 def test_the_embedded_archive_is_listed_measured_and_read() -> None:
-    """With --sample every command works without a network."""
+    """With `--sample` every command works without a network."""
     entries = run("ls", "--sample").stdout.splitlines()
     assert entries
     assert all(entry.rstrip("/").isdigit() for entry in entries)
@@ -367,19 +361,19 @@ def test_the_embedded_archive_is_listed_measured_and_read() -> None:
 
 @pytest.mark.usefixtures("sample")
 def test_the_embedded_archive_says_what_it_does_not_have() -> None:
-    """One line and status 1, as for the real one."""
+    """A missing entry of the sample is one error line and status 1."""
     result = run("ls", "--sample", "10002")
     assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
 
 
 def program(*words: str) -> list[str]:
-    """Return the command that starts empiarfs as a process of its own."""
+    """Return the command that starts empiarfs in a process."""
     return [sys.executable, "-W", "error", "-m", "empiarfs", *words]
 
 
 def test_cat_into_a_closed_pipe_is_quiet(server: ScriptedServer) -> None:
-    """`empiarfs cat ... | head -c 5` says nothing and ends, as cat does."""
+    """`cat` into a pipe whose reader is gone prints nothing and ends with the status of SIGPIPE."""
     with subprocess.Popen(
         program("cat", "10028/data/large.mrc"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -392,7 +386,7 @@ def test_cat_into_a_closed_pipe_is_quiet(server: ScriptedServer) -> None:
 
 
 def test_ls_into_a_closed_pipe_is_quiet(server: ScriptedServer) -> None:
-    """The same for names."""
+    """`ls` into a pipe whose reader is gone prints nothing and ends with the status of SIGPIPE."""
     site = Website({f"10028/{number:06}".encode(): b"" for number in range(20_000)})
     server.answer = site
     with subprocess.Popen(program("ls", "10028"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -405,7 +399,7 @@ def test_ls_into_a_closed_pipe_is_quiet(server: ScriptedServer) -> None:
 
 
 def test_a_process_gives_the_bytes_and_the_status(server: ScriptedServer) -> None:
-    """As a shell sees it: bytes on standard output, nothing on standard error, 0; or one line, and 1."""
+    """A process writes the bytes to standard output and exits with 0, or writes one error line and exits with 1."""
     good = subprocess.run(program("cat", "10028/10028.xml"), capture_output=True, check=False, timeout=60)
     assert (good.stdout, good.stderr, good.returncode) == (b"<entry/>\n", b"", 0)
     bad = subprocess.run(program("cat", "10028/none"), capture_output=True, check=False, timeout=60)

@@ -12,9 +12,8 @@ from typing import IO
 
 import click
 import pytest
-from commands import isolated
 from support.fakes import noise
-from support.scripted import ScriptedServer, Website
+from support.scripted import Website
 
 from empiarfs.cli import main
 
@@ -49,13 +48,13 @@ WRITING = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    isolated(tmp_path, monkeypatch)
-    files = {b"10028/data/a.txt": b"a\n", b"10028/data/large.mrc": CONTENT}
-    with ScriptedServer(Website(files)) as server:
-        monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
-        yield
+pytestmark = pytest.mark.usefixtures("server")
+
+
+@pytest.fixture
+def website() -> Website:
+    """A site with a short file and a long one."""
+    return Website({b"10028/data/a.txt": b"a\n", b"10028/data/large.mrc": CONTENT})
 
 
 def environments() -> Iterator[dict[str, str]]:
@@ -84,7 +83,7 @@ print(json.dumps(found), file=sys.stderr)
 
 
 def outcomes(output: IO[bytes] | int, *before: str) -> dict[str, tuple[int, str]]:
-    """Run all that writes in both environments, each in a process of its own.
+    """Run every command that writes in both environments, each in its own process.
 
     Returns:
         by command line and environment, the status and what standard error says.
@@ -107,20 +106,20 @@ def outcomes(output: IO[bytes] | int, *before: str) -> dict[str, tuple[int, str]
 
 
 def test_a_full_disk_is_one_line() -> None:
-    """What cannot be written to a full disk is one line on standard error and status 1, also for a page of help."""
+    """Output that a full disk cannot take is one error line and status 1, for a page of help too."""
     with Path("/dev/full").open("wb") as full:
         found = outcomes(full)
     assert found == dict.fromkeys(found, (1, FULL))
 
 
 def test_a_closed_standard_output_is_one_line() -> None:
-    """Where standard output is closed, what has something to write says so in one line, with status 1."""
+    """A closed standard output is one error line and status 1."""
     found = outcomes(subprocess.DEVNULL, "sh", "-c", 'exec "$0" "$@" >&-')
     assert found == dict.fromkeys(found, (1, CLOSED))
 
 
 def test_a_reader_that_went_away_is_silence() -> None:
-    """Where the reader of a pipe is gone, nothing is said, and the status is as if SIGPIPE had ended empiarfs."""
+    """A pipe whose reader is gone causes no message, and the status is that of SIGPIPE."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -131,7 +130,7 @@ def test_a_reader_that_went_away_is_silence() -> None:
 
 
 def test_the_helper_of_mount_says_what_it_cannot_write() -> None:
-    """The program that mount(8) calls ends as empiarfs does where its help cannot be written."""
+    """The helper of mount(8) fails as empiarfs does where its help cannot be written."""
     code = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
     words = [sys.executable, "-c", code, "--help"]
     with Path("/dev/full").open("wb") as full:
@@ -143,7 +142,7 @@ def test_the_helper_of_mount_says_what_it_cannot_write() -> None:
 
 
 def test_a_disk_that_fills_up_under_the_last_bytes_is_no_success(tmp_path: Path) -> None:
-    """A write that takes a part of the bytes is followed by one of the rest, which says that there is no room."""
+    """A partial write is followed by one of the rest, whose error is reported."""
     most = len(CONTENT) - 100_000
 
     def limited() -> None:
@@ -166,7 +165,7 @@ def test_a_disk_that_fills_up_under_the_last_bytes_is_no_success(tmp_path: Path)
 
 
 def test_a_line_that_is_cut_by_a_full_disk_is_no_success(tmp_path: Path) -> None:
-    """Where the disk takes all but the end of the last line, `ls` fails, whether Python buffers or not."""
+    """`ls` fails where the disk takes all but the end of the last line, whether Python buffers or not."""
     words = [sys.executable, "-m", "empiarfs", "ls", "10028/data"]
     most = len(subprocess.run(words, capture_output=True, check=True, timeout=60).stdout) - 5
 
@@ -191,7 +190,7 @@ def test_a_line_that_is_cut_by_a_full_disk_is_no_success(tmp_path: Path) -> None
 
 
 def test_nothing_that_standard_error_cannot_take_ends_in_status_120() -> None:
-    """An error that cannot be written is still status 1."""
+    """An error message that cannot be written does not change the status from 1."""
     with Path("/dev/full").open("wb") as full:
         for environment in environments():
             words = [sys.executable, "-m", "empiarfs", "cat", "10028/none"]

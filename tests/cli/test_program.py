@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from commands import isolated, own_logging, run
+from support.commands import own_logging, run
 
 from empiarfs.cli import main
 from empiarfs.cli.fstab import helper
@@ -21,27 +21,24 @@ from empiarfs.settings import READERS, Settings
 COMMANDS = sorted(main.commands)
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolated(tmp_path, monkeypatch)
-    monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/nobody")
+pytestmark = pytest.mark.usefixtures("no_server")
 
 
 def test_the_version_is_the_packages() -> None:
-    """Of one line, and on standard output."""
+    """`--version` prints the version of the package on one line."""
     result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"empiarfs {version('empiarfs')}\n")
 
 
 def test_the_commands_there_are() -> None:
-    """Those that the README names."""
+    """The commands of the README exist."""
     assert {"mount", "umount", "ls", "stat", "cat"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_the_help_of_every_command_has_an_example(command: str, flag: str) -> None:
-    """What it does, every option explained, and an example one can type."""
+    """The help of every command has an example and explains every option."""
     result = run(command, "--help" if command == "ls" else flag)  # whose -h is human-readable, as GNU's
     assert result.exit_code == 0
     assert f"Example: empiarfs {command}" in result.stdout
@@ -51,13 +48,13 @@ def test_the_help_of_every_command_has_an_example(command: str, flag: str) -> No
 
 
 def test_the_help_names_every_command() -> None:
-    """With a sentence each."""
+    """The help of the program lists every command."""
     text = run("--help").stdout
     assert all(f"\n  {command} " in text for command in COMMANDS)
 
 
 def test_a_mistyped_command_or_option_is_status_2() -> None:
-    """As every program says that it was not understood."""
+    """An unknown command or option exits with status 2."""
     assert run("lss").exit_code == 2
     assert run("ls", "--long-ago").exit_code == 2
 
@@ -73,7 +70,7 @@ STARTING = (
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["ls", "--help"], ["mount", "--help"]])
 def test_help_brings_in_nothing_heavy(words: list[str]) -> None:
-    """Neither the network, nor arrays, nor tables, nor FUSE are loaded to show a page of help."""
+    """A page of help loads no library for the network, arrays, tables or FUSE."""
     said = subprocess.run(
         [sys.executable, "-c", STARTING.format(words=words)],
         capture_output=True,
@@ -88,7 +85,7 @@ def test_help_brings_in_nothing_heavy(words: list[str]) -> None:
 
 
 def test_help_takes_little_cpu() -> None:
-    """Three tenths of a second are allowed; three times that here, where others use the machine too."""
+    """A page of help takes less than 0.9 s of CPU time, which leaves room for a busy machine."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(2):
         subprocess.run([sys.executable, "-m", "empiarfs", "--help"], capture_output=True, check=True, timeout=60)
@@ -97,7 +94,7 @@ def test_help_takes_little_cpu() -> None:
 
 
 def test_importing_the_package_brings_in_nothing_heavy() -> None:
-    """`import empiarfs` is quick."""
+    """`import empiarfs` loads no heavy library."""
     said = subprocess.run(
         [sys.executable, "-c", "import json, sys, empiarfs; print(json.dumps(sorted(sys.modules)))"],
         capture_output=True,
@@ -126,7 +123,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_wrong_variable_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the variable, and status 1."""
+    """A wrong environment variable is one error line that names it, and status 1."""
     monkeypatch.setenv(f"EMPIARFS_{name.upper()}", WRONG[name])
     result = run("ls", "10028")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -136,7 +133,7 @@ def test_a_wrong_variable_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", ["base_url", "cache_size", "memory_cache_size", "max_connections", "patience"])
 def test_a_wrong_flag_is_named(name: str) -> None:
-    """One line with the flag, and status 1."""
+    """A wrong flag is one error line that names it, and status 1."""
     flag = f"--{name.replace('_', '-')}"
     result = run("ls", flag, WRONG[name], "10028")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -146,7 +143,7 @@ def test_a_wrong_flag_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_a_wrong_value_of_the_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the file and the setting, and status 1."""
+    """A wrong value in the configuration is one error line that names file and setting, and status 1."""
     for variable in list(os.environ):
         if variable.startswith("EMPIARFS_") and variable != "EMPIARFS_CONFIG":
             monkeypatch.delenv(variable)
@@ -159,7 +156,7 @@ def test_a_wrong_value_of_the_file_is_named(name: str, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("text", ["this is no toml", "colour = 'red'\n", "\x00", "memory_cache_size = [1]\n"])
 def test_a_wrong_file_is_named(text: str, tmp_path: Path) -> None:
-    """Not TOML, an unknown setting, or no single value: one line with the file."""
+    """A configuration that is not TOML, or has a setting unknown or not scalar, is one error line with its name."""
     (tmp_path / "config.toml").write_text(text)
     result = run("ls", "10028")
     assert result.exit_code == 1
@@ -168,7 +165,7 @@ def test_a_wrong_file_is_named(text: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A directory in its place, or bytes that are no text."""
+    """A configuration that is a directory or not UTF-8 is an error that names it."""
     (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
     assert str(tmp_path / "config.toml") in run("ls", "10028").stderr
     (tmp_path / "config.toml").unlink()
@@ -179,7 +176,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_cache_folder_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the folder."""
+    """A cache directory that cannot be used is one error line that names it."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(tmp_path / "file"))
     result = run("ls", "10028")
@@ -194,14 +191,14 @@ class Started(Exception):
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The words that the helper of mount(8) hands to `empiarfs`."""
+    """The arguments that the helper of mount(8) passes to `empiarfs`."""
     words: list[list[str]] = []
     monkeypatch.setattr("empiarfs.cli.fstab.main", lambda given, prog_name: words.append(given))
     return words
 
 
 def helped(*words: str) -> int:
-    """Run the helper as mount(8) does; give its status."""
+    """Run the helper as mount(8) does; return its status."""
     with own_logging():
         return CliRunner().invoke(helper, words, catch_exceptions=False).exit_code
 
@@ -224,7 +221,7 @@ def options_of(words: list[str]) -> set[str]:
     ],
 )
 def test_the_helper_reads_the_source_as_entries(begun: list[list[str]], source: str, entries: list[str]) -> None:
-    """The first field of fstab tells which entries to show."""
+    """The first field of fstab names the entries to show."""
     assert helped(source, "/mnt/empiar", "-o", "ro") == 0
     (words,) = begun
     assert words[0] == "mount"
@@ -232,13 +229,13 @@ def test_the_helper_reads_the_source_as_entries(begun: list[list[str]], source: 
 
 
 def test_the_helper_hands_on_options(begun: list[list[str]]) -> None:
-    """Those of fstab, however many `-o` there are."""
+    """The helper passes on the options of all its `-o` arguments."""
     helped("empiar", "/mnt", "-o", "ro,cache_size=3G", "-o", "allow_other")
     assert options_of(begun[0]) == {"ro", "cache_size=3G", "allow_other", "fsname=empiar"}
 
 
 def test_the_helper_takes_the_rw_that_mount_adds_by_itself(begun: list[list[str]]) -> None:
-    """mount(8) says rw wherever a line does not say ro; nobody has asked for it."""
+    """The helper drops the `rw` that mount(8) adds where a line does not say `ro`."""
     helped("10028", "/mnt", "-o", "rw")
     helped("10028", "/mnt", "-o", "rw,cache_size=3G")
     assert [options_of(words) for words in begun] == [{"fsname=10028"}, {"cache_size=3G", "fsname=10028"}]
@@ -246,20 +243,20 @@ def test_the_helper_takes_the_rw_that_mount_adds_by_itself(begun: list[list[str]
 
 @pytest.mark.parametrize("words", [["-f"], ["-f", "-v"], ["-sf"], ["-t", "fuse.empiarfs", "-f"], ["-n", "-f"]])
 def test_the_helper_mounts_nothing_when_it_is_to_fake(begun: list[list[str]], words: list[str]) -> None:
-    """`mount -f` does all but the mount."""
+    """`mount -f` mounts nothing."""
     assert helped("empiar", "/mnt", *words) == 0
     assert begun == []
 
 
 def test_the_helper_hands_on_verbosity(begun: list[list[str]]) -> None:
-    """`mount -v` logs every request."""
+    """`mount -v` becomes `--verbose`, and other flags of mount(8) do not."""
     helped("empiar", "/mnt", "-v")
     helped("empiar", "/mnt", "-s", "-n", "-t", "fuse.empiarfs")
     assert ["--verbose" in words for words in begun] == [True, False]
 
 
 def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
-    """What a user may choose he may choose for a mount: as a flag, or behind -o."""
+    """Every setting that a user may choose for a mount is a flag of `mount`."""
     names = {parameter.name for parameter in main.commands["mount"].params}
     assert {
         "base_url",
@@ -276,26 +273,26 @@ def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
 
 @pytest.mark.parametrize("words", [("help",), ("--help",), ("-h",)])
 def test_help_is_what_people_call_it(words: tuple[str, ...]) -> None:
-    """`empiarfs help` is the page of `--help`."""
+    """`empiarfs help` and `-h` print the page of `--help`."""
     assert run(*words).stdout == run("--help").stdout
 
 
 def test_help_of_a_command_is_a_word_too() -> None:
-    """`empiarfs help cache info` is `empiarfs cache info --help`, and of an unknown command an error."""
+    """`empiarfs help COMMAND` prints the command's help, and fails for an unknown command."""
     assert run("help", "cache", "info").stdout == run("cache", "info", "--help").stdout
     assert "No such command 'nosuch'" in run("help", "nosuch").stderr
 
 
 @pytest.mark.parametrize("words", [("version",), ("-V",)])
 def test_the_version_is_what_people_call_it(words: tuple[str, ...]) -> None:
-    """`empiarfs version` and `-V` are `--version`."""
+    """`empiarfs version` and `-V` print what `--version` prints."""
     assert run(*words).stdout == run("--version").stdout
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])
 @pytest.mark.parametrize("group", [[], ["cache"]])
 def test_the_list_of_commands_shows_whole_sentences(group: list[str], columns: str) -> None:
-    """However narrow the terminal is, no command's line is cut."""
+    """The list of commands cuts no sentence, however narrow the terminal is."""
     shown = CliRunner().invoke(main, [*group, "--help"], terminal_width=int(columns)).stdout
     commands = main.commands["cache"].commands if group else main.commands  # type: ignore[attr-defined] # a group
     for command in commands.values():
@@ -305,7 +302,7 @@ def test_the_list_of_commands_shows_whole_sentences(group: list[str], columns: s
 
 @pytest.mark.parametrize("name", READERS)
 def test_help_names_default_and_variable_of_each_setting(name: str) -> None:
-    """Whoever reads the help of a command sees what holds where nothing is chosen, and how to choose for good."""
+    """The help of a command names the default and the environment variable of each setting."""
     option = next((one for one in main.commands["mount"].params if one.name == name), None)
     if option is None:
         assert name in {"listing_ttl", "block_size"}  # for the environment and the file alone

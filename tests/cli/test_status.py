@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import isolated, run
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import run
 
 from empiarfs.cli import prometheus
 from empiarfs.cli import status as command
@@ -91,13 +91,8 @@ LINE = re.compile(
 )
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    isolated(tmp_path, monkeypatch)
-
-
 def rows(text: str) -> dict[str, str]:
-    """Return what stands beside each label of a table."""
+    """Return the text beside each label of a table."""
     found: dict[str, str] = {}
     label = ""
     for line in text.splitlines()[1:]:
@@ -106,8 +101,8 @@ def rows(text: str) -> dict[str, str]:
     return found
 
 
-def test_a_table_tells_all_of_a_mount() -> None:
-    """Each number of it in words, with units, under the mount's name."""
+def test_the_table_shows_all_of_a_mount() -> None:
+    """The table shows each number of a mount in words, with units, under its mount point."""
     text = command.table(ProbeResult("/home/me/empiar", STATUS))
     assert text.splitlines()[0] == "/home/me/empiar"
     told = rows(text)
@@ -130,8 +125,8 @@ def test_a_table_tells_all_of_a_mount() -> None:
     }
 
 
-def test_the_newest_troubles_stand_in_the_table() -> None:
-    """The last of them last."""
+def test_the_table_ends_with_the_newest_warning() -> None:
+    """The table ends with the newest warning."""
     assert command.table(ProbeResult("/mnt", STATUS)).endswith("10028/data/7.mrc: the server went silent")
 
 
@@ -140,7 +135,7 @@ def test_the_newest_troubles_stand_in_the_table() -> None:
     text=st.text(max_size=200),
 )
 def test_a_table_is_80_columns_wide(numbers: dict[str, Any], text: str) -> None:
-    """Whatever the numbers; a name that is longer has its line, and nothing in it moves the cursor."""
+    """The table is 80 columns wide for any numbers, except for long names, and contains no control character."""
     of = replace(STATUS, warnings=(LoggedWarning(0.0, text),), counters=replace(COUNTERS, **numbers))
     lines = command.table(ProbeResult("/mnt", of)).splitlines()
     assert not any(re.search(r"[\x00-\x1f\x7f-\x9f]", line) for line in lines)
@@ -148,7 +143,7 @@ def test_a_table_is_80_columns_wide(numbers: dict[str, Any], text: str) -> None:
 
 
 def test_a_mount_that_did_nothing_yet_has_a_table() -> None:
-    """Without entries, rates and troubles it says so."""
+    """The table of a new mount says that there are no entries, warnings, reads or answers yet."""
     told = rows(command.table(ProbeResult("/mnt", Status(mountpoint="/mnt"))))
     assert told["entries"] == "none opened yet"
     assert told["warnings"] == "none"
@@ -156,8 +151,8 @@ def test_a_mount_that_did_nothing_yet_has_a_table() -> None:
     assert "has not answered yet" in told["server"]
 
 
-def test_a_mount_that_tells_nothing_is_told_of() -> None:
-    """With why, and what to do."""
+def test_a_mount_without_status_is_shown_with_the_reason() -> None:
+    """A mount without status is one line with the reason, its name escaped."""
     text = command.table(ProbeResult("/mnt/\x1b[31mred", None, "is dead: its process ended"))
     assert text == "/mnt/\\x1b[31mred is dead: its process ended"
 
@@ -174,7 +169,7 @@ def test_a_mount_that_tells_nothing_is_told_of() -> None:
     ],
 )
 def test_sizes_are_short(count: int, text: str) -> None:
-    """In the largest unit that they fill."""
+    """A size is shown in the largest unit that it fills."""
     assert size(count) == text
 
 
@@ -183,12 +178,12 @@ def test_sizes_are_short(count: int, text: str) -> None:
     [(-1, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90061, "1 d 1 h")],
 )
 def test_times_are_short(seconds: float, text: str) -> None:
-    """In the two largest units that they fill."""
+    """A duration is shown in the two largest units that it fills."""
     assert command.duration(seconds) == text
 
 
 def test_prometheus_gets_every_number() -> None:
-    """Each with its kind and what it says; totals are called so; large numbers keep all their digits."""
+    """Every number is exposed with its help and type, counters end in `_total`, and all digits are kept."""
     text = prometheus.exposition([ProbeResult("/mnt", replace(STATUS, served_bytes=12345678901234567))])
     lines = text.splitlines()
     assert text.endswith("\n")
@@ -204,7 +199,7 @@ def test_prometheus_gets_every_number() -> None:
 
 
 def test_prometheus_gets_each_number_of_all_mounts_together() -> None:
-    """Its lines may not be torn apart; a mount that is down has none but that it is down."""
+    """The samples of one metric are contiguous over all mounts, and a dead mount has only `empiarfs_up 0`."""
     text = prometheus.exposition(
         [ProbeResult("/a", STATUS), ProbeResult("/b", None, "is dead"), ProbeResult("/c", STATUS)]
     )
@@ -221,31 +216,31 @@ def test_prometheus_gets_each_number_of_all_mounts_together() -> None:
 
 @given(value=st.text(st.characters(codec=None)))
 def test_any_mount_point_is_a_legal_label(value: str) -> None:
-    """It stays in its line and its quotes, and is UTF-8, whatever bytes it is made of."""
+    """A mount point of any bytes is a valid label: quoted, on one line, in UTF-8."""
     label = prometheus.labels(mountpoint=value.encode("utf-8", "ignore").decode() + "\udcff")
     label.encode()
     assert re.fullmatch(r'mountpoint="(?:[^"\\\n]|\\[\\"n])*"', label)
 
 
 def test_quotes_backslashes_and_line_ends_are_escaped() -> None:
-    """As the format says."""
+    """Quotes, backslashes and line ends of a label are escaped."""
     assert prometheus.labels(a='"', b="\\", c="\n") == r'a="\"",b="\\",c="\n"'
 
 
 def test_nothing_mounted_is_nothing_for_prometheus() -> None:
-    """No line at all."""
+    """Without mounts the exposition is empty."""
     assert prometheus.exposition([]) == ""
 
 
 def test_a_status_comes_back_from_its_text() -> None:
-    """Value for value; as ASCII, whatever bytes a name is made of."""
+    """A status is equal after a round trip through its text, which is ASCII for any name."""
     odd = replace(STATUS, mountpoint="/mnt/\udcff\nGrüße")
     assert as_text(odd).isascii()
     assert from_text(as_text(odd)) == odd
 
 
 def test_a_status_of_another_version_is_read_as_far_as_it_is_known() -> None:
-    """What it does not tell is nothing, and what nobody here knows is left out."""
+    """Missing fields of a status are zero, and unknown ones are ignored."""
     values = flat(STATUS) | {"of_tomorrow": 1, "warnings": [{"time": 1.0, "text": "x", "kind": "y"}]}
     del values["requests"]
     assert from_text(json.dumps(values)) == replace(
@@ -255,13 +250,13 @@ def test_a_status_of_another_version_is_read_as_far_as_it_is_known() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "null", '{"warnings": 1}', '{"warnings": [1]}', "{"])
 def test_what_is_no_status_is_refused(text: str) -> None:
-    """With ValueError, and nothing else."""
+    """Text that is no status raises ValueError."""
     with pytest.raises(ValueError, match=r".*"):
         from_text(text)
 
 
-def test_troubles_are_the_newest_warnings() -> None:
-    """Bounded in number and length, one line each, errors by their name; what is no warning is left out."""
+def test_recent_warnings_are_the_newest() -> None:
+    """The recent warnings are bounded in number and length, one line each, and name the exception."""
     log = logging.getLogger("tests.troubles")
     log.propagate = False
     recent_warnings = RecentWarnings()
@@ -284,8 +279,8 @@ def test_troubles_are_the_newest_warnings() -> None:
         log.removeHandler(recent_warnings)
 
 
-def test_entries_are_told_the_newest_first() -> None:
-    """Each once, and not more than so many."""
+def test_entries_are_shown_newest_first() -> None:
+    """The entries of a status are bounded in number, each once, the newest first."""
     stats = MountStats("/mnt", RecentWarnings())
     for number in (*range(MOST_ENTRIES + 5), 50):
         stats.record_open(f"{number}/data/a.mrc")
@@ -295,7 +290,7 @@ def test_entries_are_told_the_newest_first() -> None:
 
 
 def test_a_mount_that_is_not_open_yet_has_a_status() -> None:
-    """As it is asked for by a signal that comes early."""
+    """A mount that is not open yet has a status with zero counters."""
     assert MountStats("/mnt", RecentWarnings()).status().counters == Counters()
 
 
@@ -310,12 +305,12 @@ def test_a_mount_that_is_not_open_yet_has_a_status() -> None:
     ],
 )
 def test_credentials_are_left_out_of_an_address(url: str, told: str) -> None:
-    """User name and password go, and nothing else."""
+    """User name and password are removed from an address, and nothing else is."""
     assert without_credentials(url) == told
 
 
 def test_nothing_mounted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so, and how to mount, beside the output; for programs it is an empty list, or nothing."""
+    """`status` without mounts exits with 0 and says how to mount; `--json` prints an empty list."""
     monkeypatch.setattr(mountpoints, "table", list)
     done = run("status")
     assert (done.exit_code, done.stdout) == (0, "")
@@ -325,15 +320,15 @@ def test_nothing_mounted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_place_that_is_no_mount_is_refused(tmp_path: Path) -> None:
-    """With status 1, and where to look."""
+    """`status` of another directory is an error, and `--json` with `--prometheus` is a usage error."""
     done = run("status", str(tmp_path))
     assert done.exit_code == 1
     assert "is not a mount of empiarfs" in done.stderr
     assert run("status", "--json", "--prometheus").exit_code == 2
 
 
-def test_only_mounts_that_one_may_look_into_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the user and those open to all; not what is hidden below another mount, nor what others make."""
+def test_only_accessible_mounts_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only mounts that the user may read are probed, not hidden ones nor those of other programs."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     def mounted(point: str, *options: str, kind: str = mountpoints.KIND) -> mountpoints.Mounted:
@@ -355,8 +350,8 @@ def test_only_mounts_that_one_may_look_into_are_asked(monkeypatch: pytest.Monkey
     ("content", "words"),
     [(None, "older empiarfs"), (b"{}", ""), (b"no status", "another empiarfs"), (b"\xff", "another")],
 )
-def test_what_a_mount_tells_is_looked_at_with_care(tmp_path: Path, content: bytes | None, words: str) -> None:
-    """A mount that has no such file, or another one there, is a mount that does not tell, and why."""
+def test_an_invalid_status_file_is_a_reason(tmp_path: Path, content: bytes | None, words: str) -> None:
+    """A mount whose status file is missing or invalid is reported with the reason."""
     if content is not None:
         (tmp_path / NAME).write_bytes(content)
     (one,) = probe.probe_all([str(tmp_path)])
@@ -365,7 +360,7 @@ def test_what_a_mount_tells_is_looked_at_with_care(tmp_path: Path, content: byte
 
 
 def test_one_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
-    """All are asked at once, each is given the same time, and whoever answered is told."""
+    """Mounts are probed at once with one time limit, and one that hangs does not delay the others."""
     hanging, sound = tmp_path / "hanging", tmp_path / "sound"
     hanging.mkdir()
     sound.mkdir()
@@ -380,7 +375,7 @@ def test_one_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
 
 
 def test_help_is_light() -> None:
-    """`empiarfs status` needs neither the network nor FUSE."""
+    """`empiarfs status` loads neither the network nor FUSE."""
     program = (
         "import sys; from empiarfs.cli import status; "
         "sys.exit(bool({'requests', 'lxml', 'mfusepy', 'fuse', 'diskcache'} & set(sys.modules)))"
@@ -389,7 +384,7 @@ def test_help_is_light() -> None:
 
 
 def test_a_server_that_never_answered_has_no_numbers() -> None:
-    """It has not answered yet; and offline there is none."""
+    """The table says that the server has not answered yet, or that the mount is offline."""
     silent = replace(COUNTERS, first_byte_seconds=0.0)
     assert "has not answered yet" in command.table(ProbeResult("/mnt", replace(STATUS, counters=silent)))
     offline = command.table(ProbeResult("/mnt", replace(STATUS, counters=replace(silent, connections_limit=0))))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trustme
-from commands import isolated, run
+from support.commands import run
 from support.scripted import Reply, Request, ScriptedServer, Website
 
 HERE = "127.0.0.1"
@@ -35,9 +35,8 @@ class Authority:
 
 
 @pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+def authority(own_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     """An authority of one's own; of the environment nothing is left."""
-    isolated(tmp_path, monkeypatch)
     monkeypatch.setenv("EMPIARFS_PATIENCE", "30")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -58,7 +57,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def refused(*flags: str) -> str:
-    """Check that `ls` is refused at once, in one line; give it."""
+    """Check that `ls` fails at once with one line; return it."""
     begun = time.monotonic()
     result = run("ls", "10028/data", *flags)
     assert time.monotonic() - begun < AT_ONCE
@@ -68,7 +67,7 @@ def refused(*flags: str) -> str:
 
 
 def test_the_authority_that_is_named_is_believed(authority: Authority, start: Start) -> None:
-    """For listings and for bytes."""
+    """Listings and bytes are fetched from a server whose authority `--ca-bundle` names."""
     start(authority.certificate(HERE))
     bundle = f"--ca-bundle={authority.file}"
     assert run("ls", "10028/data", bundle).stdout == "a.mrc\n"
@@ -76,8 +75,8 @@ def test_the_authority_that_is_named_is_believed(authority: Authority, start: St
 
 
 @pytest.mark.promise("TLS is verified, and cannot be told not to be.")
-def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Start) -> None:
-    """Nothing is asked of such a server, and the line says which flag may help."""
+def test_an_unknown_authority_is_not_trusted(authority: Authority, start: Start) -> None:
+    """No request is sent to a server of an unknown authority, and the error names `--ca-bundle`."""
     server = start(authority.certificate(HERE))
     assert "--ca-bundle" in refused()
     assert server.requests == []
@@ -85,7 +84,7 @@ def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Star
 
 @pytest.mark.promise("TLS is verified, and cannot be told not to be.")
 def test_another_name_is_not_believed(authority: Authority, start: Start) -> None:
-    """Whoever has signed it."""
+    """No request is sent to a server whose certificate names another host."""
     server = start(authority.certificate("elsewhere.example"))
     assert "another host" in refused(f"--ca-bundle={authority.file}")
     assert server.requests == []
@@ -93,7 +92,7 @@ def test_another_name_is_not_believed(authority: Authority, start: Start) -> Non
 
 @pytest.mark.promise("TLS is verified, and cannot be told not to be.")
 def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, start: Start) -> None:
-    """Nor one that is not valid yet."""
+    """A certificate that has expired or is not valid yet is rejected."""
     now = datetime.now(UTC)
     day = timedelta(days=1)
     start(authority.certificate(HERE, not_before=now - 2 * day, not_after=now - day))
@@ -106,7 +105,7 @@ def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, st
 def test_the_setting_goes_before_the_environment(
     authority: Authority, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Which is believed where there is no setting."""
+    """`--ca-bundle` takes precedence over the variables of requests and curl, which apply without it."""
     start(authority.certificate(HERE))
     other = Authority(tmp_path / "other.pem")
     monkeypatch.setenv(variable, str(authority.file))
@@ -118,8 +117,8 @@ def test_the_setting_goes_before_the_environment(
     assert "REQUESTS_CA_BUNDLE" in refused("--base-url", start(authority.certificate(HERE)).base_url)
 
 
-def test_a_bundle_that_is_none_is_told_before_anything_begins(authority: Authority, start: Start) -> None:
-    """Also to a mount."""
+def test_an_unreadable_bundle_is_an_error_at_the_start(authority: Authority, start: Start) -> None:
+    """A bundle that cannot be read is one error line before any connection is made, for a mount too."""
     server = start(authority.certificate(HERE))
     for words in (("ls",), ("mount", str(authority.file.parent / "mnt"))):
         result = run(*words, "--ca-bundle=/no/such/file")
@@ -131,8 +130,8 @@ def test_a_bundle_that_is_none_is_told_before_anything_begins(authority: Authori
 @pytest.mark.promise(
     "A redirect is followed on the same server alone, never from HTTPS to HTTP, and never with credentials."
 )
-def test_nobody_is_sent_to_where_the_line_is_not_encrypted(authority: Authority, start: Start) -> None:
-    """A redirect of the same server to plain HTTP is an error."""
+def test_a_redirect_to_plain_http_is_not_followed(authority: Authority, start: Start) -> None:
+    """A redirect from HTTPS to plain HTTP on the same server is an error."""
     with ScriptedServer(Website(FILES)) as plain:
         away = {"Location": f"{plain.base_url}/10028/data/", "Content-Length": "0"}
         start(authority.certificate(HERE), lambda _: Reply("302 Found", away))

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fakes import SOON, at_once, noise
-from support.scripted import MODIFIED, ROOT, Client, Hasty, Reply, Request, ScriptedServer, Website, always
+from support.scripted import MODIFIED, ROOT, Client, Reply, Request, ScriptedServer, Website, always
 
 from empiarfs.cancellation import CancelToken
 from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
@@ -29,18 +29,9 @@ DATE = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1 700 000 000
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    """A good server, until a test makes it another."""
-    with ScriptedServer(Website({PATH.encode(): CONTENT, b"10028/large": bytes(300_000)})) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: ScriptedServer) -> Iterator[Client]:
-    """A client of that server."""
-    with Client(server.base_url, Hasty()) as client:
-        yield client
-    assert client.slots == 0, "a slot was not given back"
+def website() -> Website:
+    """A good site with a short file and a long one."""
+    return Website({PATH.encode(): CONTENT, b"10028/large": bytes(300_000)})
 
 
 def received(client: Client, error: type[ArchiveError]) -> tuple[bytes, ArchiveError]:

@@ -1,7 +1,6 @@
 """Directories as the server's pages show them, one request each."""
 
 import gzip
-from collections.abc import Iterator
 
 import pytest
 from support.scripted import ROOT, Client, Reply, ScriptedServer, Website, always
@@ -20,17 +19,9 @@ FILES = {
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    """A good server."""
-    with ScriptedServer(Website(FILES, closed=(b"10028/closed",))) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: ScriptedServer) -> Iterator[Client]:
-    """A client of that server."""
-    with Client(server.base_url) as client:
-        yield client
+def website() -> Website:
+    """A good site with one directory that may not be listed."""
+    return Website(FILES, closed=(b"10028/closed",))
 
 
 def test_a_directory_is_one_request(client: Client, server: ScriptedServer) -> None:

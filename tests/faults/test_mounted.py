@@ -48,7 +48,7 @@ def file_name(kind: str, fault: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def tree() -> Iterator[FaultProxy]:
+def tree_proxy() -> Iterator[FaultProxy]:
     """A server with a file for each fault."""
     root = Path(tempfile.mkdtemp(prefix="empiarfs-faults-"))
     root.chmod(0o755)  # Apache is another user
@@ -79,11 +79,11 @@ def outcome(path: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def mounted_tree(mount: Mounts, tree: FaultProxy) -> Callable[[str], Mount]:
+def mounted_tree(mount: Mounts, tree_proxy: FaultProxy) -> Callable[[str], Mount]:
     """Returns a mount of it with some patience."""
 
     def made(patience: str) -> Mount:
-        one = mount("10028", "10077", base_url=tree.url, env={"EMPIARFS_PATIENCE": patience})
+        one = mount("10028", "10077", base_url=tree_proxy.url, env={"EMPIARFS_PATIENCE": patience})
         one.expect(EXPECTED)
         one.call(outcome, one / "10028" / DATA)
         one.call(outcome, one / "10028" / HEAD)
@@ -93,7 +93,7 @@ def mounted_tree(mount: Mounts, tree: FaultProxy) -> Callable[[str], Mount]:
     return made
 
 
-def tried(made: Mount, tree: FaultProxy, kind: str, fault: str, times: int | None) -> int:
+def tried(made: Mount, tree_proxy: FaultProxy, kind: str, fault: str, times: int | None) -> int:
     """Try a fault on its file; give the errno, and see that it gives way to what is right."""
     name = file_name(kind, fault)
     below = f"10028/{kind}/{name}" + ("" if kind == LISTING else "/a.mrc")
@@ -101,7 +101,7 @@ def tried(made: Mount, tree: FaultProxy, kind: str, fault: str, times: int | Non
     right = (0, "a.mrc" if kind == LISTING else hashlib.sha256(content(name)).hexdigest())
     pattern = re.escape(below) + ("/" if kind == LISTING else "") + r"(\?.*)?"
     method = "HEAD" if kind == HEAD else "GET"
-    with tree.rule(pattern, FAULTS[fault].act, method=method, times=times):
+    with tree_proxy.rule(pattern, FAULTS[fault].act, method=method, times=times):
         number, seen = made.call(outcome, path)
         assert number or (number, seen) == right
         assert not number or made.call(outcome, made / "10077/other.mrc")[0] == 0
@@ -118,16 +118,16 @@ CASES = [
 
 
 def test_faults_that_last_are_the_errors_of_the_table(
-    mounted_tree: Callable[[str], Mount], tree: FaultProxy
+    mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
     """One mount meets them all, one after the other; nothing of them is left in its daemon."""
     made = mounted_tree("1")
     made.call(outcome, made / "10077/other.mrc")
     before = footprint(made)
-    numbers = {case: tried(made, tree, *case, None) for case in CASES}
+    numbers = {case: tried(made, tree_proxy, *case, None) for case in CASES}
     assert numbers == {(kind, fault): FAULTS[fault].seen[kind].lasting for kind, fault in CASES}
     eventually(lambda: footprint(made) <= before, "descriptors and threads are back", 30)
-    assert tree.connections <= 12
+    assert tree_proxy.connections <= 12
 
 
 def footprint(made: Mount) -> tuple[int]:
@@ -142,30 +142,32 @@ def footprint(made: Mount) -> tuple[int]:
     return (sum(not re.search(r"socket:|slot-|cache\.db|segment|\.val", link) for link in links),)
 
 
-def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tree: FaultProxy) -> None:
+def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy) -> None:
     """With patience a fault that happens once is no error, unless it is a clear answer.
 
     The kernel hides even such a one where it has read ahead, and asks once more.
     """
     made = mounted_tree("30")
-    numbers = {case: tried(made, tree, *case, 1) for case in CASES}
+    numbers = {case: tried(made, tree_proxy, *case, 1) for case in CASES}
     once = {(kind, fault): FAULTS[fault].seen[kind].once for kind, fault in CASES}
     assert {case: number for case, number in numbers.items() if number not in {0, once[case]}} == {}
     assert {case for case in CASES if case[0] != DATA and numbers[case] != once[case]} == set()
 
 
 def test_without_patience_the_first_failure_is_the_answer(
-    mounted_tree: Callable[[str], Mount], tree: FaultProxy
+    mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
     """A soft mount gives EIO within seconds, and asks again at the next read."""
     made = mounted_tree("0")
     begun = time.monotonic()
     for fault in ("reset in the middle", "an error page with 200", "503, Retry-After in seconds"):
-        assert tried(made, tree, DATA, fault, None) == errno.EIO
+        assert tried(made, tree_proxy, DATA, fault, None) == errno.EIO
     assert time.monotonic() - begun < 20
 
 
-def test_a_map_of_what_cannot_be_had_is_a_signal(mounted_tree: Callable[[str], Mount], tree: FaultProxy) -> None:
+def test_a_map_of_what_cannot_be_had_is_a_signal(
+    mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
+) -> None:
     """Who maps a file gets SIGBUS where there are no bytes; never zeros."""
 
     def mapped(path: str) -> int:
@@ -175,20 +177,20 @@ def test_a_map_of_what_cannot_be_had_is_a_signal(mounted_tree: Callable[[str], M
     made = mounted_tree("0.5")
     name = file_name(DATA, "403")
     path = f"10028/data/{name}/a.mrc"
-    with tree.rule(re.escape(path), FAULTS["500"].act, method="GET"):
+    with tree_proxy.rule(re.escape(path), FAULTS["500"].act, method="GET"):
         process, _ = made.calling(mapped, made / path)
         assert process.wait(30) == -signal.SIGBUS
     assert made.call(mapped, made / path) == content(name)[200_000]
 
 
 def test_a_network_that_is_gone_for_a_while_is_waited_for(
-    mounted_tree: Callable[[str], Mount], tree: FaultProxy
+    mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
     """Readers wait until it is back; what was read or listed before is served meanwhile."""
     made = mounted_tree("60")
     names = [file_name(DATA, fault) for fault in DATA_FAULTS]
     made.call(outcome, made / "10077/other.mrc")
-    with tree.gone():
+    with tree_proxy.gone():
         readers = [made.calling(outcome, made / "10028/data" / name / "a.mrc") for name in names[:8]]
         assert made.call(outcome, made / "10077/other.mrc")[0] == 0
         assert made.call(outcome, made / "10028" / DATA)[0] == 0

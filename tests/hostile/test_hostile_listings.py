@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from bombs import RawServer
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.raw_server import RawServer
 from support.scripted import Client
 
 from empiarfs.cli import files, options

@@ -60,10 +60,9 @@ class Hostile:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    """A hostile server."""
-    with ScriptedServer(Hostile()) as server:
-        yield server
+def website() -> Hostile:
+    """A hostile site."""
+    return Hostile()
 
 
 def walked(root: str) -> list[str]:

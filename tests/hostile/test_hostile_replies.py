@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from bombs import RawServer, Speak, met
 from support.fakes import noise
+from support.raw_server import RawServer, Speak, met
 from support.scripted import Client, Hasty
 
 from empiarfs.errors import ArchiveError, NotFound, Unavailable

@@ -19,14 +19,14 @@ from time import strptime
 from typing import Any
 
 import pytest
-from hosts import Forks, Host, settings_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from knowledge import DAY, HOUR, Knowledge, Name
-from served import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
 from support import cache_files
 from support.fakes import noise
+from support.model.hosts import Forks, Host, settings_of
+from support.model.knowledge import DAY, HOUR, Knowledge, Name
+from support.model.server import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Stale, Unavailable

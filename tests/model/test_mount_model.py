@@ -16,14 +16,14 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
-import hands
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from knowledge import Knowledge
-from served import MISFORTUNES, Listed, Measured, Missed, Served, Version
 from support.fakes import noise
+from support.model import mount_user
+from support.model.knowledge import Knowledge
+from support.model.server import MISFORTUNES, Listed, Measured, Missed, Served, Version
 from support.mounting import DEADLINE, Mounts, eventually
 
 from empiarfs.model import parent_path
@@ -69,7 +69,7 @@ class MountModel(RuleBasedStateMachine):
         self.handles: list[Handle] = []
         self.account = self.mounts.account()
         self.place = self.account.home / "mnt"
-        self.listener = Listener(str(self.account.home / "socket"), "AF_UNIX", authkey=hands.KEY)
+        self.listener = Listener(str(self.account.home / "socket"), "AF_UNIX", authkey=mount_user.KEY)
         self.mounted()
 
     def mounted(self) -> None:
@@ -82,7 +82,7 @@ class MountModel(RuleBasedStateMachine):
             env={"EMPIARFS_BLOCK_SIZE": str(BLOCK), "EMPIARFS_PATIENCE": "60"},
         )
         self.mount.expect("WARNING")
-        self.account.start(sys.executable, hands.__file__, str(self.listener.address))
+        self.account.start(sys.executable, mount_user.__file__, str(self.listener.address))
         self.line: Any = self.listener.accept()
         self.shown.clear()
         paths = {handle.path for handle in self.handles} or {"10028/2.mrc"}
@@ -207,7 +207,7 @@ class MountModel(RuleBasedStateMachine):
         if isinstance(result, bytes):
             assert result == handle.version.content[offset : offset + size], f"wrong bytes of {handle.path}"
         elif isinstance(result, int):
-            assert result == hands.SIGBUS
+            assert result == mount_user.SIGBUS
             assert there - {handle.version}, "it has not changed"
         else:
             assert isinstance(result, OSError)
@@ -313,7 +313,7 @@ def test_hands_do_as_they_are_told(tmp_path: Path) -> None:
     """What looks at the mount does not err on a directory of our own."""
     file = tmp_path / "file"
     file.write_bytes(noise(10_000))
-    use = hands._Hands()
+    use = mount_user.MountUser()
     number, size, _ = use.open(str(file))
     assert use.entries(str(tmp_path)) == ["file"]
     assert use.read(number, 100, 5_000) == use.mapped(number, 100, 5_000) == noise(10_000)[100:5_100]

@@ -1,4 +1,4 @@
-"""Who waits for a name: ended when he is told to end, and not disturbed by anything else."""
+"""A program that waits for a server: a fatal signal ends it, and no other signal disturbs it."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH116, PTH123, PTH208
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import World
+from support.fixture_tree import RANDOM, FixtureTree
 from support.mounting import Mounts, eventually
 
 from empiarfs.mount.caller_signals import is_dead, is_ending
@@ -26,18 +26,17 @@ from empiarfs.mount.caller_signals import is_dead, is_ending
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 FILE = "10028/data/stack.mrcs"
-RANDOM = "10100/data/random.bin"
 STUCK = "asking again|was closed|went silent|does not answer|refuses connections"
 SOON = 3.0  # seconds; a look every 0.2 and a busy machine
 
 
 def looked(path: str) -> int:
-    """Ask for the length of a file."""
+    """Return the size of a file."""
     return os.stat(path).st_size
 
 
 def opened(path: str) -> int:
-    """Open a file, and ask for its length."""
+    """Open a file; return its size."""
     with open(path, "rb") as file:
         return os.fstat(file.fileno()).st_size
 
@@ -52,19 +51,19 @@ def listed(path: str) -> int:
 @pytest.mark.parametrize(
     ("verb", "below"), [(looked, FILE), (opened, FILE), (listed, "10028/data"), (looked, "EMPIAR-10999")]
 )
-def test_who_waits_for_a_name_can_be_ended(
+def test_a_program_that_waits_for_a_name_can_be_ended(
     mount: Mounts,
-    faulty: FaultProxy,
-    world: World,
+    fault_proxy: FaultProxy,
+    tree: FixtureTree,
     binding: str,
     verb: Callable[[str], Any],
     below: str,
     number: signal.Signals,
 ) -> None:
-    """With a silent server, any signal that means the end is the end; the next one to ask is answered right."""
-    made = mount(base_url=faulty.url, binding=binding)
+    """A signal that ends a program ends it while it waits for a silent server, and the next lookup is right."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(".*") as held:
+    with fault_proxy.hold(".*") as held:
         process, _ = made.calling(verb, made / below)
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.3)
@@ -75,13 +74,13 @@ def test_who_waits_for_a_name_can_be_ended(
         assert time.monotonic() - begun < SOON
         assert process.returncode in {-number, 1}  # 1: KeyboardInterrupt
     if below.startswith("10028"):
-        real = Path(world.root, below)
+        real = Path(tree.root, below)
         expected = len(os.listdir(real)) if verb is listed else real.stat().st_size
         assert made.call(verb, made / below) == expected
 
 
 def disturbed(path: str) -> tuple[int, int]:
-    """Ask for the length of a file while a clock ticks, and children end; count what was handled."""
+    """Return the size of a file while a timer ticks and children end, and the number of signals handled."""
     ticks = 0
 
     def handle(*_: object) -> None:
@@ -99,11 +98,13 @@ def disturbed(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("No other signal disturbs it.")
-def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
-    """A program with a timer, children and a window that changes is answered as if there were none."""
-    made = mount(base_url=faulty.url, binding=binding)
+def test_other_signals_do_not_disturb_a_lookup(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
+) -> None:
+    """A lookup of a program that handles a timer, children and SIGWINCH gets its answer."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         process, answer = made.calling(disturbed, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         for _ in range(5):
@@ -112,7 +113,7 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, w
             time.sleep(0.2)
         assert process.poll() is None
     size, ticks = answer(30)
-    assert size == Path(world.root, FILE).stat().st_size
+    assert size == Path(tree.root, FILE).stat().st_size
     assert ticks > 0
 
 
@@ -120,14 +121,14 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, w
     "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
     "ended after him."
 )
-def test_those_who_wait_for_one_name_are_gone_in_turn(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+def test_many_programs_that_wait_for_one_name_can_be_killed(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """Twenty are killed, and all gone soon; who comes then is answered, and no thread is left."""
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
+    """Twenty programs that wait for one name end soon after SIGKILL, and the next lookup is right."""
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "60"})
     made.expect(STUCK)
     made.call(listed, made / "10028/data")
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         waiting = [made.calling(looked, made / FILE)[0] for _ in range(20)]
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.5)
@@ -136,7 +137,7 @@ def test_those_who_wait_for_one_name_are_gone_in_turn(
         for process in waiting:
             process.communicate(timeout=2 * SOON)
         _, answer = made.calling(looked, made / FILE)
-    assert answer(30) == Path(world.root, FILE).stat().st_size
+    assert answer(30) == Path(tree.root, FILE).stat().st_size
 
 
 def read_past_the_pages(path: str) -> int:
@@ -146,7 +147,7 @@ def read_past_the_pages(path: str) -> int:
 
 
 def read_by_many_threads(path: str) -> int:
-    """Read a file for each of 60 threads: more than the kernel reads ahead of at once."""
+    """Read a file in each of 60 threads, more than the kernel reads ahead for at once."""
     names = sorted(os.listdir(path))[:60]
     with ThreadPoolExecutor(60) as pool:
         return sum(pool.map(lambda name: len(Path(path, name).read_bytes()), names))
@@ -154,17 +155,17 @@ def read_by_many_threads(path: str) -> int:
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
 @pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
-def test_who_waits_for_bytes_can_be_ended_however_he_reads(
-    mount: Mounts, faulty: FaultProxy, binding: str, verb: Callable[[str], int], below: str
+def test_a_program_that_waits_for_bytes_can_be_killed_however_it_reads(
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, verb: Callable[[str], int], below: str
 ) -> None:
-    """Past the kernel's pages, and where so many read that it reads ahead for nobody; the next one reads right."""
-    made = mount(base_url=faulty.url, binding=binding)
+    """A program that waits for bytes can be killed, with O_DIRECT or many threads too; the next read is right."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     expected = made.call(verb, made / below)
     made.umount()
-    again = mount(base_url=faulty.url, binding=binding, flags=["--cache-size=0"])
+    again = mount(base_url=fault_proxy.url, binding=binding, flags=["--cache-size=0"])
     again.expect(STUCK)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         process, _ = again.calling(verb, again / below)
         eventually(lambda: held.waiting, "the server is asked")
         time.sleep(0.5)
@@ -179,14 +180,14 @@ def whole(path: str) -> str:
 
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
-def test_who_reads_beside_one_that_is_ended_reads_right(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+def test_programs_that_share_the_pages_of_a_killed_one_read_right(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """The kernel reads ahead for the first; the pages that he is not given are read for the second."""
-    made = mount(base_url=faulty.url, binding=binding)
+    """Programs that wait for pages that the kernel reads ahead for another get them when that one is killed."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / RANDOM)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         first, _ = made.calling(whole, made / RANDOM)
         eventually(lambda: held.waiting, "the server is asked")
         others = [made.calling(whole, made / RANDOM) for _ in range(3)]
@@ -195,7 +196,7 @@ def test_who_reads_beside_one_that_is_ended_reads_right(
         first.communicate(timeout=SOON)
         time.sleep(0.3)
         assert [process.poll() for process, _ in others] == [None] * 3
-    assert [answer(30) for _, answer in others] == [whole(os.fspath(world.root / RANDOM))] * 3
+    assert [answer(30) for _, answer in others] == [whole(os.fspath(tree.root / RANDOM))] * 3
 
 
 def read_and_interrupted(path: str) -> tuple[int, int]:
@@ -212,23 +213,25 @@ def read_and_interrupted(path: str) -> tuple[int, int]:
 
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
-def test_who_catches_the_signal_reads_on(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
-    """To him a read that fails would be an error of the file; RELION goes on after one."""
-    made = mount(base_url=faulty.url, binding=binding)
+def test_a_program_that_catches_the_signal_reads_on(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
+) -> None:
+    """A read of a program that catches the signal waits on and returns all bytes, because RELION ignores errors."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
     made.call(looked, made / FILE)
-    with faulty.hold(".*", method="GET") as held:
+    with fault_proxy.hold(".*", method="GET") as held:
         process, answer = made.calling(read_and_interrupted, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         for number in (signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)
             time.sleep(0.4)
         assert process.poll() is None
-    assert answer(30) == (Path(world.root, FILE).stat().st_size, 2)
+    assert answer(30) == (Path(tree.root, FILE).stat().st_size, 2)
 
 
 def caught(path: str) -> tuple[str, int]:
-    """Ask for a length while a signal comes that is caught; give the error, and then the length."""
+    """Look up a size while a signal is caught; return the error, and then the size."""
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         os.stat(path)
@@ -238,26 +241,26 @@ def caught(path: str) -> tuple[str, int]:
 
 
 @pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
-def test_who_catches_the_signal_is_told_of_it(
-    mount: Mounts, faulty: FaultProxy, world: World, binding: str
+def test_a_lookup_is_interrupted_by_a_signal_that_is_caught(
+    mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
-    """What he asks then is asked anew."""
-    made = mount(base_url=faulty.url, binding=binding)
+    """A lookup of a program that catches the signal fails with EINTR, and the next one succeeds."""
+    made = mount(base_url=fault_proxy.url, binding=binding)
     made.expect(STUCK)
-    with faulty.hold(r".*\.mrcs", method="HEAD") as held:
+    with fault_proxy.hold(r".*\.mrcs", method="HEAD") as held:
         process, answer = made.calling(caught, made / FILE)
         eventually(lambda: held.waiting, "the server is asked")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         assert process.poll() is None
-    assert answer(30) == (str(errno.EINTR), Path(world.root, FILE).stat().st_size)
+    assert answer(30) == (str(errno.EINTR), Path(tree.root, FILE).stat().st_size)
 
 
-def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, faulty: FaultProxy) -> None:
-    """`ls -l | sort` in a process group of its own: one SIGINT to the group, and the prompt is back."""
-    made = mount(base_url=faulty.url)
+def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """One SIGINT to the process group of `ls -l | sort` ends both."""
+    made = mount(base_url=fault_proxy.url)
     made.expect(STUCK)
-    with faulty.hold(".*") as held:
+    with fault_proxy.hold(".*") as held:
         process = made.account.start(
             "sh", "-c", 'ls -l "$0" | sort', made / "10028/data", process_group=0, stdout=subprocess.PIPE
         )
@@ -284,7 +287,7 @@ def test_a_pipeline_is_ended_as_a_terminal_does(mount: Mounts, faulty: FaultProx
     ],
 )
 def test_what_means_the_end(prepared: str, sent: str, ends: str) -> None:
-    """A signal that waits, that is neither blocked nor ignored, and by which somebody wants an end."""
+    """A thread is ending when a fatal signal is pending that it neither blocks nor ignores."""
     program = f"import os, signal\n{prepared}\nprint('there', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         try:
@@ -300,14 +303,14 @@ def test_what_means_the_end(prepared: str, sent: str, ends: str) -> None:
             process.kill()
 
 
-def test_who_is_not_known_waits_on() -> None:
-    """A thread of another namespace, or one that is no more, is not to end."""
+def test_an_unknown_thread_is_not_ending() -> None:
+    """A thread of another PID namespace, or one that has ended, is not ending."""
     assert not is_ending(0)
     assert not is_ending(2**22 + 1)
 
 
 def patiently_reads(path: str) -> tuple[int, float]:
-    """Read in vain; give the errno, and how long it took."""
+    """Read from a silent server; return the errno and the seconds it took."""
     begun = time.monotonic()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -318,7 +321,7 @@ def patiently_reads(path: str) -> tuple[int, float]:
 
 
 def patiently_looks(path: str) -> tuple[int, float]:
-    """Look in vain; give the same."""
+    """Look up a name on a silent server; return the errno and the seconds it took."""
     begun = time.monotonic()
     try:
         os.stat(path)
@@ -334,14 +337,14 @@ def patiently_looks(path: str) -> tuple[int, float]:
     "ahead in vain: it may take as long again.",
 )
 @pytest.mark.parametrize("way", ["read", "look"])
-def test_silence_is_borne_for_as_long_as_patience_lasts(
-    mount: Mounts, faulty: FaultProxy, binding: str, way: str
+def test_a_silent_server_is_waited_for_until_patience_ends(
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, way: str
 ) -> None:
-    """Some seconds longer at most: a request that was sent is given a fair time, and the kernel asks once more."""
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
+    """Reads and lookups from a silent server fail with EIO within a few seconds after the patience."""
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "3"})
     made.expect(STUCK + "|given up")
     made.call(looked, made / FILE)
-    with faulty.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
+    with fault_proxy.hold(r".*random\.bin|.*\.mrcs", method="GET" if way == "read" else "HEAD"):
         for _ in range(2):
             path = made / (FILE if way == "read" else RANDOM)
             number, seconds = made.call(patiently_reads if way == "read" else patiently_looks, path)

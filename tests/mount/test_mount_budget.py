@@ -1,4 +1,4 @@
-"""Connections, counted at the server: all programs of a user together keep the budget; readers who meet share."""
+"""The connections of all programs of a user, counted at the server, stay within one budget."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.apache import BASE, Apache
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM, SPARSE
 from support.mounting import DEADLINE, Mounts, eventually
 from support.relay import Line, Relay
 from support.request_log import RequestLog, counted, in_a_calm_moment
@@ -27,15 +28,13 @@ pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 BUDGET = 10  # connections, as they come
 KEPT = 2  # of them, that are never lent to what nobody waits for
-SPARSE = "10200/data/sparse.mrc"
-RANDOM = "10100/data/random.bin"
 ROUND_TRIP = 0.02  # seconds; long enough for requests to be under way together
 EACH = 12  # readers in each program: more than the budget
 ENDED_IN_A_READ = r"Interrupted|the archive was closed"
 
 
 def read_together(path: str, seed: int, count: int) -> int:
-    """Read 256 KiB at places of a file by several threads at once; give how many bytes came."""
+    """Read 256 KiB at several places of a file in threads at once; return the number of bytes."""
 
     def one(number: int) -> int:
         total = 0
@@ -51,7 +50,7 @@ def read_together(path: str, seed: int, count: int) -> int:
 
 
 def read_by_python(project: str, url: str, folder: str, path: str, seed: int, count: int, connections: int) -> int:
-    """The same without a mount."""
+    """Do the same in Python without a mount."""
     sys.path.insert(0, project)
     from empiarfs import wire  # noqa: PLC0415 - found from here on
     from empiarfs.settings import Settings  # noqa: PLC0415 - see above
@@ -76,13 +75,13 @@ def read_by_python(project: str, url: str, folder: str, path: str, seed: int, co
 
 @pytest.fixture
 def sparse(apache: Apache) -> Iterator[RequestLog]:
-    """The way to the files, which counts connections."""
+    """A relay before Apache, which counts connections."""
     with counted(apache, ROUND_TRIP) as made:
         yield made
 
 
 def read_by_three(mount: Mounts, url: str, connections: int, *expected: str) -> None:
-    """Read with two mounts and a Python program of one user at the same time, and see that all of it comes."""
+    """Read with two mounts and a Python program of one user at once, and check that all bytes come."""
     account = mount.account()
     flags = [f"--max-connections={connections}", "--no-ftp"]
     caches = [account.home / f"cache-{number}" for number in range(3)]  # one of its own for each: nothing is shared
@@ -106,29 +105,29 @@ def test_programs_together_keep_the_budget(mount: Mounts, sparse: RequestLog, co
     assert connections - 1 <= sparse.connections <= connections
 
 
-def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, faulty: FaultProxy) -> None:
-    """Replies of 503 take nobody over the budget, and every byte comes in the end."""
-    host, _, port = faulty.url.removeprefix("http://").partition("/")[0].partition(":")
+def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """Replies of 503 never raise the connections above the budget, and every byte comes in the end."""
+    host, _, port = fault_proxy.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:
-        with faulty.answer(SPARSE, 503, method="GET", times=12):
+        with fault_proxy.answer(SPARSE, 503, method="GET", times=12):
             read_by_three(mount, f"http://127.0.0.1:{relay.port}{BASE}", BUDGET, "HTTP 503")
-        assert faulty.count("GET", SPARSE) > 12
+        assert fault_proxy.count("GET", SPARSE) > 12
         assert 0 < relay.counts.highest <= BUDGET
 
 
-def test_two_connections_are_kept_for_who_waits(
-    faulty: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_connections_are_reserved_for_demand_reads(
+    fault_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While all that is fetched ahead of one reader is stuck, and he with it, another reads at once."""
+    """While all prefetch requests and their reader are stuck, another reader gets its bytes at once."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     def check() -> None:
         cache = Path(tempfile.mkdtemp(dir=tmp_path))
-        archive = wire.archive(Settings(base_url=faulty.url, cache_dir=cache, no_ftp=True))
+        archive = wire.archive(Settings(base_url=fault_proxy.url, cache_dir=cache, no_ftp=True))
         with closing(archive), ThreadPoolExecutor(2) as pool:
             opened, other = archive.open(SPARSE), archive.open(RANDOM)
             read_on(opened, 0, 8 * MIB)
-            with faulty.hold(SPARSE, method="GET") as rule:
+            with fault_proxy.hold(SPARSE, method="GET") as rule:
                 reading = pool.submit(read_on, opened, 8 * MIB, 64 * MIB)
                 eventually(lambda: rule.waiting >= BUDGET - KEPT, "what is fetched ahead is stuck")
                 time.sleep(0.2)  # for more of it to come; less than it takes until silence is noticed
@@ -142,13 +141,13 @@ def test_two_connections_are_kept_for_who_waits(
 
 
 def read_on(opened: OpenFile, start: int, stop: int) -> None:
-    """Read in line."""
+    """Read a range in order."""
     for offset in range(start, stop, 128 * KIB):
         opened.read(offset, 128 * KIB)
 
 
-def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultProxy) -> None:
-    """Of two programs that wait for one block the one that asked first is killed; the other gets it, by one GET."""
+def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """When the first of two readers of one block is killed, the other gets it, and one GET is sent."""
 
     def read(path: str, mark: str, flags: int) -> int:
         fd = os.open(path, os.O_RDONLY | flags)
@@ -159,11 +158,11 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultP
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
     def check() -> None:
-        made = mount("10100", base_url=faulty.url)
+        made = mount("10100", base_url=fault_proxy.url)
         made.expect(ENDED_IN_A_READ)
         marks = [made.account.home / name for name in ("killed", "waiting")]
-        asked = faulty.count("GET", RANDOM)
-        with faulty.hold(
+        asked = fault_proxy.count("GET", RANDOM)
+        with fault_proxy.hold(
             RANDOM, method="GET", after=1
         ) as rule:  # it has begun: it is not asked twice for its silence
             killed, _ = made.calling(read, made / RANDOM, marks[0], 0)
@@ -175,6 +174,6 @@ def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, faulty: FaultP
             rule.release()
             assert answer(DEADLINE) == 4096
         made.umount()
-        assert faulty.count("GET", RANDOM) == asked + 1
+        assert fault_proxy.count("GET", RANDOM) == asked + 1
 
     in_a_calm_moment(check)

@@ -1,4 +1,4 @@
-"""What a mount keeps: on disk between runs and between mounts, in bounds, and never wrong."""
+"""The disk cache of a mount: shared by runs and mounts, within its limits, and never wrong."""
 
 import hashlib
 import os
@@ -8,58 +8,36 @@ from pathlib import Path
 import pytest
 from support import cache_files
 from support.apache import Apache
-from support.fixture_tree import BLOCK, World
+from support.fixture_tree import BLOCK, RANDOM, SPARSE, FixtureTree
 from support.mounting import Account, Mount, Mounts, eventually
+from support.programs import checksum, checksum_of_beginning
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-RANDOM = "10100/data/random.bin"
-SPARSE = "10200/data/sparse.mrc"
 SIZE = 8 * 2**20 + 4_321
-
-
-def digest(path: str) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def beginning(path: str, size: int) -> str:
-    """Return the checksum of the first bytes of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.sha256(file.read(size)).hexdigest()
-
-
-def block_files(account: Account) -> list[Path]:
-    """Return the files of the cache that hold blocks."""
-    return cache_files.chunks(account.home / "cache" / "empiarfs" / "v1" / "blocks")
-
-
-def kept_bytes(account: Account) -> int:
-    """Return the bytes of all blocks on disk."""
-    return cache_files.volume(account.home / "cache" / "empiarfs" / "v1" / "blocks")
 
 
 def filled(mount: Mounts, account: Account) -> None:
     """Read a file of 8 MiB through a mount, and unmount when all of its blocks are on disk."""
     made = mount("10100", account=account)
-    made.call(digest, made / RANDOM)
-    eventually(lambda: kept_bytes(account) > SIZE, "all blocks are on disk")
+    made.call(checksum, made / RANDOM)
+    eventually(lambda: cache_files.volume_of(account) > SIZE, "all blocks are on disk")
     made.umount()
 
 
 @pytest.fixture
-def truth(world: World) -> str:
-    """What the file's bytes come to."""
-    return hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+def truth(tree: FixtureTree) -> str:
+    """The checksum of the file."""
+    return hashlib.sha256((tree.root / RANDOM).read_bytes()).hexdigest()
 
 
 def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: str, truth: str) -> None:
-    """What was read is read again, after a new mount, without a request."""
+    """What one mount has read, a later mount reads without a request."""
     account = mount.account(binding=binding)
     filled(mount, account)
     apache.clear()
     again = mount("10100", account=account)
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM) == []
 
 
@@ -68,16 +46,16 @@ def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: st
     "the free-space floor, and may be shared by several processes."
 )
 def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -> None:
-    """Two mounts at once share what either has read, and both read right while both read."""
+    """Two mounts at once share what either has read, and both read the right bytes at the same time."""
     account = mount.account()
     first = mount("10100", account=account)
     second = mount("10100", account=account)
-    assert first.call(digest, first / RANDOM) == truth
-    eventually(lambda: kept_bytes(account) > SIZE, "all blocks are on disk")
+    assert first.call(checksum, first / RANDOM) == truth
+    eventually(lambda: cache_files.volume_of(account) > SIZE, "all blocks are on disk")
     apache.clear()
-    assert second.call(digest, second / RANDOM) == truth
+    assert second.call(checksum, second / RANDOM) == truth
     assert apache.requests("GET", RANDOM) == []
-    pairs = [one.calling(digest, one / f"10100/data/{2 * BLOCK}.bin") for one in (first, second)]
+    pairs = [one.calling(checksum, one / f"10100/data/{2 * BLOCK}.bin") for one in (first, second)]
     assert len({answer(60) for _, answer in pairs}) == 1
 
 
@@ -86,7 +64,7 @@ def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -
     "the free-space floor, and may be shared by several processes."
 )
 def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
-    """The cache directory, and all that is in it, is closed to others."""
+    """The cache directory belongs to the user and has mode 0700."""
     account = mount.account(user)
     os.umask(os.umask(0o022))
     filled(mount, account)
@@ -97,7 +75,7 @@ def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
 
 
 def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
-    """A cache directory that others could look into is closed to them when it is used."""
+    """A cache directory that others may read gets mode 0700 when it is used."""
     account = mount.account()
     folder = account.home / "shown"
     folder.mkdir(mode=0o755)
@@ -109,41 +87,41 @@ def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
     "the free-space floor, and may be shared by several processes."
 )
-def test_the_cache_keeps_its_bounds(mount: Mounts, world: World) -> None:
-    """With --cache-size 4M about that much stays on disk of 64 MiB, and what was given up is fetched again."""
+def test_the_cache_keeps_its_bounds(mount: Mounts, tree: FixtureTree) -> None:
+    """With `--cache-size 4M` about 4 MiB of 64 stay on disk, and evicted blocks are fetched again."""
     account = mount.account()
-    with (world.root / SPARSE).open("rb") as file:
+    with (tree.root / SPARSE).open("rb") as file:
         expected = hashlib.sha256(file.read(64 * 2**20)).hexdigest()
     for _ in range(2):
         made = mount("10200", account=account, flags=["--cache-size=4M"])
-        assert made.call(beginning, made / SPARSE, 64 * 2**20) == expected
+        assert made.call(checksum_of_beginning, made / SPARSE, 64 * 2**20) == expected
         made.umount()
-        assert 2 * 2**20 < kept_bytes(account) < 5 * 2**20
+        assert 2 * 2**20 < cache_files.volume_of(account) < 5 * 2**20
 
 
 def test_a_cache_of_nothing_keeps_nothing(mount: Mounts, truth: str) -> None:
-    """With --cache-size 0 no block is kept on disk."""
+    """With `--cache-size 0` no block is stored on disk."""
     account = mount.account()
     made = mount("10100", account=account, flags=["--cache-size=0"])
-    assert made.call(digest, made / RANDOM) == truth
+    assert made.call(checksum, made / RANDOM) == truth
     made.umount()
-    assert block_files(account) == []
+    assert cache_files.of(account) == []
 
 
 def flipped(file: Path) -> None:
-    """Change one byte in the middle."""
+    """Change one byte in the middle of a file."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
 def halved(file: Path) -> None:
-    """Cut the second half off."""
+    """Remove the second half of a file."""
     os.truncate(file, file.stat().st_size // 2)
 
 
 def emptied(file: Path) -> None:
-    """Leave nothing."""
+    """Truncate a file."""
     os.truncate(file, 0)
 
 
@@ -154,16 +132,16 @@ def emptied(file: Path) -> None:
 @pytest.mark.promise("Losing any of it costs requests, nothing else.")
 @pytest.mark.parametrize("harm", [flipped, halved, emptied, Path.unlink])
 def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: object, truth: str) -> None:
-    """Blocks that were changed, cut or lost on disk are noticed, told of in the log, and fetched again."""
+    """A block that was changed, cut or deleted on disk is fetched again, and damage is logged."""
     assert callable(harm)
     account = mount.account()
     filled(mount, account)
-    for file in block_files(account):
+    for file in cache_files.of(account):
         harm(file)
     apache.clear()
     again = mount("10100", account=account)
     again.expect("block|cache")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM)
     if harm is not Path.unlink:
         assert "WARNING" in again.log(), "nobody is told that the disk is failing"
@@ -174,21 +152,21 @@ def test_harmed_blocks_are_fetched_again(mount: Mounts, apache: Apache, harm: ob
     "fails is fetched again."
 )
 def test_blocks_that_changed_places_are_fetched_again(mount: Mounts, truth: str) -> None:
-    """A block that lies, whole and unharmed, where another belongs is not taken for it."""
+    """A valid block in the place of another is not used."""
     account = mount.account()
     filled(mount, account)
-    files = [file for file in block_files(account) if file.stat().st_size > BLOCK]
+    files = [file for file in cache_files.of(account) if file.stat().st_size > BLOCK]
     contents = [file.read_bytes() for file in files]
     for file, content in zip(files, contents[1:] + contents[:1], strict=True):
         file.write_bytes(content)
     again = mount("10100", account=account)
     again.expect("block|cache")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
 
 
 @pytest.mark.promise("Losing any of it costs requests, nothing else.")
 def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> None:
-    """When both databases of the cache are overwritten the mount works on, and says so."""
+    """A mount works when both databases of the cache are overwritten, and logs it."""
     account = mount.account()
     filled(mount, account)
     folder = account.home / "cache" / "empiarfs" / "v1"
@@ -200,12 +178,12 @@ def test_a_database_that_is_rubbish_is_no_cache(mount: Mounts, truth: str) -> No
             Path(f"{file}{more}").unlink(missing_ok=True)
     again = mount("10100", account=account)
     again.expect("WARNING")
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert "Traceback" not in again.log()
 
 
 def test_memory_stays_in_bounds(mount: Mounts) -> None:
-    """With --memory-cache-size 64M the daemon takes that and what Python needs, while 1 GiB goes through it."""
+    """With `--memory-cache-size 64M` the daemon takes less than 264 MiB while 1 GiB is read."""
     made: Mount = mount("10200", flags=["--memory-cache-size=64M", "--cache-size=128M"])
     done = made.run(
         "dd", f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=1024", timeout=100
@@ -217,26 +195,26 @@ def test_memory_stays_in_bounds(mount: Mounts) -> None:
 
 
 def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, truth: str, binding: str) -> None:
-    """It is told of, verified, compared and cleared while a mount uses it, which goes on, and fetches again."""
+    """`cache info`, `verify` and `clear` work while a mount uses the cache, and the mount goes on."""
     account = mount.account(binding=binding)
     made = mount("10100", account=account)
-    assert made.call(digest, made / RANDOM) == truth
-    eventually(lambda: kept_bytes(account) > 8 * 2**20, "all is on disk")
+    assert made.call(checksum, made / RANDOM) == truth
+    eventually(lambda: cache_files.volume_of(account) > 8 * 2**20, "all is on disk")
     where = f"--base-url={mount.base_url}"
     for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert b"mounts that are running go on" in done.stdout
-    assert block_files(account) == []
+    assert cache_files.of(account) == []
     made.umount()
     apache.clear()
     again = mount("10100", account=account)
-    assert again.call(digest, again / RANDOM) == truth
+    assert again.call(checksum, again / RANDOM) == truth
     assert apache.requests("GET", RANDOM)
 
 
 def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: str) -> None:
-    """In one line that says what to do; nothing is mounted."""
+    """A mount with a cache directory that others may write is refused in one line."""
     account = mount.account(user)
     shown = account.home / "shown"
     account.call(open_directory, shown)
@@ -249,6 +227,6 @@ def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: st
 
 
 def open_directory(path: str) -> None:
-    """Make a directory that everybody may write to."""
+    """Make a directory that every user may write."""
     Path(path).mkdir()
     Path(path).chmod(0o777)

@@ -19,7 +19,7 @@ NEWS = "was replaced|had 4000000 bytes|shorter than it was|another length|contra
 
 
 def read_across_a_change(path: str, here: str, go_on: str) -> list[int]:
-    """Read the start, wait, read at the start, further on and at the end; give each errno, 0 for the old bytes."""
+    """Read the start, wait, read at three places; return the errno of each, 0 for the old bytes."""
     fd = os.open(path, os.O_RDONLY)
     old = random.Random(1).randbytes(4_000_000)
     found = []
@@ -36,7 +36,7 @@ def read_across_a_change(path: str, here: str, go_on: str) -> list[int]:
 
 
 def whole(path: str) -> tuple[int, str]:
-    """Return the length by `stat` after opening, and the digest of what can be read; for both the errno, if any."""
+    """Return the size after opening and the checksum of the bytes, or the errno."""
     try:
         fd = os.open(path, os.O_RDONLY)
         content = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
@@ -47,7 +47,7 @@ def whole(path: str) -> tuple[int, str]:
 
 @pytest.fixture
 def file(small_tree: Path) -> Path:
-    """A file at the server, of 4 MB."""
+    """A file of 4 MB at the server."""
     file = small_tree / "10028/data/big.mrc"
     file.write_bytes(OLD)
     os.utime(file, (1_700_000_000, 1_700_000_000))
@@ -56,14 +56,14 @@ def file(small_tree: Path) -> Path:
 
 @pytest.fixture
 def made(mount: Mounts, own_apache: Apache, file: Path, binding: str) -> Mount:
-    """A mount of it."""
+    """A mount of that file."""
     made = mount("10028", base_url=own_apache.url, binding=binding)
     made.expect(NEWS)
     return made
 
 
 def replaced(file: Path, size: int) -> tuple[int, str]:
-    """Put another version in the place of `file`; give its length and digest."""
+    """Replace `file` by another version; return its size and checksum."""
     new = random.Random(size).randbytes(size)
     file.write_bytes(new)
     os.utime(file, (1_700_009_000, 1_700_009_000))
@@ -71,7 +71,7 @@ def replaced(file: Path, size: int) -> tuple[int, str]:
 
 
 def begun(made: Mount) -> tuple[Path, Path, Callable[[float], Any]]:
-    """Let a program open the file; give the file's path, what lets it go on, and what gives its result."""
+    """Let a program open the file; return its path, the file that lets it go on, and a function for its result."""
     path = made / "10028/data/big.mrc"
     here, go_on = made.account.home / "here", made.account.home / "go on"
     _, answer = made.calling(read_across_a_change, path, here, go_on)
@@ -87,7 +87,7 @@ def begun(made: Mount) -> tuple[Path, Path, Callable[[float], Any]]:
 @pytest.mark.promise("What the kernel had of the old version is dropped then.")
 @SIZES
 def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> None:
-    """A handle opened before gets ESTALE; a new open gets the new version, whole, with its own length."""
+    """A handle of the old version gets ESTALE; a new open gets the whole new version with its size."""
     path, go_on, answer = begun(made)
     new = replaced(file, size)
     go_on.touch()
@@ -100,8 +100,8 @@ def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> No
     "version: the kernel has one set of pages for both."
 )
 @SIZES
-def test_while_the_old_version_is_open_nobody_gets_the_new_one(made: Mount, file: Path, size: int) -> None:
-    """The kernel has one set of pages for both: who opens the file then gets ESTALE, and the log says why."""
+def test_a_new_version_is_not_opened_while_the_old_one_is_open(made: Mount, file: Path, size: int) -> None:
+    """Opening a file whose older version is open fails with ESTALE, and the log says why."""
     path, go_on, answer = begun(made)
     new = replaced(file, size)
     for _ in range(3):

@@ -29,7 +29,7 @@ grep -q more "$2/{DEEP}/bottom.txt"
 
 @pytest.fixture
 def mounted_by_user(shared_mounts: Callable[[str, str], Mount], binding: str) -> Mount:
-    """The world, mounted by an ordinary user: root may do everything with any copy."""
+    """The tree, mounted by an ordinary user: root may do everything with any copy."""
     return shared_mounts(binding, "user")
 
 
@@ -39,7 +39,7 @@ def mounted_by_user(shared_mounts: Callable[[str, str], Mount], binding: str) ->
 )
 @pytest.mark.parametrize("program", COPYING)
 def test_a_copy_is_its_makers(mounted_by_user: Mount, program: str) -> None:
-    """A copy is the same as the original, can be changed at any depth, copied over, and deleted."""
+    """A copy equals the original, and its owner can change it at any depth, overwrite it and delete it."""
     made = mounted_by_user
     source, copy = made / "10001/data", made.account.home / f"copy by {program}"
     script = f"""\
@@ -59,7 +59,7 @@ test ! -e "$2"
 
 
 def test_a_single_file_is_copied_over_a_copy(mounted_by_user: Mount) -> None:
-    """`cp FILE COPY` twice, the second time over the first."""
+    """`cp FILE COPY` works a second time over the first copy."""
     made = mounted_by_user
     copy = made.account.home / "single.mrc"
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A daemon that is killed, stopped, or lives for long: nothing wrong is served afterwards, and nothing is left."""
+"""A daemon that is killed, stopped, or runs for long: nothing wrong is served afterwards, and nothing is left."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from support import cache_files, sandbox
 from support.apache import Apache
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: float, threads: int) -> list[str]:
-    """Read parts of files, in line from random places, until the mount is gone; give what was wrong."""
+    """Read parts of files in order from random places until the mount is gone; return what was wrong."""
     end = time.monotonic() + seconds
     wrong: list[str] = []
 
@@ -72,7 +72,7 @@ def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: floa
 
 
 def is_free(slot: Path) -> bool:
-    """Return whether nobody holds a slot of the machine's budget."""
+    """Return whether no process holds a slot of the connection budget."""
     with slot.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +87,7 @@ def is_dead(made: Mount) -> bool:
 
 
 def unknown_blocks(account: Account) -> list[Path]:
-    """Return the files of the cache that its database does not know of."""
+    """Return the files of the cache that are not in its database."""
     folder = account.home / "cache" / "empiarfs" / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -102,12 +102,12 @@ def unknown_blocks(account: Account) -> list[Path]:
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     lasting_mount: Mounts,
-    world: World,
+    tree: FixtureTree,
     apache: Apache,
     how_long: Callable[[int, int], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At whatever moment of a busy run: the next mount takes its place, and serves right bytes from its cache."""
+    """After a daemon is killed at any moment, the next mount replaces it and reads right bytes from its cache."""
     account = lasting_mount.account()
     chance = random.Random(4)
     kills = how_long(12, 100)
@@ -116,7 +116,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
         made = lasting_mount("10028", "10100", account=account, path=place)
         made.expect("damaged")
         assert len(sandbox.mounted(place)) == 1, "dead mounts pile up"
-        reader, answer = made.calling(compared, place, world.root, list(FILES), turn, 20.0, 4)
+        reader, answer = made.calling(compared, place, tree.root, list(FILES), turn, 20.0, 4)
         threading.Event().wait(chance.uniform(0.05, 0.8))
         os.kill(made.daemon(), signal.SIGKILL)
         assert answer(DEADLINE) == []
@@ -129,9 +129,9 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
     apache.clear()
     made = lasting_mount("10028", "10100", account=account, path=place)
     lasting_mount.made[0].expect("damaged")
-    assert made.call(compared, place, world.root, list(FILES), 0, 2.0, 4) == []
+    assert made.call(compared, place, tree.root, list(FILES), 0, 2.0, 4) == []
     sent = sum(one.sent for one in apache.requests("GET", "|".join(FILES)))
-    whole = sum((world.root / path).stat().st_size for path in FILES)
+    whole = sum((tree.root / path).stat().st_size for path in FILES)
     assert sent < whole, "nothing came from the cache of those that were killed"
     made.umount()
     lost = sum(file.stat().st_size for file in unknown_blocks(account))
@@ -141,12 +141,12 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
 
 
 def test_a_daemon_that_is_stopped_goes_on(
-    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int]
+    lasting_mount: Mounts, tree: FixtureTree, how_long: Callable[[int, int], int]
 ) -> None:
-    """A laptop that sleeps: whoever was reading waits, and reads on, right."""
+    """Readers of a stopped daemon wait, and read the right bytes when it continues."""
     made = lasting_mount("10028", "10100", flags=["--memory-cache-size=16M", "--cache-size=8M"])
     made.expect("line was lost|went silent|asking again|only drips|breaks its replies")
-    _, answer = made.calling(compared, made.path, world.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
+    _, answer = made.calling(compared, made.path, tree.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
     daemon = made.daemon()
     threading.Event().wait(1.0)
     os.kill(daemon, signal.SIGSTOP)
@@ -155,11 +155,11 @@ def test_a_daemon_that_is_stopped_goes_on(
     finally:
         os.kill(daemon, signal.SIGCONT)
     assert answer(how_long(60, 120)) == []
-    assert made.call(compared, made.path, world.root, list(FILES), 2, 1.0, 8) == []
+    assert made.call(compared, made.path, tree.root, list(FILES), 2, 1.0, 8) == []
 
 
 def left_over(account: Account) -> Counter[str]:
-    """Count what a mount may leave behind: processes, mounts, files by the folder they are in."""
+    """Count what a mount may leave behind: processes, mounts, and files by directory."""
     counts = Counter({"processes": len(sandbox.processes(account.token))})
     counts["mounts"] = sum(str(account.home) in line for line in Path("/proc/self/mounts").read_text().splitlines())
     for folder, _, files in os.walk(account.home):
@@ -171,9 +171,12 @@ def left_over(account: Account) -> Counter[str]:
 
 @pytest.mark.timeout(0)
 def test_mounting_again_and_again_leaves_nothing(
-    lasting_mount: Mounts, world: World, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
+    lasting_mount: Mounts,
+    tree: FixtureTree,
+    how_long: Callable[[int, int], int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No process, mount, lock or temporary file is left, and the cache grows no more."""
+    """Repeated mounts leave no process, mount, lock or temporary file, and the cache does not grow."""
     account = lasting_mount.account()
     (account.home / "tmp").mkdir()
     cycles = how_long(8, 100)
@@ -182,7 +185,7 @@ def test_mounting_again_and_again_leaves_nothing(
         made = lasting_mount(
             "10028", account=account, path=account.home / "mnt", env={"TMPDIR": str(account.home / "tmp")}
         )
-        assert made.call(compared, made.path, world.root, list(FILES[1:]), turn, 0.2, 2) == []
+        assert made.call(compared, made.path, tree.root, list(FILES[1:]), turn, 0.2, 2) == []
         made.call(whole, made / FILES[1])
         made.call(whole, made / FILES[2])
         made.umount()
@@ -201,7 +204,7 @@ def whole(path: str) -> int:
 
 
 def used(daemon: int) -> dict[str, int]:
-    """Return what a process holds: open files, threads, KiB of memory."""
+    """Return the open files, threads and KiB of memory of a process."""
     status = Path(f"/proc/{daemon}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {
@@ -213,7 +216,7 @@ def used(daemon: int) -> dict[str, int]:
 
 
 def opened_and_listed(folder: str, times: int) -> int:
-    """Open, read and close files, and list directories, again and again."""
+    """Open, read and close files and list directories repeatedly."""
     count = 0
     for turn in range(times):
         for file in list(Path(folder).iterdir())[:40]:
@@ -225,7 +228,7 @@ def opened_and_listed(folder: str, times: int) -> int:
 def test_a_daemon_that_lives_for_long_does_not_grow(
     lasting_mount: Mounts, binding: str, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files that are opened, read and closed leave no open file, thread or memory in the daemon."""
+    """Opening, reading and closing files leaves no open file, thread or memory in the daemon."""
     made = lasting_mount("10300", binding=binding)
     daemon = made.daemon()
     made.call(opened_and_listed, made / "10300/data", 60)
@@ -241,7 +244,7 @@ def test_a_daemon_that_lives_for_long_does_not_grow(
 
 
 def mixed(path: str, size: int, readers: int, each: int) -> int:
-    """Read with many readers, every other in line, the rest at random; give how many bytes came."""
+    """Read with many threads, half of them sequentially, half at random; return the number of bytes."""
 
     def work(number: int) -> int:
         chance = random.Random(number)
@@ -261,7 +264,7 @@ def mixed(path: str, size: int, readers: int, each: int) -> int:
 
 @pytest.fixture
 def busy(lasting_mount: Mounts) -> Mount:
-    """A mount with little memory of its own."""
+    """A mount with a small memory cache."""
     return lasting_mount("10200", flags=["--memory-cache-size=64M", "--cache-size=512M"])
 
 
@@ -269,7 +272,7 @@ def busy(lasting_mount: Mounts) -> Mount:
 def test_many_readers_do_not_take_more_memory(
     busy: Mount, how_long: Callable[[int, int], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --memory-cache-size 64M and 32 readers, in line and at random, the daemon stays under 300 MB."""
+    """With `--memory-cache-size 64M` and 32 readers the daemon stays below 300 MB."""
     each = how_long(12, 60) * MIB
     path = busy / "10200/data/sparse.mrc"
     assert busy.call(mixed, path, path.stat().st_size, 32, each, timeout=250) >= 32 * each
@@ -279,48 +282,48 @@ def test_many_readers_do_not_take_more_memory(
     assert peak < 300_000_000 // 1024
 
 
-def test_two_users_have_two_caches(mount: Mounts, world: World) -> None:
-    """Root and an ordinary user mount at once, each with a cache of his own; neither may use the other's."""
+def test_two_users_have_two_caches(mount: Mounts, tree: FixtureTree) -> None:
+    """Root and an ordinary user have separate caches, and neither can use that of the other."""
     if len(sandbox.users()) == 1:
         return
     mounts = [mount("10028", "10100", user=user) for user in sandbox.users()]
     for made in mounts:
         made.account.home.chmod(0o755)
-        assert made.call(compared, made.path, world.root, list(FILES), 3, 1.0, 4) == []
+        assert made.call(compared, made.path, tree.root, list(FILES), 3, 1.0, 4) == []
         folder = made.account.home / "cache" / "empiarfs" / "v1"
         assert {file.stat().st_uid for file in folder.rglob("*")} == {made.account.user.uid}
     theirs = mounts[0].account.home / "cache" / "empiarfs"
     other = mount("10028", "10100", user="user", flags=[f"--cache-dir={theirs}"])
     other.expect("nothing is kept on disk")
-    assert other.call(compared, other.path, world.root, list(FILES), 4, 0.5, 4) == []
+    assert other.call(compared, other.path, tree.root, list(FILES), 4, 0.5, 4) == []
     assert "nothing is kept on disk" in other.log()
     assert {file.stat().st_uid for file in theirs.rglob("*")} == {mounts[0].account.user.uid}
 
 
-def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, world: World) -> None:
-    """The daemon goes on, and forgets what the reader had open."""
+def test_a_reader_that_is_killed_holds_nothing(mount: Mounts, tree: FixtureTree) -> None:
+    """The daemon releases the open files of a reader that is killed, and serves others."""
     made = mount("10028", "10100")
     for seed in range(4):
         reader, _ = made.calling(
-            compared, made.path, world.root, list(FILES), seed, 60.0, 8, stdout=subprocess.DEVNULL
+            compared, made.path, tree.root, list(FILES), seed, 60.0, 8, stdout=subprocess.DEVNULL
         )
         threading.Event().wait(0.4)
         reader.kill()
         reader.wait(DEADLINE)
-    assert made.call(compared, made.path, world.root, list(FILES), 9, 1.0, 4) == []
+    assert made.call(compared, made.path, tree.root, list(FILES), 9, 1.0, 4) == []
 
 
-def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, world: World) -> None:
-    """Two mounts share a cache and write to it; one is killed in the middle, and the other reads on, right."""
+def test_a_mount_survives_another_one_of_its_cache(mount: Mounts, tree: FixtureTree) -> None:
+    """When one of two mounts that share a cache is killed, the other reads the right bytes."""
     account = mount.account()
     first, second = (mount("10028", "10100", account=account, flags=["--memory-cache-size=16M"]) for _ in range(2))
     _, answers = zip(
-        *(one.calling(compared, one.path, world.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
+        *(one.calling(compared, one.path, tree.root, list(FILES), 5, 3.0, 4) for one in (first, second)),
         strict=True,
     )
     threading.Event().wait(1.0)
     os.kill(first.daemon(), signal.SIGKILL)
     assert [answer(DEADLINE) for answer in answers] == [[], []]
-    assert second.call(compared, second.path, world.root, list(FILES), 6, 1.0, 4) == []
+    assert second.call(compared, second.path, tree.root, list(FILES), 6, 1.0, 4) == []
     second.umount()
     assert sum(file.stat().st_size for file in unknown_blocks(account)) < 8 * MIB

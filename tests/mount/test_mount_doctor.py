@@ -5,7 +5,7 @@ from support.mounting import Mounts
 
 
 def test_where_mounts_work_all_is_well(mount: Mounts, apache: Apache, binding: str, user: str) -> None:
-    """For both users and bindings, and nothing is left behind that stands in the way of a mount."""
+    """`doctor` reports no problem for both users and bindings, and a mount works afterwards."""
     account = mount.account(user, binding)
     done = account.empiarfs("doctor", f"--base-url={mount.base_url}", timeout=30)
     lines = done.stdout.decode().splitlines()

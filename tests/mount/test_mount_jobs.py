@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.apache import Apache
-from support.fixture_tree import SMALL_FILES, World
+from support.fixture_tree import SMALL_FILES, FixtureTree
 from support.ftp_server import FtpServer
 from support.mounting import Account, Mount, Mounts
 from support.request_log import (
@@ -47,7 +47,7 @@ MANY = "10300/data"
 
 @pytest.fixture(scope="module")
 def jobs_apache() -> Iterator[Apache]:
-    """An Apache that serves what the jobs read, all of it holes."""
+    """An Apache that serves the sparse files of the jobs."""
     folder = Path(tempfile.mkdtemp(prefix="empiarfs-jobs-"))
     folder.chmod(0o755)
     sizes = {"big.bin": BIG, "stack.mrcs": STACK}
@@ -65,7 +65,7 @@ def jobs_apache() -> Iterator[Apache]:
 
 @pytest.fixture
 def jobs(jobs_apache: Apache) -> Iterator[RequestLog]:
-    """What the jobs read; whatever a test does with it ends within the budget of connections."""
+    """The log of requests for the files of the jobs; each test stays within the connection budget."""
     with counted(jobs_apache, ROUND_TRIP) as made:
         yield made
         assert 0 < made.connections <= BUDGET
@@ -73,16 +73,16 @@ def jobs(jobs_apache: Apache) -> Iterator[RequestLog]:
 
 @pytest.fixture
 def many(apache: Apache) -> Iterator[RequestLog]:
-    """The directory of 3,000 files; whatever a test does with it ends within the budget of connections."""
+    """The log of requests for the directory of 3,000 files; each test stays within the connection budget."""
     with counted(apache, ROUND_TRIP) as made:
         yield made
         assert 0 < made.connections <= BUDGET
 
 
 @pytest.fixture
-def ftp(world: World) -> Iterator[FtpServer]:
-    """An FTP server that shows the world."""
-    with closing(FtpServer(world.root)) as server:
+def ftp(tree: FixtureTree) -> Iterator[FtpServer]:
+    """An FTP server that shows the tree."""
+    with closing(FtpServer(tree.root)) as server:
         yield server
 
 
@@ -90,7 +90,7 @@ def ftp(world: World) -> Iterator[FtpServer]:
 def mounted(
     mount: Mounts, served: RequestLog, entry: str, *flags: str, account: Account | None = None
 ) -> Iterator[Mount]:
-    """Mount with an empty cache, or that of `account`; unmount at the end, so that connections are not added up."""
+    """Mount with an empty cache, or that of `account`; unmount at the end, so that connections do not add up."""
     made = mount(entry, base_url=served.url, flags=flags, account=account or mount.account())
     served.forget()
     yield made
@@ -103,7 +103,7 @@ def names(path: str) -> int:
 
 
 def walk(path: str) -> int:
-    """Read a file in line; give its length."""
+    """Read a file sequentially; return its size."""
     total = 0
     with open(path, "rb", buffering=0) as file:
         while piece := file.read(1 << 20):
@@ -112,7 +112,7 @@ def walk(path: str) -> int:
 
 
 def walk_all(folder: str, count: int) -> int:
-    """Read files at once; give the length of all."""
+    """Read files at once; return their total size."""
 
     def one(number: int) -> int:
         total = 0
@@ -126,7 +126,7 @@ def walk_all(folder: str, count: int) -> int:
 
 
 def heads(folder: str, count: int) -> int:
-    """Read the first KiB of files, in order; give the length of all."""
+    """Read the first KiB of files in order; return the number of bytes."""
     total = 0
     for number in range(count):
         with open(f"{folder}/{number:03}.mrc", "rb", buffering=0) as file:
@@ -135,7 +135,7 @@ def heads(folder: str, count: int) -> int:
 
 
 def scattered(path: str, size: int, count: int) -> int:
-    """Read `size` bytes at random places; give the length of all."""
+    """Read `size` bytes at random places; return the number of bytes."""
     chance = random.Random(size)
     total = 0
     with open(path, "rb", buffering=0) as file:
@@ -147,7 +147,7 @@ def scattered(path: str, size: int, count: int) -> int:
 
 
 def pages(path: str) -> list[int]:
-    """Return the numbers of the pages of a file that the kernel holds: what it has asked us for."""
+    """Return the numbers of the pages of a file that the kernel has cached."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as whole:
         found = (ctypes.c_ubyte * -(-len(whole) // 4096))()
@@ -158,14 +158,14 @@ def pages(path: str) -> list[int]:
 
 
 def check_in_line(found: Sequence[Span], size: int) -> None:
-    """Check that a file of `size` bytes was asked for once, whole, and in few requests."""
+    """Check that a file of `size` bytes was fetched once, whole, and in few requests."""
     assert asked_twice(found) == []
     assert size <= bytes_of(found) <= 1.02 * size
     assert len(found) <= size // (256 * KIB) + 8
 
 
 def test_names_cost_one_request(mount: Mounts, many: RequestLog, binding: str) -> None:
-    """`ls` of 3,000 files asks for one page; no file is asked for, though each one's kind is known."""
+    """`ls` of 3,000 files costs one request, and the type of each file is known."""
 
     def kinds(path: str) -> tuple[int, int]:
         entries = list(os.scandir(path))
@@ -177,7 +177,7 @@ def test_names_cost_one_request(mount: Mounts, many: RequestLog, binding: str) -
 
 
 def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: RequestLog, ftp: FtpServer) -> None:
-    """`ls -l` of 3,000 files costs a page, one HEAD and one FTP list; after a remount it costs nothing."""
+    """`ls -l` of 3,000 files costs a listing, one HEAD and one FTP LIST; after a remount it costs nothing."""
 
     def check() -> None:
         account = mount.account()
@@ -198,7 +198,7 @@ def test_sizes_by_ftp_cost_three_requests(mount: Mounts, many: RequestLog, ftp: 
 
 @pytest.mark.promise("`ls` costs one request for a directory that is not known, none for one that is.")
 def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: RequestLog) -> None:
-    """`ls` shows the names after one request; `ls -l` asks once for each file, and after a remount for none."""
+    """Without FTP `ls` costs one request, `ls -l` one HEAD for each file, and after a remount none."""
 
     def check() -> None:
         account = mount.account()
@@ -216,8 +216,8 @@ def test_sizes_without_ftp_cost_one_head_each(mount: Mounts, jobs: RequestLog) -
     in_a_calm_moment(check)
 
 
-def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: RequestLog) -> None:
-    """A file read from its start to its end costs its bytes, none twice; again nothing, nor after a remount."""
+def test_a_file_read_sequentially_is_fetched_once(mount: Mounts, jobs: RequestLog) -> None:
+    """A file read sequentially is fetched once, and not again, after a remount neither."""
 
     def check() -> None:
         account = mount.account()
@@ -234,8 +234,8 @@ def test_a_file_in_line_is_asked_for_once(mount: Mounts, jobs: RequestLog) -> No
     in_a_calm_moment(check)
 
 
-def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: RequestLog) -> None:
-    """Eight files read at the same time cost their bytes, none twice, over the same few connections."""
+def test_files_read_at_once_are_fetched_once(mount: Mounts, jobs: RequestLog) -> None:
+    """Eight files read at the same time are each fetched once, over the same few connections."""
 
     def check() -> None:
         with mounted(mount, jobs, "10600") as made:
@@ -248,7 +248,7 @@ def test_files_at_once_are_asked_for_once(mount: Mounts, jobs: RequestLog) -> No
 
 @pytest.mark.parametrize("size", [64 * KIB, MIB])
 def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: RequestLog, size: int) -> None:
-    """Reads at random places cost the blocks of what the kernel asks for, and at most one more each; none twice."""
+    """Random reads fetch the blocks of the kernel's requests and at most one more each, none of them twice."""
 
     def check() -> None:
         with mounted(mount, jobs, "10600") as made:
@@ -266,7 +266,7 @@ def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: RequestLog, size: i
 
 
 def test_heads_cost_a_block_each(mount: Mounts, jobs: RequestLog) -> None:
-    """The first KiB of each of 100 files costs a HEAD and a block of each; the walk runs 64 files ahead at most."""
+    """The first KiB of 100 files costs a HEAD and a block each, and at most 64 further files are prefetched."""
 
     def check() -> None:
         with mounted(mount, jobs, "10600") as made:

@@ -1,7 +1,7 @@
-"""What a mount is to the kernel: type, options, refusals, and how often it is asked."""
+"""A mount as the kernel sees it: type, options, refusals, and the number of its requests."""
 
 # what runs in a child speaks to the kernel as plainly as it can
-# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH110, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH110, PTH123, PTH211
 
 import errno
 import fcntl
@@ -20,21 +20,16 @@ from pathlib import Path
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import BLOCK, SMALL_FILES
+from support.fixture_tree import BLOCK, RANDOM, SMALL_FILES
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.programs import names
 
-RANDOM = "10100/data/random.bin"
 ENDED_IN_A_READ = "went silent|asking again|was closed|line was lost|no reply|refuses connections"
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 @contextmanager
 def upcalls(mount: Mounts, account: Account, *entries: str) -> Iterator[tuple[Mount, "Counter[str]"]]:
-    """Mount in the foreground, and count what the kernel asks; libfuse itself tells, in its debug mode."""
+    """Mount in the foreground with libfuse's debug output, and count the requests of the kernel."""
     made = mount.prepare(account)
     counted: Counter[str] = Counter()
     process = account.start(
@@ -65,7 +60,7 @@ def upcalls(mount: Mounts, account: Account, *entries: str) -> Iterator[tuple[Mo
 
 
 def test_findmnt_shows_what_it_is(mounted: Mount) -> None:
-    """The kernel's table shows type fuse.empiarfs, source empiarfs, and ro, nosuid, nodev."""
+    """The kernel's mount table shows type fuse.empiarfs, source empiarfs, and ro, nosuid, nodev."""
     words = ("--noheadings", "--output", "FSTYPE,SOURCE,OPTIONS", "--mountpoint", mounted.path)
     kind, source, options = mounted.run("findmnt", *words).stdout.decode().split()
     assert (kind, source) == ("fuse.empiarfs", "empiarfs")
@@ -74,7 +69,7 @@ def test_findmnt_shows_what_it_is(mounted: Mount) -> None:
 
 @pytest.mark.promise("There are no extended attributes.")
 def test_there_are_no_extended_attributes(mounted: Mount) -> None:
-    """Extended attributes are not supported, and `ls` and `cp` do not mind."""
+    """Extended attributes are not supported."""
 
     def attributes(path: str) -> list[int]:
         found = []
@@ -92,7 +87,7 @@ def test_there_are_no_extended_attributes(mounted: Mount) -> None:
 
 
 def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
-    """A question for extended attributes is answered with ENOSYS, after which the kernel asks no more."""
+    """A request for extended attributes gets ENOSYS, after which the kernel sends no other."""
 
     def many(path: str) -> None:
         for _ in range(50):
@@ -110,7 +105,7 @@ def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
     "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
 )
 def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
-    """`ls -l` of 3,000 measured files is a few pages of names with attributes, and no question for each file."""
+    """`ls -l` of 3,000 measured files costs a few READDIRPLUS requests, and none for single files."""
     account = mount.account()
     before = mount("10300", account=account)
     assert before.run("ls", "-l", before / "10300/data").returncode == 0
@@ -126,7 +121,7 @@ def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
 )
 def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> None:
-    """The kernel keeps what was read: a program that opens the file again asks us for nothing."""
+    """A file that is opened and read again is served from the kernel's page cache."""
     with upcalls(mount, mount.account(binding=binding), "10100") as (made, counted):
         assert made.run("md5sum", made / RANDOM).returncode == 0
         eventually(lambda: counted["RELEASE"], "all that the kernel asked so far is counted")
@@ -139,7 +134,7 @@ def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> Non
     "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
 )
 def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
-    """The kernel keeps that a name is missing: a program that looks for it a thousand times asks us once."""
+    """The kernel caches that a name is missing, so that a thousand lookups cost one request."""
 
     def thousand(path: str) -> int:
         return sum(os.path.exists(path) for _ in range(1000))
@@ -150,7 +145,7 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
 
 
 def test_whatever_writes_is_refused(mounted: Mount) -> None:
-    """Every attempt to change anything fails with EROFS, as root too."""
+    """Every attempt to change anything fails with EROFS, for root too."""
 
     def attempts(file: str, folder: str) -> dict[str, int]:
         new = f"{folder}/new"
@@ -188,7 +183,7 @@ def test_whatever_writes_is_refused(mounted: Mount) -> None:
 
 
 def test_locks_for_reading_work(mounted: Mount) -> None:
-    """Programs that lock what they read (HDF5) get their shared locks."""
+    """Shared locks, which HDF5 takes, are granted."""
 
     def locks(path: str) -> None:
         with open(path, "rb") as file:
@@ -200,7 +195,7 @@ def test_locks_for_reading_work(mounted: Mount) -> None:
 
 @pytest.mark.promise("An open directory is one listing: read in pieces, it doubles no name and misses none.")
 def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> None:
-    """A directory of 3,000 names that is listed in pieces, left and gone on with, shows each name once."""
+    """A directory of 3,000 names that is listed in pieces by two readers shows each name once."""
 
     def walks(path: str) -> list[list[int]]:
         found = []
@@ -216,8 +211,8 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
 
 
 @pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
-def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
+def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """While 32 readers wait for a silent server, `ls` of a known directory returns at once."""
 
     def read(path: str, offset: int, mark: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)  # by themselves: no two wait for one page of the kernel's
@@ -225,11 +220,11 @@ def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: Fault
         return os.preadv(fd, [bytearray(4096)], offset)
 
     sparse = "10200/data/sparse.mrc"
-    made = mount("10200", "10300", base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount("10200", "10300", base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(ENDED_IN_A_READ)
     assert made.run("ls", "-l", made / "10300/data/").returncode == 0
     marks = [made.account.home / f"reads-{number}" for number in range(32)]
-    with faulty.hold(sparse, method="GET") as rule:
+    with fault_proxy.hold(sparse, method="GET") as rule:
         readers = [
             made.calling(read, made / sparse, number * 100 * 2**20, mark) for number, mark in enumerate(marks)
         ]
@@ -246,15 +241,15 @@ def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: Fault
 
 
 def sleeps(process: int) -> bool:
-    """Return whether a process waits for something."""
+    """Return whether a process sleeps."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in {"S", "D"}
 
 
 @pytest.mark.promise(
     "Any number of threads and processes may read at once; those who want the same block share one request."
 )
-def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """64 readers that want one block at the same time cost one request."""
+def test_readers_of_one_block_share_one_request(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """64 readers of one block at the same time cost one request."""
 
     def together(path: str, count: int, size: int) -> set[bytes]:
         start = threading.Barrier(count)
@@ -272,16 +267,16 @@ def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProx
         with ThreadPoolExecutor(count) as pool:
             return set(pool.map(read, range(count)))
 
-    made = mount("10100", base_url=faulty.url, binding=binding)
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
     assert len(made.call(together, made / RANDOM, 64, 4000)) == 1
-    assert faulty.count("GET", RANDOM) == 1
+    assert fault_proxy.count("GET", RANDOM) == 1
 
 
-def test_a_stuck_reader_can_be_killed(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """A program that waits for a silent server ends when it is killed."""
-    made = mount("10100", base_url=faulty.url, binding=binding)
+def test_a_stuck_reader_can_be_killed(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """A program that waits for a silent server ends on SIGKILL."""
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
     made.expect(ENDED_IN_A_READ)
-    with faulty.hold(RANDOM, method="GET") as rule:
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
         reader = made.start("cat", made / RANDOM, stdout=subprocess.DEVNULL)
         eventually(lambda: rule.waiting, "the reader is stuck")
         reader.kill()
@@ -290,14 +285,14 @@ def test_a_stuck_reader_can_be_killed(mount: Mounts, faulty: FaultProxy, binding
 
 @pytest.mark.parametrize("library", ["libfuse 3", "libfuse 2"])
 def test_each_binding_loads_its_own_library(mount: Mounts, library: str) -> None:
-    """The binding mfusepy runs on libfuse 3 though libfuse 2 is installed beside it; fusepy on libfuse 2."""
+    """Mfusepy loads libfuse 3 although libfuse 2 is installed too, and fusepy loads libfuse 2."""
     made = mount("10100", binding="mfusepy" if library == "libfuse 3" else "fusepy")
     loaded = set(re.findall(r"libfuse3?\.so\.\d", Path(f"/proc/{made.daemon()}/maps").read_text()))
     assert loaded == {"libfuse3.so.3" if library == "libfuse 3" else "libfuse.so.2"}
 
 
-def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultProxy) -> None:
-    """The first block of a long request is served before the last has arrived."""
+def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """The first block of a long request is served before the rest has arrived."""
 
     def walk(path: str) -> None:
         fd = os.open(path, os.O_RDONLY)
@@ -307,15 +302,15 @@ def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultPr
             os.write(1, b"%d\n" % position)
 
     sparse = "10200/data/sparse.mrc"
-    made = mount("10200", base_url=faulty.url)
+    made = mount("10200", base_url=fault_proxy.url)
     made.expect(ENDED_IN_A_READ)
     positions = made.account.home / "positions"
-    with faulty.hold(sparse, method="GET", after=BLOCK + 1) as cut, positions.open("wb") as out:
+    with fault_proxy.hold(sparse, method="GET", after=BLOCK + 1) as cut, positions.open("wb") as out:
         made.calling(walk, made / sparse, stdout=out)
         eventually(lambda: cut.ranges, "a request of several blocks is cut after the first")
         first = min(int(one.removeprefix("bytes=").split("-")[0]) for one in cut.ranges)
         eventually(lambda: int(positions.read_bytes().split()[-1]) >= first, "the reader has come there")
-        with faulty.hold(sparse, method="GET"):  # nothing else comes from now on
+        with fault_proxy.hold(sparse, method="GET"):  # nothing else comes from now on
             eventually(
                 lambda: int(positions.read_bytes().split()[-1]) >= first + BLOCK,
                 "the reader has the first block of the request",
@@ -323,7 +318,7 @@ def test_data_arrive_while_the_rest_is_on_its_way(mount: Mounts, faulty: FaultPr
 
 
 def test_neighbouring_blocks_are_joined_into_one_request(mount: Mounts, apache: Apache) -> None:
-    """A reader who walks on costs fewer requests than half the blocks that he reads."""
+    """A sequential read costs fewer requests than half its blocks."""
     made = mount("10200")
     words = (f"if={made / '10200/data/sparse.mrc'}", "of=/dev/null", "bs=1M", "count=64")
     assert made.run("dd", *words).returncode == 0

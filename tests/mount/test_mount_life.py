@@ -1,7 +1,6 @@
-"""The life of a mount: how it begins, how it ends, and what it says when it cannot be."""
+"""The life of a mount: how it begins, how it ends, and the message when it cannot be made."""
 
 # what runs in a child speaks to the kernel as plainly as it can
-# ruff: noqa: PTH208
 
 import errno
 import os
@@ -19,26 +18,13 @@ import pytest
 from support import sandbox
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
-
-RANDOM = "10100/data/random.bin"
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
-
-
-def outcome(path: str) -> int:
-    """Read a file; give its length, or the errno with a minus."""
-    try:
-        return len(Path(path).read_bytes())
-    except OSError as error:
-        return -(error.errno or 1)
+from support.programs import length, names
 
 
 def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
-    """Return the one line that a command refuses with."""
+    """Check that a command fails with one line; return it."""
     text = done.stderr.decode()
     assert done.returncode != 0, text
     assert "Traceback" not in text
@@ -49,7 +35,7 @@ def refusal(done: "subprocess.CompletedProcess[bytes]") -> str:
 
 
 def test_mount_returns_when_the_mount_answers(mount: Mounts, binding: str, user: str) -> None:
-    """`empiarfs mount` makes the directory, goes to the background, says nothing, and the mount answers at once."""
+    """`empiarfs mount` creates the directory, prints nothing, and returns when the mount answers."""
     account = mount.account(user, binding)
     made = mount(account=account, path=account.home / "made" / "on the way" / "Grüße")
     assert made.started is not None
@@ -60,13 +46,13 @@ def test_mount_returns_when_the_mount_answers(mount: Mounts, binding: str, user:
 
 
 def test_the_web_page_of_an_entry_names_it(mount: Mounts, user: str) -> None:
-    """`empiarfs mount` takes the address that stands in the browser for the entry, and shows that entry alone."""
+    """`empiarfs mount` accepts the address of an entry's web page and shows that entry alone."""
     made = mount("https://www.ebi.ac.uk/empiar/EMPIAR-10028/", user=user)
     assert made.call(names, made.path) == ["10028"]
 
 
 def test_a_mount_point_may_be_relative(mount: Mounts) -> None:
-    """A mount point is understood as the shell understands it, from where one stands."""
+    """A relative mount point is resolved from the working directory."""
     account = mount.account()
     made = mount.prepare(account, account.home / "here")
     words = ("mount", f"--base-url={mount.base_url}", f"--log-file={made.log_file}", "here", "10028")
@@ -77,7 +63,7 @@ def test_a_mount_point_may_be_relative(mount: Mounts) -> None:
 
 
 def test_what_goes_wrong_in_the_daemon_reaches_the_shell(mount: Mounts, binding: str) -> None:
-    """When libfuse refuses an option, `empiarfs mount` fails with libfuse's own words."""
+    """When libfuse refuses an option, `empiarfs mount` fails with the message of libfuse."""
     made = mount.prepare(mount.account(binding=binding))
     words = refusal(mount.command(made, flags=["-o", "max_read=nonsense"]))
     assert re.search("max_read=nonsense|Invalid argument", words)
@@ -86,7 +72,7 @@ def test_what_goes_wrong_in_the_daemon_reaches_the_shell(mount: Mounts, binding:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_stays_until_a_signal(mount: Mounts, binding: str, number: signal.Signals) -> None:
-    """With --foreground the program stays, and ends well on Ctrl-C or SIGTERM."""
+    """With `--foreground` the program stays, and exits with 0 on SIGINT or SIGTERM."""
     made = mount.prepare(mount.account(binding=binding))
     process = made.start(
         sys.executable, "-m", "empiarfs", "mount", "--foreground", f"--base-url={mount.base_url}", made.path,
@@ -110,7 +96,7 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
     made = mount(user=user)
     if os.geteuid() == 0:
         other = mount.account("root" if user == "user" else "user")
-        assert other.call(outcome, made / "10028/data/stack.mrcs") == -errno.EACCES
+        assert other.call(length, made / "10028/data/stack.mrcs") == -errno.EACCES
 
 
 @pytest.mark.promise(
@@ -118,17 +104,17 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
 )
 @pytest.mark.root
 def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> None:
-    """With --allow-other another user reads too, where /etc/fuse.conf lets one say so."""
+    """With `--allow-other` another user can read, where /etc/fuse.conf permits it."""
     account = mount.account(user, binding)
     account.home.chmod(0o755)
     made = mount(account=account, flags=["--allow-other"])
     other = mount.account("root" if user == "user" else "user")
-    assert other.call(outcome, made / "10100/data/1.bin") == 1
+    assert other.call(length, made / "10100/data/1.bin") == 1
 
 
 @pytest.mark.root
 def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
-    """Where /etc/fuse.conf does not allow it, --allow-other fails and says whom to ask for what."""
+    """Where /etc/fuse.conf does not permit it, `--allow-other` fails and names the line that is missing."""
     made = mount.prepare(mount.account("user"))
     before = sandbox.FUSE_CONFIG.read_text()
     sandbox.FUSE_CONFIG.write_text("")
@@ -142,7 +128,7 @@ def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signal.Signals) -> None:
-    """On SIGINT or SIGTERM the daemon unmounts and is gone; nothing is left in /proc/mounts."""
+    """On SIGINT or SIGTERM the daemon unmounts and ends."""
     made = mount(user=user, binding=binding)
     made.call(names, made.path)
     os.kill(made.daemon(), number)
@@ -152,13 +138,13 @@ def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signa
 @pytest.mark.promise("A read that waits when the mount ends gets an error, never bytes.")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_unmounts_in_the_middle_of_a_read(
-    mount: Mounts, faulty: FaultProxy, binding: str, user: str, number: signal.Signals
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str, number: signal.Signals
 ) -> None:
-    """A signal ends the mount while a read waits for a silent server; the reader gets an error, never bytes."""
-    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    """A signal ends the mount while a read waits for a silent server, and the read fails."""
+    made = mount(base_url=fault_proxy.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect("went silent|asking again|was closed|no reply|line was lost|refuses connections")
-    with faulty.hold(RANDOM, method="GET") as rule:
-        _, answer = made.calling(outcome, made / RANDOM)
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
+        _, answer = made.calling(length, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         os.kill(made.daemon(), number)
         made.see_gone()
@@ -167,7 +153,7 @@ def test_a_signal_unmounts_in_the_middle_of_a_read(
 
 @pytest.mark.parametrize("program", ["empiarfs", "fusermount3"])
 def test_umount_ends_the_daemon(mount: Mounts, binding: str, user: str, program: str) -> None:
-    """`empiarfs umount`, and the system's own programs, unmount, and the daemon ends."""
+    """`empiarfs umount` and `fusermount3 -u` unmount, and the daemon ends."""
     made = mount(user=user, binding=binding)
     if program == "empiarfs":
         made.umount()
@@ -182,23 +168,23 @@ def test_umount_ends_the_daemon(mount: Mounts, binding: str, user: str, program:
 )
 @pytest.mark.parametrize("then", ["mount", "umount"])
 def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: str) -> None:
-    """A mount whose daemon was killed is taken away by the next `mount` on its place, and by `umount`."""
+    """A mount whose daemon was killed is removed by the next `mount` on its mount point, and by `umount`."""
     account = mount.account(user, binding)
     made = mount("10100", account=account)
     os.kill(made.daemon(), signal.SIGKILL)
     eventually(lambda: not made.daemons(), "the daemon is dead")
-    assert made.call(outcome, made / RANDOM) == -errno.ENOTCONN
+    assert made.call(length, made / RANDOM) == -errno.ENOTCONN
     if then == "umount":
         made.umount()
         return
     again = mount("10100", account=account, path=made.path)
     assert len(sandbox.mounted(again.path)) == 1
-    assert again.call(outcome, again / "10100/data/1.bin") == 1
+    assert again.call(length, again / "10100/data/1.bin") == 1
 
 
 @pytest.mark.promise("A mount that a program uses is not taken away, unless with `--lazy`.")
 def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
-    """A mount that a program stands in is not taken away, and the message tells how to find it, or to insist."""
+    """`umount` of a mount in use fails, and the message names `--lazy`."""
     made = mount(user=user)
     holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && exec sleep 60", stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -214,7 +200,7 @@ def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
 
 
 def someone(mount: Mounts, name: str) -> Account:
-    """Make a home for the user `name` of this machine."""
+    """Return an account for the user `name` of this machine, with a home."""
     known = pwd.getpwnam(name)
     home = Path(tempfile.mkdtemp(prefix="home-", dir=mount.folder))
     return Account(sandbox.User(name, known.pw_uid, known.pw_gid), home, "mfusepy")
@@ -224,7 +210,7 @@ def someone(mount: Mounts, name: str) -> Account:
 @pytest.mark.parametrize("flags", [[], ["--lazy"]])
 @pytest.mark.parametrize("name", ["root", "bin"])
 def test_umount_of_another_users_mount_names_its_owner(mount: Mounts, name: str, flags: list[str]) -> None:
-    """What another user has mounted stays, and the message says whose it is and what to run as root."""
+    """`umount` of another user's mount fails, and the message names the owner and the command for root."""
     made = mount("10028", account=someone(mount, name))
     other = someone(mount, "daemon")
     line = refusal(other.empiarfs("umount", *flags, made.path))
@@ -235,7 +221,7 @@ def test_umount_of_another_users_mount_names_its_owner(mount: Mounts, name: str,
 
 
 def test_a_daemon_that_outlives_a_lazy_umount_is_named(mount: Mounts, user: str) -> None:
-    """A mount where an earlier daemon still serves programs names its process, and works once that has ended."""
+    """A mount where an earlier daemon still serves programs fails and names it, and works after its end."""
     made = mount("10028", user=user)
     daemon = made.daemon()
     holder = made.start("sh", "-c", f"cd '{made.path}' && echo in && exec sleep 60", stdout=subprocess.PIPE)
@@ -254,7 +240,7 @@ def test_a_daemon_that_outlives_a_lazy_umount_is_named(mount: Mounts, user: str)
 
 
 def test_a_mount_that_is_under_way_is_named(mount: Mounts) -> None:
-    """Where another process is about to mount, and does not come to it, the message says which process that is."""
+    """Where another process is about to mount, the message names that process."""
     made = mount.prepare(mount.account("user"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
@@ -273,14 +259,14 @@ def test_a_mount_that_is_under_way_is_named(mount: Mounts) -> None:
 
 
 def test_umount_of_what_is_none_says_so(mount: Mounts) -> None:
-    """`empiarfs umount` touches no mount but our own."""
+    """`empiarfs umount` refuses what is not a mount of empiarfs."""
     account = mount.account()
     for place in (account.home, Path("/proc"), account.home / "nothing"):
         assert "is not a mount of empiarfs" in refusal(account.empiarfs("umount", place))
 
 
 def test_a_directory_that_is_not_empty_is_refused(mount: Mounts, user: str) -> None:
-    """Mounting does not hide files that are there."""
+    """A directory that is not empty is refused as a mount point."""
     made = mount.prepare(mount.account(user))
     made.path.mkdir()
     (made.path / "file").write_text("mine")
@@ -288,7 +274,7 @@ def test_a_directory_that_is_not_empty_is_refused(mount: Mounts, user: str) -> N
 
 
 def test_a_file_is_refused(mount: Mounts) -> None:
-    """A file, or a place below one, is no mount point."""
+    """A file, or a path below a file, is refused as a mount point."""
     made = mount.prepare(mount.account())
     made.path.write_text("")
     assert "not a directory" in refusal(mount.command(made))
@@ -297,7 +283,7 @@ def test_a_file_is_refused(mount: Mounts) -> None:
 
 
 def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -> None:
-    """A place that is mounted already stays as it is."""
+    """A second mount on a mount point is refused, and the first one stays."""
     made = mount("10028", user=user)
     line = refusal(mount.command(made, "10100"))
     assert "mounted already" in line
@@ -308,7 +294,7 @@ def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -
 
 @pytest.mark.root
 def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) -> None:
-    """Without /dev/fuse the message names the module, and the flags of a container."""
+    """Without /dev/fuse the message names the kernel module and the flags for a container."""
     made = mount.prepare(mount.account(user))
     nothing = made.account.home / "nothing"
     nothing.write_text("")
@@ -323,7 +309,7 @@ def test_without_the_fuse_device_it_says_what_to_do(mount: Mounts, user: str) ->
 
 @pytest.mark.root
 def test_a_fuse_device_that_is_closed_to_users_is_named(mount: Mounts) -> None:
-    """Where users may not open /dev/fuse, the message says so."""
+    """Where a user may not open /dev/fuse, the message says so."""
     made = mount.prepare(mount.account("user"))
     before = sandbox.FUSE_DEVICE.stat().st_mode
     sandbox.FUSE_DEVICE.chmod(0o600)  # the node of our own namespace
@@ -333,8 +319,8 @@ def test_a_fuse_device_that_is_closed_to_users_is_named(mount: Mounts) -> None:
         sandbox.FUSE_DEVICE.chmod(before)
 
 
-def test_without_fusermount_a_user_is_told_what_to_install(mount: Mounts, binding: str) -> None:
-    """An ordinary user without fusermount3 is told which package brings it."""
+def test_without_fusermount_the_package_is_named(mount: Mounts, binding: str) -> None:
+    """Without fusermount3 the message for an ordinary user names the package to install."""
     made = mount.prepare(mount.account("user", binding))
     line = refusal(mount.command(made, env={"PATH": "/nonexistent"}))
     assert "fusermount3" in line
@@ -343,13 +329,13 @@ def test_without_fusermount_a_user_is_told_what_to_install(mount: Mounts, bindin
 
 @pytest.mark.parametrize("place", ["/etc", "/empiarfs-test", "/proc/1/x", "/usr/lib/empiarfs-test/x"])
 def test_a_place_that_is_not_the_users_is_refused(mount: Mounts, place: str) -> None:
-    """A user who may not use a directory is told to choose another."""
+    """A directory that the user may not use is refused, and the message names it."""
     made = mount.prepare(mount.account("user"), Path(place))
     assert place.split("/")[1] in refusal(mount.command(made))
 
 
-def test_a_directory_of_someone_else_is_refused(mount: Mounts) -> None:
-    """An empty directory that a user may read and not write cannot be mounted on."""
+def test_a_directory_without_write_permission_is_refused(mount: Mounts) -> None:
+    """An empty directory that the user may read and not write is refused as a mount point."""
     made = mount.prepare(mount.account("user"))
     made.path.mkdir()
     made.path.chmod(0o555)
@@ -357,7 +343,7 @@ def test_a_directory_of_someone_else_is_refused(mount: Mounts) -> None:
 
 
 def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
-    """A mistyped entry is found while someone reads; of the mount point that was made for it nothing is left."""
+    """A missing entry is refused by name, and the mount point made for it is removed."""
     made = mount.prepare(mount.account())
     assert "99999" in refusal(mount.command(made, "10028", "99999"))
     assert not made.path.exists()
@@ -378,13 +364,13 @@ def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
 def test_a_wrong_setting_says_where_it_stands(
     mount: Mounts, flags: list[str], env: dict[str, str], named: str
 ) -> None:
-    """A setting that makes no sense is named, with the flag or variable it came from."""
+    """A wrong setting is refused, and the message names its flag or variable."""
     made = mount.prepare(mount.account())
     assert named in refusal(mount.command(made, flags=flags, env=env))
 
 
 def test_a_server_that_is_away_is_no_reason_not_to_mount(mount: Mounts, own_apache: Apache) -> None:
-    """When the entries cannot be looked at, it mounts all the same, and warns."""
+    """A mount whose server is unreachable is made with a warning, and works when the server returns."""
     own_apache.stop()
     made = mount("10028", base_url=own_apache.url)
     made.expect("refuses connections")
@@ -396,7 +382,7 @@ def test_a_server_that_is_away_is_no_reason_not_to_mount(mount: Mounts, own_apac
 
 @pytest.fixture
 def helper() -> Iterator[None]:
-    """/sbin/mount.fuse.empiarfs, for as long as the test runs."""
+    """The helper /sbin/mount.fuse.empiarfs, installed while the test runs."""
     file = Path("/sbin/mount.fuse.empiarfs")
     assert not file.exists(), f"{file} is there already; take it away for the tests"
     program = "from empiarfs.cli.fstab import mount_helper; mount_helper()"
@@ -408,29 +394,29 @@ def helper() -> Iterator[None]:
 
 
 def options(made: Mount, url: str) -> str:
-    """Return the text of -o that keeps `made` to itself."""
+    """Return the text of `-o` that makes `made` independent of other mounts."""
     return f"base_url={url},log_file={made.log_file},cache_dir={made.account.home}/cache"
 
 
 @pytest.mark.root
 def test_mount_8_mounts(mount: Mounts, helper: None) -> None:
-    """`mount -t fuse.empiarfs` mounts the entries it names, with the options of -o."""
+    """`mount -t fuse.empiarfs` mounts the entries of its source with the options of `-o`."""
     made = mount.prepare(mount.account())
     made.path.mkdir()
     words = ("-o", f"ro,noexec,allow_other,{options(made, mount.base_url)}", "10028,EMPIAR-10100", made.path)
     done = made.run("mount", "-t", "fuse.empiarfs", *words)
     assert (done.returncode, done.stderr) == (0, b"")
     assert made.call(names, made.path) == ["10028", "10100"]
-    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == -errno.EACCES  # of the home above it
+    assert mount.account("user").call(length, made / "10100/data/1.bin") == -errno.EACCES  # of the home above it
     made.account.home.chmod(0o755)
-    assert mount.account("user").call(outcome, made / "10100/data/1.bin") == 1
+    assert mount.account("user").call(length, made / "10100/data/1.bin") == 1
     assert made.run("umount", made.path).returncode == 0
     made.see_gone()
 
 
 @pytest.mark.root
 def test_fstab_mounts(mount: Mounts, helper: None) -> None:
-    """A line of fstab, as the manual shows it, mounts the whole archive."""
+    """The line of fstab in the manual mounts the whole archive."""
     made = mount.prepare(mount.account())
     made.path.mkdir()
     table = made.account.home / "fstab"
@@ -445,7 +431,7 @@ def test_fstab_mounts(mount: Mounts, helper: None) -> None:
 
 @pytest.mark.root
 def test_mount_8_says_what_goes_wrong(mount: Mounts, helper: None) -> None:
-    """What goes wrong below mount(8) reaches its user with a status that is not 0."""
+    """An error under mount(8) is printed, and the status is not 0."""
     made = mount.prepare(mount.account())
     made.path.mkdir()
     done = made.run("mount", "-t", "fuse.empiarfs", "-o", options(made, mount.base_url), "99999", made.path)

@@ -1,4 +1,4 @@
-"""Offline: what is kept is served, the rest is refused at once, and no server hears of it."""
+"""Offline: what is cached is served, the rest is refused at once, and no server receives a request."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,30 +7,19 @@ from pathlib import Path
 import pytest
 from support import cache_files
 from support.apache import Apache
-from support.fixture_tree import SMALL_FILES, World, listed
+from support.fixture_tree import RANDOM, SMALL_FILES, FixtureTree, listed
 from support.mounting import Account, Mount, Mounts, eventually
+from support.programs import checksum, checksum_of_beginning
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-RANDOM = "10100/data/random.bin"
 FIRST = 2**20  # bytes that were read of the file of which the rest was not
 EHOSTUNREACH, ENOENT = 113, 2
 SOON = 1.0  # seconds in which a refusal must come; on a busy machine too, where most of it is Python's start
 
 
-def digest(path: str) -> str:
-    """Return the checksum of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def beginning(path: str, size: int) -> str:
-    """Return the checksum of the first bytes of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.sha256(file.read(size)).hexdigest()
-
-
 def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
-    """Return the error that an attempt meets, 0 for none, and the seconds it took."""
+    """Try a call; return its errno, 0 for success, and the seconds it took."""
     import os  # noqa: PLC0415 - runs in a process of its own
     import time  # noqa: PLC0415 - the same
 
@@ -52,7 +41,7 @@ def refusal(verb: str, path: str, offset: int = 0) -> tuple[int, float]:
 
 
 def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EHOSTUNREACH) -> None:
-    """Check that an attempt is refused, and at once."""
+    """Check that a call is refused at once."""
     found, seconds = made.call(refusal, verb, made / path, offset)
     assert found == number
     assert seconds < SOON
@@ -60,23 +49,22 @@ def refused(made: Mount, verb: str, path: str, offset: int = 0, number: int = EH
 
 @pytest.fixture
 def filled(mount: Mounts, binding: str) -> Account:
-    """A user whose cache holds a file, the beginning of another, and some listings."""
+    """An account whose cache holds a file, the beginning of another, and some listings."""
     account = mount.account(binding=binding)
     made = mount("10100", "10200", "10300", "10400", account=account)
-    made.call(digest, made / RANDOM)
-    made.call(beginning, made / "10200/data/sparse.mrc", FIRST)
+    made.call(checksum, made / RANDOM)
+    made.call(checksum_of_beginning, made / "10200/data/sparse.mrc", FIRST)
     made.run("ls", made / "10300/data")
     made.run("stat", made / "10300/data/0007.txt")
     assert made.call(refusal, "stat", made / "10300/data/none.txt")[0] == ENOENT
-    store = account.home / "cache/empiarfs/v1/blocks"
-    eventually(lambda: cache_files.volume(store) >= 8 * 2**20 + FIRST, "all blocks are on disk")
+    eventually(lambda: cache_files.volume_of(account) >= 8 * 2**20 + FIRST, "all blocks are on disk")
     made.umount()
     return account
 
 
 @pytest.fixture
 def offline(mount: Mounts, apache: Apache, filled: Account) -> Callable[..., Mount]:
-    """Mounts what `filled` has kept; the server hears nothing from then on."""
+    """Returns a function that mounts what `filled` has cached; the server receives no request from then on."""
     apache.clear()
 
     def made(*entries: str, env: dict[str, str] | None = None) -> Mount:
@@ -89,27 +77,27 @@ def offline(mount: Mounts, apache: Apache, filled: Account) -> Callable[..., Mou
 
 
 @pytest.mark.promise("With `--offline` no connection is ever made.")
-def test_what_is_kept_is_served_and_no_server_hears_of_it(
-    offline: Callable[..., Mount], apache: Apache, world: World
+def test_what_is_cached_is_served_without_a_request(
+    offline: Callable[..., Mount], apache: Apache, tree: FixtureTree
 ) -> None:
-    """Names, sizes and bytes that were seen before are there; the list of requests of the server stays empty."""
+    """Names, sizes and bytes in the cache are served offline, and the server receives no request."""
     made = offline()
-    assert made.call(digest, made / RANDOM) == hashlib.sha256((world.root / RANDOM).read_bytes()).hexdigest()
+    assert made.call(checksum, made / RANDOM) == hashlib.sha256((tree.root / RANDOM).read_bytes()).hexdigest()
     names = made.run("ls", made / "10300/data").stdout.decode().splitlines()
-    assert sorted(names) == listed(world.root / "10300/data")
+    assert sorted(names) == listed(tree.root / "10300/data")
     status = made.run("stat", "--format=%s %Y", made / "10300/data/0007.txt").stdout.split()
-    truth = (world.root / "10300/data/0007.txt").stat()
+    truth = (tree.root / "10300/data/0007.txt").stat()
     assert [int(word) for word in status] == [truth.st_size, int(truth.st_mtime)]
     made.umount()
     assert apache.requests() == []
 
 
 def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree: Path, binding: str) -> None:
-    """With the server gone, and the setting in the environment, what was read is read."""
+    """Offline by environment variable, cached bytes are read while the server is stopped."""
     account = mount.account(binding=binding)
     online = mount("10028", account=account, base_url=own_apache.url)
     assert online.run("cat", online / "10028/data/a.txt").stdout == b"a.txt"
-    eventually(lambda: cache_files.chunks(account.home / "cache/empiarfs/v1/blocks"), "the block is on disk")
+    eventually(lambda: cache_files.of(account), "the block is on disk")
     online.umount()
     own_apache.stop()
     made = mount("10028", account=account, base_url=own_apache.url, env={"EMPIARFS_OFFLINE": "1"})
@@ -122,8 +110,8 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
     "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
     "is only what the server said when it was last asked."
 )
-def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
-    """A size, a listing, bytes, a name that is not listed: EHOSTUNREACH within a second, and again the same."""
+def test_what_is_not_cached_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
+    """What is not in the cache fails with EHOSTUNREACH within a second, each time."""
     made = offline()
     for _ in range(2):  # the kernel keeps what is not there, and must not take this for it
         refused(made, "stat", "10300/data/0008.txt")
@@ -139,14 +127,14 @@ def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apac
     "is only what the server said when it was last asked."
 )
 def test_what_was_not_there_is_not_there(offline: Callable[..., Mount]) -> None:
-    """A name of which the server said that it is none is ENOENT; so is an entry that was not asked for."""
+    """A name that the server has denied, and an entry that was not selected, fail with ENOENT."""
     made = offline()
     refused(made, "stat", "10300/data/none.txt", number=ENOENT)
     refused(made, "stat", "10028", number=ENOENT)
 
 
-def test_the_kept_part_of_a_file_is_read_whatever_is_missing_behind_it(offline: Callable[..., Mount]) -> None:
-    """Reading in line, with all that kernel and program ask for ahead, gives every byte up to the first gap."""
+def test_the_cached_part_of_a_file_is_read_up_to_the_gap(offline: Callable[..., Mount]) -> None:
+    """A sequential read returns every cached byte before the first gap, whatever the kernel reads ahead."""
     made = offline()
     path = made / "10200/data/sparse.mrc"
     done = made.run("dd", f"if={path}", "bs=64K", f"count={FIRST // 65536}", "status=none")
@@ -157,7 +145,7 @@ def test_the_kept_part_of_a_file_is_read_whatever_is_missing_behind_it(offline: 
 
 
 def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
-    """`ls -l` lists the files whose size is known, names the others, and goes on to the end."""
+    """`ls -l` shows the files whose size is known, reports an error for each other, and goes on to the end."""
     made = offline()
     done = made.run("ls", "-l", made / "10300/data")
     lines = done.stdout.decode().splitlines()[1:]
@@ -168,17 +156,17 @@ def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
 
 
 @pytest.mark.promise("The log tells of each file that is read in vain, and each directory looked into, once.")
-def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
-    """However often a file is read or a directory looked into, each is one line; none is a traceback."""
+def test_the_log_has_one_line_for_each_path(offline: Callable[..., Mount]) -> None:
+    """Repeated reads or lookups of one file or directory log one line each, and no traceback."""
     made = offline()
     for _ in range(3):
         made.run("ls", "-l", made / "10300/data")
         made.run("ls", made / "10400")
         for place in (2**31, 2**31 + 2**20):
             made.call(refusal, "read", made / "10200/data/sparse.mrc", place)
-    told = [line.partition(": ")[2] for line in made.log().splitlines() if "is offline" in line]
-    assert len(told) == len(set(told)) <= 3, told
-    assert any(line.startswith("read 10200/data/sparse.mrc") for line in told)
+    lines = [line.partition(": ")[2] for line in made.log().splitlines() if "is offline" in line]
+    assert len(lines) == len(set(lines)) <= 3, lines
+    assert any(line.startswith("read 10200/data/sparse.mrc") for line in lines)
 
 
 @pytest.mark.promise("The kernel keeps none of these refusals.")
@@ -189,7 +177,7 @@ def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
 def test_what_another_program_fetches_meanwhile_is_seen(
     mount: Mounts, offline: Callable[..., Mount], filled: Account
 ) -> None:
-    """A mount offline is not blind for what a program online brings into the cache beside it."""
+    """A mount offline serves what an online program adds to the cache."""
     made = offline()
     refused(made, "list", "10400")
     refused(made, "stat", "10300/data/0008.txt")
@@ -200,7 +188,7 @@ def test_what_another_program_fetches_meanwhile_is_seen(
 
 
 def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, binding: str) -> None:
-    """And does not wait for a server first; everything but the root is refused."""
+    """A mount offline with an empty cache warns, sends no request, and refuses everything but its root."""
     account = mount.account(binding=binding)
     made = mount(account=account, flags=["--offline"])
     made.expect("offline")
@@ -215,7 +203,7 @@ def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, bin
 
 @pytest.mark.promise("A directory that was not listed can be walked through where something below it is known.")
 def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, binding: str) -> None:
-    """Where a directory was listed its parents can be walked through, whether or not they were listed."""
+    """The parents of a directory in the cache exist, whether they were listed or not."""
     account = mount.account(binding=binding)
     assert account.empiarfs("ls", "10001/data/deep", f"--base-url={mount.base_url}").returncode == 0
     apache.clear()
@@ -228,7 +216,7 @@ def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, bindin
 
 
 def test_the_sample_works_offline(mount: Mounts, binding: str) -> None:
-    """Its server is not started; what was read of it before is read, the rest is refused."""
+    """The sample's server is not started offline; what is cached of it is read, and the rest is refused."""
     account = mount.account(binding=binding)
     whole = account.empiarfs("cat", "--sample", "99001/99001.xml")
     assert whole.returncode == 0

@@ -50,12 +50,12 @@ def section() -> str:
 
 
 def recipes() -> list[str]:
-    """Return what is to be typed, block by block: what all ways begin with, and then each way."""
+    """Return the commands of the document, block by block: the common beginning, and then each way."""
     return [f"{one}\n" for one in re.findall(r"^```sh\n(.*?)\n```", section(), re.MULTILINE | re.DOTALL)]
 
 
 def typed(account: Account, *lines: str, root: bool = False) -> "subprocess.CompletedProcess[bytes]":
-    """Type `lines` into a shell of the user's; a shell that they start gets those that follow."""
+    """Type `lines` into a shell of the user; a shell that they start gets those that follow."""
     text = "".join(lines).replace("empiar/10028", "empiar/10001")  # an entry whose directories are deep
     if root:  # as by sudo, with the user's home: the user's shell has put that in before
         text = text.removeprefix("sudo ")
@@ -66,7 +66,7 @@ def typed(account: Account, *lines: str, root: bool = False) -> "subprocess.Comp
 
 
 def denied_namespaces() -> str:
-    """Return the setting of this kernel by which ordinary users get no user namespaces; nothing where they do."""
+    """Return the kernel setting that denies user namespaces to ordinary users, or "" where they are allowed."""
     for name, value in FORBIDDING.items():
         setting = Path("/proc/sys", name)
         if setting.exists() and setting.read_text().strip() == value:
@@ -76,7 +76,7 @@ def denied_namespaces() -> str:
 
 @pytest.fixture
 def disk(own_machine: None, open_folder: Path) -> Iterator[Path]:
-    """A folder that can hold an overlay's upper directory: one of a container, itself in an overlay, cannot."""
+    """A directory that can hold an overlay's upper directory; that of a container, itself an overlay, cannot."""
     found = subprocess.run(
         ["findmnt", "-no", "FSTYPE", "--target", open_folder], stdout=subprocess.PIPE, check=True
     )
@@ -90,7 +90,7 @@ def disk(own_machine: None, open_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def mounts(disk: Path, apache: Apache) -> Iterator[Mounts]:
-    """Makes mounts there; takes them down, and fails the test if anything is left or was logged."""
+    """Makes mounts there, unmounts them, and fails the test if anything is left or was logged."""
     made = Mounts(disk, apache.url)
     with made.watched(90):
         yield made
@@ -98,7 +98,7 @@ def mounts(disk: Path, apache: Apache) -> Iterator[Mounts]:
 
 
 def mounted(mounts: Mounts, binding: str, *flags: str) -> Mount:
-    """Return 10001, mounted by an ordinary user on ~/empiar, with the directories that every recipe begins with."""
+    """Return 10001, mounted by an ordinary user on ~/empiar, with the directories that every recipe needs."""
     account = mounts.account("user", binding)
     made = mounts("10001", account=account, path=account.home / "empiar", flags=flags)
     assert typed(account, recipes()[0]).returncode == 0
@@ -106,14 +106,14 @@ def mounted(mounts: Mounts, binding: str, *flags: str) -> Mount:
 
 
 def see_changed(made: Mount, done: "subprocess.CompletedProcess[bytes]") -> None:
-    """Check that all changes were made, and none in the mount."""
+    """Check that all changes were made in the overlay, and none in the mount."""
     assert done.stdout.decode().endswith("all of it worked\n"), done.stderr.decode(errors="replace")
     assert done.returncode == 0
     assert made.run("cat", made / f"10001/data/{DEEP}/bottom.txt").stdout == b"bottom"
 
 
 def see_deletable(made: Mount, *, root: bool = False) -> None:
-    """Check that the document's last command leaves nothing of the overlay."""
+    """Check that the last command of the document deletes the overlay."""
     (command,) = re.findall(rf"`({'sudo rm' if root else 'chmod'} -[^`]+)`", section())
     done = typed(made.account, command, root=root)
     assert done.returncode == 0, done.stderr
@@ -121,20 +121,20 @@ def see_deletable(made: Mount, *, root: bool = False) -> None:
 
 
 def ends_with(word: str) -> str:
-    """Return the command that ends the overlay that `word` made, as the document has it."""
+    """Return the command of the document that ends the overlay that `word` made."""
     (command,) = re.findall(rf"It ends with `([^`]*{word}[^`]*)`", section())
     return f"{command}\n"
 
 
 def test_there_are_three_recipes() -> None:
-    """One beginning and three ways to make an overlay: what is tested here is all that the document shows."""
+    """The document shows one beginning and three ways to make an overlay, which these tests cover."""
     assert [re.sub(r"^sudo ", "", one).split()[0] for one in recipes()] == [
         "mkdir", "fuse-overlayfs", "unshare", "mount",
     ]  # fmt: skip
 
 
 def test_fuse_overlayfs_is_written_at_every_depth(mounts: Mounts, binding: str) -> None:
-    """By an ordinary user, with fuse-overlayfs; ended and deleted as the document says, nothing is left."""
+    """An ordinary user can write at every depth with fuse-overlayfs, and delete the overlay afterwards."""
     made = mounted(mounts, binding)
     _, recipe, _, _ = recipes()
     try:
@@ -144,8 +144,8 @@ def test_fuse_overlayfs_is_written_at_every_depth(mounts: Mounts, binding: str) 
     see_deletable(made)
 
 
-def test_an_overlay_of_ones_own_is_written_at_every_depth(mounts: Mounts, binding: str) -> None:
-    """By an ordinary user in namespaces of its own; a system that denies these says so, as the document does."""
+def test_an_overlay_in_a_user_namespace_is_written_at_every_depth(mounts: Mounts, binding: str) -> None:
+    """An ordinary user can write at every depth in a user namespace, or gets the error that the document names."""
     made = mounted(mounts, binding)
     _, _, recipe, _ = recipes()
     done = typed(made.account, recipe, USES, ends_with("exit"))
@@ -160,7 +160,7 @@ def test_an_overlay_of_ones_own_is_written_at_every_depth(mounts: Mounts, bindin
 
 @pytest.mark.root
 def test_an_overlay_of_roots_is_written_at_every_depth(mounts: Mounts, binding: str) -> None:
-    """Mounted by root over a mount that others may read, and used by the ordinary user who mounted empiarfs."""
+    """An overlay that root mounts can be written at every depth by the ordinary user who mounted empiarfs."""
     made = mounted(mounts, binding, "--allow-other")
     *_, recipe = recipes()
     done = typed(made.account, recipe, root=True)

@@ -1,4 +1,4 @@
-"""What a mount asks the server for, counted by the server; users' whole jobs stand in test_mount_jobs."""
+"""The requests of a mount, counted by the server; those of whole jobs stand in test_mount_jobs."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH110, PTH116, PTH208
@@ -11,15 +11,11 @@ from pathlib import Path
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import World
+from support.fixture_tree import FixtureTree
 from support.mounting import Mount, Mounts, eventually
+from support.programs import length, names
 
 from empiarfs.cli.text import printable
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 def unsorted_names(path: str) -> list[str]:
@@ -43,7 +39,7 @@ def read(path: str) -> bytes:
 
 @pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
 def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:
-    """`ls -l` measures each file by one HEAD; again, and after a new mount, it asks for nothing."""
+    """`ls -l` sends one HEAD for each file, and none again, after a new mount neither."""
     account = mount.account(binding=binding)
     made = mount("10001", account=account)
     assert made.run("ls", "-l", made / "10001/data").returncode == 0
@@ -61,7 +57,7 @@ def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, bind
 
 
 def test_ls_of_a_path_in_a_mount_measures_no_file(mount: Mounts, apache: Apache, binding: str) -> None:
-    """`empiarfs ls` there costs the mount the one request for the listing, and shows the server's order."""
+    """`empiarfs ls` of a path in a mount costs one request for the listing, and shows the server's order."""
     made = mount("10001", binding=binding)
     apache.clear()
     done = made.account.empiarfs("ls", made / "10001/data")
@@ -77,7 +73,7 @@ def test_ls_of_a_path_in_a_mount_measures_no_file(mount: Mounts, apache: Apache,
     "hide `README*` and dot files."
 )
 def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> None:
-    """README.md, which Apache leaves out of its listings, is there for whoever asks for it."""
+    """A file that Apache leaves out of its listings is found by its name."""
     made = mount("10001")
     assert "README.md" not in made.call(names, made / "10001/data")
     assert made.call(read, made / "10001/data/README.md").startswith(b"# hidden")
@@ -86,7 +82,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
 
 @pytest.mark.promise("One that is not there is not asked for again for an hour.")
 def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
-    """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, for an hour."""
+    """A name that is not in the listing costs one HEAD, and none again, after a new mount neither."""
 
     def thrice(path: str) -> list[bool]:
         return [os.path.exists(path) for _ in range(3)]
@@ -107,14 +103,14 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
     "hide `README*` and dot files."
 )
 @pytest.mark.promise("It is shown from then on.")
-def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: FaultProxy) -> None:
-    """A file that one listing leaves out is found by asking for it, and listed from then on."""
+def test_a_file_that_one_listing_omits_is_there(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """A file that a listing omits is found by its name, and listed from then on."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"plain.mrc" not in line)
 
-    with faulty.edit("10001/data/", without, times=1):
-        made = mount("10001", base_url=faulty.url)
+    with fault_proxy.edit("10001/data/", without, times=1):
+        made = mount("10001", base_url=fault_proxy.url)
         assert "plain.mrc" not in made.call(names, made / "10001/data")
         assert made.call(read, made / "10001/data/plain.mrc") == b"plain.mrc" * 3
         assert "plain.mrc" in made.call(names, made / "10001/data")
@@ -146,7 +142,7 @@ def test_a_listing_that_shrinks_is_not_believed_at_once(
 
 
 def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, small_tree: Path) -> None:
-    """A listing that is no longer fresh is shown at once, and asked for anew behind the user."""
+    """A stale listing is shown at once and refreshed in the background."""
     made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_LISTING_TTL": "0.3"})
     folder = made / "10028/data"
     made.call(names, folder)
@@ -159,7 +155,7 @@ def test_what_is_new_at_the_server_shows_up(mount: Mounts, own_apache: Apache, s
     "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
 )
 def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Apache) -> None:
-    """When the server cannot be reached, old listings, sizes and cached bytes are served, at a new mount too."""
+    """While the server is unreachable, cached listings, sizes and bytes are served, at a new mount too."""
     account = mount.account()
     settings = {"EMPIARFS_LISTING_TTL": "0", "EMPIARFS_PATIENCE": "1"}
     made = mount("10028", base_url=own_apache.url, account=account, env=settings)
@@ -179,18 +175,18 @@ def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Ap
     "An unreachable server is never `ENOENT`, and never an empty directory: what was listed before stays listed."
 )
 def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_apache: Apache) -> None:
-    """A server that is away is no reason not to mount; what is unknown then fails with EIO after the patience."""
+    """A mount works while the server is unreachable, and lookups fail with EIO after the patience."""
     own_apache.stop()
     made = mount(base_url=own_apache.url, env={"EMPIARFS_PATIENCE": "0.5"})
     made.expect("refuses connections|line was lost|no reply")
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: FaultProxy) -> None:
-    """A reader notices nothing of a few replies of 503."""
-    made = mount("10100", base_url=faulty.url)
+def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """A few replies of 503 are retried, and the read succeeds."""
+    made = mount("10100", base_url=fault_proxy.url)
     made.expect("HTTP 503")
-    with faulty.answer("10100/data/random.bin", 503, times=2):
+    with fault_proxy.answer("10100/data/random.bin", 503, times=2):
         assert len(made.call(read, made / "10100/data/random.bin")) == 8 * 2**20 + 4_321
 
 
@@ -198,29 +194,22 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: 
     "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
     "never fewer."
 )
-def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: FaultProxy) -> None:
-    """When patience is at its end a read fails with EIO; it never gives other bytes."""
-
-    def outcome(path: str) -> int:
-        try:
-            return len(Path(path).read_bytes())
-        except OSError as error:
-            return -(error.errno or 1)
-
-    made = mount("10100", base_url=faulty.url, env={"EMPIARFS_PATIENCE": "1"})
+def test_an_error_that_lasts_is_an_error(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """A read fails with EIO after the patience, and returns no other bytes."""
+    made = mount("10100", base_url=fault_proxy.url, env={"EMPIARFS_PATIENCE": "1"})
     made.expect("HTTP 500")
-    with faulty.answer("10100/data/random.bin", 500, method="GET"):
-        assert made.call(outcome, made / "10100/data/random.bin") == -errno.EIO
-    assert made.call(outcome, made / "10100/data/random.bin") > 0
+    with fault_proxy.answer("10100/data/random.bin", 500, method="GET"):
+        assert made.call(length, made / "10100/data/random.bin") == -errno.EIO
+    assert made.call(length, made / "10100/data/random.bin") > 0
 
 
 @pytest.mark.promise("A listing's rounded size is never shown as one.")
-def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, world: World) -> None:
-    """A size that a listing rounds, as 973 bytes to 1.0K, is shown exactly."""
+def test_known_sizes_are_not_the_rounded_ones(mount: Mounts, tree: FixtureTree) -> None:
+    """A size that the listing rounds is shown exactly."""
 
     def sizes(folder: str) -> dict[str, int]:
         return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
 
     made: Mount = mount("10100")
     found = made.call(sizes, made / "10100/data")
-    assert found == {file.name: file.stat().st_size for file in (world.root / "10100/data").iterdir()}
+    assert found == {file.name: file.stat().st_size for file in (tree.root / "10100/data").iterdir()}

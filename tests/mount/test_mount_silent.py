@@ -1,4 +1,4 @@
-"""A mount whose server has never answered: no prompt stands still for long, and what is known is there at once."""
+"""A mount whose server has never answered: no lookup waits for long, and what is known is there at once."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ FILE = "10028/data/stack.mrcs"
 
 @pytest.fixture
 def bounded(open_folder: Path) -> dict[str, str]:
-    """An environment in which names are waited for `BOUND` seconds, reads for 300, and a mount comes soon."""
+    """An environment in which lookups wait `BOUND` seconds, reads wait 300, and a mount returns soon."""
     (open_folder / "sitecustomize.py").write_text(
         "from empiarfs.cli import mounts\nfrom empiarfs.mount import names\n"
         f"mounts.CHECK_SECONDS = 0.5\nnames.SECONDS = {BOUND}\n"
@@ -35,24 +35,26 @@ def bounded(open_folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{open_folder}:{sandbox.PROJECT}", "EMPIARFS_PATIENCE": "300"}
 
 
-def away(faulty: FaultProxy, how: str) -> AbstractContextManager[object]:
-    """Return what keeps the server silent, gone, or refusing."""
-    return {"silent": lambda: faulty.hold(".*"), "gone": faulty.gone, "refusing": faulty.refusing}[how]()
+def away(fault_proxy: FaultProxy, how: str) -> AbstractContextManager[object]:
+    """Return the context in which the server is silent, gone, or refuses connections."""
+    return {"silent": lambda: fault_proxy.hold(".*"), "gone": fault_proxy.gone, "refusing": fault_proxy.refusing}[
+        how
+    ]()
 
 
 def timed(mount: Mount, *command: str | Path, **more: Any) -> "tuple[subprocess.CompletedProcess[bytes], float]":
-    """Run a program; return what came of it, and how long it took."""
+    """Run a program; return its result and the seconds it took."""
     begun = time.monotonic()
     return mount.run(*command, **more), time.monotonic() - begun
 
 
 @pytest.fixture(params=["silent", "gone", "refusing"])
 def named(
-    request: pytest.FixtureRequest, mount: Mounts, faulty: FaultProxy, bounded: dict[str, str], binding: str
+    request: pytest.FixtureRequest, mount: Mounts, fault_proxy: FaultProxy, bounded: dict[str, str], binding: str
 ) -> Iterator[Mount]:
-    """10028, named, of a server that is away."""
-    with away(faulty, request.param):
-        made = mount("10028", base_url=faulty.url, binding=binding, env=bounded)
+    """A mount of entry 10028 whose server is silent."""
+    with away(fault_proxy, request.param):
+        made = mount("10028", base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         yield made
         made.umount("--lazy")
@@ -62,7 +64,7 @@ def named(
     "A mount of some entries shows these alone. They, and the links to them, are there without a request."
 )
 def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
-    """`ls -d` and `test -d` of an entry that was named need no server."""
+    """A selected entry and its link exist at once, without the server."""
     for name in ("EMPIAR-10028", "empiar-10028", "10028"):
         for command in (["ls", "-d"], ["test", "-d"]):
             done, seconds = timed(named, *command, named / name)
@@ -70,14 +72,16 @@ def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
             assert seconds < SOON, name
 
 
-def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """Without entries named too, where another mount has seen the entry before."""
+def test_a_link_to_an_entry_that_is_known_is_there_at_once(
+    mount: Mounts, fault_proxy: FaultProxy, binding: str
+) -> None:
+    """The link to an entry in the cache exists at once without selected entries too."""
     account = mount.account(binding=binding)
-    before = mount(base_url=faulty.url, account=account)
+    before = mount(base_url=fault_proxy.url, account=account)
     assert before.run("ls", "-d", before / "EMPIAR-10028").returncode == 0
     before.umount()
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, account=account)
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, account=account)
         made.expect(STUCK)
         done, seconds = timed(made, "ls", "-d", made / "EMPIAR-10028")
         assert done.returncode == 0
@@ -92,11 +96,11 @@ def test_a_link_to_an_entry_that_is_known_is_there_at_once(mount: Mounts, faulty
 )
 @pytest.mark.parametrize("how", ["silent", "gone"])
 def test_names_fail_soon_where_no_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], how: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str], how: str
 ) -> None:
-    """A listing, a file in it, and an entry: EIO after the bound, whatever patience; the log says why."""
-    with away(faulty, how):
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    """Lookups fail with EIO after the bound while the server has never answered, and the log says why."""
+    with away(fault_proxy, how):
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         for program, path in (("ls", "10028"), ("cat", FILE), ("ls", "")):
             done, seconds = timed(made, program, made / path)
@@ -112,15 +116,15 @@ def test_names_fail_soon_where_no_server_has_answered(
     "the next."
 )
 def test_names_are_waited_for_once_the_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
-    """From the first answer on patience bounds them; the same mount recovers by itself."""
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    """After the first answer the patience bounds lookups, and the same mount recovers."""
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         assert made.run("ls", made / "10028").returncode != 0
     assert made.run("ls", made / "10028").stdout == b"data\n"
-    with faulty.hold(".*"):
+    with fault_proxy.hold(".*"):
         process = made.start("ls", made / "10028/data", stdout=subprocess.PIPE)
         time.sleep(BOUND + SOON)
         assert process.poll() is None
@@ -129,18 +133,18 @@ def test_names_are_waited_for_once_the_server_has_answered(
 
 
 def test_reads_are_waited_for_though_no_server_has_answered(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str]
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str]
 ) -> None:
-    """A file whose size is known opens, and its bytes are waited for as long as patience lasts."""
+    """A file of known size opens, and reads wait for as long as the patience lasts."""
     account = mount.account(binding=binding)
-    before = mount("10028", base_url=faulty.url, account=account)
+    before = mount("10028", base_url=fault_proxy.url, account=account)
     size = int(before.run("stat", "--format=%s", before / FILE).stdout)
     before.umount()
-    with faulty.hold(".*"):
-        made = mount("10028", base_url=faulty.url, account=account, env=bounded)
+    with fault_proxy.hold(".*"):
+        made = mount("10028", base_url=fault_proxy.url, account=account, env=bounded)
         made.expect(STUCK)
         process = made.start("cat", made / FILE, stdout=subprocess.PIPE)
-        eventually(lambda: told(made)["reads_waiting"], "the read waits")
+        eventually(lambda: status_of(made)["reads_waiting"], "the read waits")
         time.sleep(BOUND + SOON)
         assert process.poll() is None
     out, _ = process.communicate(timeout=30)
@@ -148,7 +152,7 @@ def test_reads_are_waited_for_though_no_server_has_answered(
 
 
 def tried_three_times(path: str) -> tuple[list[int], float]:
-    """Do as bash does for `cd`: look, and change there in two ways, whatever comes; return errnos, and seconds."""
+    """Look up a path and change to it in two ways, as the `cd` of bash does; return the errnos and the seconds."""
     signal.signal(signal.SIGINT, lambda *_: None)
     begun = time.monotonic()
     found = []
@@ -162,15 +166,15 @@ def tried_three_times(path: str) -> tuple[list[int], float]:
 
 @pytest.mark.parametrize("way", ["interrupted", "in vain"])
 def test_a_program_waits_once_for_what_it_tries_three_times(
-    mount: Mounts, faulty: FaultProxy, binding: str, bounded: dict[str, str], way: str
+    mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str], way: str
 ) -> None:
-    """One Ctrl-C, or one bound, ends all three."""
-    with faulty.hold(".*") as held:
-        made = mount(base_url=faulty.url, binding=binding, env=bounded)
+    """One interrupt, or one bound, ends all three attempts of a program."""
+    with fault_proxy.hold(".*") as held:
+        made = mount(base_url=fault_proxy.url, binding=binding, env=bounded)
         made.expect(STUCK)
         process, answer = made.calling(tried_three_times, made / "10028")
         if way == "interrupted":
-            eventually(lambda: ("HEAD", "10028") in faulty.seen and held.waiting, "the server is asked")
+            eventually(lambda: ("HEAD", "10028") in fault_proxy.seen and held.waiting, "the server is asked")
             time.sleep(0.5)
             process.send_signal(signal.SIGINT)
         found, seconds = answer(30)
@@ -180,15 +184,15 @@ def test_a_program_waits_once_for_what_it_tries_three_times(
         made.umount("--lazy")
 
 
-def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: FaultProxy, bounded: dict[str, str]) -> None:
-    """Of bash itself, which goes on with its next command, as a prompt would come back."""
-    with faulty.hold(".*"):
-        made = mount(base_url=faulty.url, env=bounded)
+def test_one_interrupt_ends_a_cd(mount: Mounts, fault_proxy: FaultProxy, bounded: dict[str, str]) -> None:
+    """One SIGINT ends a `cd` of bash, which goes on with its next command."""
+    with fault_proxy.hold(".*"):
+        made = mount(base_url=fault_proxy.url, env=bounded)
         made.expect(STUCK)
         process = made.start(
             "bash", "-c", 'trap : INT; cd "$0"; echo back', made / "10028/data", stdout=subprocess.PIPE
         )
-        eventually(lambda: ("HEAD", "10028") in faulty.seen, "the server is asked")
+        eventually(lambda: ("HEAD", "10028") in fault_proxy.seen, "the server is asked")
         time.sleep(0.5)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -198,35 +202,35 @@ def test_one_interrupt_ends_a_cd(mount: Mounts, faulty: FaultProxy, bounded: dic
         made.umount("--lazy")
 
 
-def told(mount: Mount) -> dict[str, Any]:
-    """Return what `empiarfs status --json` tells of the mount."""
+def status_of(mount: Mount) -> dict[str, Any]:
+    """Return the output of `empiarfs status --json`."""
     values: dict[str, Any] = json.loads(mount.account.empiarfs("status", "--json", mount.path).stdout)
     return values
 
 
-def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """Lookups, listings and opens that wait are names, reads are reads; there are none when all have come."""
+def test_status_counts_the_programs_that_wait(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """The status counts lookups, listings and opens as names, and reads as reads; at the end both are 0."""
     account = mount.account(binding=binding)
-    before = mount("10028", base_url=faulty.url, account=account)
+    before = mount("10028", base_url=fault_proxy.url, account=account)
     assert before.run("stat", before / FILE).returncode == 0
     before.umount()
-    with faulty.hold(".*"):
-        made = mount("10028", "10100", "10300", base_url=faulty.url, account=account)
+    with fault_proxy.hold(".*"):
+        made = mount("10028", "10100", "10300", base_url=fault_proxy.url, account=account)
         made.expect(STUCK)
-        assert (told(made)["names_waiting"], told(made)["reads_waiting"]) == (0, 0)
+        assert (status_of(made)["names_waiting"], status_of(made)["reads_waiting"]) == (0, 0)
         waiting = [made.start("head", "-c", "1", made / FILE, stdout=subprocess.DEVNULL)]
-        eventually(lambda: told(made)["reads_waiting"], "one waits for bytes")
-        assert told(made)["names_waiting"] == 0
+        eventually(lambda: status_of(made)["reads_waiting"], "one waits for bytes")
+        assert status_of(made)["names_waiting"] == 0
         for program, path in (("ls", "10100"), ("stat", "10300/data"), ("cat", "10028/data/movie.tif")):
             waiting.append(made.start(program, made / path, stdout=subprocess.DEVNULL))
-        eventually(lambda: told(made)["names_waiting"] == 3, "three wait for names")
-        values = told(made)
+        eventually(lambda: status_of(made)["names_waiting"] == 3, "three wait for names")
+        values = status_of(made)
         table = made.account.empiarfs("status", made.path).stdout.decode()
         assert f"waiting     programs wait for 3 names and {values['reads_waiting']} reads\n" in table
         text = made.account.empiarfs("status", "--prometheus", made.path).stdout.decode()
         assert f'empiarfs_names_waiting{{mountpoint="{made.path}"}} 3\n' in text
     assert [process.wait(30) for process in waiting] == [0] * 4
-    assert (told(made)["names_waiting"], told(made)["reads_waiting"]) == (0, 0)
+    assert (status_of(made)["names_waiting"], status_of(made)["reads_waiting"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +242,11 @@ def test_status_counts_the_programs_that_wait(mount: Mounts, faulty: FaultProxy,
     ],
 )
 def test_the_warning_says_how_long_is_waited(
-    mount: Mounts, faulty: FaultProxy, entries: list[str], patience: str, words: str
+    mount: Mounts, fault_proxy: FaultProxy, entries: list[str], patience: str, words: str
 ) -> None:
-    """In one line, when a mount is made of a server that is silent."""
-    with faulty.hold(".*"):
-        made = mount(*entries, base_url=faulty.url, env={"EMPIARFS_PATIENCE": patience})
+    """The warning of a mount whose server is silent says in one line how long lookups wait."""
+    with fault_proxy.hold(".*"):
+        made = mount(*entries, base_url=fault_proxy.url, env={"EMPIARFS_PATIENCE": patience})
         made.expect(STUCK)
         assert made.started is not None
         (line,) = made.started.stderr.decode().splitlines()

@@ -1,4 +1,4 @@
-"""What a mount tells of itself: in its hidden file, by `empiarfs status`, and to its log."""
+"""The status of a mount: in its hidden file, by `empiarfs status`, and in its log."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH116, PTH123, PTH208
@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 from support.fault_proxy import FaultProxy
+from support.fixture_tree import RANDOM
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.programs import length
 
 NAME = ".empiarfs-status"
-RANDOM = "10100/data/random.bin"
 STUCK = "went silent|asking again|was closed|line was lost|no reply|refuses connections|does not answer"
 
 
@@ -30,16 +31,8 @@ def text_of(path: str) -> str:
     return Path(path).read_text(encoding="ascii")
 
 
-def outcome(path: str) -> int:
-    """Read a file; give its length, or the errno with a minus."""
-    try:
-        return len(Path(path).read_bytes())
-    except OSError as error:
-        return -(error.errno or 1)
-
-
-def told(mount: Mount) -> dict[str, Any]:
-    """Return what the hidden file of `mount` tells, read as its user reads it."""
+def status_of(mount: Mount) -> dict[str, Any]:
+    """Return the status of `mount` from its hidden file, read by its user."""
     values: dict[str, Any] = json.loads(mount.call(text_of, mount / NAME, timeout=DEADLINE))
     return values
 
@@ -53,13 +46,13 @@ def status(account: Account, *words: str | Path) -> "subprocess.CompletedProcess
 def test_the_hidden_file_tells_of_this_moment(mount: Mounts, binding: str, user: str) -> None:
     """`.empiarfs-status` at the root tells in JSON what the mount does, anew at each opening."""
     made = mount("10100", user=user, binding=binding)
-    before = told(made)
+    before = status_of(made)
     assert before["mountpoint"] == str(made.path)
     assert before["pid"] == made.daemon()
     assert before["binding"].startswith(f"{binding} on libfuse ")
     assert (before["entries"], before["reads"], before["fetched_bytes"]) == ([], 0, 0)
-    size = made.call(outcome, made / RANDOM)
-    after = told(made)
+    size = made.call(length, made / RANDOM)
+    after = status_of(made)
     assert after["entries"] == ["10100"]
     assert after["served_bytes"] == after["fetched_bytes"] == size
     assert after["reads"] > 0
@@ -68,7 +61,7 @@ def test_the_hidden_file_tells_of_this_moment(mount: Mounts, binding: str, user:
 
 @pytest.mark.promise("It is in no listing.")
 def test_the_hidden_file_is_in_no_listing(mounted: Mount) -> None:
-    """No listing shows it, and it is a file of length 0 that only its reading fills, as in /proc."""
+    """The status file is in no listing and has a size of 0, as files in /proc have."""
 
     def listed(root: str) -> tuple[bool, int, int]:
         found = os.stat(f"{root}/.empiarfs-status")
@@ -79,14 +72,14 @@ def test_the_hidden_file_is_in_no_listing(mounted: Mount) -> None:
 
 
 def test_the_hidden_file_stands_at_the_root_alone(mounted: Mount) -> None:
-    """In an entry that name is asked of the server like any other."""
-    assert mounted.call(outcome, mounted / f"10028/{NAME}") == -errno.ENOENT
+    """The status file exists at the root alone."""
+    assert mounted.call(length, mounted / f"10028/{NAME}") == -errno.ENOENT
 
 
 @pytest.mark.promise("Its length is shown as 0, as in `/proc`: what reads to its end gets all of it.")
 @pytest.mark.parametrize("program", ["cat", "cp", "head", "dd", "python"])
 def test_every_program_reads_the_hidden_file_whole(mounted: Mount, program: str) -> None:
-    """It is read to its end by programs that look at its length first, and by those that read in small pieces."""
+    """Programs that look at its size first, and those that read in small pieces, read the whole status file."""
     file = mounted / NAME
     copy = mounted.account.home / f"copy-{program}"
     command: dict[str, list[str | Path]] = {
@@ -103,7 +96,7 @@ def test_every_program_reads_the_hidden_file_whole(mounted: Mount, program: str)
 
 @pytest.mark.promise("Maps of it and `sendfile` find nothing.")
 def test_the_hidden_file_has_no_pages(mounted: Mount) -> None:
-    """What does not read to the end, and goes by the length, finds nothing in it, and no error."""
+    """A map and sendfile of the status file find no bytes and no error."""
 
     def sent(path: str) -> tuple[int, int]:
         with open(path, "rb") as file, open(os.devnull, "wb") as nowhere:
@@ -117,7 +110,7 @@ def test_the_hidden_file_has_no_pages(mounted: Mount) -> None:
 
 
 def test_a_snapshot_grows_and_is_never_cut(mount: Mounts, binding: str) -> None:
-    """What one opening told, and how long it was, limits no later one; an open file stays what it was."""
+    """Each opening of the status file has a new snapshot of its own length."""
 
     def twice(root: str, other: str) -> tuple[str, str, str]:
         with open(f"{root}/.empiarfs-status") as first:
@@ -134,26 +127,26 @@ def test_a_snapshot_grows_and_is_never_cut(mount: Mounts, binding: str) -> None:
 
 
 def stuck(mount: Mount, path: Path) -> int:
-    """Read `path` in a process that will not come to an end; give its number."""
+    """Start a process that reads `path` from a silent server; return it."""
     return mount.start("cat", path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
 
 
 @pytest.mark.promise("It answers while the server is silent and programs wait for it.")
-def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """While a server is silent and 60 programs wait for it, the status tells of it within its usual time."""
+def test_it_answers_while_everything_else_is_stuck(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """While a server is silent and 60 programs wait for it, the status is read in its usual time."""
 
     def sizes(folder: str) -> int:
         return sum(os.stat(f"{folder}/{number:04d}.txt").st_size for number in range(60))
 
-    made = mount(base_url=faulty.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+    made = mount(base_url=fault_proxy.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
     made.call(sizes, made / "10300/data")
-    with faulty.hold(".*") as rule:
+    with fault_proxy.hold(".*") as rule:
         for number in range(60):
             stuck(made, made / f"10300/data/{number:04d}.txt")
         stuck(made, made / "99999")  # a lookup at the root, where the file stands
         eventually(lambda: rule.waiting >= 8, "requests are silent")
-        eventually(lambda: told(made)["readers_waiting"] > 20, "readers queue up")
+        eventually(lambda: status_of(made)["readers_waiting"] > 20, "readers queue up")
         begun = time.monotonic()
         done = status(made.account, made.path)
         assert time.monotonic() - begun < 10
@@ -161,59 +154,61 @@ def test_it_answers_while_everything_else_is_stuck(mount: Mounts, faulty: FaultP
         text = done.stdout.decode()
         assert re.search(r"^  connections +\d+ in use", text, re.MULTILINE)
         assert max(len(line) for line in text.splitlines()) <= 80
-        eventually(lambda: told(made)["stalls"], "silence is counted")
-        values = told(made)
+        eventually(lambda: status_of(made)["stalls"], "silence is counted")
+        values = status_of(made)
         assert 0 < values["connections_peak"] <= values["connections_limit"] == 10
         os.kill(made.daemon(), signal.SIGTERM)  # or the readers pause for long before they ask again
         made.see_gone()
 
 
-def test_the_newest_troubles_are_told(mount: Mounts, faulty: FaultProxy) -> None:
-    """A warning of the log is told with its time: what is wrong, where, and how long it will be tried."""
-    made = mount("10100", base_url=faulty.url)
+def test_the_newest_warnings_are_shown(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """A warning of the log is in the status with its time, path, reason and the time left for retries."""
+    made = mount("10100", base_url=fault_proxy.url)
     made.expect(STUCK, "HTTP 500")
-    made.call(outcome, made / "10100/data/1.bin")
-    with faulty.answer(RANDOM, 500, method="HEAD"):
+    made.call(length, made / "10100/data/1.bin")
+    with fault_proxy.answer(RANDOM, 500, method="HEAD"):
         stuck(made, made / RANDOM)
-        eventually(lambda: told(made)["warnings"], "a trouble")
-    (trouble, *_) = told(made)["warnings"]
+        eventually(lambda: status_of(made)["warnings"], "a trouble")
+    (trouble, *_) = status_of(made)["warnings"]
     where = "10100/data/random.bin: the server answers HTTP 500 Internal Server Error"
     assert re.fullmatch(rf"{where}; asking again for up to \d+ s", trouble["text"])
-    assert told(made)["since"] < trouble["time"] < told(made)["now"]
-    assert told(made)["retries"] > 1
+    assert status_of(made)["since"] < trouble["time"] < status_of(made)["now"]
+    assert status_of(made)["retries"] > 1
     assert "asking again" in " ".join(status(made.account, made.path).stdout.decode().split())
 
 
-def test_counters_agree_with_the_server(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
-    """Requests are those that the server saw, and blocks are in memory, on disk, or fetched."""
-    made = mount("10100", base_url=faulty.url, binding=binding)
-    made.call(outcome, made / RANDOM)
-    values = told(made)
-    assert values["requests"] == len(faulty.seen)
+def test_counters_agree_with_the_server(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
+    """The counted requests are those that the server received, and blocks come from memory, disk or network."""
+    made = mount("10100", base_url=fault_proxy.url, binding=binding)
+    made.call(length, made / RANDOM)
+    values = status_of(made)
+    assert values["requests"] == len(fault_proxy.seen)
     assert values["blocks_read"] >= values["blocks_from_memory"]
     assert values["blocks_fetched"] * 128 * 1024 >= values["fetched_bytes"] > 8 * 2**20
     assert values["blocks_from_disk"] == 0
     assert 0 < values["memory_bytes"] <= values["memory_limit_bytes"]
-    eventually(lambda: told(made)["write_queue_bytes"] == 0, "blocks are written")
+    eventually(lambda: status_of(made)["write_queue_bytes"] == 0, "blocks are written")
     limit = values["disk_limit_bytes"]
-    eventually(lambda: values["fetched_bytes"] <= told(made)["disk_bytes"] <= limit, "the cache's size is told")
+    eventually(
+        lambda: values["fetched_bytes"] <= status_of(made)["disk_bytes"] <= limit, "the cache's size is told"
+    )
 
 
 def test_blocks_from_disk_are_counted(mount: Mounts) -> None:
-    """After a new mount the blocks come from the disk, and nothing is fetched."""
+    """After a new mount the blocks are counted as from disk, and none as fetched."""
     account = mount.account()
     made = mount("10100", account=account)
-    size = made.call(outcome, made / RANDOM)
+    size = made.call(length, made / RANDOM)
     made.umount()
     again = mount("10100", account=account)
-    assert again.call(outcome, again / RANDOM) == size
-    values = told(again)
+    assert again.call(length, again / RANDOM) == size
+    values = status_of(again)
     assert values["blocks_from_disk"] * 128 * 1024 >= size
     assert (values["blocks_fetched"], values["fetched_bytes"]) == (0, 0)
 
 
 def test_status_shows_every_mount_of_the_user(mount: Mounts) -> None:
-    """Without a mount point all are told of, each in JSON as in its hidden file, and none of another user's."""
+    """`status` without a mount point shows all mounts of the user, and none of another user."""
     account = mount.account("user")
     one, two = mount("10028", account=account), mount("10100", account=account)
     other = mount("10001", user="root") if os.geteuid() == 0 else None
@@ -222,12 +217,12 @@ def test_status_shows_every_mount_of_the_user(mount: Mounts) -> None:
     assert {str(one.path), str(two.path)} <= set(ours)
     assert other is None or str(other.path) not in ours
     single = json.loads(status(account, one.path, "--json").stdout)
-    assert single.keys() == told(one).keys() | {"trouble"}
+    assert single.keys() == status_of(one).keys() | {"trouble"}
     assert (single["mountpoint"], single["trouble"]) == (str(one.path), "")
 
 
 def test_status_shows_mounts_that_are_open_to_all(mount: Mounts) -> None:
-    """A mount of root's with --allow-other is one that every user asks after."""
+    """`status` of an ordinary user shows a mount of root with `--allow-other`."""
     if os.geteuid():
         return
     account = mount.account("root")
@@ -238,7 +233,7 @@ def test_status_shows_mounts_that_are_open_to_all(mount: Mounts) -> None:
 
 
 def test_prometheus_labels_each_mount(mount: Mounts) -> None:
-    """The same as text for Prometheus; a mount point of any bytes is a legal label."""
+    """`status --prometheus` labels the numbers with the mount point, whatever its bytes are."""
     account = mount.account()
     path = account.home / 'odd "quote" \\ \udcff Grüße'
     made = mount("10028", account=account, path=path)
@@ -253,7 +248,7 @@ def test_prometheus_labels_each_mount(mount: Mounts) -> None:
 
 
 def test_a_dead_mount_is_shown_as_dead(mount: Mounts, binding: str, user: str) -> None:
-    """A mount whose daemon was killed is told of, with what to do; the others are shown all the same."""
+    """`status` shows a mount whose daemon was killed with what to do, and the other mounts too."""
     account = mount.account(user, binding)
     made, other = mount("10100", account=account), mount("10028", account=account)
     os.kill(made.daemon(), signal.SIGKILL)
@@ -270,7 +265,7 @@ def test_a_dead_mount_is_shown_as_dead(mount: Mounts, binding: str, user: str) -
 
 @pytest.mark.promise("`empiarfs status` ends within seconds, whatever a mount or its daemon does.")
 def test_a_stopped_daemon_is_shown_as_silent(mount: Mounts, binding: str, user: str) -> None:
-    """A daemon that is stopped is given up after some seconds; it goes on unharmed when it is let."""
+    """`status` says after some seconds that a stopped daemon does not answer."""
     made = mount("10100", user=user, binding=binding)
     daemon = made.daemon()
     os.kill(daemon, signal.SIGSTOP)
@@ -280,17 +275,17 @@ def test_a_stopped_daemon_is_shown_as_silent(mount: Mounts, binding: str, user: 
         os.kill(daemon, signal.SIGCONT)
     assert done.returncode == 1
     assert "does not answer" in done.stdout.decode()
-    assert told(made)["pid"] == daemon
+    assert status_of(made)["pid"] == daemon
 
 
 def in_the_foreground(made: Mount, base_url: str, changed: str) -> "subprocess.Popen[bytes]":
-    """Start a mount in the foreground, whose program is `changed` first."""
+    """Start a mount in the foreground whose program runs `changed` first."""
     program = f"import sys\n{changed}from empiarfs.cli import main\nmain(['mount', '-f', *sys.argv[1:]])\n"
     return made.start(sys.executable, "-c", program, f"--base-url={base_url}", made.path, stderr=subprocess.PIPE)
 
 
 def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts, binding: str) -> None:
-    """The kernel ends no process that waits for what a daemon has begun; `empiarfs status` ends all the same."""
+    """`status` ends although the daemon stopped while it answered, when the kernel cannot end the reader."""
     made = mount.prepare(mount.account(binding=binding))
     process = in_the_foreground(
         made,
@@ -317,15 +312,15 @@ def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts,
 @pytest.mark.promise(
     "`SIGUSR1` makes the daemon write to its log what each thread does, and all of its status; it never ends it."
 )
-def test_sigusr1_tells_the_log(mount: Mounts, faulty: FaultProxy, binding: str, user: str) -> None:
-    """On SIGUSR1 the daemon writes what each thread does, and its status, to its log, as often as it is asked."""
-    made = mount(base_url=faulty.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
+def test_sigusr1_writes_to_the_log(mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str) -> None:
+    """On each SIGUSR1 the daemon writes the stacks of its threads and its status to its log."""
+    made = mount(base_url=fault_proxy.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(STUCK)
 
     def dumped(times: int) -> bool:
         return made.log().count('"slow_first_byte_seconds"') == times
 
-    with faulty.hold(RANDOM, method="GET") as rule:
+    with fault_proxy.hold(RANDOM, method="GET") as rule:
         stuck(made, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")
         for times in (1, 2):
@@ -336,13 +331,13 @@ def test_sigusr1_tells_the_log(mount: Mounts, faulty: FaultProxy, binding: str, 
         assert "tidy 0" in text or "tidy (" in text
         assert re.search(r"of libfuse \(\d+\)\n(?:  .*\n)+?  File \".*operations\.py\", line \d+, in read\n", text)
         assert f'"mountpoint": "{made.path}"' in text
-        assert "signal 10" not in str(told(made)["warnings"])
+        assert "signal 10" not in str(status_of(made)["warnings"])
         os.kill(made.daemon(), signal.SIGTERM)
         made.see_gone()
 
 
 def test_sigusr1_never_ends_a_daemon_in_the_foreground(mount: Mounts, binding: str) -> None:
-    """Nor while it begins: what is asked then is told when it can be, on standard error."""
+    """SIGUSR1 before the mount answers does not end a daemon in the foreground, which writes its status."""
     made = mount.prepare(mount.account(binding=binding))
     process = in_the_foreground(
         made,
@@ -355,9 +350,9 @@ def test_sigusr1_never_ends_a_daemon_in_the_foreground(mount: Mounts, binding: s
         "daemon.serve = early\n",
     )
     eventually(made.is_mounted, "the mount")
-    eventually(lambda: made.call(outcome, made / "10100/data/1.bin") == 1, "it reads")
+    eventually(lambda: made.call(length, made / "10100/data/1.bin") == 1, "it reads")
     process.send_signal(signal.SIGUSR1)
-    assert made.call(outcome, made / "10100/data/1.bin") == 1
+    assert made.call(length, made / "10100/data/1.bin") == 1
     process.send_signal(signal.SIGTERM)
     _, words = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, words
@@ -367,7 +362,7 @@ def test_sigusr1_never_ends_a_daemon_in_the_foreground(mount: Mounts, binding: s
 
 
 def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
-    """Between the fork and the first answer too: the daemon lives, and tells when it can."""
+    """SIGUSR1 between the fork and the first answer does not end the daemon, which writes its status."""
     made = mount.prepare(mount.account())
     program = (
         "import os, signal, sys, empiarfs.mount.daemon as daemon\n"
@@ -382,17 +377,17 @@ def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
     words = (f"--base-url={mount.base_url}", f"--log-file={made.log_file}", made.path)
     done = made.run(sys.executable, "-c", program, *words)
     assert done.returncode == 0, done.stderr
-    assert made.call(outcome, made / "10100/data/1.bin") == 1
+    assert made.call(length, made / "10100/data/1.bin") == 1
     eventually(lambda: "the threads of" in made.log(), "the log")
     made.run("fusermount3", "-u", made.path)
     eventually(lambda: not made.is_mounted(), "the mount goes")
 
 
 @pytest.mark.promise("No status holds the user name or password of an address.")
-def test_credentials_are_not_told(mount: Mounts, faulty: FaultProxy) -> None:
-    """User name and password of the base URL stand in no status."""
-    url = faulty.url.replace("http://", "http://me:se%40cret@")
+def test_credentials_are_not_shown(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """No status contains the user name or password of the base URL."""
+    url = fault_proxy.url.replace("http://", "http://me:se%40cret@")
     made = mount("10100", base_url=url)
-    assert told(made)["base_url"] == faulty.url
+    assert status_of(made)["base_url"] == fault_proxy.url
     for words in ((), ("--json",), ("--prometheus",)):
         assert b"cret" not in status(made.account, made.path, *words).stdout

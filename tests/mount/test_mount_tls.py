@@ -1,7 +1,6 @@
-"""TLS under a mount: verified; and a certificate that cannot be is told at once, waited for, and then an error."""
+"""TLS under a mount: a certificate is verified, and a bad one is logged at once, retried, and then an error."""
 
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,25 +14,30 @@ EIO = 5
 
 @pytest.fixture
 def authority(open_folder: Path) -> trustme.CA:
-    """An authority that nobody but the test trusts; `open_folder` has it in a file."""
+    """An authority that no system trusts; `open_folder` has its certificate in a file."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(open_folder / "authority.pem"))
     return authority
 
 
 @pytest.fixture
-def server(authority: trustme.CA) -> Iterator[ScriptedServer]:
-    """A server with a certificate of that authority."""
+def website() -> Website:
+    """A site of one file."""
+    return Website(FILES)
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A certificate of that authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with ScriptedServer(Website(FILES), context) as server:
-        yield server
+    return context
 
 
 def test_a_mount_believes_the_authority_that_is_named(
     mount: Mounts, server: ScriptedServer, open_folder: Path, binding: str
 ) -> None:
-    """In the environment as well as by flag."""
+    """A mount trusts the authority that EMPIARFS_CA_BUNDLE names."""
     bundle = {"EMPIARFS_CA_BUNDLE": str(open_folder / "authority.pem")}
     made = mount("10028", base_url=server.base_url, env=bundle, account=mount.account(binding=binding))
     assert made.run("cat", made / "10028/data/a.txt").stdout == b"bytes"
@@ -43,8 +47,8 @@ def test_a_mount_believes_the_authority_that_is_named(
     "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
     "`--patience`; at a prompt at once."
 )
-def test_a_mount_tells_of_a_certificate_at_once_and_waits(mount: Mounts, server: ScriptedServer) -> None:
-    """The mount is made, with a warning that names the flag; readers get EIO when patience is at its end."""
+def test_a_mount_warns_of_a_bad_certificate_and_waits(mount: Mounts, server: ScriptedServer) -> None:
+    """A mount with a bad certificate is made with a warning that names the flag; reads fail with EIO later."""
     made = mount("10028", base_url=server.base_url, env={"EMPIARFS_PATIENCE": "2"})
     made.expect("certificate")
     assert made.started is not None

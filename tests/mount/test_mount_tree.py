@@ -12,15 +12,11 @@ from typing import Any
 import pytest
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
-from support.fixture_tree import DEEP, NAMES, World, listed
+from support.fixture_tree import DEEP, NAMES, FixtureTree, listed
 from support.mounting import Account, Mount, Mounts
+from support.programs import names
 
 ENTRIES = ["10001", "10002", "10028", "10100", "10200", "10300", "10400"]
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory, sorted."""
-    return sorted(os.listdir(path))
 
 
 def error_of(call: str, path: str) -> int:
@@ -52,20 +48,20 @@ def attributes(root: str) -> dict[str, dict[str, int]]:
 
 @pytest.mark.promise("The root holds the entries as numbers.")
 def test_root_lists_the_entries_alone(mounted: Mount) -> None:
-    """The root shows every entry by its number, and nothing else that the server has beside them."""
+    """The root lists every entry by its number, and nothing else that the server has there."""
     assert mounted.call(names, mounted.path) == ENTRIES
 
 
 @pytest.mark.promise("A directory shows what the server lists.")
 @pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
-def test_every_legal_name_is_listed(mounted: Mount, world: World) -> None:
-    """A directory lists exactly the names that the server lists, whatever bytes they are made of."""
-    assert mounted.call(names, mounted / "10001/data") == listed(world.root / "10001/data")
+def test_every_legal_name_is_listed(mounted: Mount, tree: FixtureTree) -> None:
+    """A directory lists exactly the names that the server lists, whatever their bytes are."""
+    assert mounted.call(names, mounted / "10001/data") == listed(tree.root / "10001/data")
 
 
 @pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
 def test_every_legal_name_opens(mounted: Mount) -> None:
-    """A name of any legal bytes opens, and holds its own file's content."""
+    """A file whose name has any legal bytes opens and has its content."""
 
     def contents(folder: str, names: list[str]) -> list[bytes]:
         return [Path(folder, name).read_bytes() for name in names]
@@ -74,24 +70,24 @@ def test_every_legal_name_opens(mounted: Mount) -> None:
     assert found == [os.fsencode(name) * 3 for name in NAMES]
 
 
-def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, world: World) -> None:
-    """An Apache that lists as preformatted text, with texts cut to 23 characters, shows the same names."""
-    server = Apache(world.root, pre=True)
+def test_a_page_of_preformatted_text_lists_the_same(mount: Mounts, tree: FixtureTree) -> None:
+    """A listing as preformatted text, with names cut to 23 characters, shows the same names."""
+    server = Apache(tree.root, pre=True)
     try:
         made = mount("10001", base_url=server.url)
-        assert made.call(names, made / "10001/data") == listed(world.root / "10001/data")
+        assert made.call(names, made / "10001/data") == listed(tree.root / "10001/data")
     finally:
         server.close()
 
 
 @pytest.mark.promise("A trailing slash in the listing, and nothing else, makes a directory.")
 def test_a_trailing_slash_alone_makes_a_directory(mounted: Mount) -> None:
-    """A directory called like an image is a directory, and can be gone into."""
+    """A directory with the name of an image is a directory."""
     assert mounted.call(names, mounted / "10001/data/TS_016.mrc") == ["inside.mrc"]
 
 
 def test_the_tree_is_deep(mounted: Mount) -> None:
-    """What lies ten directories down is found, listed or not on the way."""
+    """A file ten directories deep is found, whether its parents were listed or not."""
     assert mounted.call(error_of, "open", mounted / f"10001/data/{DEEP}/bottom.txt") == 0
     assert mounted.call(names, mounted / f"10001/data/{DEEP}") == ["bottom.txt"]
 
@@ -117,14 +113,14 @@ def test_the_root_shows_itself_and_its_parent(mounted: Mount) -> None:
     assert mounted.run("ls", "-a", mounted.path).stdout.decode().splitlines() == [".", "..", *ENTRIES]
 
 
-def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, faulty: FaultProxy) -> None:
-    """An entry that the server has and its listing lacks is found by lookup."""
+def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, fault_proxy: FaultProxy) -> None:
+    """An entry that the server has and the listing omits is found by its number."""
 
     def without(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"10002" not in line)
 
-    with faulty.edit("", without):
-        made = mount(base_url=faulty.url)
+    with fault_proxy.edit("", without):
+        made = mount(base_url=fault_proxy.url)
         assert "10002" not in made.call(names, made.path)
         assert made.call(names, made / "10002") == ["10002.xml"]
 
@@ -132,7 +128,7 @@ def test_an_entry_that_is_not_listed_is_found_by_its_number(mount: Mounts, fault
 @pytest.mark.promise("`EMPIAR-10028`, in any case, is a link to `10028`; it is not listed.")
 @pytest.mark.parametrize("name", ["EMPIAR-10028", "empiar-10028", "Empiar-10028"])
 def test_an_accession_is_a_link_to_its_entry(mounted: Mount, name: str) -> None:
-    """EMPIAR-10028, in any case, is a symbolic link to 10028 and leads there."""
+    """EMPIAR-10028, in any case, is a symbolic link to 10028."""
 
     def link(root: str, name: str) -> tuple[str, bool, list[str]]:
         return os.readlink(f"{root}/{name}"), os.path.islink(f"{root}/{name}"), os.listdir(f"{root}/{name}")
@@ -155,7 +151,7 @@ def test_an_accession_that_is_none_does_not_exist(mounted: Mount, path: str) -> 
 
 @pytest.mark.promise("A mount of some entries shows these alone.")
 def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache) -> None:
-    """With entries named, those alone are there, by listing and by lookup, and nothing else is asked for."""
+    """A mount of selected entries shows those alone, and sends no request for others."""
     made = mount("10028", "EMPIAR-10100")
     apache.clear()
     assert made.call(names, made.path) == ["10028", "10100"]
@@ -167,7 +163,7 @@ def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache)
 
 @pytest.mark.promise("A directory that the server does not list (403) gives `EACCES`; files in it open by name.")
 def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
-    """A directory that the server does not list (403) says EACCES, and its files still open by name."""
+    """Listing a forbidden directory (403) fails with EACCES, and its files can be opened."""
     mounted.expect("10400/closed")
     assert mounted.call(error_of, "list", mounted / "10400/closed") == errno.EACCES
     assert mounted.call(error_of, "open", mounted / "10400/closed/known.txt") == 0
@@ -189,7 +185,7 @@ def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
     ],
 )
 def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number: int) -> None:
-    """What does not exist, or is not what it is used as, fails with the errno of any file system."""
+    """A call on a missing path, or on a path of the wrong type, fails with the usual errno."""
     assert mounted.call(error_of, call, mounted / path) == number
 
 
@@ -201,15 +197,15 @@ def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number
     "makes it can overwrite and delete it."
 )
 @pytest.mark.promise("`st_blksize` is 4096.")
-def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> None:
-    """A file has its exact size and date, one link, mode 0644; a directory mode 0755; both the mounting user's."""
+def test_attributes_are_those_of_the_server(mounted: Mount, tree: FixtureTree) -> None:
+    """A file has its exact size and date and mode 0644, a directory 0755, and both belong to the mounting user."""
     owner = mounted.account.user
     for entry in ("10001", "10028", "10100", "10200"):
         found = mounted.call(attributes, mounted / entry)
         shown = {path for path in found if "." not in os.path.basename(path)[:1]}
         assert shown == set(found)
         for path, fields in found.items():
-            truth = (world.root / entry / path).lstat()
+            truth = (tree.root / entry / path).lstat()
             assert (fields["st_uid"], fields["st_gid"]) == (owner.uid, owner.gid), path
             assert fields["st_blksize"] == 4096
             if stat.S_ISDIR(truth.st_mode):
@@ -224,7 +220,7 @@ def test_attributes_are_those_of_the_server(mounted: Mount, world: World) -> Non
 
 @pytest.mark.promise("Inode numbers are the same at every mount.")
 def test_inode_numbers_outlive_a_mount(mount: Mounts, binding: str) -> None:
-    """Every path has an inode number of its own, the same at the next mount and in the listing."""
+    """Every path has its own inode number, the same at the next mount and in the listing."""
 
     def numbers(root: str) -> dict[str, int]:
         found = {}
@@ -245,7 +241,7 @@ def test_inode_numbers_outlive_a_mount(mount: Mounts, binding: str) -> None:
 
 @pytest.mark.promise("`statfs` shows 10 PiB, none of it free.")
 def test_the_file_system_has_a_sane_size(mounted: Mount) -> None:
-    """`statfs` tells of a large file system with no room, and names of up to 255 bytes."""
+    """`statfs` reports a large read-only file system without free space, and names of up to 255 bytes."""
 
     def size(path: str) -> dict[str, int]:
         found: Any = os.statvfs(path)

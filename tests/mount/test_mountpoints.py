@@ -10,13 +10,13 @@ from empiarfs.mount import mountpoints
 
 
 def mounts_at(path: Path) -> int:
-    """Return how many mounts lie on each other at `path`."""
+    """Return how many mounts are stacked at `path`."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return sum(line.split(" ")[1] == str(path) for line in lines)
 
 
 def test_mounts_of_one_place_at_once_do_not_stack(mount: Mounts) -> None:
-    """Of several mounts that begin together one is made; the others say that it is there."""
+    """Of several mounts started at once on one mount point one is made, and the others fail."""
     made = mount.prepare(mount.account())
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda _: mount.command(made, "10028"), range(3)))
@@ -28,7 +28,7 @@ def test_mounts_of_one_place_at_once_do_not_stack(mount: Mounts) -> None:
 
 
 def test_an_owner_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an owner for whom this machine has no name, `empiarfs umount` shows the number."""
+    """`empiarfs umount` shows the user id of an owner that has no name on this machine."""
     other = mountpoints.Mounted("/mnt", mountpoints.KIND, frozenset({"ro", "user_id=54321", "group_id=0"}))
     monkeypatch.setattr(mountpoints, "table", lambda: [other])
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -37,7 +37,7 @@ def test_an_owner_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_link_to_a_mount_point_may_stand_for_it(mount: Mounts) -> None:
-    """Mounting on a link mounts on what it leads to, and it unmounts by the link."""
+    """A symbolic link to a mount point can be mounted and unmounted."""
     account = mount.account()
     made = mount.prepare(account)
     made.path.mkdir()

@@ -1,4 +1,4 @@
-"""What the kernel is answered, without a kernel."""
+"""The answers to the kernel, without a kernel."""
 
 import errno
 import itertools
@@ -48,18 +48,18 @@ class OneDirectory:
 
 
 def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:
-    """Return what answers the kernel, and what counts."""
+    """Return operations over `archive`, and their counters."""
     stats = MountStats("/mnt", RecentWarnings())
     return Operations(cast("Archive", archive), Owner(1000, 1000), 1_795_000_000, lambda: None, stats), stats
 
 
 def information(handle: int = 0) -> Any:
-    """Return what the kernel tells of a handle, and is told."""
+    """Return the file information that the kernel passes."""
     return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
 
 
 def listed(operations: Operations, room: int = 100) -> list[str]:
-    """List the directory as libfuse does; give the names that the kernel took."""
+    """List the directory as libfuse does; return the names for which the kernel has room."""
     fuse = cast("Any", binding._Fuse.__new__(binding._Fuse))
     fuse.operations = operations
     taken: list[str] = []
@@ -78,7 +78,7 @@ def listed(operations: Operations, room: int = 100) -> list[str]:
 def test_a_surprise_when_a_file_is_opened_is_logged_and_eio(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And leaves nothing open: the kernel may be told of the next version."""
+    """An unexpected exception in open is logged with its traceback, becomes EIO, and leaves no version open."""
     archive = OneDirectory(FILE)
     operations, stats = answering(archive)
     operations.getattr(f"/{FILE.path}")
@@ -94,7 +94,7 @@ def test_a_surprise_when_a_file_is_opened_is_logged_and_eio(
 
 
 def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCaptureFixture) -> None:
-    """As everywhere."""
+    """An unexpected exception in release is logged and becomes EIO."""
     operations, _ = answering(OneDirectory(FILE))
     operations.getattr(f"/{FILE.path}")
     info = information()
@@ -109,7 +109,7 @@ def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCa
 def test_a_surprise_in_a_listing_is_logged_and_eio(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As everywhere."""
+    """An unexpected exception in readdir is logged and becomes EIO."""
     operations, _ = answering(OneDirectory(FILE))
     monkeypatch.setattr(operations, "attributes", lambda _: 1 / 0)
     with EIO:
@@ -118,8 +118,8 @@ def test_a_surprise_in_a_listing_is_logged_and_eio(
     caplog.clear()
 
 
-def test_who_opens_an_older_version_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """By the one line of the face that answers; what the kernel settles by itself is no line."""
+def test_opening_an_older_version_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An open that fails because an older version is open is one line; one that the kernel retries is none."""
     archive = OneDirectory(FILE)
     operations, _ = answering(archive)
     caplog.set_level(logging.INFO)
@@ -135,8 +135,8 @@ def test_who_opens_an_older_version_is_told_once(caplog: pytest.LogCaptureFixtur
     caplog.clear()
 
 
-def test_the_kernel_was_told_only_of_what_it_took() -> None:
-    """An entry for which its buffer has no room comes again with the next one, maybe of another version."""
+def test_only_entries_that_the_kernel_took_are_announced() -> None:
+    """An entry for which the kernel's buffer has no room is not announced."""
     other = File(f"{DIRECTORY}/b.mrc", 5, 6)
     operations, _ = answering(OneDirectory(FILE, other))
     assert listed(operations, room=3) == [".", "..", "a.mrc"]
@@ -145,8 +145,8 @@ def test_the_kernel_was_told_only_of_what_it_took() -> None:
         operations.open(f"/{other.path}", information())
 
 
-def test_each_mount_tells_by_itself_what_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
-    """Once in each log: what one was told is news to another."""
+def test_each_mount_logs_what_is_unreachable_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each mount logs a path that is offline once in its own log."""
     caplog.set_level(logging.WARNING)
     for (operations, _), _ in itertools.product([answering(OneDirectory()) for _ in range(2)], range(2)):
         with pytest.raises(Offline):

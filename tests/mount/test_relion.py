@@ -57,7 +57,7 @@ def readme_links() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A RELION project of an ordinary user's, linked by the commands of the README.
+    """A RELION project of an ordinary user, linked by the commands of the README.
 
     Attributes:
         folder: where RELION runs and writes; made here.
@@ -79,26 +79,26 @@ class Project:
         assert links == {"Coordinates", "Micrographs", "Particles", "micrographs.star"}
 
     def tried(self, *command: str) -> tuple[int, str]:
-        """Run a program of RELION's in the project; give its status and what it printed."""
+        """Run a program of RELION in the project; return its status and its output."""
         assert shutil.which(command[0]), f"there is no {command[0]}: apt install relion, or build RELION"
         done = self.mount.run(*command, cwd=self.folder, timeout=90)
         return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
     def run(self, *command: str) -> str:
-        """Run one that must succeed; give what it printed."""
+        """Run a program that must succeed; return its output."""
         status, words = self.tried(*command)
         assert status == 0, words
         return words
 
     def empty(self, name: str) -> None:
-        """Return a job an empty directory to write to; tests share the project."""
+        """Give a job an empty output directory, because tests share the project."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         self.mount.account.mkdir(self.folder / name)
 
 
 @pytest.fixture(scope="module")
-def world_of_samples() -> Iterator[Path]:
-    """The files of the sample archive; RELION never sees these themselves."""
+def sample_files() -> Iterator[Path]:
+    """The files of the sample archive; RELION never reads these directly."""
     # not one of pytest's folders: Apache serves as nobody, and each pytest that starts closes them all
     with tempfile.TemporaryDirectory(prefix="empiarfs-") as folder:
         Path(folder).chmod(0o755)
@@ -106,19 +106,19 @@ def world_of_samples() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def data(world_of_samples: Path) -> Path:
+def data(sample_files: Path) -> Path:
     """The data of the entry with particles, as the server has them."""
-    return world_of_samples / "99001" / "data"
+    return sample_files / "99001" / "data"
 
 
 @pytest.fixture(scope="module", params=BINDINGS)
 def project(
     request: pytest.FixtureRequest,
     own_machine: None,
-    world_of_samples: Path,
+    sample_files: Path,
 ) -> Iterator[Project]:
-    """An ordinary user's project, linked to a mount of a real Apache with the sample archive; by both bindings."""
-    server = Apache(world_of_samples)
+    """A project of an ordinary user, linked to a mount of an Apache with the sample archive, by both bindings."""
+    server = Apache(sample_files)
     folder = Path(tempfile.mkdtemp(prefix="empiarfs-"))
     folder.chmod(0o755)
     mounts = Mounts(folder, server.url)
@@ -133,7 +133,7 @@ def project(
 
 @pytest.fixture
 def local(project: Project, data: Path, request: pytest.FixtureRequest) -> Project:
-    """The same project linked to a copy of the files on the local disk."""
+    """The same project, linked to a copy of the files on the local disk."""
     folder = project.mount.account.mkdir(project.folder.with_name(request.node.originalname))
     shutil.copytree(data, folder / "copy")
     return Project(folder / "project", folder / "copy", project.mount)
@@ -153,7 +153,7 @@ def table(path: Path, block: str) -> pd.DataFrame:
 
 
 def written(project: Project, job: str) -> dict[str, bytes]:
-    """Return the files that a job has written, by name; MRC files without their labels, which hold the time."""
+    """Return the files that a job has written, by name, MRC files without their labels, which hold the time."""
     found = {}
     for path in (project.folder / job).rglob("*"):
         if path.is_file():
@@ -164,7 +164,7 @@ def written(project: Project, job: str) -> dict[str, bytes]:
 
 
 def agreement(result: Path, data: Path) -> tuple[float, list[int]]:
-    """Return the share of particles that RELION sorted as they were drawn, and how many are in each class."""
+    """Return the share of particles that RELION classified as they were drawn, and the size of each class."""
     found = table(result, "particles").merge(
         table(data / "Particles" / "truth.star", "truth"), on="rlnImageName", suffixes=("", "_true")
     )
@@ -175,7 +175,7 @@ def agreement(result: Path, data: Path) -> tuple[float, list[int]]:
 
 
 def with_references(project: Project, data: Path) -> None:
-    """Write the table of references: of each kind the one particle that stands most upright."""
+    """Write the table of references: for each kind the particle that is most upright."""
     truth = table(data / "Particles" / "truth.star", "truth")
     upright = truth.assign(lean=truth["rlnAnglePsi"].abs()).sort_values("lean").drop_duplicates("rlnClassNumber")
     names = "".join(f"{name}\n" for name in upright.sort_values("rlnClassNumber")["rlnImageName"])
@@ -183,7 +183,7 @@ def with_references(project: Project, data: Path) -> None:
 
 
 def test_import_takes_links_and_refuses_absolute_paths(project: Project) -> None:
-    """The recipe of the README is needed and enough: RELION refuses absolute paths, and imports through a link."""
+    """RELION refuses absolute paths and imports through the links of the README."""
     command = ("relion_import", "--do_micrographs", "--odir", "Import/", "--ofile", "micrographs.star", "--i")
     project.empty("Import")
     _, words = project.tried(*command, f"{project.source}/Micrographs/*.mrc")
@@ -195,7 +195,7 @@ def test_import_takes_links_and_refuses_absolute_paths(project: Project) -> None
 
 
 def test_coordinates_are_imported_through_links(project: Project, data: Path) -> None:
-    """`relion_import --do_coordinates` copies every file that it finds through the links, and its job can go."""
+    """`relion_import --do_coordinates` copies every file through the links, and the result can be deleted."""
     project.empty("Import")
     command = ("relion_import", "--do_coordinates", "--odir", "Import/", "--ofile", "coords_suffix_autopick.star")
     project.run(*command, "--i", "Coordinates/Micrographs/*_autopick.star")
@@ -209,7 +209,7 @@ def test_coordinates_are_imported_through_links(project: Project, data: Path) ->
 
 
 def test_statistics_of_a_stack_are_numpys(project: Project, data: Path) -> None:
-    """`relion_image_handler --stats` prints numpy's mean, deviation and extremes of each mounted particle."""
+    """`relion_image_handler --stats` prints the statistics that numpy computes for each particle."""
     printed = project.run("relion_image_handler", "--i", "Particles/particles.mrcs", "--stats")
     found = re.findall(r"avg= (\S+) stddev= (\S+) minval= (\S+) maxval= (\S+); angpix = (\S+)", printed)
     stack = images(data / "Particles" / "particles.mrcs")
@@ -220,7 +220,7 @@ def test_statistics_of_a_stack_are_numpys(project: Project, data: Path) -> None:
 
 
 def test_extraction_cuts_the_pixels_of_the_micrographs(project: Project, data: Path) -> None:
-    """`relion_preprocess` cuts from mounted micrographs exactly the pixels that numpy cuts from the files."""
+    """`relion_preprocess` extracts from mounted micrographs exactly the pixels that numpy extracts."""
     project.empty("Extract")
     project.run(*EXTRACT)
     assert len(table(project.folder / "Extract" / "particles.star", "particles")) == sum(PARTICLES)
@@ -236,7 +236,7 @@ def test_extraction_cuts_the_pixels_of_the_micrographs(project: Project, data: P
 
 
 def test_normalised_extraction_gives_the_stack_of_the_entry(project: Project, data: Path) -> None:
-    """Extraction with inverted contrast and a normalised background gives the particles that the entry holds."""
+    """Extraction with inverted contrast and normalisation returns the particles of the entry."""
     project.empty("Extract")
     project.run(*EXTRACT, *NORMALISE)
     extracted = [images(path) for path in sorted((project.folder / "Extract" / "Micrographs").glob("*.mrcs"))]
@@ -245,7 +245,7 @@ def test_normalised_extraction_gives_the_stack_of_the_entry(project: Project, da
 
 
 def test_extraction_writes_what_it_writes_from_a_local_disk(project: Project, local: Project) -> None:
-    """`relion_preprocess` writes the same files, byte for byte, from a mount and from copies on a disk."""
+    """`relion_preprocess` writes the same bytes from a mount as from a local disk."""
     for one in (project, local):
         one.empty("Extract")
         one.run(*EXTRACT, *NORMALISE)
@@ -253,7 +253,7 @@ def test_extraction_writes_what_it_writes_from_a_local_disk(project: Project, lo
 
 
 def test_two_classes_come_apart(project: Project, local: Project, data: Path) -> None:
-    """Two iterations of 2D classification sort the particles, and write what they write from a local disk."""
+    """Two iterations of 2D classification separate the classes, with the same bytes as from a local disk."""
     for one in (project, local):
         one.empty("Class2D")
         with_references(one, data)
@@ -265,7 +265,7 @@ def test_two_classes_come_apart(project: Project, local: Project, data: Path) ->
 
 
 def test_two_classes_come_apart_from_nothing(project: Project, data: Path) -> None:
-    """Without any reference 2D classification finds the two classes; five iterations, two threads."""
+    """2D classification without references separates the two classes."""
     project.empty("Class2D")
     project.run(*FROM_NOTHING)
     share, members = agreement(project.folder / "Class2D" / "run_it005_data.star", data)
@@ -274,7 +274,7 @@ def test_two_classes_come_apart_from_nothing(project: Project, data: Path) -> No
 
 
 def test_star_handler_selects_rows_of_a_mounted_table(project: Project, data: Path) -> None:
-    """`relion_star_handler` selects from a mounted STAR file the rows that a data frame selects."""
+    """`relion_star_handler` selects the rows that pandas selects."""
     selection = ("--select", "rlnCoordinateX", "--minval", "500", "--maxval", "800")
     project.run("relion_star_handler", "--i", "Particles/particles.star", "--o", "selected.star", *selection)
     particles = table(data / "Particles" / "particles.star", "particles")

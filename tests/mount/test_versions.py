@@ -1,4 +1,4 @@
-"""The kernel is told of one version of a file at a time."""
+"""One version of a file at a time is announced to the kernel."""
 
 from dataclasses import replace
 
@@ -14,21 +14,21 @@ NEW = replace(OLD, size=3000, modified=1_700_009_000)
 
 @pytest.fixture
 def versions() -> Versions:
-    """Of a kernel that was told of the old version."""
+    """The versions of a kernel to which the old one was announced."""
     versions = Versions()
     versions.announced(OLD)
     return versions
 
 
 def test_pages_are_kept_across_opens(versions: Versions) -> None:
-    """The same version opened again may be served from what the kernel has; at first it has nothing."""
+    """The kernel's pages of a version are valid at every open after the first."""
     assert not versions.open(OLD)
     versions.close(OLD)
     assert versions.open(OLD)
 
 
 def test_pages_of_another_version_are_dropped_once(versions: Versions) -> None:
-    """The first opening of a new version drops what the kernel had of the old one; the second keeps its pages."""
+    """The first open of a new version drops the pages of the old one, and the second keeps its own."""
     versions.open(OLD)
     versions.close(OLD)
     assert versions.to_announce(NEW) == NEW
@@ -37,8 +37,8 @@ def test_pages_of_another_version_are_dropped_once(versions: Versions) -> None:
     assert versions.open(NEW)
 
 
-def test_pages_of_who_knows_which_version_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file that was opened so long ago that it is forgotten, the kernel may have the pages of any version."""
+def test_pages_of_a_forgotten_file_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages of a file whose announced version was forgotten are dropped."""
     monkeypatch.setattr("empiarfs.mount.versions.MAX_ANNOUNCED", 1)
     versions = Versions()
     for version in (OLD, replace(OLD, path="10028/data/b.mrc")):
@@ -49,16 +49,16 @@ def test_pages_of_who_knows_which_version_are_dropped(monkeypatch: pytest.Monkey
     assert not versions.open(NEW)
 
 
-def test_a_version_the_kernel_was_not_told_of_is_not_opened(versions: Versions) -> None:
-    """The kernel would cut it at the end of the one it knows; told of it, it opens."""
+def test_a_version_that_was_not_announced_is_not_opened(versions: Versions) -> None:
+    """A version that was not announced to the kernel is not opened, and opens after its announcement."""
     with pytest.raises(KernelViewStale):
         versions.open(NEW)
     versions.announced(NEW)
     versions.open(NEW)
 
 
-def test_while_a_version_is_open_the_kernel_is_told_of_no_other(versions: Versions) -> None:
-    """Nor is another opened, until the last who has it open has closed it; who asks is told why."""
+def test_while_a_version_is_open_no_other_is_announced(versions: Versions) -> None:
+    """While a version is open, no other one is announced or opened."""
     versions.open(OLD)
     versions.open(OLD)
     versions.close(OLD)
@@ -72,7 +72,7 @@ def test_while_a_version_is_open_the_kernel_is_told_of_no_other(versions: Versio
 
 
 def test_other_files_are_not_concerned(versions: Versions) -> None:
-    """A version that is open holds up its own path alone."""
+    """An open version blocks the versions of its own path alone."""
     versions.open(OLD)
     other = replace(NEW, path="10028/data/b.mrc")
     assert versions.to_announce(other) == other
@@ -81,7 +81,7 @@ def test_other_files_are_not_concerned(versions: Versions) -> None:
 
 
 def test_one_version_by_two_dates_is_opened_as_it_is_open(versions: Versions) -> None:
-    """By a listing's date and by the exact one it is one, as far as anybody can tell."""
+    """A version by the listing's date and by the exact date is opened as the one that is open."""
     listed = replace(OLD, modified=1_700_000_000 - 20 + 3600, coarse_mtime=True)
     for first, second in ((OLD, listed), (listed, OLD)):
         versions.announced(first)

@@ -15,10 +15,8 @@ from pathlib import Path
 
 import pytest
 from support.apache import Apache
-from support.fixture_tree import World
+from support.fixture_tree import RANDOM, FixtureTree
 from support.mounting import Mount, Mounts, eventually
-
-RANDOM = "10100/data/random.bin"
 
 
 @pytest.mark.promise("A directory begins with `.` and `..`, and goes on in the server's order.")
@@ -51,7 +49,7 @@ def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
 
 
 @pytest.mark.promise("The times of access and of change are the same, and reading moves none of them.")
-def test_reading_moves_no_time(mounted: Mount, world: World) -> None:
+def test_reading_moves_no_time(mounted: Mount, tree: FixtureTree) -> None:
     """All three times are the server's, before and after reading and listing."""
 
     def times(path: str) -> list[int]:
@@ -64,7 +62,7 @@ def test_reading_moves_no_time(mounted: Mount, world: World) -> None:
             file.read(100)
         return before + three()
 
-    date = int((world.root / RANDOM).stat().st_mtime) * 10**9
+    date = int((tree.root / RANDOM).stat().st_mtime) * 10**9
     assert mounted.call(times, mounted / RANDOM) == [date] * 6
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import promises
 import pytest
-from promises import Quotation
+from support import promises
+from support.promises import Quotation
 
 TESTS = Path(__file__).resolve().parent.parent
 DOCUMENT = TESTS.parent / "SEMANTICS.md"

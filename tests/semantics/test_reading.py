@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 from support.apache import Apache
-from support.fixture_tree import BLOCK, World
+from support.fixture_tree import BLOCK, RANDOM, FixtureTree
 from support.mounting import DEADLINE, Mount, Mounts, eventually
 
-RANDOM = "10100/data/random.bin"
 AWAY = "refuses connections|line was lost|no reply|was closed"
 
 
@@ -107,10 +106,12 @@ def exercised(  # noqa: C901 - one way of reading after the other
     "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_way_is_read_the_bytes_are_the_files(mount: Mounts, world: World, binding: str, seed: int) -> None:
+def test_whatever_way_is_read_the_bytes_are_the_files(
+    mount: Mounts, tree: FixtureTree, binding: str, seed: int
+) -> None:
     """Hundreds of reads of ten kinds, at all edges, are right, though little is kept and that soon pushed out."""
     made = mount("10100", binding=binding, flags=["--memory-cache-size=16M", "--cache-size=3M"])
-    assert made.call(exercised, made / RANDOM, world.root / RANDOM, seed, 800) == []
+    assert made.call(exercised, made / RANDOM, tree.root / RANDOM, seed, 800) == []
 
 
 @pytest.mark.promise(
@@ -118,10 +119,12 @@ def test_whatever_way_is_read_the_bytes_are_the_files(mount: Mounts, world: Worl
     "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 @pytest.mark.parametrize("size", [1, 972, BLOCK - 1, BLOCK, BLOCK + 1])
-def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(mounted: Mount, world: World, size: int) -> None:
+def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(
+    mounted: Mount, tree: FixtureTree, size: int
+) -> None:
     """The same for files that end in their first block, or just behind it."""
     path = f"10100/data/{size}.bin"
-    assert mounted.call(exercised, mounted / path, world.root / path, size, 150) == []
+    assert mounted.call(exercised, mounted / path, tree.root / path, size, 150) == []
 
 
 @pytest.mark.promise(

@@ -58,7 +58,7 @@ class Exchange:
         self.path = path
         self.range = handler.headers["Range"] or ""
         self.over = over
-        self.upstream = handler.server.faulty.upstream.rpartition(":")[2]
+        self.upstream = handler.server.fault_proxy.upstream.rpartition(":")[2]
         self._handler = handler
 
     def asked(self, part: str | None = None) -> Reply:
@@ -215,7 +215,7 @@ class FaultProxy:
         self.flowing.set()
         self._rules: list[Rule] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.faulty = self
+        self._server.fault_proxy = self
         self._listen()
 
     @property
@@ -350,7 +350,7 @@ class FaultProxy:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
-    faulty: FaultProxy
+    fault_proxy: FaultProxy
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -358,8 +358,8 @@ class _Server(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         line, address = super().get_request()
-        if self.faulty.certificate is not None:  # hands are shaken by the thread of the connection
-            line = self.faulty.certificate.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
+        if self.fault_proxy.certificate is not None:  # hands are shaken by the thread of the connection
+            line = self.fault_proxy.certificate.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
         self.lines.add(line)
         return line, address
 
@@ -391,16 +391,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Hand it on, or do as a rule says."""
-        faulty = self.server.faulty
-        path = unquote_to_bytes(self.path.removeprefix(faulty.base).removeprefix("/")).decode(
+        fault_proxy = self.server.fault_proxy
+        path = unquote_to_bytes(self.path.removeprefix(fault_proxy.base).removeprefix("/")).decode(
             "utf-8", "surrogateescape"
         )
-        faulty.seen.append((self.command, path))
-        if not faulty.flowing.is_set():
-            exchange = Exchange(self, path, faulty.flowing)
+        fault_proxy.seen.append((self.command, path))
+        if not fault_proxy.flowing.is_set():
+            exchange = Exchange(self, path, fault_proxy.flowing)
             if not exchange.keep_silent():
                 return
-        rule = faulty.ruled(self.command, path)
+        rule = fault_proxy.ruled(self.command, path)
         if rule is None:
             Exchange(self, path, threading.Event()).pass_on()
         else:
@@ -411,7 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
     def asked(self, part: str) -> http.client.HTTPResponse:
         """Ask Apache the same, for a part where it is not empty."""
         self._upstream = self._upstream or http.client.HTTPConnection(
-            self.server.faulty.upstream, timeout=LONGEST_HOLD
+            self.server.fault_proxy.upstream, timeout=LONGEST_HOLD
         )
         self._upstream.request(self.command, self.path, headers={"Range": part} if part else {})
         return self._upstream.getresponse()

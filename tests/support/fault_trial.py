@@ -116,7 +116,7 @@ class Trial:
     def __init__(
         self,
         truth: Truth,
-        faulty: FaultProxy,
+        fault_proxy: FaultProxy,
         cache_dir: Path,
         *,
         patience: float,
@@ -124,9 +124,9 @@ class Trial:
         fresh: float = 86_400.0,
     ) -> None:
         self.truth = truth
-        self.faulty = faulty
+        self.fault_proxy = fault_proxy
         self.settings = Settings(
-            base_url=base_url or faulty.url,
+            base_url=base_url or fault_proxy.url,
             cache_dir=cache_dir,
             memory_cache_size=64 * MIB,
             cache_size=1024 * MIB,
@@ -243,7 +243,7 @@ class Trial:
             Wrong: something is.
         """
         self.archive.close()
-        eventually(lambda: not self.faulty.connections, "all connections are closed")
+        eventually(lambda: not self.fault_proxy.connections, "all connections are closed")
         eventually(lambda: threads() <= self._threads, "all threads have ended")
         gc.collect()  # connections of sqlite3 are rings
         eventually(
@@ -316,11 +316,11 @@ def served(folder: Path) -> Iterator[tuple[Truth, FaultProxy]]:
     folder.chmod(0o755)
     truth = Truth(folder)
     apache = Apache(folder)
-    faulty = FaultProxy(apache.url)
+    fault_proxy = FaultProxy(apache.url)
     try:
-        yield truth, faulty
+        yield truth, fault_proxy
     finally:
-        faulty.close()
+        fault_proxy.close()
         apache.close()
 
 
@@ -329,25 +329,27 @@ def pattern(what: str) -> str:
     return HITS[what].replace(".", r"\.") + ("/" if what == LISTING else "") + r"(\?.*)?"
 
 
-def hitting(faulty: FaultProxy, fault: Fault, *, once: bool) -> AbstractContextManager[object]:
+def hitting(fault_proxy: FaultProxy, fault: Fault, *, once: bool) -> AbstractContextManager[object]:
     """Let the fault happen to all that it can hit, once to each or for as long as the block lasts."""
     with ExitStack() as stack:
         for what in fault.seen:
             method = "HEAD" if what in {HEAD, NAME} else "GET"
-            stack.enter_context(faulty.rule(pattern(what), fault.act, method=method, times=1 if once else None))
+            stack.enter_context(
+                fault_proxy.rule(pattern(what), fault.act, method=method, times=1 if once else None)
+            )
         return stack.pop_all()
 
 
-def tried(truth: Truth, faulty: FaultProxy, folder: Path, fault: Fault, *, once: bool) -> dict[str, Sight]:
+def tried(truth: Truth, fault_proxy: FaultProxy, folder: Path, fault: Fault, *, once: bool) -> dict[str, Sight]:
     """Try a fault; give what was seen, by what was hit.
 
     Raises:
         Wrong: something was seen, is kept or is left over that may not be, whatever the fault.
     """
-    trial = Trial(truth, faulty, folder, patience=MUCH_PATIENCE if once else PATIENCE)
+    trial = Trial(truth, fault_proxy, folder, patience=MUCH_PATIENCE if once else PATIENCE)
     hit = tuple(what for what in ALL if what in fault.seen)
     with trial:
-        with hitting(faulty, fault, once=once):
+        with hitting(fault_proxy, fault, once=once):
             seen = trial.seen_together(hit, others=not fault.pause)
         trial.recovers(tuple(what for what in hit if what not in fault.kept or not seen[what].number))
     return seen

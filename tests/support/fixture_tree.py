@@ -8,6 +8,10 @@ from pathlib import Path
 BLOCK = 256 * 1024
 MODIFIED = 1_600_000_000  # what every file of the tree was modified at, plus its place in it
 SMALL_FILES = 3000
+RANDOM = "10100/data/random.bin"
+RANDOM_BYTES = 8 * 2**20 + 4_321
+STACK = "10028/data/stack.mrcs"
+SPARSE = "10200/data/sparse.mrc"
 SPARSE_BYTES = 4 * 2**30 + 12_345
 # where the sparse file is not zero: odd places, before, across and after 4 GiB, and its last bytes
 SPARSE_MARKS = (1, BLOCK - 3, 2**31 - 5, 2**32 - 7, 2**32 + 4_321, SPARSE_BYTES - 9)
@@ -65,7 +69,7 @@ DEEP = "deep/2/3/4/5/6/7/8/9/10"
 _HIDDEN = (".??*", "*~", "*#", "HEADER*", "README*", "RCS", "CVS", "*,v", "*,t")
 
 
-class World:
+class FixtureTree:
     """The tree.
 
     10001 holds odd names, 10028 what cryo-EM programs read, 10100 sizes, 10200 the sparse file, 10300 small files,
@@ -122,10 +126,10 @@ class World:
     def _sizes(self) -> None:
         for size in (0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 972, 973, 1023, 1024):
             self.write(f"10100/data/{size}.bin", self.bytes(size))
-        self.write("10100/data/random.bin", self.bytes(8 * 2**20 + 4_321))
+        self.write(RANDOM, self.bytes(RANDOM_BYTES))
 
     def _sparse(self) -> None:
-        file = self.write("10200/data/sparse.mrc", b"")
+        file = self.write(SPARSE, b"")
         with file.open("r+b") as opened:
             opened.truncate(SPARSE_BYTES)
             for place in SPARSE_MARKS:

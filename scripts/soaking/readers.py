@@ -44,7 +44,7 @@ def read_on(mount: Path, truth: Path, chance: random.Random) -> None:
         for path, number, compared, wrong in pattern(mount, truth, folder, chance):
             told = {"path": path, "errno": number, "bytes": compared, "wrong": wrong, "pattern": pattern.__name__}
             try:
-                print(json.dumps(told), flush=True)  # noqa: T201 - it is read by who started it
+                print(json.dumps(told), flush=True)
             except BrokenPipeError:
                 os._exit(0)
 

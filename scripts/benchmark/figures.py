@@ -11,6 +11,8 @@ from support.relay import Line
 from benchmark.jobs import MB
 from benchmark.served import LINES
 
+EXACT_BELOW_SECONDS = 10.0  # such times are shown with two decimals
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -164,4 +166,4 @@ def _seconds(figures: Sequence[Figure]) -> str:
 
 
 def _short(seconds: float) -> str:
-    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}"
+    return f"{seconds:.1f}" if seconds >= EXACT_BELOW_SECONDS else f"{seconds:.2f}"

@@ -1,4 +1,4 @@
-"""The world that is served, and the ways to it: Apache and an FTP server, each behind a line."""
+"""The tree that is served, and the ways to it: Apache and an FTP server, each behind a line."""
 
 import random
 import threading
@@ -73,7 +73,7 @@ class Served:
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
-    """Make the world in `folder`, and serve it."""
+    """Make the tree in `folder`, and serve it."""
     _make(folder)
     with ExitStack() as stack:
         apache = stack.enter_context(closing(Apache(folder)))

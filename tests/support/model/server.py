@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from urllib.parse import unquote_to_bytes
 
-from support.scripted import ROOT, Reply, Request, ScriptedServer
-
 from empiarfs.model import base_name, join, parent_path
 from empiarfs.sample import index_page
+from support.scripted import ROOT, Reply, Request, ScriptedServer
 
 BEGUN = 1_700_000_040  # a whole minute
 APART = 420  # seconds between the dates of two versions: each change shows in a listing, which knows minutes

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from served import Event, Listed, Measured, Missed, Version
-
 from empiarfs.model import join, parent_path
+from support.model.server import Event, Listed, Measured, Missed, Version
 
 DAY = 86_400.0
 HOUR = 3600.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-AUDIT = Path(__file__).resolve().parent.parent / "scripts" / "audit"
+AUDIT = Path(__file__).resolve().parents[2] / "scripts" / "audit"
 # answers as it is told: for each package that is asked for, or with words and status 1
 STAND_IN = """
 import json, pathlib, sys

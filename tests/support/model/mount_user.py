@@ -1,4 +1,4 @@
-"""A process that uses a mount as it is told over a socket, `hands.py ADDRESS`: if one hangs or dies, it is this."""
+"""A process that uses a mount as a test says over a socket, `mount_user.py ADDRESS`; it alone may hang or die."""
 
 import mmap
 import os
@@ -12,7 +12,7 @@ KEY = b"empiarfs tests"
 SIGBUS = -int(signal.SIGBUS)
 
 
-class _Hands:
+class MountUser:
     """What can be done; files are named by their descriptors."""
 
     def entries(self, directory: str) -> list[str]:
@@ -64,7 +64,7 @@ class _Hands:
 def main(address: str) -> None:
     """Do as told until nobody is there any more."""
     line: Any = Client(address, "AF_UNIX", authkey=KEY)
-    hands = _Hands()
+    hands = MountUser()
     with suppress(EOFError):
         while True:
             command, arguments = line.recv()
