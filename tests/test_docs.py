@@ -7,12 +7,16 @@ from pathlib import Path
 
 import click
 import pytest
+from benchmark.jobs import JOBS
 
 from empiarfs import settings
 from empiarfs.cli import main
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = PROJECT / "README.md"
+USING = PROJECT / "docs" / "using.md"
+BENCHMARKS = PROJECT / "docs" / "benchmarks.md"
+DEVELOPMENT = PROJECT / "docs" / "development.md"
 DOCUMENTS = [README, PROJECT / "SEMANTICS.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 # options of others that stand alone in code
@@ -108,9 +112,9 @@ def test_every_variable_in_the_documents_is_read(document: Path) -> None:
 
 
 def test_the_table_of_settings_is_whole_and_right() -> None:
-    """The README's table names each setting once, with its flag where it has one, and its default."""
+    """The table of docs/using.md names each setting once, with its flag where it has one, and its default."""
     rows = re.findall(
-        r"^\| (.*?) ?\| `EMPIARFS_(\w+)` \| (\S+) \|", README.read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| (.*?) ?\| `EMPIARFS_(\w+)` \| (\S+) \|", USING.read_text(encoding="utf-8"), re.MULTILINE
     )
     assert {variable.lower() for _, variable, _ in rows} >= settings.READERS.keys()
     defaults = settings.Settings()
@@ -130,3 +134,42 @@ def test_every_file_that_the_documents_name_is_there(document: Path) -> None:
     files = [PROJECT / one for one in re.findall(r"`((?:scripts|docs|empiarfs|tests)/[\w./]*\w)", text)]
     missing = [str(one) for one in [*links, *files] if not one.exists()]
     assert not missing
+
+
+def bench_rows(document: Path) -> list[list[str]]:
+    """Return the cells of the rows below the heading `| job | network |` of a document."""
+    text = document.read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| job \| network \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_full_table() -> None:
+    """Each of the five rows of the README is the beginning of a row of docs/benchmarks.md."""
+    shown = bench_rows(README)
+    measured = [row[:5] for row in bench_rows(BENCHMARKS)]
+    assert len(shown) == 5
+    assert [row for row in shown if row not in measured] == []
+
+
+def test_the_jobs_of_the_full_table_can_be_measured() -> None:
+    """Each row of docs/benchmarks.md is a job of scripts/bench over one of its networks."""
+    jobs = {(job.name, profile) for job in JOBS for profile in job.profiles}
+    assert {(row[0], row[1]) for row in bench_rows(BENCHMARKS)} <= jobs
+
+
+def test_the_readme_is_two_screens() -> None:
+    """The README has at most 120 lines; the rest is in docs/."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_packages_are_all_described() -> None:
+    """docs/development.md names each package and each module at the top of empiarfs, and each script."""
+    text = DEVELOPMENT.read_text(encoding="utf-8")
+    top = [
+        path.name
+        for path in (PROJECT / "empiarfs").iterdir()
+        if not path.name.startswith("__") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    assert [name for name in top if f"`empiarfs/{name}`" not in text] == []
+    scripts = [path.name for path in (PROJECT / "scripts").iterdir() if path.is_file() and not path.suffix]
+    assert [name for name in scripts if f"scripts/{name}" not in text] == []

@@ -1,11 +1,8 @@
 """The command line; a thin face, each family of commands in a module of its own."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import click
 
-from empiarfs.cli import cache, doctor, files, mounts, status, streams
+from empiarfs.cli import about, cache, doctor, files, mounts, status, streams
 from empiarfs.cli.groups import Group
 from empiarfs.cli.text import reason
 from empiarfs.settings import BadSetting
@@ -15,10 +12,6 @@ _SILENT = {"mount", "umount"}  # they write nothing to standard output
 
 class _Program(streams.Guarded, Group):
     """The group of all commands; what goes wrong in any of them is one line and a status."""
-
-    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> click.Context:
-        """Read the command line, also as people type it."""
-        return super().make_context(info_name, _usual(args), *more, **options)
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
@@ -30,17 +23,6 @@ class _Program(streams.Guarded, Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(reason(error)) from error
-
-
-def _usual(words: Sequence[str]) -> list[str]:
-    """Return the command line with `help COMMAND` and `version` as the options that they mean."""
-    match words:
-        case ["help", *rest]:
-            return [*rest, "--help"]
-        case ["version"]:
-            return ["--version"]
-        case _:
-            return list(words)
 
 
 @click.group(
@@ -64,5 +46,6 @@ def main(context: click.Context) -> None:
 
 for _command in (
     mounts.mount, mounts.umount, status.status, files.ls, files.stat, files.cat, cache.cache, doctor.doctor,
+    about.show_help, about.version,
 ):  # fmt: skip
     main.add_command(_command)

@@ -35,7 +35,7 @@ def test_the_version_is_the_packages() -> None:
 
 def test_the_commands_there_are() -> None:
     """Those that the README names."""
-    assert {"mount", "umount", "ls", "stat", "cat"} <= set(COMMANDS)
+    assert {"mount", "umount", "ls", "stat", "cat", "help", "version"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -284,6 +284,8 @@ def test_help_of_a_command_is_a_word_too() -> None:
     """`empiarfs help cache info` is `empiarfs cache info --help`, and of an unknown command an error."""
     assert run("help", "cache", "info").stdout == run("cache", "info", "--help").stdout
     assert "No such command 'nosuch'" in run("help", "nosuch").stderr
+    result = run("help", "ls", "nosuch")
+    assert (result.exit_code, "empiarfs ls has no command 'nosuch'" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words", [("version",), ("-V",)])
