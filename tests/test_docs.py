@@ -55,12 +55,13 @@ def all_commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def options(command: click.Command) -> set[str]:
+def options(command: click.Command, parent: click.Context | None = None) -> set[str]:
     """Return the names of the options that `command` takes, those of the commands below it among them."""
     below = command.commands.values() if isinstance(command, click.Group) else ()
-    with click.Context(command) as context:
+    # as the program makes it: click keeps the option of the help that it has made first
+    with click.Context(command, parent, **command.context_settings) as context:
         own = {name for one in command.get_params(context) for name in (*one.opts, *one.secondary_opts)}
-    return own.union(*(options(one) for one in below))
+        return own.union(*(options(one, context) for one in below))
 
 
 def all_options() -> set[str]:
@@ -89,8 +90,9 @@ def test_every_call_in_the_documents_is_understood(where: str, call: list[str]) 
         name, *rest = rest
         assert name in command.commands, where
         command = command.commands[name]
+    top = click.Context(main, **main.context_settings)
     try:
-        command.make_context(name, [word for word in rest if word != "..."])
+        command.make_context(name, [word for word in rest if word != "..."], parent=top)
     except click.exceptions.Exit:
         pass  # --help
     except click.UsageError as error:
