@@ -119,7 +119,7 @@ def test_a_url_of_any_name_is_that_name(name: bytes) -> None:
     assert archive_path(url, BASE) == "10028/" + os.fsdecode(name)
 
 
-@pytest.mark.promise("What is typed or asked for may not climb either.")
+@pytest.mark.promise("A path that is typed or passed to the archive must not contain `..` either.")
 @pytest.mark.parametrize("text", ["..", "10028/..", "https://host/base/%2e%2e", "https://host/bas"])
 def test_climbing_out_is_an_error(text: str) -> None:
     """`..` is refused however it is written."""

@@ -60,7 +60,7 @@ def silent(result: Result, folder: Path) -> None:
     assert not any(SECRET in name for _, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_who_logs_in_is_let_in(server: ScriptedServer, tmp_path: Path) -> None:
     """For listings and bytes; with every request in the log, the password is in none."""
     for words, output in ((("ls", "10028"), "10028.xml"), (("cat", "10028/data/a.mrc"), "bytes")):
@@ -95,7 +95,7 @@ def test_a_host_that_is_none_is_told_without_it(server: ScriptedServer, tmp_path
     silent(result, tmp_path)
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_what_the_libraries_say_is_told_without_it() -> None:
     """Whatever they put into it."""
     assert SECRET not in str(transport_error(OSError(f"cannot reach http://{LOGIN}@h/x nor {LOGIN}@h")))
@@ -114,7 +114,7 @@ def test_an_address_below_the_base_url_needs_no_password_of_its_own(server: Scri
         assert "data/" in run("ls", f"{url}/10028").stdout
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_the_cache_knows_no_password(server: ScriptedServer, tmp_path: Path) -> None:
     """What was kept under one is found with another: the archive is the same."""
     run("ls", "10028")

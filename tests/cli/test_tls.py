@@ -75,7 +75,7 @@ def test_the_authority_that_is_named_is_believed(authority: Authority, start: St
     assert run("cat", "10028/data/a.mrc", bundle).stdout == "bytes"
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Start) -> None:
     """Nothing is asked of such a server, and the line says which flag may help."""
     server = start(authority.certificate(HERE))
@@ -83,7 +83,7 @@ def test_an_authority_that_nobody_named_is_not(authority: Authority, start: Star
     assert server.requests == []
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_another_name_is_not_believed(authority: Authority, start: Start) -> None:
     """Whoever has signed it."""
     server = start(authority.certificate("elsewhere.example"))
@@ -91,7 +91,7 @@ def test_another_name_is_not_believed(authority: Authority, start: Start) -> Non
     assert server.requests == []
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, start: Start) -> None:
     """Nor one that is not valid yet."""
     now = datetime.now(UTC)

@@ -87,9 +87,8 @@ def test_what_is_answered_in_time_is_asked_once() -> None:
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
-    "unusually long: at most "
-    "eight at the beginning, and one in twenty from then on."
+    "A request that a caller waits for is hedged (sent again on a second connection) when no byte has come "
+    "for unusually long: at most eight at the beginning, and one in twenty from then on."
 )
 def test_a_fetch_that_is_silent_is_asked_for_again() -> None:
     """The second answers; the first is broken, and both places are given back."""
@@ -181,9 +180,8 @@ def test_no_second_place_no_second_asking() -> None:
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
-    "unusually long: at most "
-    "eight at the beginning, and one in twenty from then on."
+    "A request that a caller waits for is hedged (sent again on a second connection) when no byte has come "
+    "for unusually long: at most eight at the beginning, and one in twenty from then on."
 )
 def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is slow throughout is not asked twice for everything: after a few it is only waited for."""
@@ -204,9 +202,8 @@ def test_asking_twice_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.promise(
-    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
-    "unusually long: at most eight "
-    "at the beginning, and one in twenty from then on."
+    "A request that a caller waits for is hedged (sent again on a second connection) when no byte has come "
+    "for unusually long: at most eight at the beginning, and one in twenty from then on."
 )
 def test_twenty_requests_earn_a_second_asking() -> None:
     """Eight are there to begin with; after them one in twenty requests may be sent twice."""

@@ -47,7 +47,7 @@ def listed(path: str) -> int:
     return len(os.listdir(path))
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize(
     ("verb", "below"), [(looked, FILE), (opened, FILE), (listed, "10028/data"), (looked, "EMPIAR-10999")]
@@ -117,8 +117,8 @@ def test_no_other_signal_disturbs_who_waits(mount: Mounts, faulty: FaultProxy, w
 
 
 @pytest.mark.promise(
-    "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
-    "ended after him."
+    "With older libfuse the kernel looks up one name of a directory at a time: a program that is queued "
+    "behind another ends only after it."
 )
 def test_those_who_wait_for_one_name_are_gone_in_turn(
     mount: Mounts, faulty: FaultProxy, world: World, binding: str
@@ -152,7 +152,7 @@ def read_by_many_threads(path: str) -> int:
         return sum(pool.map(lambda name: len(Path(path, name).read_bytes()), names))
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 @pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
 def test_who_waits_for_bytes_can_be_ended_however_he_reads(
     mount: Mounts, faulty: FaultProxy, binding: str, verb: Callable[[str], int], below: str
@@ -178,7 +178,7 @@ def whole(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 def test_who_reads_beside_one_that_is_ended_reads_right(
     mount: Mounts, faulty: FaultProxy, world: World, binding: str
 ) -> None:
@@ -211,7 +211,9 @@ def read_and_interrupted(path: str) -> tuple[int, int]:
     return len(Path(path).read_bytes()), ticks
 
 
-@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+@pytest.mark.promise(
+    "One that catches the signal gets `EINTR` if it waits for a name, and goes on waiting for bytes."
+)
 def test_who_catches_the_signal_reads_on(mount: Mounts, faulty: FaultProxy, world: World, binding: str) -> None:
     """To him a read that fails would be an error of the file; RELION goes on after one."""
     made = mount(base_url=faulty.url, binding=binding)
@@ -237,7 +239,9 @@ def caught(path: str) -> tuple[str, int]:
     return "", 0
 
 
-@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+@pytest.mark.promise(
+    "One that catches the signal gets `EINTR` if it waits for a name, and goes on waiting for bytes."
+)
 def test_who_catches_the_signal_is_told_of_it(
     mount: Mounts, faulty: FaultProxy, world: World, binding: str
 ) -> None:
@@ -328,10 +332,10 @@ def patiently_looks(path: str) -> tuple[int, float]:
 
 
 @pytest.mark.promise(
-    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, never "
-    "fewer.",
-    "A request that was sent is given a fair time beyond that, and the kernel asks once more for what it has read "
-    "ahead in vain: it may take as long again.",
+    "If a server does not answer, a read waits (`--patience`, 300 s), then fails with `EIO`; it never returns "
+    "other bytes or fewer.",
+    "A request that is in flight when the patience ends may still complete, and the kernel repeats a read "
+    "whose readahead has failed: it may wait as long again.",
 )
 @pytest.mark.parametrize("way", ["read", "look"])
 def test_silence_is_borne_for_as_long_as_patience_lasts(

@@ -73,8 +73,8 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 @pytest.mark.parametrize(
     "illness",
@@ -113,8 +113,8 @@ def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mou
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) -> None:
     """Whoever tidies up costs requests, nothing else; a new cache is there at once, for its owner alone."""
@@ -137,8 +137,8 @@ def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, world: World) ->
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 def test_databases_that_another_program_locks(mount: Mounts, world: World) -> None:
     """Reads go on, and none of them waits long for a lock."""

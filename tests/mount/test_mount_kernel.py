@@ -107,7 +107,8 @@ def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     """`ls -l` of 3,000 measured files is a few pages of names with attributes, and no question for each file."""
@@ -123,7 +124,8 @@ def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> None:
     """The kernel keeps what was read: a program that opens the file again asks us for nothing."""
@@ -136,7 +138,8 @@ def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> Non
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
     """The kernel keeps that a name is missing: a program that looks for it a thousand times asks us once."""
@@ -198,7 +201,7 @@ def test_locks_for_reading_work(mounted: Mount) -> None:
     assert mounted.call(locks, mounted / RANDOM) is None
 
 
-@pytest.mark.promise("An open directory is one listing: read in pieces, it doubles no name and misses none.")
+@pytest.mark.promise("An open directory is one listing: read in pieces, it repeats no name and misses none.")
 def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> None:
     """A directory of 3,000 names that is listed in pieces, left and gone on with, shows each name once."""
 
@@ -215,7 +218,7 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
     assert mounted.call(walks, mounted / "10300/data") == [[SMALL_FILES] * 4] * 3
 
 
-@pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
+@pytest.mark.promise("Readers that wait for the server do not delay `ls` of a known directory.")
 def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """With 32 readers stuck on a silent server, `ls` of a known directory still answers at once."""
 
@@ -251,7 +254,7 @@ def sleeps(process: int) -> bool:
 
 
 @pytest.mark.promise(
-    "Any number of threads and processes may read at once; those who want the same block share one request."
+    "Any number of threads and processes may read at once; those that need the same block share one request."
 )
 def test_readers_of_one_block_share_one_request(mount: Mounts, faulty: FaultProxy, binding: str) -> None:
     """64 readers that want one block at the same time cost one request."""

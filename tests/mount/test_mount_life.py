@@ -103,7 +103,7 @@ def test_foreground_stays_until_a_signal(mount: Mounts, binding: str, number: si
 
 
 @pytest.mark.promise(
-    "Only the user who mounted may look in, and not even root, unless `--allow-other` lets in everyone."
+    "Only the user who mounted has access, and not even root, unless `--allow-other` gives access to everyone."
 )
 def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) -> None:
     """A mount without --allow-other is closed to others."""
@@ -114,7 +114,7 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
 
 
 @pytest.mark.promise(
-    "Only the user who mounted may look in, and not even root, unless `--allow-other` lets in everyone."
+    "Only the user who mounted has access, and not even root, unless `--allow-other` gives access to everyone."
 )
 @pytest.mark.root
 def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> None:
@@ -196,7 +196,7 @@ def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: s
     assert again.call(outcome, again / "10100/data/1.bin") == 1
 
 
-@pytest.mark.promise("A mount that a program uses is not taken away, unless with `--lazy`.")
+@pytest.mark.promise("A mount that a program uses is not unmounted, except with `--lazy`.")
 def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
     """A mount that a program stands in is not taken away, and the message tells how to find it, or to insist."""
     made = mount(user=user)

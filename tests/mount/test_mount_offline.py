@@ -119,8 +119,8 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
 
 
 @pytest.mark.promise(
-    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
-    "is only what the server said when it was last asked."
+    "Reading data that are not on disk fails with `EHOSTUNREACH` within a second, and so does a name that its "
+    "listing lacks; `ENOENT` is only what the server answered when it was last reached."
 )
 def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
     """A size, a listing, bytes, a name that is not listed: EHOSTUNREACH within a second, and again the same."""
@@ -135,8 +135,8 @@ def test_what_is_not_kept_is_refused_at_once(offline: Callable[..., Mount], apac
 
 
 @pytest.mark.promise(
-    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
-    "is only what the server said when it was last asked."
+    "Reading data that are not on disk fails with `EHOSTUNREACH` within a second, and so does a name that its "
+    "listing lacks; `ENOENT` is only what the server answered when it was last reached."
 )
 def test_what_was_not_there_is_not_there(offline: Callable[..., Mount]) -> None:
     """A name of which the server said that it is none is ENOENT; so is an entry that was not asked for."""
@@ -167,7 +167,7 @@ def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
     assert done.stderr.count(b"No route to host") == SMALL_FILES - 1
 
 
-@pytest.mark.promise("The log tells of each file that is read in vain, and each directory looked into, once.")
+@pytest.mark.promise("The log reports each file and each directory that is not available offline once.")
 def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
     """However often a file is read or a directory looked into, each is one line; none is a traceback."""
     made = offline()
@@ -181,10 +181,10 @@ def test_the_log_tells_it_once(offline: Callable[..., Mount]) -> None:
     assert any(line.startswith("read 10200/data/sparse.mrc") for line in told)
 
 
-@pytest.mark.promise("The kernel keeps none of these refusals.")
+@pytest.mark.promise("The kernel caches none of these errors.")
 @pytest.mark.promise(
-    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
-    "is seen; a directory that was shown stays as it was."
+    "Listings are shown however old they are, and data that another program fetches into the same cache "
+    "meanwhile are found; a directory that was shown stays as it was."
 )
 def test_what_another_program_fetches_meanwhile_is_seen(
     mount: Mounts, offline: Callable[..., Mount], filled: Account
@@ -213,7 +213,7 @@ def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, bin
     assert apache.requests() == []
 
 
-@pytest.mark.promise("A directory that was not listed can be walked through where something below it is known.")
+@pytest.mark.promise("A directory that was not listed can be traversed if something below it is known.")
 def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, binding: str) -> None:
     """Where a directory was listed its parents can be walked through, whether or not they were listed."""
     account = mount.account(binding=binding)

@@ -41,7 +41,7 @@ def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-@pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
+@pytest.mark.promise("`stat` and `open` cost one request for a file, ever (until its listed size or date changes).")
 def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:
     """`ls -l` measures each file by one HEAD; again, and after a new mount, it asks for nothing."""
     account = mount.account(binding=binding)
@@ -73,8 +73,8 @@ def test_ls_of_a_path_in_a_mount_measures_no_file(mount: Mounts, apache: Apache,
 
 
 @pytest.mark.promise(
-    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
-    "hide `README*` and dot files."
+    "A name that is not listed is requested before `ENOENT` is returned: the servers sometimes leave one out, "
+    "and hide `README*` and dot files."
 )
 def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> None:
     """README.md, which Apache leaves out of its listings, is there for whoever asks for it."""
@@ -84,7 +84,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
     assert len(apache.requests("HEAD", "10001/data/README.md")) == 1
 
 
-@pytest.mark.promise("One that is not there is not asked for again for an hour.")
+@pytest.mark.promise("If not, it is not requested again for an hour.")
 def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
     """A name that the listing lacks is asked for by one HEAD; then it is known to be missing, for an hour."""
 
@@ -103,10 +103,10 @@ def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding
 
 
 @pytest.mark.promise(
-    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
-    "hide `README*` and dot files."
+    "A name that is not listed is requested before `ENOENT` is returned: the servers sometimes leave one out, "
+    "and hide `README*` and dot files."
 )
-@pytest.mark.promise("It is shown from then on.")
+@pytest.mark.promise("If it exists it is listed from then on.")
 def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: FaultProxy) -> None:
     """A file that one listing leaves out is found by asking for it, and listed from then on."""
 
@@ -121,7 +121,8 @@ def test_a_file_that_one_listing_omits_is_there(mount: Mounts, faulty: FaultProx
 
 
 @pytest.mark.promise(
-    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
+    "for it."
 )
 def test_a_listing_that_shrinks_is_not_believed_at_once(
     mount: Mounts, own_apache: Apache, small_tree: Path
@@ -195,8 +196,8 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, faulty: 
 
 
 @pytest.mark.promise(
-    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
-    "never fewer."
+    "If a server does not answer, a read waits (`--patience`, 300 s), then fails with `EIO`; it never returns "
+    "other bytes or fewer."
 )
 def test_an_error_that_lasts_is_an_error(mount: Mounts, faulty: FaultProxy) -> None:
     """When patience is at its end a read fails with EIO; it never gives other bytes."""
