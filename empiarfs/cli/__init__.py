@@ -1,4 +1,4 @@
-"""The command line; a thin face, each family of commands in a module of its own."""
+"""The command line: a thin face over the archive, with one module for each family of commands."""
 
 import click
 
@@ -11,7 +11,7 @@ _SILENT = {"mount", "umount"}  # they write nothing to standard output
 
 
 class _Program(streams.Guarded, Group):
-    """The group of all commands; what goes wrong in any of them is one line and a status."""
+    """The group of all commands; turns an error of any of them into one line and an exit status."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
@@ -41,7 +41,7 @@ def main(context: click.Context) -> None:
     empiarfs umount ~/empiar          when you are done
     """  # noqa: D301 - click wants the character itself
     if streams.is_closed() and context.invoked_subcommand not in _SILENT:
-        raise click.ClickException("standard output is closed; there is nowhere to write to")
+        raise click.ClickException("standard output is closed; redirect it to a file or a pipe")
 
 
 for _command in (

@@ -43,7 +43,7 @@ def test_doctor_looks_at_the_folder_of_the_logs(tmp_path: Path) -> None:
 
 def test_an_entry_that_does_not_exist_is_told_from_a_file(tmp_path: Path) -> None:
     """The line says which command shows those there are, with the flag that was given."""
-    assert "no entry 10028 here; empiarfs ls --sample shows" in refused("ls", "--sample", "10028/data")
+    assert "there is no entry 10028; empiarfs ls --sample lists" in refused("ls", "--sample", "10028/data")
     assert refused("ls", "--sample", "99001/none").startswith("Error: 99001/none: ")
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_cleared_unasked(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     assert "use --yes" in refused("cache", "clear")
     said = run("cache", "clear", "--yes", "77777").stdout
-    assert said.startswith("nothing of 77777 was kept\n"), said
+    assert said.startswith("nothing of 77777 was cached\n"), said
 
 
 def test_a_comparison_of_nothing_is_no_success(tmp_path: Path) -> None:
