@@ -247,5 +247,5 @@ def test_the_warning_says_how_long_is_waited(
         assert made.started is not None
         (line,) = made.started.stderr.decode().splitlines()
         assert line.startswith("empiarfs: warning: ")
-        assert line.endswith(f"mounted all the same, until it answers {words}; why: empiarfs doctor")
+        assert line.endswith(f"mounted anyway: until it answers {words}; for the cause run: empiarfs doctor")
         made.umount("--lazy")
