@@ -1,5 +1,7 @@
 """What the documents say that the program does, it can do."""
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from benchmark.jobs import JOBS
 
 from empiarfs import settings
 from empiarfs.cli import main
+from empiarfs.mount.status import Status, flat
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = PROJECT / "README.md"
@@ -175,3 +178,22 @@ def test_the_packages_are_all_described() -> None:
     assert [name for name in top if f"`empiarfs/{name}`" not in text] == []
     scripts = [path.name for path in (PROJECT / "scripts").iterdir() if path.is_file() and not path.suffix]
     assert [name for name in scripts if f"scripts/{name}" not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_field_of_the_status_in_the_documents_exists(document: Path) -> None:
+    """A field that a document reads with jq from `empiarfs status --json` is one that the status has."""
+    named = set(re.findall(r"status[^|\n]*--json \| jq \.(\w+)", document.read_text(encoding="utf-8")))
+    assert named <= {*flat(Status()), "trouble"}
+
+
+def test_the_messages_of_the_table_of_troubles_exist() -> None:
+    """Each message in the last table of docs/running.md is one that empiarfs writes, or an errno's."""
+    text = (PROJECT / "docs" / "running.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| ([^|]+?) \|", text.partition("| message |")[2], re.MULTILINE)
+    sources = [file.read_text(encoding="utf-8") for file in (PROJECT / "empiarfs").rglob("*.py")]
+    written = re.sub(r"\{[^{}]*\}", "{}", re.sub(r'"\s*f?"', "", " ".join(" ".join(sources).split())))
+    kernel = {os.strerror(errno.ENOTCONN), os.strerror(errno.EHOSTUNREACH)}
+    assert len(messages) > 5
+    ours = [one for one in messages if one not in {*kernel, "a program hangs"}]
+    assert [one for one in ours if re.sub(r"\b\d+\b|/dev/fuse", "{}", one) not in written] == []
