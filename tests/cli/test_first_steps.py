@@ -71,7 +71,7 @@ def test_a_sample_that_cannot_be_made_says_what_may_help(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "cache"
     assert refused("ls", "--sample", "--cache-dir", str(folder)) == (
-        f"Error: {folder}: Not a directory; another folder may do: --cache-dir\n"
+        f"Error: {folder}: Not a directory; choose another folder: --cache-dir\n"
     )
 
 
