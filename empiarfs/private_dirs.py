@@ -1,4 +1,4 @@
-"""Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
+"""Private folders: only their owner has access, and no other user can have written into them."""
 
 import errno
 import itertools
@@ -12,13 +12,13 @@ Identity = tuple[int, int]
 
 log = logging.getLogger(__name__)
 
-FOLDER = "v1"  # of what lies in the cache folder; another version has a folder of its own
-_ROOT = 0  # who may do anything anyway
+FOLDER = "v1"  # the version of the format of the cache folder; each has a folder of its own
+_ROOT = 0  # root may do anything anyway
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnsafePath(PermissionError):
-    """Someone else may have written here: what is found here is not believed, and nothing is put here.
+    """Another user may have written here: nothing here is trusted, and nothing is written here.
 
     Args:
         path: the folder or file.

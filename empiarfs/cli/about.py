@@ -1,4 +1,4 @@
-"""`empiarfs help` and `empiarfs version`, for those who type a word where others type an option."""
+"""`empiarfs help` and `empiarfs version`: the options --help and --version as commands."""
 
 from importlib.metadata import version as installed_version
 

@@ -61,8 +61,8 @@ def info(*, as_json: bool, **flags: Any) -> None:
     )
     click.echo(f"free:      {size(found.free)}, of which {size(found.min_free)} are always left")
     for part in sorted(found.parts, key=lambda part: -part.bytes):
-        kept = f"{size(part.bytes):>9} in {counted(part.blocks, 'block')} of {counted(part.files, 'file')}"
-        click.echo(f"{part.entry or '?':<10} {kept}{_whose(part.archive, chosen)}")
+        cached = f"{size(part.bytes):>9} in {counted(part.blocks, 'block')} of {counted(part.files, 'file')}"
+        click.echo(f"{part.entry or '?':<10} {cached}{_whose(part.archive, chosen)}")
     _tell(found.errors, found.unrecognised)
 
 
@@ -163,15 +163,15 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
     same = changed = 0
     different: list[SampledBlock] = []
     with options.located(chosen, sample=sample) as (there, name):
-        kept = maintenance.sample(name or archive_name(there.base_url), count)
-        if not kept:
+        sampled = maintenance.sample(name or archive_name(there.base_url), count)
+        if not sampled:
             whose = "the sample" if sample else without_credentials(there.base_url)
             click.echo(
                 f"no block of {whose} is cached, so nothing was compared; choose the archive with --base-url"
             )
             return False
         with wire.origin_of(there) as origin:
-            for one in kept:
+            for one in sampled:
                 begin = one.number * one.segment.block_bytes
                 span = Span(begin, begin + len(one.data))
                 try:
@@ -185,7 +185,7 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
                     different.append(one)
     maintenance.drop([one.row for one in different])
     click.echo(
-        f"{counted(len(kept), 'block')} compared with the server: "
+        f"{counted(len(sampled), 'block')} compared with the server: "
         f"{same} identical, {changed} of files that have changed there"
     )
     for one in different:

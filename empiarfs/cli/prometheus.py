@@ -20,22 +20,24 @@ _OF_THE_ARCHIVE = tuple(
 
 def exposition(results: Sequence[ProbeResult]) -> str:
     """Return all statistics of all mounts, labelled by mount point; `empiarfs_up` is 0 for one that is down."""
-    told = [(one.mountpoint, one.status) for one in results if one.status is not None]
+    answered = [(one.mountpoint, one.status) for one in results if one.status is not None]
     answers = [(labels(mountpoint=one.mountpoint), int(one.status is not None)) for one in results]
     abouts = [
         (labels(mountpoint=point, version=of.version, binding=of.binding, base_url=of.counters.base_url), 1)
-        for point, of in told
+        for point, of in answered
     ]
-    since = [(labels(mountpoint=point), of.since) for point, of in told]
+    since = [(labels(mountpoint=point), of.since) for point, of in answered]
     lines = [
         *_family("up", "gauge", "Whether the mount answers.", answers),
         *_family("info", "gauge", "What is mounted, and by what.", abouts),
         *_family("start_time_seconds", "gauge", "When it was mounted, in seconds since 1970.", since),
     ]
     for name, kind, says in _OF_THE_MOUNT:
-        lines += _family(name, kind, says, [(labels(mountpoint=point), getattr(of, name)) for point, of in told])
+        lines += _family(
+            name, kind, says, [(labels(mountpoint=point), getattr(of, name)) for point, of in answered]
+        )
     for name, kind, says in _OF_THE_ARCHIVE:
-        values = [(labels(mountpoint=point), getattr(of.counters, name)) for point, of in told]
+        values = [(labels(mountpoint=point), getattr(of.counters, name)) for point, of in answered]
         lines += _family(name, kind, says, values)
     return "".join(f"{line}\n" for line in lines)
 

@@ -160,13 +160,13 @@ def _answer_signals(mountpoint: str, stats: status.MountStats) -> None:
             _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
             _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(stats.status()))
         except Exception:
-            log.exception("the status cannot be told")  # and the next signal is answered all the same
+            log.exception("the status could not be written to the log")  # the next signal is still answered
     log.info("signal %d: unmounting %s", received, mountpoint)
     _end(mountpoint, stats.archive)
 
 
 def _tell_log(title: str, text: str) -> None:
-    """Write to the log what was asked for, however quiet it is; the lines of `text`, which may hold no raw name."""
+    """Write `text` to the log at any log level, line by line; it must not contain an unescaped name."""
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, title, (), None, sinfo=text.rstrip()))
 
 
@@ -175,7 +175,7 @@ def stacks() -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"{names.get(number, 'of libfuse')} ({number})\n{''.join(traceback.format_stack(frame))}"
-        for number, frame in sys._current_frames().items()  # noqa: SLF001 - the one way there is
+        for number, frame in sys._current_frames().items()  # noqa: SLF001 - there is no other way
     )
 
 

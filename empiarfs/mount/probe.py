@@ -53,11 +53,11 @@ def mounts() -> list[str]:
 
 def probe_all(mountpoints: Sequence[str], seconds: float = ANSWER_SECONDS) -> list[ProbeResult]:
     """Read the status of all `mountpoints` at once, for at most `seconds`."""
-    asked = [(point, _start(point)) for point in mountpoints]
+    started = [(point, _start(point)) for point in mountpoints]
     deadline = time.monotonic() + seconds
     return [
         _collect(point, process, max(LAST_SECONDS, deadline - time.monotonic()), seconds)
-        for point, process in asked
+        for point, process in started
     ]
 
 

@@ -250,6 +250,17 @@ def test_offline_nobody_is_asked(server: ScriptedServer) -> None:
     assert server.connections == 0
 
 
+def test_the_lines_of_the_network_name_the_url_that_they_check(server: ScriptedServer) -> None:
+    """The answer, the round trip and a refused connection are reported with the base URL."""
+    url = server.base_url
+    found = [one.what for one in of_network()]
+    assert found[0].startswith(f"{url} answers, and lists ")
+    assert any(what.startswith(f"a round trip to {url} takes ") for what in found)
+    server.stop()
+    (refused, _) = of_network()
+    assert refused.what == f"{url}: the server refuses connections"
+
+
 def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the server's nor the proxy's."""
     monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
@@ -269,17 +280,20 @@ def test_empiars_api_is_asked_of_empiar_alone(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(network, "server", lambda _: iter(()))
     monkeypatch.setattr(network, "ftp", lambda _: iter(()))
     server.answer = Website({b"api/10028/": b"{"})
-    assert states(list(network.findings(Settings(base_url=BASE_URL)))) == ["ok"]
+    assert list(network.findings(Settings(base_url=BASE_URL))) == [
+        Finding("ok", f"{server.base_url}/api answers (EMPIAR's API)")
+    ]
 
 
 def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes can be had without."""
     monkeypatch.delenv("EMPIARFS_NO_FTP")
-    monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@127.0.0.1:{server.port}/x")
+    place = f"127.0.0.1:{server.port}/x"
+    monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@{place}")
     server.stop()
     found = of_network()[-1]
     assert found.state == "warn"
-    assert "FTP" in found.what
+    assert found.what.startswith(f"ftp://{place}: FTP does not answer")
     assert "--no-ftp" in found.advice
     assert "secret" not in found.what
 

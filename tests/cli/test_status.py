@@ -130,6 +130,20 @@ def test_a_table_tells_all_of_a_mount() -> None:
     }
 
 
+def test_one_of_a_kind_is_singular() -> None:
+    """Counts of one have a singular noun: a mount with one waiting program says "1 name", not "1 names"."""
+    counters = Counters(requests=1, retries=1, stalls=1, dropped_writes=1, blocks_in_flight=1, readers_waiting=1)
+    told = rows(
+        command.table(ProbeResult("/mnt", Status(names_waiting=1, reads=1, open_files=1, counters=counters)))
+    )
+    assert told["read"] == "0 B in 1 read; 1 open file"
+    assert told["fetched"] == "0 B in 1 request 1 retry, 0 hedged, 1 timeout"
+    assert told["disk"].endswith("1 block not written in time, 0 found damaged")
+    assert told["waiting"].startswith(
+        "programs wait for 1 name and 0 reads 1 request for a connection 1 block in flight, 0 tasks queued"
+    )
+
+
 def test_the_newest_troubles_stand_in_the_table() -> None:
     """The last of them last."""
     assert command.table(ProbeResult("/mnt", STATUS)).endswith("10028/data/7.mrc: the server went silent")
