@@ -1,5 +1,7 @@
 """What the documents say that the program does, it can do."""
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -7,12 +9,17 @@ from pathlib import Path
 
 import click
 import pytest
+from benchmark.jobs import JOBS
 
 from empiarfs import settings
 from empiarfs.cli import main
+from empiarfs.mount.status import Status, flat
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = PROJECT / "README.md"
+USING = PROJECT / "docs" / "using.md"
+BENCHMARKS = PROJECT / "docs" / "benchmarks.md"
+DEVELOPMENT = PROJECT / "docs" / "development.md"
 DOCUMENTS = [README, PROJECT / "SEMANTICS.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 # options of others that stand alone in code
@@ -51,12 +58,13 @@ def all_commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def options(command: click.Command) -> set[str]:
+def options(command: click.Command, parent: click.Context | None = None) -> set[str]:
     """Return the names of the options that `command` takes, those of the commands below it among them."""
     below = command.commands.values() if isinstance(command, click.Group) else ()
-    with click.Context(command) as context:
+    # as the program makes it: click keeps the option of the help that it has made first
+    with click.Context(command, parent, **command.context_settings) as context:
         own = {name for one in command.get_params(context) for name in (*one.opts, *one.secondary_opts)}
-    return own.union(*(options(one) for one in below))
+        return own.union(*(options(one, context) for one in below))
 
 
 def all_options() -> set[str]:
@@ -85,8 +93,9 @@ def test_every_call_in_the_documents_is_understood(where: str, call: list[str]) 
         name, *rest = rest
         assert name in command.commands, where
         command = command.commands[name]
+    top = click.Context(main, **main.context_settings)
     try:
-        command.make_context(name, [word for word in rest if word != "..."])
+        command.make_context(name, [word for word in rest if word != "..."], parent=top)
     except click.exceptions.Exit:
         pass  # --help
     except click.UsageError as error:
@@ -108,9 +117,9 @@ def test_every_variable_in_the_documents_is_read(document: Path) -> None:
 
 
 def test_the_table_of_settings_is_whole_and_right() -> None:
-    """The README's table names each setting once, with its flag where it has one, and its default."""
+    """The table of docs/using.md names each setting once, with its flag where it has one, and its default."""
     rows = re.findall(
-        r"^\| (.*?) ?\| `EMPIARFS_(\w+)` \| (\S+) \|", README.read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| (.*?) ?\| `EMPIARFS_(\w+)` \| (\S+) \|", USING.read_text(encoding="utf-8"), re.MULTILINE
     )
     assert {variable.lower() for _, variable, _ in rows} >= settings.READERS.keys()
     defaults = settings.Settings()
@@ -130,3 +139,61 @@ def test_every_file_that_the_documents_name_is_there(document: Path) -> None:
     files = [PROJECT / one for one in re.findall(r"`((?:scripts|docs|empiarfs|tests)/[\w./]*\w)", text)]
     missing = [str(one) for one in [*links, *files] if not one.exists()]
     assert not missing
+
+
+def bench_rows(document: Path) -> list[list[str]]:
+    """Return the cells of the rows below the heading `| job | network |` of a document."""
+    text = document.read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| job \| network \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_full_table() -> None:
+    """Each of the five rows of the README is the beginning of a row of docs/benchmarks.md."""
+    shown = bench_rows(README)
+    measured = [row[:5] for row in bench_rows(BENCHMARKS)]
+    assert len(shown) == 5
+    assert [row for row in shown if row not in measured] == []
+
+
+def test_the_jobs_of_the_full_table_can_be_measured() -> None:
+    """Each row of docs/benchmarks.md is a job of scripts/bench over one of its networks."""
+    jobs = {(job.name, profile) for job in JOBS for profile in job.profiles}
+    assert {(row[0], row[1]) for row in bench_rows(BENCHMARKS)} <= jobs
+
+
+def test_the_readme_is_two_screens() -> None:
+    """The README has at most 120 lines; the rest is in docs/."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_packages_are_all_described() -> None:
+    """docs/development.md names each package and each module at the top of empiarfs, and each script."""
+    text = DEVELOPMENT.read_text(encoding="utf-8")
+    top = [
+        path.name
+        for path in (PROJECT / "empiarfs").iterdir()
+        if not path.name.startswith("__") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    assert [name for name in top if f"`empiarfs/{name}`" not in text] == []
+    scripts = [path.name for path in (PROJECT / "scripts").iterdir() if path.is_file() and not path.suffix]
+    assert [name for name in scripts if f"scripts/{name}" not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_field_of_the_status_in_the_documents_exists(document: Path) -> None:
+    """A field that a document reads with jq from `empiarfs status --json` is one that the status has."""
+    named = set(re.findall(r"status[^|\n]*--json \| jq \.(\w+)", document.read_text(encoding="utf-8")))
+    assert named <= {*flat(Status()), "trouble"}
+
+
+def test_the_messages_of_the_table_of_troubles_exist() -> None:
+    """Each message in the last table of docs/running.md is one that empiarfs writes, or an errno's."""
+    text = (PROJECT / "docs" / "running.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| ([^|]+?) \|", text.partition("| message |")[2], re.MULTILINE)
+    sources = [file.read_text(encoding="utf-8") for file in (PROJECT / "empiarfs").rglob("*.py")]
+    written = re.sub(r"\{[^{}]*\}", "{}", re.sub(r'"\s*f?"', "", " ".join(" ".join(sources).split())))
+    kernel = {os.strerror(errno.ENOTCONN), os.strerror(errno.EHOSTUNREACH)}
+    assert len(messages) > 5
+    ours = [one for one in messages if one not in {*kernel, "a program hangs"}]
+    assert [one for one in ours if re.sub(r"\b\d+\b|/dev/fuse", "{}", one) not in written] == []

@@ -1,4 +1,4 @@
-"""What all commands take: settings from flags, the environment and the configuration file."""
+"""The options that commands share: settings from flags, the environment and the configuration file."""
 
 import logging
 import os
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 * units.MIB
-PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
+PROMPT_PATIENCE = 30.0  # seconds; a person at a prompt can retry, the programs behind a mount cannot
 
 
 class _Printable(logging.Formatter):
-    """Lines in which a name from the server neither begins another line nor moves a cursor."""
+    """Formats log records so that a name from the server neither begins another line nor moves a cursor."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
@@ -38,14 +38,14 @@ def config_file() -> Path:
 
 
 def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> settings.Settings:
-    """Return the settings; of `flags` those that are settings and were given.
+    """Return the settings, from those of `flags` that are settings and were given, and the other sources.
 
     Args:
         flags: of a command.
         defaults: see `settings.load`.
 
     Raises:
-        BadSetting: a value makes no sense, or the file cannot be read.
+        BadSetting: a value is invalid, or the file cannot be read.
     """
     given = {name: str(flags[name]) for name in settings.READERS if flags.get(name) not in {None, False}}
     file = config_file()
@@ -61,7 +61,7 @@ def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> se
 
 
 def _default(name: str) -> str:
-    """Return the default of a setting as a user would write it; empty where there is none worth a word."""
+    """Return the default of a setting as a user would write it; empty if there is none."""
     value = getattr(settings.Settings(), name)
     match value:
         case bool() | "" | None:
@@ -83,7 +83,7 @@ def setting(name: str, description: str, metavar: str = "", *more: str) -> Calla
     Args:
         name: as in `Settings`.
         description: what it is, a sentence.
-        metavar: what its value is called; a flag where it is empty.
+        metavar: what its value is called; empty for a flag.
         more: other names of the option.
     """
     default = ", ".join(filter(None, (_default(name), _OTHERWISE.get(name))))
@@ -96,35 +96,33 @@ _SIZES = {"cache_size", "memory_cache_size"}
 _OTHERWISE = {
     "patience": f"at a prompt {PROMPT_PATIENCE:.0f}s",
     "kernel_readahead": "the kernel's own 128",
-    "ftp_url": "derived where the host is called ftp.",
+    "ftp_url": "derived if the host name begins with ftp.",
     "ca_bundle": "certifi's",
     "log_file": "in ~/.local/state/empiarfs/log",
 }
 _ARCHIVE = {
-    "sample": click.option(
-        "--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."
-    ),
+    "sample": click.option("--sample", is_flag=True, help="Use the small built-in archive; needs no network."),
     "base_url": setting("base_url", "The directory that holds the numbered entries.", "URL"),
     "ftp_url": setting("ftp_url", "The same directory on FTP, for exact sizes in bulk.", "URL"),
-    "no_ftp": setting("no_ftp", "Do not ask FTP for sizes."),
-    "cache_dir": setting("cache_dir", "Where blocks and listings are kept.", "DIR"),
+    "no_ftp": setting("no_ftp", "Do not use FTP for sizes."),
+    "cache_dir": setting("cache_dir", "Folder of cached blocks and listings.", "DIR"),
     "cache_size": setting("cache_size", "Maximum disk cache (LRU); 0 disables it.", "SIZE"),
     "memory_cache_size": setting("memory_cache_size", "Maximum memory for cached blocks.", "SIZE"),
     "max_connections": setting("max_connections", "Maximum number of connections at once, 1 to 12.", "N"),
     "patience": setting("patience", "How long to keep retrying an unresponsive server.", "TIME"),
-    "offline": setting("offline", "Leave the network alone; show what is kept on disk."),
-    "ca_bundle": setting("ca_bundle", "The certificate authorities to trust, in PEM form.", "FILE"),
+    "offline": setting("offline", "Use no network; serve only what is cached."),
+    "ca_bundle": setting("ca_bundle", "Certificate authorities to trust, a PEM file.", "FILE"),
     "verbose": setting("verbose", "Log every request.", "", "-v"),
 }
 
 
 def archive_options(command: F) -> F:
-    """Return `command` the options that tell which archive, and what it may use."""
+    """Return `command` with the options that choose the archive, and what it may use."""
     return some(*_ARCHIVE)(command)
 
 
 def some(*names: str) -> Callable[[F], F]:
-    """Return what gives a command some of these options."""
+    """Return a decorator that adds these options to a command."""
 
     def with_options(command: F) -> F:
         for name in reversed(names):
@@ -136,7 +134,7 @@ def some(*names: str) -> Callable[[F], F]:
 
 @contextmanager
 def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
-    """Open the archive, or the embedded one, for one command."""
+    """Open the archive, or the built-in one, for one command."""
     log_to(None, verbose=chosen.verbose)
     opened, close = opener(chosen, sample=sample, interactive=True)
     try:
@@ -149,7 +147,7 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 def opener(
     chosen: settings.Settings, *, sample: bool, interactive: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
-    """Return what opens the archive, and what is to be called when it is closed.
+    """Return a function that opens the archive, and one to call when it is closed.
 
     The sample's server starts when the archive is opened: a daemon forks before.
     """
@@ -164,7 +162,7 @@ def opener(
 
 @contextmanager
 def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settings.Settings, str]]:
-    """Yield settings whose base URL answers while this lasts, and what the cache knows the archive by."""
+    """Yield settings whose base URL answers inside the block, and the name of the archive in the cache."""
     if not sample:
         yield chosen, ""
         return
@@ -178,7 +176,7 @@ def entry_numbers(texts: Iterable[str], chosen: settings.Settings) -> tuple[str,
     """Return the numbers of the entries that `texts` name, each once, in their order.
 
     Raises:
-        click.BadParameter: one of them names none.
+        click.BadParameter: one of them is not an entry.
     """
     try:
         return tuple(dict.fromkeys(paths.entry_number(text, chosen.base_url) for text in texts))
@@ -187,7 +185,7 @@ def entry_numbers(texts: Iterable[str], chosen: settings.Settings) -> tuple[str,
 
 
 def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
-    """Send the log of empiarfs to `file`, or to standard error: warnings, or everything; and to `others`."""
+    """Send the log of empiarfs to `file` or to standard error, warnings or everything, and to `others`."""
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)

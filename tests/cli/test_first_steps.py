@@ -69,7 +69,7 @@ def test_a_sample_that_cannot_be_made_says_what_may_help(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "cache"
     assert refused("ls", "--sample", "--cache-dir", str(folder)) == (
-        f"Error: {folder}: Not a directory; another folder may do: --cache-dir\n"
+        f"Error: {folder}: Not a directory; choose another folder: --cache-dir\n"
     )
 
 
@@ -95,7 +95,7 @@ def test_clear_needs_confirmation(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     assert "use --yes" in refused("cache", "clear")
     said = run("cache", "clear", "--yes", "77777").stdout
-    assert said.startswith("nothing of 77777 was kept\n"), said
+    assert said.startswith("nothing of 77777 was cached\n"), said
 
 
 def test_a_comparison_of_nothing_is_no_success(tmp_path: Path) -> None:

@@ -281,6 +281,8 @@ def test_help_of_a_command_is_a_word_too() -> None:
     """`empiarfs help COMMAND` prints the command's help, and fails for an unknown command."""
     assert run("help", "cache", "info").stdout == run("cache", "info", "--help").stdout
     assert "No such command 'nosuch'" in run("help", "nosuch").stderr
+    result = run("help", "ls", "nosuch")
+    assert (result.exit_code, "empiarfs ls has no command 'nosuch'" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words", [("version",), ("-V",)])

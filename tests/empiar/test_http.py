@@ -168,8 +168,8 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
 
 
 @pytest.mark.promise(
-    "A reply is used only if it is the part that was asked for (206, the very Content-Range) of a file of the "
-    "length and date that were measured."
+    "A reply is used only if it is the requested part (206, with exactly the requested Content-Range) of a "
+    "file of the length and date that were measured."
 )
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_reply_that_is_not_what_was_asked_for_is_refused(
@@ -200,7 +200,7 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
 
 
 @pytest.mark.promise(
-    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "If the sizes of a directory came from one FTP list it is the listed date, in whole minutes and the "
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
@@ -210,7 +210,7 @@ def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client,
 
 
 @pytest.mark.promise(
-    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "If the sizes of a directory came from one FTP list it is the listed date, in whole minutes and the "
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
@@ -221,7 +221,7 @@ def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Clie
 
 
 @pytest.mark.promise(
-    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+    "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 @pytest.mark.parametrize(
     ("text", "low", "high"),
@@ -432,7 +432,7 @@ def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServ
 
 
 @pytest.mark.promise(
-    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+    "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 def test_a_refused_connection_is_unavailable() -> None:
     """A server that is not there is away, and nothing else."""

@@ -22,8 +22,8 @@ PATH = "10028/data/a.mrc"
 CONTENT = noise(100)
 EMPTY = "<ConnectionLimiter demand=0 prefetch=0 "
 HEDGED = (
-    "A request that somebody waits for is hedged (sent again on a second connection) when no byte has come for "
-    "unusually long: at most eight at the beginning, and one in twenty from then on."
+    "A request that a caller waits for is hedged (sent again on a second connection) when no byte has come "
+    "for unusually long: at most eight at the beginning, and one in twenty from then on."
 )
 
 

@@ -94,8 +94,8 @@ def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
 
 
 @pytest.mark.promise(
-    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
-    "is seen; a directory that was shown stays as it was."
+    "Listings are shown however old they are, and data that another program fetches into the same cache "
+    "meanwhile are found; a directory that was shown stays as it was."
 )
 def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
     """However old it is."""

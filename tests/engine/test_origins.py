@@ -246,8 +246,8 @@ class Patiently:
 
 
 @pytest.mark.promise(
-    "Where a server says for how long it wants to be left alone (`Retry-After`), nobody asks it for anything until "
-    "then; who has no more patience before asks once more."
+    "If a server says how long to wait (`Retry-After`), no request is sent until then; a caller whose "
+    "patience ends sooner sends one last request."
 )
 @pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
 def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
@@ -420,7 +420,7 @@ def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.Lo
 
 
 @pytest.mark.promise(
-    "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
+    "A certificate that cannot be verified is treated like an unreachable server: logged at once, `EIO` after "
     "`--patience`; at a prompt at once."
 )
 def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:

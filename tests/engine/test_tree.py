@@ -94,7 +94,7 @@ def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
     assert world.origin.measured == [f"{DATA}/hidden"]
 
 
-@pytest.mark.promise("One that is not there is not asked for again for an hour.")
+@pytest.mark.promise("If not, it is not requested again for an hour.")
 def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
     """A name that was not there is NotFound without asking for an hour, then asked for anew."""
     path = f"{DATA}/nothing"
@@ -112,7 +112,8 @@ def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
 
 
 @pytest.mark.promise(
-    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
+    "for it."
 )
 def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     """The server says of the very URL that it is not there: it disappears."""
@@ -123,7 +124,9 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     assert world.names(DATA) == ["b.mrc"]
 
 
-@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
+@pytest.mark.promise(
+    "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
+)
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A), Stale(A), Closed(A)])
 def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
     """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
@@ -156,7 +159,7 @@ def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path
         world.tree.stat(path)
 
 
-@pytest.mark.promise("What else the server has at its root is not there, and is not asked for.")
+@pytest.mark.promise("Anything else that the server has at its root is hidden, and never requested.")
 @pytest.mark.parametrize(
     "name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "\uff11\uff10\uff10\uff12\uff18", "-5", "10 028"]
 )
@@ -564,9 +567,8 @@ def test_all_who_wait_for_sizes_wait_for_one_time(
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
-    "directory "
-    "is listed anew, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
+    "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
     """The file was replaced since it was listed; the new listing says so too."""
@@ -582,9 +584,8 @@ def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(wo
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
-    "directory "
-    "is listed anew, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
+    "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
     """An error page or a proxy's cut: one new listing, then an error, and nothing of it is kept."""
@@ -620,7 +621,9 @@ def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: W
     assert world.origin.measured == [A, A]
 
 
-@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
+@pytest.mark.promise(
+    "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
+)
 def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
     """It is believed then, and its name goes."""
     world.origin = Lagging(world.origin.files)

@@ -183,7 +183,7 @@ ODD_PARTS = ("a\0b", "\x1b[2J", "\\..\\", "[", "\udcff", "..%2f..")
 PATHS = st.lists(st.sampled_from([*PARTS, *ODD_PARTS]), max_size=8).map("/".join)
 
 
-@pytest.mark.promise("What is typed or asked for may not climb either.")
+@pytest.mark.promise("A path that is typed or passed to the archive must not contain `..` either.")
 @settings(max_examples=400)
 @given(st.one_of(PATHS, st.text(max_size=40)))
 @example("http://127.0.0.1/base/%2e%2e/%2e%2e/x")

@@ -96,8 +96,7 @@ def unknown_blocks(account: Account) -> list[Path]:
 
 
 @pytest.mark.promise(
-    "What a daemon that was killed has left behind is used by the next mount, and nothing of it is served that is "
-    "wrong."
+    "What a killed daemon has left behind is used by the next mount, and nothing wrong is served from it."
 )
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(

@@ -123,7 +123,7 @@ def test_opening_an_older_version_is_logged_once(caplog: pytest.LogCaptureFixtur
     archive = OneDirectory(FILE)
     operations, _ = answering(archive)
     caplog.set_level(logging.INFO)
-    with pytest.raises(OSError, match="told of another version"):
+    with pytest.raises(OSError, match="the kernel has another version"):
         operations.open(f"/{FILE.path}", information())
     assert caplog.messages == []
     operations.getattr(f"/{FILE.path}")
@@ -141,7 +141,7 @@ def test_only_entries_that_the_kernel_took_are_announced() -> None:
     operations, _ = answering(OneDirectory(FILE, other))
     assert listed(operations, room=3) == [".", "..", "a.mrc"]
     operations.open(f"/{FILE.path}", information())
-    with pytest.raises(OSError, match="told of another version"):
+    with pytest.raises(OSError, match="the kernel has another version"):
         operations.open(f"/{other.path}", information())
 
 

@@ -482,7 +482,7 @@ class Evil:
 
 @pytest.mark.promise(
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
-    "the free-space floor, and may be shared by several processes."
+    "the free space that is always left, and may be shared by several processes."
 )
 @pytest.mark.parametrize("mode", [1, 2, 3, 4, 5, None, "4"])
 def test_nothing_is_ever_unpickled(
@@ -651,7 +651,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
 
 @pytest.mark.promise(
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
-    "the free-space floor, and may be shared by several processes."
+    "the free space that is always left, and may be shared by several processes."
 )
 @pytest.mark.parametrize(
     ("total", "free", "kept"),
