@@ -4,14 +4,17 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from empiarfs.counters import Counters
-from empiarfs.engine import blocks, readahead
+from empiarfs.engine import blocks, readahead, walk
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
+from empiarfs.files import ArchiveFile
 from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Span, parent_path
 from empiarfs.units import MIB
@@ -68,7 +71,15 @@ class Archive:
         counters: tells what goes on inside; never waits for the server.
         has_answered: returns whether the server has answered since the archive was opened; true if none is asked.
         clock: seconds that only grow.
+
+    Attributes:
+        closed: whether it was closed.
+        recipe: returns the archive of the same settings in whatever process it is called, and can be pickled; None
+            where nothing does. By it an archive and its files go to other processes, and into the child of a fork.
     """
+
+    closed = False
+    recipe: Callable[[], "Archive"] | None = None
 
     def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
         self,
@@ -130,8 +141,8 @@ class Archive:
         self._check_process(entry)
         self._tree.check(entry)
 
-    def open(self, path: str) -> OpenFile:
-        """Open the file at `path`.
+    def open(self, path: str) -> ArchiveFile:
+        """Open the file at `path`; it need not be closed.
 
         Raises:
             ArchiveError: as `stat`; IsADirectory.
@@ -139,7 +150,28 @@ class Archive:
         found = self.stat(path)
         if isinstance(found, Directory):
             raise IsADirectory(path)
-        return OpenFile(self, found)
+        return ArchiveFile(self, found)
+
+    def walk(
+        self, directory: str = "", *, onerror: Callable[[OSError], object] | None = None
+    ) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each directory from `directory` down, with the names in it; see `empiarfs.engine.walk.walk`.
+
+        >>> import empiarfs
+        >>> for directory, directories, files in empiarfs.default_archive().walk("99001/data"):
+        ...     print(directory, len(files))
+        99001/data 5
+        """
+        return walk.walk(self.listdir, directory, onerror)
+
+    def glob(self, pattern: str) -> Iterator[str]:
+        """Yield the paths that match `pattern`, with `*`, `?`, `[abc]` and `**`; see `empiarfs.engine.walk.glob`.
+
+        >>> import empiarfs
+        >>> for path in empiarfs.default_archive().glob("99001/data/Micrographs/*_00[12].mrc"):
+        ...     print(path)
+        """
+        return walk.glob(self.listdir, pattern)
 
     def read(self, file: File, offset: int, size: int) -> bytes:
         """Return the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
@@ -224,12 +256,27 @@ class Archive:
         Its parent's threads, locks and transactions are not the child's to end.
         """
         if self._generation == _generation:
+            self.closed = True
             self._close()
 
-    def __getstate__(self) -> None:
-        """Say why it cannot be sent to another process.
+    def in_this_process(self) -> "Archive":
+        """Return this archive; in a child of a fork the child's own of the same settings, if there is a recipe."""
+        return self if self._generation == _generation or self.recipe is None else self.recipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], "Archive"], tuple[()]]:
+        """Return the recipe: unpickled, it is the archive of the same settings in the other process.
 
         Raises:
-            TypeError: always.
+            TypeError: it has none.
         """
-        raise TypeError("an archive has connections and threads, and stays in its process; open one in each")
+        if self.recipe is None:
+            raise TypeError("an archive has connections and threads, and stays in its process; open one in each")
+        return self.recipe, ()

@@ -194,12 +194,17 @@ def _check_variables(environ: Mapping[str, str]) -> None:
             raise BadSetting(f"{variable}: there is no such setting; {_VARIABLE}{meant[0]} is one")
 
 
+def _flag_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def load(
     flags: Mapping[str, str | None],
     environ: Mapping[str, str],
     file_text: str = "",
     file_name: str = "",
     defaults: Settings | None = None,
+    label: Callable[[str], str] = _flag_name,
 ) -> Settings:
     """Return the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
 
@@ -209,6 +214,7 @@ def load(
         file_text: the content of the configuration file, TOML; empty where there is none.
         file_name: its name, for messages.
         defaults: what stands where nothing was chosen; the program's where it is None.
+        label: returns what messages call a setting of `flags`.
 
     Raises:
         BadSetting: a value makes no sense, or a variable is mistyped; the text names the flag, the variable, or the
@@ -222,5 +228,64 @@ def load(
             chosen[name] = _read(name, environ[variable], variable)
         given = flags.get(name)
         if given is not None:
-            chosen[name] = _read(name, given, f"--{name.replace('_', '-')}")
+            chosen[name] = _read(name, given, label(name))
     return dataclasses.replace(defaults or Settings(), **chosen)
+
+
+def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where the configuration file is looked for."""
+    named = environ.get("EMPIARFS_CONFIG")
+    return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
+
+
+def load_here(
+    given: Mapping[str, str | None], defaults: Settings | None = None, label: Callable[[str], str] = _flag_name
+) -> Settings:
+    """Return the settings of this process: what was given before its environment, that before its file; see `load`.
+
+    Raises:
+        BadSetting: a value makes no sense, or the file cannot be read.
+    """
+    file = config_file()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if os.environ.get("EMPIARFS_CONFIG"):
+            raise BadSetting(f"EMPIARFS_CONFIG: there is no file {file}") from error
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{file}: cannot be read: {error}") from error
+    return load(given, os.environ, text, str(file), defaults, label)
+
+
+def from_keywords(keywords: Mapping[str, object]) -> Settings:
+    """Return the settings of this process; those in `keywords` are as a program in Python writes them.
+
+    Args:
+        keywords: by the names of `Settings`, text as in the environment or a value: `"50G"`, `50 * 2**30`, `True`,
+            a path. None leaves a setting to the environment, the file and the default.
+
+    Raises:
+        BadSetting: a name is none of the settings', or a value makes no sense; the text names it.
+    """
+    for name in keywords:
+        if name not in READERS:
+            raise BadSetting(_no_setting(name))
+    given = {name: None if value is None else _as_text(name, value) for name, value in keywords.items()}
+    return load_here(given, label=str)
+
+
+def _no_setting(name: str) -> str:
+    close = difflib.get_close_matches(name, READERS, 1, 0.6)
+    meant = f"{close[0]} is one" if close else f"there are {', '.join(READERS)}"
+    return f"{name}: there is no such setting; {meant}"
+
+
+def _as_text(name: str, value: object) -> str:
+    match value:
+        case os.PathLike():
+            return os.fsdecode(value)
+        case str() | bool() | int() | float():
+            return str(value)
+        case _:
+            raise BadSetting(f"{name}: {value!r} is not a setting; write text, a number, True or False")

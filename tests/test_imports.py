@@ -28,11 +28,12 @@ HOMES = {
 FAMILIES = {"click": "empiarfs.cli", "rich": "empiarfs.cli", "sqlite3": "empiarfs.storage"}
 LAYERS = [
     {"cli", "__main__"},
+    {"api"},
     {"mount", "sample"},
     {"wire"},
     {"empiar", "storage"},
     {"archive"},
-    {"engine"},
+    {"engine", "files"},
     {"ports", "settings"},
     {"cancellation", "private_dirs"},
     {"model", "errors", "counters", "paths", "units", "urls", "lru"},

@@ -1,7 +1,6 @@
 """What all commands take: settings from flags, the environment and the configuration file."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import platformdirs
 
 from empiarfs import paths, settings, units
 from empiarfs.cli.text import printable, short_size
@@ -31,12 +29,6 @@ class _Printable(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
-def config_file() -> Path:
-    """Return where the configuration file is looked for."""
-    named = os.environ.get("EMPIARFS_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
-
-
 def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> settings.Settings:
     """Return the settings; of `flags` those that are settings and were given.
 
@@ -48,16 +40,7 @@ def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> se
         BadSetting: a value makes no sense, or the file cannot be read.
     """
     given = {name: str(flags[name]) for name in settings.READERS if flags.get(name) not in {None, False}}
-    file = config_file()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if os.environ.get("EMPIARFS_CONFIG"):
-            raise settings.BadSetting(f"EMPIARFS_CONFIG: there is no file {file}") from error
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise settings.BadSetting(f"{file}: cannot be read: {error}") from error
-    return settings.load(given, os.environ, text, str(file), defaults)
+    return settings.load_here(given, defaults)
 
 
 def _default(name: str) -> str:

@@ -12,8 +12,8 @@ import click
 
 from empiarfs.cli import options
 from empiarfs.cli.text import printable
-from empiarfs.model import Directory, File, Node, Stub, is_entry_number
-from empiarfs.paths import archive_path, entry_of
+from empiarfs.model import Directory, File, Node, Stub
+from empiarfs.paths import archive_path, is_local
 from empiarfs.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,16 +63,15 @@ class Remote:
     def pieces(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of the file at `path`."""
         opened = self._archive.open(path)
-        for offset in range(0, opened.file.size, PIECE):
-            yield opened.read(offset, PIECE)
+        while piece := opened.read(PIECE):
+            yield piece
 
 
 def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
     """Return whether `text` means the archive also where a file in the current directory is called so."""
     if text.startswith((".", "/")):
         return False
-    first = text.partition("/")[0]
-    return bool(flags["sample"] or flags["base_url"]) or is_entry_number(entry_of(first) or first)
+    return bool(flags["sample"] or flags["base_url"]) or not is_local(text)
 
 
 class Places:
