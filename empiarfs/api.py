@@ -160,7 +160,7 @@ def default_archive() -> Archive:
 
     >>> import empiarfs
     >>> empiarfs.default_archive().stat("99001/data/micrographs.star").size
-    474
+    495
 
     Raises:
         BadSetting: the environment or the configuration file holds a setting that makes no sense.
@@ -180,7 +180,7 @@ def set_default(archive: Archive | None) -> None:
 
 
 def open(source: str | os.PathLike[str]) -> ArchiveFile | io.FileIO:  # noqa: A001 - as in gzip and tarfile
-    """Open a file for reading, unbuffered: one of the archive, or one of this machine.
+    r"""Open a file for reading, unbuffered: one of the archive, or one of this machine.
 
     A file on a mount of empiarfs is read from the default archive and not through the kernel, if the mount shows
     the same archive.
@@ -188,6 +188,7 @@ def open(source: str | os.PathLike[str]) -> ArchiveFile | io.FileIO:  # noqa: A0
     >>> import empiarfs
     >>> with empiarfs.open("empiar://99001/data/micrographs.star") as file:
     ...     file.readline()
+    b'# version 30001\n'
 
     Args:
         source: `10028/data/...`, `EMPIAR-10028/data/...`, `empiar://10028/data/...`, a URL below the archive's, or

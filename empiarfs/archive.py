@@ -160,7 +160,10 @@ class Archive:
         >>> import empiarfs
         >>> for directory, directories, files in empiarfs.default_archive().walk("99001/data"):
         ...     print(directory, len(files))
-        99001/data 5
+        99001/data 1
+        99001/data/Coordinates 6
+        99001/data/Micrographs 6
+        99001/data/Particles 3
         """
         return walk.walk(self.listdir, directory, onerror)
 
@@ -170,6 +173,8 @@ class Archive:
         >>> import empiarfs
         >>> for path in empiarfs.default_archive().glob("99001/data/Micrographs/*_00[12].mrc"):
         ...     print(path)
+        99001/data/Micrographs/mic_001.mrc
+        99001/data/Micrographs/mic_002.mrc
         """
         return walk.glob(self.listdir, pattern)
 

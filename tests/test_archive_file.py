@@ -6,7 +6,9 @@ import pickle
 import threading
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -262,3 +264,18 @@ def test_numpy_loads_an_array_from_it() -> None:
     np.save(target, np.arange(10_000))
     loaded = np.load(opened(InMemory(target.getvalue())))  # type: ignore[arg-type, unused-ignore]
     assert (loaded == np.arange(10_000)).all()
+
+
+def test_mrcfile_reads_it(tmp_path: Path) -> None:
+    """Its interpreter sees what it sees in a file on disk; of the header alone it reads nothing more."""
+    path = tmp_path / "a.mrc"
+    with mrcfile.new(path) as written:
+        written.set_data(np.arange(12, dtype=np.int16).reshape(3, 4))
+    archive = InMemory(path.read_bytes())
+    with opened(archive) as file:  # to be closed first: mrcfile writes to what is open when it closes
+        found = mrcfile.mrcinterpreter.MrcInterpreter(file)
+        assert (found.data == np.arange(12).reshape(3, 4)).all()
+    archive.reads.clear()
+    with opened(archive) as file:
+        mrcfile.mrcinterpreter.MrcInterpreter(file, header_only=True)
+    assert [size for _, size in archive.reads if size] == [1024]

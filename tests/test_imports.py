@@ -152,6 +152,14 @@ def test_no_two_modules_import_each_other(graph: grimp.ImportGraph) -> None:
     assert rings == []
 
 
+@pytest.mark.parametrize("module", ["api", "cli", "mount.binding", "mount.daemon", "wire"])
+def test_a_bare_mount_imports_no_library_of_pictures(module: str) -> None:
+    """What mounts, reads and lists needs no numpy; the sample alone does, when it is made."""
+    program = f"import sys, empiarfs.{module}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"imagecodecs", "mrcfile", "numpy", "tifffile"}.isdisjoint(done.stdout.split())
+
+
 def test_what_is_pure_stays_pure() -> None:
     """The arithmetic knows neither threads, clocks, files nor the network."""
     impure = {"threading", "time", "os", "socket", "random", "logging", "queue", "pathlib", "sqlite3", "datetime"}
