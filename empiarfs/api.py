@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from empiarfs import settings, wire
+from empiarfs import setting_sources, wire
 from empiarfs.archive import Archive
 from empiarfs.files import ArchiveFile
 from empiarfs.mount import mountpoints, status
@@ -74,7 +74,7 @@ class _Process:
         """Return the default archive, opened now where there is none."""
         with self._lock:
             if self._default is None or (self._default.closed and self._recipe is not None):
-                self._recipe = self._recipe or Recipe(settings.load_here({}))
+                self._recipe = self._recipe or Recipe(setting_sources.load_here({}))
                 self._default = self._opened(self._recipe)
             return self._default
 
@@ -144,7 +144,7 @@ def open_archive(*, only: str | int | Iterable[str | int] = (), **keywords: Any)
         BadSetting: a name or a value makes no sense; the text names it.
         OSError: the cache folder is no folder, or others may write in it.
     """
-    chosen = settings.from_keywords(keywords)
+    chosen = setting_sources.from_keywords(keywords)
     entries = (only,) if isinstance(only, str | int) else only
     try:
         numbers = tuple(dict.fromkeys(entry_number(str(entry), chosen.base_url) for entry in entries))

@@ -20,7 +20,8 @@ from support.mounting import Mounts
 
 import empiarfs
 from empiarfs import api
-from empiarfs.settings import Settings, from_keywords
+from empiarfs.setting_sources import from_keywords
+from empiarfs.settings import Settings
 
 PATH = "10100/data/random.bin"
 HEAVY = {"click", "diskcache", "imagecodecs", "lxml", "numpy", "platformdirs", "requests", "rich", "tifffile"}

@@ -17,7 +17,7 @@ from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
-from empiarfs.settings import READERS, BadSetting, Settings
+from empiarfs.settings import ROWS, BadSetting, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -45,9 +45,7 @@ _IDLE = {
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("entry", nargs=-1, shell_complete=complete.entries)
 @options.archive_options
-@options.setting("kernel_readahead", "Let the kernel read KIB ahead; root alone may.", "KIB")
-@options.setting("allow_other", "Let other users read; needs user_allow_other in /etc/fuse.conf.")
-@options.setting("log_file", "Where a mount in the background writes its log.", "FILE")
+@options.mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Stay, and end with Ctrl-C.")
 @click.option("-o", "extra", multiple=True, metavar="OPT", help="Options as in fstab: cache_size=50G,allow_other.")
 def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **flags: Any) -> None:
@@ -212,7 +210,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
         setting = name.replace("-", "_")
         if setting == "rw":
             raise BadSetting("-o rw: EMPIAR is read-only, and so is its mount")
-        if setting in READERS:
+        if setting in ROWS:
             if merged.get(setting) in {None, False}:
                 merged[setting] = value if equals else "yes"
         elif setting == "sample":
@@ -221,7 +219,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
             rest.append(option)
         elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
             raise BadSetting(
-                f"-o {name}: there is no such option; there are {', '.join((*READERS, *sorted(_FOR_LIBFUSE)))}"
+                f"-o {name}: there is no such option; there are {', '.join((*ROWS, *sorted(_FOR_LIBFUSE)))}"
             )
     return merged, rest
 

@@ -14,7 +14,7 @@ from empiarfs.cli import options
 from empiarfs.cli.text import printable
 from empiarfs.model import Directory, File, Node, Stub
 from empiarfs.paths import archive_path, is_local
-from empiarfs.settings import Settings
+from empiarfs.settings import PROMPT_PATIENCE, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -83,7 +83,7 @@ class Places:
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._settings = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
+        self._settings = options.load(flags, Settings(patience=PROMPT_PATIENCE))
         self._stack = ExitStack()
         self._opened: Archive | None = None
 

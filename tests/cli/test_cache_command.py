@@ -20,7 +20,8 @@ from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
 from empiarfs.model import Block, File
-from empiarfs.settings import Settings, archive_name, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.table import Table, parsed
