@@ -58,6 +58,51 @@ if __name__ == "__main__":
     sys.stdout.buffer.write(pickle.dumps((first, parts)))
 """
 
+FORKS = """
+import os, signal, sys, threading, time, warnings
+import empiarfs
+from empiarfs import files, wire
+
+warnings.simplefilter("ignore", DeprecationWarning)
+
+def in_child(act):
+    process = os.fork()
+    if not process:
+        signal.alarm(30)
+        try:
+            os._exit(0 if act() else 3)
+        finally:
+            os._exit(4)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+def refuses():
+    try:
+        empiarfs.open(sys.argv[1])
+    except empiarfs.Closed:
+        return True
+
+def hold():
+    with files._positions:
+        held.set()
+        time.sleep(0.3)
+
+archive = empiarfs.open_archive(only=10100, max_connections=2)
+empiarfs.set_default(archive)
+child = lambda: empiarfs.default_archive()
+print(in_child(lambda: child().recipe == archive.recipe and child() is not archive and child() is child()))
+file, held = empiarfs.open(sys.argv[1]), threading.Event()
+holding = threading.Thread(target=hold)
+holding.start()
+held.wait()
+print(in_child(lambda: file.seek(7) == 7 and file.tell() == 7))
+holding.join()
+bare = wire.archive(archive.recipe.settings)
+empiarfs.set_default(bare)
+print(in_child(refuses))
+bare.close()
+archive.close()
+"""
+
 
 @pytest.fixture
 def environment(apache: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Apache]:
@@ -328,6 +373,13 @@ def test_workers_read_files_that_are_sent_to_them(
     offsets = [0, 3000, 300_000, *([1000] if method == "fork" else [])]
     assert first == content[:1000]
     assert parts == [(content[offset : offset + 1000], offset + 1000, True) for offset in offsets]
+
+
+def test_the_child_of_a_fork_has_the_default_archive_of_its_parent(environment: Apache) -> None:
+    """Opened by itself with the same settings; one that it cannot open refuses. No lock of files is left held."""
+    done = python("-c", FORKS, PATH)
+    assert done.stdout == b"0\n0\n0\n"
+    assert done.stderr == b""
 
 
 @pytest.mark.promise("It stays the same version.")

@@ -96,7 +96,12 @@ def test_a_contract_bites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "import sys; from importlinter.application.use_cases import lint_imports; from importlinter import api; "
     )
     program += "sys.exit(not lint_imports(config_filename='pyproject.toml', cache_dir=None))"
-    for module, line in (("model", "import empiarfs.engine.reader"), ("engine/tree", "import requests")):
+    for module, line in (
+        ("model", "import empiarfs.engine.reader"),
+        ("engine/tree", "import requests"),
+        ("cli/files", "import empiarfs.engine.blocks"),
+        ("storage/disk", "import empiarfs.settings"),
+    ):
         copy = tmp_path / module.replace("/", "-")
         shutil.copytree(ROOT / "empiarfs", copy / "empiarfs", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
