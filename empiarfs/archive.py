@@ -2,15 +2,18 @@
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
 
 from empiarfs.counters import Counters
-from empiarfs.engine import blocks
+from empiarfs.engine import blocks, walk
 from empiarfs.engine.prefetch import Prefetcher
 from empiarfs.engine.ranges import read_ranges
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
+from empiarfs.files import ArchiveFile
 from empiarfs.model import Directory, File, Node, Span
 from empiarfs.units import KIB, MIB
 
@@ -29,28 +32,6 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class OpenFile:
-    """One file, open for reading; safe for threads, and holds nothing that must be closed.
-
-    It is one version of the file: when the file changes at the server, reads raise `Stale`.
-    """
-
-    def __init__(self, archive: "Archive", file: File) -> None:
-        self._archive = archive
-        self.file = file
-
-    def __repr__(self) -> str:
-        return f"<OpenFile {self.file.path!r} size={self.file.size}>"
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return the `size` bytes at `offset`; fewer only where the file ends, none past its end.
-
-        Raises:
-            ArchiveError: Stale, NotFound, Forbidden, Unavailable (after the patience set), Closed.
-        """
-        return self._archive.read(self.file, offset, size)
-
-
 class Archive:
     """One read-only tree.
 
@@ -62,7 +43,15 @@ class Archive:
         close: called once at the end.
         counters: returns what goes on inside; never waits for the server.
         has_answered: returns whether the server has answered since the archive was opened.
+
+    Attributes:
+        closed: whether it was closed.
+        recipe: returns the archive of the same settings in whatever process it is called, and can be pickled; None
+            where nothing does. By it an archive and its files go to other processes, and into the child of a fork.
     """
+
+    closed = False
+    recipe: Callable[[], "Archive"] | None = None
 
     def __init__(
         self,
@@ -114,8 +103,10 @@ class Archive:
         self._check_process(entry)
         self._tree.check(entry)
 
-    def open(self, path: str) -> OpenFile:
+    def open(self, path: str) -> ArchiveFile:
         """Open the file at `path`; where its size is not known yet, its first bytes come in the same request.
+
+        It need not be closed.
 
         Raises:
             ArchiveError: as `stat`; IsADirectory.
@@ -124,10 +115,36 @@ class Archive:
         found = self._tree.stat(path, HEAD)
         if isinstance(found, Directory):
             raise IsADirectory(path)
-        return OpenFile(self, found)
+        return ArchiveFile(self, found)
+
+    def walk(
+        self, directory: str = "", *, onerror: Callable[[OSError], object] | None = None
+    ) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each directory from `directory` down, with the names in it; see `empiarfs.engine.walk.walk`.
+
+        >>> import empiarfs
+        >>> for directory, directories, files in empiarfs.default_archive().walk("99001/data"):
+        ...     print(directory, len(files))
+        99001/data 1
+        99001/data/Coordinates 6
+        99001/data/Micrographs 6
+        99001/data/Particles 3
+        """
+        return walk.walk(self.listdir, directory, onerror)
+
+    def glob(self, pattern: str) -> Iterator[str]:
+        """Yield the paths that match `pattern`, with `*`, `?`, `[abc]` and `**`; see `empiarfs.engine.walk.glob`.
+
+        >>> import empiarfs
+        >>> for path in empiarfs.default_archive().glob("99001/data/Micrographs/*_00[12].mrc"):
+        ...     print(path)
+        99001/data/Micrographs/mic_001.mrc
+        99001/data/Micrographs/mic_002.mrc
+        """
+        return walk.glob(self.listdir, pattern)
 
     def read(self, file: File, offset: int, size: int) -> bytes:
-        """Return the `size` bytes of `file` at `offset`; see `OpenFile.read`."""
+        """Return the `size` bytes of `file` at `offset`; see `ArchiveFile.read_at`."""
         self._check_process(file.path)
         span = blocks.clamped(offset, size, file.size)
         try:
@@ -144,7 +161,7 @@ class Archive:
         Neighbouring ranges are fetched together and all in parallel; nothing is prefetched.
 
         Raises:
-            ArchiveError: as `OpenFile.read`.
+            ArchiveError: as `ArchiveFile.read_at`.
         """
         self._check_process(file.path)
         wanted = [blocks.clamped(span.start, span.size, file.size) for span in spans]
@@ -160,17 +177,32 @@ class Archive:
         The threads, locks and transactions of its parent are not the child's to end.
         """
         if self._generation == _generation:
+            self.closed = True
             self._close()
+
+    def in_this_process(self) -> "Archive":
+        """Return this archive; in a child of a fork the child's own of the same settings, if there is a recipe."""
+        return self if self._generation == _generation or self.recipe is None else self.recipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], "Archive"], tuple[()]]:
+        """Return the recipe: unpickled, it is the archive of the same settings in the other process.
+
+        Raises:
+            TypeError: it has none.
+        """
+        if self.recipe is None:
+            raise TypeError("an archive has connections and threads, and stays in its process; open one in each")
+        return self.recipe, ()
 
     def _check_process(self, path: str) -> None:
         """Raise Closed in a child process: it would use its parent's connections, and get its parent's replies."""
         if self._generation != _generation:
             raise Closed(path, "the archive was opened before a fork; open it again in this process")
-
-    def __getstate__(self) -> None:
-        """Refuse to be sent to another process.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("an archive has connections and threads, and stays in its process; open one in each")

@@ -20,6 +20,17 @@ def entry_of(name: str) -> str | None:
     return match[1] if match else None
 
 
+def is_local(text: str) -> bool:
+    """Return whether `text` means a path of this machine: it is no address, and does not begin with an entry.
+
+    A relative path that begins with a number is one of the archive; `./10028` is one of this machine.
+    """
+    if "://" in text:
+        return False
+    first = text.partition("/")[0]
+    return not is_entry_number(entry_of(first) or first)
+
+
 def archive_path(text: str, base_url: str) -> str:
     """Return the path in the archive that a user means by `text`.
 

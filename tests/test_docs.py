@@ -13,6 +13,7 @@ from benchmark.jobs import JOBS
 
 from empiarfs import settings
 from empiarfs.cli import main
+from empiarfs.cli.text import short_size
 from empiarfs.mount.status import Status, flat
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -113,22 +114,38 @@ def test_every_option_in_the_documents_exists(document: Path) -> None:
 def test_every_variable_in_the_documents_is_read(document: Path) -> None:
     """A variable that is named as one of empiarfs is read by it."""
     named = set(re.findall(r"\b_?EMPIARFS_[A-Z_]+\b", document.read_text(encoding="utf-8")))
-    assert named <= {f"EMPIARFS_{name.upper()}" for name in settings.READERS} | VARIABLES
+    assert named <= {row.variable for row in settings.ROWS.values()} | VARIABLES
 
 
-def test_the_table_of_settings_is_whole_and_right() -> None:
-    """The table of docs/using.md names each setting once, with its flag where it has one, and its default."""
-    rows = re.findall(
-        r"^\| (.*?) ?\| `EMPIARFS_(\w+)` \| (\S+) \|", USING.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert {variable.lower() for _, variable, _ in rows} >= settings.READERS.keys()
-    defaults = settings.Settings()
-    for flag, variable, default in rows:
-        name = variable.lower()
-        expected = f"--{name.replace('_', '-')}"
-        assert flag == (f"`{expected}`" if expected in all_options() else ""), variable
-        if name not in {"ca_bundle", "cache_dir", "ftp_url", "log_file"}:  # these depend on the machine
-            assert settings.READERS[name](default.strip("`")) == getattr(defaults, name), variable
+def shown_default(row: settings.Row) -> str:
+    """Return how the table of settings shows the default of a setting."""
+    value = getattr(settings.Settings(), row.name)
+    of_the_machine = {"ca_bundle": "`certifi`", "cache_dir": "`~/.cache/empiarfs`", "ftp_url": "derived",
+                      "log_file": "`~/.local/state/empiarfs/log/`"}  # fmt: skip
+    match value:
+        case bool():
+            return "no"
+        case 0:
+            return "0"
+        case _ if row.name in of_the_machine:
+            return of_the_machine[row.name]
+        case float():
+            return "`1d`" if value == 86400 else f"`{value:.0f}s`"
+        case int() if value >= 1024:
+            return f"`{short_size(value)}`"
+        case _:
+            return f"`{value}`"
+
+
+def test_the_table_of_settings_is_that_of_the_program() -> None:
+    """The documents have one table of settings: each in its order, with flag, variable, default and note."""
+    heading = "| flag | environment | default | |\n|---|---|---|---|\n"
+    (text,) = (text for text in (one.read_text(encoding="utf-8") for one in DOCUMENTS) if heading in text)
+    rows = [
+        f"| {f'`{row.flag}` ' if row.takes else ''}| `{row.variable}` | {shown_default(row)} | {row.note} |"
+        for row in settings.ROWS.values()
+    ]
+    assert text.partition(heading)[2].partition("\n\n")[0].splitlines() == rows
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -8,7 +8,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.settings import READERS, BadSetting, Settings, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import ROWS, BadSetting, Settings
 from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
 from empiarfs.urls import web_address, without_credentials
 
@@ -113,7 +114,7 @@ FILES = {"ca_bundle"}  # whose values must be there
 
 def test_every_setting_can_be_read() -> None:
     """Each field has a reader, and this test knows each."""
-    assert {field.name for field in dataclasses.fields(Settings)} == set(READERS) == set(VALUES) | FILES
+    assert {field.name for field in dataclasses.fields(Settings)} == set(ROWS) == set(VALUES) | FILES
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
@@ -122,9 +123,9 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
     flag, variable, line = VALUES[name]
     environ = {f"EMPIARFS_{name.upper()}": variable}
     file = f'{name} = "{line}"'
-    assert getattr(load({name: flag}, environ, file, "f"), name) == READERS[name](flag)
-    assert getattr(load({name: None}, environ, file, "f"), name) == READERS[name](variable)
-    assert getattr(load({}, {}, file, "f"), name) == READERS[name](line)
+    assert getattr(load({name: flag}, environ, file, "f"), name) == ROWS[name].parse(flag)
+    assert getattr(load({name: None}, environ, file, "f"), name) == ROWS[name].parse(variable)
+    assert getattr(load({}, {}, file, "f"), name) == ROWS[name].parse(line)
     assert getattr(load({}, {}), name) == getattr(Settings(), name)
 
 
@@ -135,10 +136,10 @@ def test_one_setting_leaves_the_others_at_their_defaults() -> None:
 
 def test_the_defaults_can_be_written_down() -> None:
     """Every default is a value that its own reader takes."""
-    for name, reader in READERS.items():
+    for name, row in ROWS.items():
         value = getattr(Settings(), name)
         if value not in {None, ""}:
-            assert reader(str(value)) == value
+            assert row.parse(str(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> No
     assert load({"cache_dir": "c"}, {}).cache_dir == Path.cwd() / "c"
 
 
-@given(st.sampled_from(sorted(READERS)), st.text(max_size=30))
+@given(st.sampled_from(sorted(ROWS)), st.text(max_size=30))
 def test_no_text_is_a_surprise(name: str, text: str) -> None:
     """Whatever a user writes is a value or a BadSetting that names the variable."""
     told = f"EMPIARFS_{name.upper()}: "

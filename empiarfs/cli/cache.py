@@ -11,7 +11,7 @@ from empiarfs.cli.groups import Group
 from empiarfs.cli.text import counted, local_time, printable, size
 from empiarfs.errors import NotFound, Stale
 from empiarfs.model import Span
-from empiarfs.settings import SAMPLE, Settings, archive_name
+from empiarfs.settings import PROMPT_PATIENCE, SAMPLE, Settings, archive_name
 from empiarfs.urls import without_credentials
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def verify(count: int, **flags: Any) -> None:
 
     The exit status is 1 if any was damaged.
     """
-    chosen = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
+    chosen = options.load(flags, Settings(patience=PROMPT_PATIENCE))
     if count and chosen.offline:
         raise click.UsageError("--against-origin needs the server, and --offline forbids it")
     if not chosen.cache_dir.is_dir():

@@ -17,7 +17,7 @@ from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
-from empiarfs.settings import READERS, BadSetting, Settings
+from empiarfs.settings import ROWS, BadSetting, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -45,9 +45,7 @@ _IDLE = {
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("entry", nargs=-1, shell_complete=complete.entries)
 @options.archive_options
-@options.setting("kernel_readahead", "Kernel readahead in KiB; needs root.", "KIB")
-@options.setting("allow_other", "Let other users read; needs user_allow_other in /etc/fuse.conf.")
-@options.setting("log_file", "Log file of a mount in the background.", "FILE")
+@options.mount_options
 @click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("-o", "extra", multiple=True, metavar="OPT", help="Options as in fstab: cache_size=50G,allow_other.")
 def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **flags: Any) -> None:
@@ -210,7 +208,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
         setting = name.replace("-", "_")
         if setting == "rw":
             raise BadSetting("-o rw: EMPIAR is read-only, and so is its mount")
-        if setting in READERS:
+        if setting in ROWS:
             if merged.get(setting) in {None, False}:
                 merged[setting] = value if equals else "yes"
         elif setting == "sample":
@@ -218,9 +216,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
         elif name in _FOR_LIBFUSE:
             rest.append(option)
         elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
-            raise BadSetting(
-                f"-o {name}: unknown option; choose from {', '.join((*READERS, *sorted(_FOR_LIBFUSE)))}"
-            )
+            raise BadSetting(f"-o {name}: unknown option; choose from {', '.join((*ROWS, *sorted(_FOR_LIBFUSE)))}")
     return merged, rest
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from empiarfs.cli.findings import Finding, Findings, State
-from empiarfs.engine import blocks
 from empiarfs.errors import ArchiveError, CertificateError, Unavailable
 from empiarfs.model import Directory, File, Span, Stub, is_entry_number
 from empiarfs.settings import Settings
@@ -174,7 +173,8 @@ def rate(host: "Host", begin: str) -> Findings:
         for _ in host.origin.fetch(file, span):
             pass
 
-    spans = blocks.cut(Span(0, min(file.size, READS * PART)), PART)
+    stop = min(file.size, READS * PART)
+    spans = [Span(start, min(start + PART, stop)) for start in range(0, stop, PART)]
     seconds = sum(_seconds(partial(read_through, span)) for span in spans)
     if file.size < PART:
         yield Finding("ok", f"{file.path} can be read; it is too short to measure the transfer rate")

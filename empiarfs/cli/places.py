@@ -12,9 +12,9 @@ import click
 
 from empiarfs.cli import options
 from empiarfs.cli.text import printable
-from empiarfs.model import Directory, File, Node, Stub, is_entry_number
-from empiarfs.paths import archive_path, entry_of
-from empiarfs.settings import Settings
+from empiarfs.model import Directory, File, Node, Stub
+from empiarfs.paths import archive_path, is_local
+from empiarfs.settings import PROMPT_PATIENCE, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -63,16 +63,15 @@ class Remote:
     def pieces(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of the file at `path`."""
         opened = self._archive.open(path)
-        for offset in range(0, opened.file.size, PIECE):
-            yield opened.read(offset, PIECE)
+        while piece := opened.read(PIECE):
+            yield piece
 
 
 def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
     """Return whether `text` means the archive even if the current directory holds a file of that name."""
     if text.startswith((".", "/")):
         return False
-    first = text.partition("/")[0]
-    return bool(flags["sample"] or flags["base_url"]) or is_entry_number(entry_of(first) or first)
+    return bool(flags["sample"] or flags["base_url"]) or not is_local(text)
 
 
 class Places:
@@ -84,7 +83,7 @@ class Places:
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._settings = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
+        self._settings = options.load(flags, Settings(patience=PROMPT_PATIENCE))
         self._stack = ExitStack()
         self._opened: Archive | None = None
 

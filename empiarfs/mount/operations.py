@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from empiarfs.archive import Archive, OpenFile
+from empiarfs.archive import Archive
 from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Offline, Unavailable
 from empiarfs.lru import LruCache
@@ -62,7 +62,7 @@ class Operations:
         self._caller = caller
         self._names = NameWaits(archive.has_answered, caller)
         self._versions = Versions()
-        self._handles: dict[int, OpenFile | list[Node] | bytes] = {}
+        self._handles: dict[int, File | list[Node] | bytes] = {}
         # logged as not available offline: programs try again and again, and `ls -l` tries each name of a directory
         self._told_offline: LruCache[tuple[str, str], bool] = LruCache(MOST_OFFLINE, lambda _: 1)
         self._numbers = itertools.count(1)
@@ -127,9 +127,9 @@ class Operations:
                 found = self._archive.stat(path)
             if isinstance(found, Directory):
                 raise IsADirectory(path)
-            opened = OpenFile(self._archive, self._versions.to_open(found))
+            opened = self._versions.to_open(found)
             self._stats.record_open(path)
-            info.keep_cache = self._versions.open(opened.file)
+            info.keep_cache = self._versions.open(opened)
             info.fh = self._new_handle(opened)  # last: after an error no `release` follows
         return 0
 
@@ -137,8 +137,8 @@ class Operations:
         """Close an open file."""
         with self.errors("release", (path or "/")[1:]):
             opened = self._handles.pop(info.fh, None)
-            if isinstance(opened, OpenFile):
-                self._versions.close(opened.file)
+            if isinstance(opened, File):
+                self._versions.close(opened)
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
@@ -147,10 +147,10 @@ class Operations:
             opened = self._handles[info.fh]
             if isinstance(opened, bytes):
                 return opened[offset : offset + size]
-            assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
+            assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
             # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
             with self._stats.reads_waiting, cancel_scope(self._is_alive):
-                data = opened.read(offset, size)
+                data = self._archive.read(opened, offset, size)
             count = len(data)
             self._stats.reads += 1
             self._stats.served_bytes += count
@@ -197,9 +197,9 @@ class Operations:
         return not is_dead(self._caller())
 
     def _open_files(self) -> int:
-        return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
+        return sum(isinstance(thing, File) for thing in list(self._handles.values()))
 
-    def _new_handle(self, thing: OpenFile | list[Node] | bytes) -> int:
+    def _new_handle(self, thing: File | list[Node] | bytes) -> int:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle

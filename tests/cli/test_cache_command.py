@@ -21,7 +21,8 @@ from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
 from empiarfs.model import Block, File
-from empiarfs.settings import Settings, archive_name, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
@@ -478,10 +479,10 @@ def test_a_store_that_is_in_use_goes_on(server: ScriptedServer) -> None:
     settings = load({}, os.environ)
     with closing(wire.archive(settings)) as archive:
         opened = archive.open("10028/data/large.mrc")
-        assert opened.read(0, 10) == LARGE[:10]
+        assert opened.read_at(0, 10) == LARGE[:10]
         assert run("cache", "clear", "--yes").exit_code == 0
         asked = len(server.requests)
-        assert opened.read(3 * SIZE, 10) == LARGE[3 * SIZE : 3 * SIZE + 10]
+        assert opened.read_at(3 * SIZE, 10) == LARGE[3 * SIZE : 3 * SIZE + 10]
         assert len(server.requests) > asked
     with closing(SqliteIndex(next((cache() / "v1").glob("tree-*.sqlite")))) as index:
         assert index.directory("10028/data") is None

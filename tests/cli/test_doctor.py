@@ -17,7 +17,8 @@ from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
 from empiarfs.mount import mountpoints, requirements
-from empiarfs.settings import Settings, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import Settings
 from empiarfs.units import GIB, MIB
 from empiarfs.urls import BASE_URL
 

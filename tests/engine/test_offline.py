@@ -164,20 +164,20 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
     opened = archive.open(A)
     for offset in range(0, 3 * settings.block_size, 32 * KIB):
         number, begin = divmod(offset, settings.block_size)
-        assert opened.read(offset, 32 * KIB) == noise(settings.block_size, number)[begin : begin + 32 * KIB]
+        assert opened.read_at(offset, 32 * KIB) == noise(settings.block_size, number)[begin : begin + 32 * KIB]
     with pytest.raises(Offline) as caught:
-        opened.read(3 * settings.block_size, 1)
+        opened.read_at(3 * settings.block_size, 1)
     assert caught.value.path == A
-    assert opened.read(FILE.size, 10) == b""
+    assert opened.read_at(FILE.size, 10) == b""
 
 
 def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Settings) -> None:
     """His request is sent by another thread, whose error is his."""
     opened = archive.open(A)
     with cancel_scope(lambda: True):
-        assert opened.read(0, settings.block_size) == noise(settings.block_size, 0)
+        assert opened.read_at(0, settings.block_size) == noise(settings.block_size, 0)
         with pytest.raises(Offline):
-            opened.read(3 * settings.block_size, 1)
+            opened.read_at(3 * settings.block_size, 1)
 
 
 def test_what_was_known_long_ago_is_known(archive: Archive) -> None:

@@ -21,7 +21,7 @@ from empiarfs.empiar.connection import Reply
 from empiarfs.errors import ArchiveError, Stale, Throttled, Unavailable
 from empiarfs.model import Block, Directory, File, Span, Stub
 from empiarfs.paths import archive_path
-from empiarfs.settings import READERS
+from empiarfs.settings import ROWS
 from empiarfs.storage import chunks
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.disk import DiskStore
@@ -150,7 +150,7 @@ def test_a_time_beyond_any_clock_is_refused(text: str) -> None:
 
 
 @given(
-    name=st.sampled_from(sorted(READERS)),
+    name=st.sampled_from(sorted(ROWS)),
     text=st.one_of(
         st.text(max_size=30),
         st.builds(
@@ -168,14 +168,14 @@ def test_a_time_beyond_any_clock_is_refused(text: str) -> None:
 def test_every_setting_is_understood_or_refused(name: str, text: str) -> None:
     """As ValueError, whatever is written; a value that is taken can be used by what reads it."""
     with suppress(ValueError):
-        READERS[name](text)
+        ROWS[name].parse(text)
 
 
 @pytest.mark.parametrize("text", ["ftp://a:x", "ftp://a:99999", "ftp://["])
 def test_an_ftp_address_without_a_port_that_can_be_is_refused(text: str) -> None:
     """Else the mount would fail without a word about the setting."""
     with pytest.raises(ValueError, match=r"FTP address|Invalid"):
-        READERS["ftp_url"](text)
+        ROWS["ftp_url"].parse(text)
 
 
 PARTS = ("..", ".", "", "10028", "EMPIAR-10028", "empiar:", "http:", "127.0.0.1", "base", "%2e%2e", "%2f", "%00")

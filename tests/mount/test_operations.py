@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from empiarfs.archive import Archive, OpenFile
+from empiarfs.archive import Archive
 from empiarfs.errors import Offline
 from empiarfs.model import Directory, File, Node
 from empiarfs.mount import binding
@@ -41,10 +41,6 @@ class OneDirectory:
         if path not in self.files:
             raise Offline(path, "it is not kept on disk")
         return self.files[path]
-
-    def open(self, path: str) -> OpenFile:
-        """See `Archive.open`."""
-        return OpenFile(cast("Archive", self), self.files[path])
 
 
 def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:

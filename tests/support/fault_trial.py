@@ -155,7 +155,7 @@ class Trial:
     def check(self, path: str) -> None:
         """Open and read a whole file, and see that its bytes are right."""
         opened = self.archive.open(path)
-        self.compare(path, opened.read(0, opened.file.size + 1))
+        self.compare(path, opened.read_at(0, opened.file.size + 1))
 
     def compare(self, path: str, data: bytes) -> None:
         """Check that `data` are the bytes of the file."""
@@ -165,7 +165,7 @@ class Trial:
 
     def read_open(self) -> None:
         """Read the file that was open before the fault."""
-        self.compare(HITS[DATA], self.data.read(0, SIZES[HITS[DATA]]))
+        self.compare(HITS[DATA], self.data.read_at(0, SIZES[HITS[DATA]]))
 
     def list(self, directory: str = HITS[LISTING]) -> None:
         """List a directory, and see that all names are there."""

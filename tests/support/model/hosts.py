@@ -23,10 +23,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from empiarfs import host, wire
-from empiarfs.archive import Archive, OpenFile
+from empiarfs.archive import Archive
 from empiarfs.engine import cache, latency, limiter, origins
 from empiarfs.engine.background import BackgroundWorkers
 from empiarfs.errors import ArchiveError
+from empiarfs.files import ArchiveFile
 from empiarfs.lru import LruCache
 from empiarfs.model import File, Node
 from empiarfs.settings import Settings
@@ -163,7 +164,7 @@ class _Held:
         self._surprises = _Surprises()
         logging.getLogger("empiarfs").addHandler(self._surprises)
         self._archive: Archive = wire.archive(settings)
-        self._handles: dict[int, OpenFile] = {}
+        self._handles: dict[int, ArchiveFile] = {}
         self._numbers = itertools.count()
 
     def _noting(self, name: str, kind: Callable[..., Any]) -> Callable[..., Any]:
@@ -190,7 +191,7 @@ class _Held:
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read from an open file."""
-        return self._handles[handle].read(offset, size)
+        return self._handles[handle].read_at(offset, size)
 
     def read_at_once(self, reads: list[tuple[int, int, int]]) -> list[bytes | ArchiveError]:
         """Read with as many threads as there are reads."""
