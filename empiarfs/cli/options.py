@@ -44,7 +44,7 @@ def load(flags: dict[str, Any], defaults: Settings | None = None) -> Settings:
 
 
 def _default(row: Row) -> str:
-    """Return the default of a setting as a user would write it; empty where there is none worth a word."""
+    """Return the default of a setting as a user would write it; empty if there is none."""
     value = getattr(Settings(), row.name)
     match value:
         case bool() | "" | None:
@@ -69,15 +69,14 @@ def _option(row: Row) -> Callable[[F], F]:
     return click.option(*names, help=f"{row.summary} [{known}]", **kind)
 
 
-_SAMPLE = click.option("--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network.")
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "sample": _SAMPLE,
+    "sample": click.option("--sample", is_flag=True, help="Use the small built-in archive; needs no network."),
     **{name: _option(row) for name, row in ROWS.items() if row.takes},
 }
 
 
 def some(*names: str) -> Callable[[F], F]:
-    """Return what gives a command some of these options."""
+    """Return a decorator that adds these options to a command."""
 
     def with_options(command: F) -> F:
         for name in reversed(names):
@@ -88,7 +87,7 @@ def some(*names: str) -> Callable[[F], F]:
 
 
 def archive_options(command: F) -> F:
-    """Return `command` with the options that say which archive, and what it may use."""
+    """Return `command` with the options that choose the archive, and what it may use."""
     return some("sample", *(name for name, row in ROWS.items() if row.takes == "archive"))(command)
 
 
