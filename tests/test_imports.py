@@ -38,7 +38,7 @@ LAYERS = [
     {"engine", "files"},
     {"ports"},
     {"cancellation", "private_dirs"},
-    {"model", "errors", "counters", "paths", "units", "urls", "lru", "setting_parsers"},
+    {"model", "errors", "counters", "paths", "units", "urls", "lru", "threads", "setting_parsers"},
 ]
 
 
