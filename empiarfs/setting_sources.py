@@ -39,7 +39,7 @@ def _from_file(text: str, where: str) -> dict[str, Any]:
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    """Raise BadSetting for a variable that is nearly a setting: who mistypes `EMPIARFS_OFFLINE` is not offline."""
+    """Raise BadSetting for a variable that is nearly a setting: a mistyped one would have no effect."""
     known = [*(name.upper() for name in ROWS), *_NO_SETTINGS]
     for variable in environ:
         name = variable.removeprefix(PREFIX)

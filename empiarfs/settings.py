@@ -98,13 +98,13 @@ class Settings:
         "the same directory on FTP, where one list gives the exact sizes of a directory; derived if the host name "
         "begins with `ftp.`",
         metavar="URL",
-        otherwise="derived where the host is called ftp.",
+        otherwise="derived if the host name begins with ftp.",
     )
-    no_ftp: bool = _row(False, yes_or_no, "Do not ask FTP for sizes.", "do not use FTP; data never come over FTP")
+    no_ftp: bool = _row(False, yes_or_no, "Do not use FTP for sizes.", "do not use FTP; data never come over FTP")
     cache_dir: Path = _row(
         Path(platformdirs.user_cache_dir("empiarfs")),
         cache_folder,
-        "Where blocks and listings are kept.",
+        "Folder of cached blocks and listings.",
         "blocks and listings, shared by all your mounts",
         metavar="DIR",
     )
@@ -141,13 +141,13 @@ class Settings:
     offline: bool = _row(
         False,
         yes_or_no,
-        "Leave the network alone; show what is kept on disk.",
+        "Use no network; serve only what is cached.",
         "no network at all: what is cached is served, the rest fails with EHOSTUNREACH at once",
     )
     ca_bundle: Path | None = _row(
         None,
         certificates,
-        "The certificate authorities to trust, in PEM form.",
+        "Certificate authorities to trust, a PEM file.",
         "the certificate authorities to trust, a PEM file; takes precedence over `REQUESTS_CA_BUNDLE`",
         metavar="FILE",
         otherwise="certifi's",
@@ -159,7 +159,7 @@ class Settings:
         "how long a listing is used before it is requested again",
         takes="",
     )
-    block_size: int = _row(  # what the kernel asks for at once; scripts/bench --blocks
+    block_size: int = _row(  # the largest request of the kernel; scripts/bench --blocks
         128 * KIB,
         block_size,
         "Bytes of a cached block.",
@@ -169,7 +169,7 @@ class Settings:
     kernel_readahead: int = _row(  # random readers pay for a larger one
         0,
         whole_number(0, 16384),
-        "Let the kernel read KIB ahead; root alone may.",
+        "Kernel readahead in KiB; needs root.",
         "KiB, for root: faster sequential reads on a fast network, slower random access to mapped files",
         takes="mount",
         metavar="KIB",
@@ -185,7 +185,7 @@ class Settings:
     log_file: Path | None = _row(
         None,
         path,
-        "Where a mount in the background writes its log.",
+        "Log file of a mount in the background.",
         "the log of a mount in the background",
         takes="mount",
         metavar="FILE",

@@ -266,7 +266,7 @@ def test_a_bad_environment_is_named_when_the_default_archive_is_needed(
 
 
 def test_the_default_archive_can_be_set(environment: Apache, content: bytes) -> None:
-    """Another one takes its place; after None it is opened anew, and so it is where someone closed it."""
+    """Another one takes its place; after None, and after it was closed, it is opened again."""
     with empiarfs.open_archive(only=10100) as archive:
         empiarfs.set_default(archive)
         assert empiarfs.default_archive() is archive
@@ -416,7 +416,7 @@ def test_what_is_unpickled_uses_the_default_archive_of_the_same_settings(environ
 
 
 def test_a_file_of_a_closed_archive_does_not_read(environment: Apache) -> None:
-    """Who closes an archive means it: its files do not go on with another one."""
+    """Its files do not go on with another archive."""
     with closing(empiarfs.open_archive()) as archive:
         file = archive.open(PATH)
     with pytest.raises(OSError, match=r"closed|Closed"):

@@ -159,7 +159,7 @@ def test_nothing_is_fetched_that_is_not_read(archive: InMemory) -> None:
 
 
 def test_a_large_buffer_is_filled_in_pieces() -> None:
-    """No second copy of it is held: the archive is asked for 4 MiB at a time."""
+    """No second copy of it is held: the archive is read 4 MiB at a time."""
     archive = InMemory(noise(2 * PIECE + 17))
     array = np.empty(len(archive.content), np.uint8)
     assert opened(archive).readinto(array) == len(archive.content)

@@ -69,9 +69,8 @@ def _option(row: Row) -> Callable[[F], F]:
     return click.option(*names, help=f"{row.summary} [{known}]", **kind)
 
 
-_SAMPLE = click.option("--sample", is_flag=True, help="Use the small built-in archive; needs no network.")
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "sample": _SAMPLE,
+    "sample": click.option("--sample", is_flag=True, help="Use the small built-in archive; needs no network."),
     **{name: _option(row) for name, row in ROWS.items() if row.takes},
 }
 
@@ -88,7 +87,7 @@ def some(*names: str) -> Callable[[F], F]:
 
 
 def archive_options(command: F) -> F:
-    """Return `command` with the options that say which archive, and what it may use."""
+    """Return `command` with the options that choose the archive, and what it may use."""
     return some("sample", *(name for name, row in ROWS.items() if row.takes == "archive"))(command)
 
 

@@ -20,8 +20,8 @@ def walk(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each directory from `directory` down, with the names of its directories and of its files.
 
-    Top-down and in the order of the listings. A name that the caller removes from the list of directories before it
-    asks for the next triple is not entered. Each directory is listed once, when the walk comes to it.
+    Top-down and in the order of the listings. A name that the caller removes from the list of directories before
+    it takes the next triple is not entered. Each directory is listed once, when the walk comes to it.
 
     Args:
         listdir: lists a directory.

@@ -73,7 +73,7 @@ def test_a_walk_starts_at_the_root_where_nothing_is_named(tree: Listed) -> None:
 
 
 def test_a_directory_that_the_caller_removes_is_not_listed(tree: Listed) -> None:
-    """As with `os.walk`, the list of directories may be changed in place; no listing is asked for early."""
+    """As with `os.walk`, the list of directories may be changed in place; nothing is listed early."""
     for _, directories, _ in walk(tree.listdir, "10028"):
         if "sub" in directories:
             directories.remove("sub")
