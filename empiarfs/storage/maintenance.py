@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
-from empiarfs.storage import chunk_file, chunks, database, listed, sqlite
+from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
 from empiarfs.storage.database import NAME, Database, ForeignKey, Place, is_chunk_file
@@ -64,7 +64,7 @@ class CacheMaintenance:
                     parts[key][1] += size
                     files[key].add(chunk.file)
                     used = [min(*used, place.used), max(*used, place.used)] if used else [place.used] * 2
-        counts = [listed.counted(file) for file in self._indexes() if file not in errors]
+        counts = [index_tables.counted(file) for file in self._indexes() if file not in errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(EntryUsage(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
@@ -145,7 +145,8 @@ class CacheMaintenance:
                 count = sum(row.size for row in rows if store.delete(row.key, row.place))
             elif store is not None:
                 count = store.stored_bytes()
-                store.clear()
+                with store.connected() as cache:
+                    cache.clear()
                 self._drop_files(self._files())
         if not entries and self._blocks in errors:
             count += self._delete_blocks()
@@ -179,7 +180,7 @@ class CacheMaintenance:
 
     def _errors(self) -> dict[Path, str]:
         """Look through each database, which takes a while; give those that cannot be used, and why."""
-        found = {file: listed.fault(file) for file in self._indexes()}
+        found = {file: index_tables.fault(file) for file in self._indexes()}
         return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
 
     def _error_of_blocks(self) -> dict[Path, str]:
@@ -246,8 +247,12 @@ def _entry(chunk: Chunk) -> str:
 
 def _rows(store: Database | None) -> Iterator[_Row]:
     """Yield the rows of `store`; one that is evicted meanwhile has no place."""
-    for key in store.keys() if store is not None else ():
-        place = store.find(key) if store is not None else None
+    if store is None:
+        return
+    with store.connected() as cache:
+        keys = iter(cache)  # `iterkeys` would end at a row of another program whose key is NULL
+    for key in keys:
+        place = store.find(key)
         size = 0
         if place is not None:
             with suppress(OSError):
@@ -274,7 +279,7 @@ def _verify(store: Database, row: _Row, found: VerifyReport) -> None:
 
 def _forget(file: Path, entries: Sequence[str]) -> None:
     try:
-        listed.forget(file, entries)
+        index_tables.forget(file, entries)
     except sqlite3.Error as error:
         raise _busy(file, error) from error
 

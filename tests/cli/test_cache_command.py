@@ -336,7 +336,7 @@ def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedS
         put(kept, Block(file, 0), b"y")
         CacheMaintenance(cache()).drop([sampled])
         assert get(kept, Block(file, 0)) == b"y"
-        assert kept.volume() == cache_files.volume(cache())
+        assert kept.kept() == cache_files.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
