@@ -142,11 +142,13 @@ class Database:
             if cache.volume() > EXCESS * cache.size_limit:  # chunks of few blocks made room for whole ones
                 cache.cull()
 
-    def delete(self, key: str | ForeignKey, place: Place | None) -> bool:
-        """Delete the row `key` if `find` still returns `place`, and return whether it did."""
+    def delete(self, *rows: tuple[str | ForeignKey, Place | None]) -> list[bool]:
+        """Delete the row of each key if `find` still returns its place, and return whether it did; all at once."""
         with self.connected() as cache, cache.transact():
-            found = cache.get(key, read=True)
-            return found == (place and place.path) and bool(cache.delete(key))
+            return [
+                cache.get(key, read=True) == (place and place.path) and bool(cache.delete(key))
+                for key, place in rows
+            ]
 
     def stored_bytes(self) -> int:
         """Return the bytes of all chunks, of which diskcache keeps a sum."""

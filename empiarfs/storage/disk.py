@@ -192,7 +192,7 @@ class DiskStore:
         place, stored = (None, Stored()) if chunk.is_complete(blocks) else self._read(kept, chunk, chunk.numbers)
         merged = stored.blocks | blocks
         if not merged:
-            kept.delete(chunk.key, place)
+            kept.delete((chunk.key, place))
         elif merged != stored.blocks or stored.damaged:
             kept.store(chunk.key, chunks.pack(chunk, merged))
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -416,6 +417,24 @@ def test_a_reader_that_is_gone_does_not_wait_for_a_disk_that_hangs(
         store.close()
     finally:
         goes_on.set()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_of_a_fork_reads_on(store: DiskStore) -> None:
+    """A child has neither the threads nor the connections of its parent, and makes its own."""
+    put(store, block(0), b"parent")
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        try:
+            put(store, block(1), b"child")
+            found = store.get(FILE, range(2))
+            store.close()
+            os._exit(0 if found == {0: b"parent", 1: b"child"} else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.get(FILE, range(2)) == {0: b"parent", 1: b"child"}
 
 
 def test_a_cache_of_an_older_program_makes_room(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
