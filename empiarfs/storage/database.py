@@ -8,7 +8,7 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -37,6 +37,7 @@ PRAGMAS = {
 }
 FAILURES = (sqlite3.Error, diskcache.Timeout)  # of the database itself
 EVICTED_AT_ONCE = 10  # chunks, by a chunk that is stored when the limit is reached; fewer where that is much of it
+EXCESS = 1.1  # times the limit, beyond which more are evicted
 CENTURY = 100 * 365.25 * 86400  # seconds
 
 # With diskcache's own least-recently-used policy each look, hit or miss, writes: it locks the database, and fails
@@ -94,18 +95,21 @@ class Database:
         self._local = threading.local()
         with fork_guard:
             _prepare(folder)
-            self._cache = diskcache.Cache(
-                os.fspath(folder),
-                disk=_FilesOnly,
-                size_limit=most,
-                eviction_policy=_POLICY,
-                cull_limit=max(1, min(EVICTED_AT_ONCE, most // (EVICTED_AT_ONCE * MIB))),
-                timeout=BUSY_SECONDS,
-                tag_index=False,
-                statistics=0,
-                **{f"sqlite_{pragma}": value for pragma, value in PRAGMAS.items()},
-            )
-            self._cache.close()  # of this thread
+            self._cache = diskcache.Cache.__new__(diskcache.Cache)
+            try:
+                self._cache.__init__(
+                    os.fspath(folder),
+                    disk=_FilesOnly,
+                    size_limit=most,
+                    eviction_policy=_POLICY,
+                    cull_limit=max(1, min(EVICTED_AT_ONCE, most // (EVICTED_AT_ONCE * MIB))),
+                    timeout=BUSY_SECONDS,
+                    tag_index=False,
+                    statistics=0,
+                    **{f"sqlite_{pragma}": value for pragma, value in PRAGMAS.items()},
+                )
+            finally:
+                self._cache.close()  # the connection of this thread, also where the constructor fails
         self._threads = ThreadPool("disk cache", THREADS, on_exit=self._disconnect)
 
     def submit(self, call: Callable[[], T]) -> "Future[T] | None":
@@ -122,68 +126,39 @@ class Database:
 
     def find(self, key: str | ForeignKey) -> Place | None:
         """Return where the chunk `key` is; None where it is not stored, or another program wrote its row."""
-        with self._connected() as cache:
+        with self.connected() as cache:
             path, expires = cache.get(key, read=True, expire_time=True)
         return None if path is None else Place(path, _moment(expires))
 
     def store(self, key: str, pieces: Sequence[bytes]) -> None:
         """Store a chunk of `pieces` in place of what `key` was before; evict what is too much."""
         value = _Pieces(pieces)
-        with self._connected() as cache:
+        with self.connected() as cache:
             try:
                 cache.set(key, value, expire=CENTURY)
             except BaseException:
-                if value.filename:
-                    cache.disk.remove(value.filename)
+                cache.disk.remove(value.filename)
                 raise
+            if cache.volume() > EXCESS * cache.size_limit:  # chunks of few blocks made room for whole ones
+                cache.cull()
 
-    def delete(self, key: str | ForeignKey, place: Place | None) -> bool:
-        """Delete the row `key` if `find` still returns `place`, and return whether it did."""
-        with self._connected() as cache, cache.transact():
-            found = cache.get(key, read=True)
-            return found == (place and place.path) and bool(cache.delete(key))
-
-    def clear(self) -> None:
-        """Delete all chunks, and the rows of other programs, but not the files those name."""
-        with self._connected() as cache:
-            cache.clear()
-
-    def touch(self, keys: Iterable[str]) -> None:
-        """Record that chunks were used now, in one transaction."""
-        with self._connected() as cache, cache.transact():
-            for key in keys:
-                cache.touch(key, expire=CENTURY)
-
-    def keys(self) -> Iterator[str | ForeignKey]:
-        """Return the keys of all chunks, those of other programs too; what comes meanwhile may be missing."""
-        with self._connected() as cache:
-            return iter(cache)
+    def delete(self, *rows: tuple[str | ForeignKey, Place | None]) -> list[bool]:
+        """Delete the row of each key if `find` still returns its place, and return whether it did; all at once."""
+        with self.connected() as cache, cache.transact():
+            return [
+                cache.get(key, read=True) == (place and place.path) and bool(cache.delete(key))
+                for key, place in rows
+            ]
 
     def stored_bytes(self) -> int:
         """Return the bytes of all chunks, of which diskcache keeps a sum."""
-        with self._connected() as cache:
+        with self.connected() as cache:
             cache.get("")  # fails in time where the database is locked; `reset` tries for a whole minute
             return int(cache.reset("size"))
 
-    def volume(self) -> int:
-        """Return the bytes of all chunks and of the database, which the limit is for."""
-        with self._connected() as cache:
-            cache.get("")  # see above
-            return int(cache.volume())
-
-    def limit(self, most: int) -> None:
-        """Store at most `most` bytes from now on."""
-        with self._connected() as cache:
-            cache.reset("size_limit", most, update=False)
-
-    def shrink(self) -> None:
-        """Evict what is more than the limit, the chunks used last at last."""
-        with self._connected() as cache:
-            cache.cull()
-
     @contextmanager
-    def _connected(self) -> Iterator[diskcache.Cache]:
-        """Yield diskcache while no fork happens; where it fails close its connection, which may hold a lock."""
+    def connected(self) -> Iterator[diskcache.Cache]:
+        """Yield diskcache while no fork happens; where that fails close its connection, which may hold a lock."""
         with fork_guard:
             try:
                 if not getattr(self._local, "is_connected", False):

@@ -35,7 +35,6 @@ FLOOR_BYTES = 2 * GIB
 TOUCHED_AT_ONCE = 256
 MOST_USED = 65_536  # chunks noted as used until the database is told
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
-EXCESS = 1.1  # times the limit: beyond that, storing evicts too slowly
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
 TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
 
@@ -116,15 +115,11 @@ class DiskStore:
         except TROUBLES as error:
             self._record_failure(error, "writing")
 
-    def volume(self) -> int:
-        """Return the bytes of all chunks now stored."""
-        kept = self._database
-        return (kept and self._wait(kept, kept.stored_bytes)) or 0
-
     def kept(self) -> int | None:
         """Return the bytes now stored; None where that cannot be found now, which is no trouble of a reader's."""
+        kept = self._database
         try:
-            return self.volume()
+            return self._wait(kept, kept.stored_bytes) if kept is not None else 0
         except TROUBLES:
             return None
 
@@ -197,7 +192,7 @@ class DiskStore:
         place, stored = (None, Stored()) if chunk.is_complete(blocks) else self._read(kept, chunk, chunk.numbers)
         merged = stored.blocks | blocks
         if not merged:
-            kept.delete(chunk.key, place)
+            kept.delete((chunk.key, place))
         elif merged != stored.blocks or stored.damaged:
             kept.store(chunk.key, chunks.pack(chunk, merged))
 
@@ -220,7 +215,11 @@ class DiskStore:
     def _touch(self, kept: Database) -> None:
         """Tell the database which chunks were used."""
         used, self._used = self._used, {}
-        kept.touch(list(used))  # a reader may still hold it
+        if not used:
+            return
+        with kept.connected() as cache, cache.transact():
+            for key in list(used):  # a reader may still hold it
+                cache.touch(key, expire=database.CENTURY)
 
     def _writable(self) -> Database | None:
         """Return the database if a block may be stored now. Now and then, look whether it is there and has room."""
@@ -270,16 +269,16 @@ class DiskStore:
         """Return whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = min_free_of(disk.total)
-        volume = kept.volume()
-        kept.limit(min(self._most, max(0, volume + disk.free - floor)))
-        if disk.free >= floor:
-            if volume > EXCESS * self._most:  # chunks of few blocks make room for whole ones
-                kept.shrink()
-            return True
-        if not self._full:
-            log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
-        kept.shrink()
-        return False
+        kept.stored_bytes()  # see there: `volume` would try for a minute
+        with kept.connected() as cache:
+            most = min(self._most, max(0, cache.volume() + disk.free - floor))
+            cache.reset("size_limit", most, update=False)
+            if disk.free >= floor:
+                return True
+            if not self._full:
+                log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
+            cache.cull()
+            return False
 
     def _record_failure(self, error: Exception, use: str) -> None:
         """Record that `use` of the database failed; it may have to be opened again."""

@@ -3,6 +3,7 @@
 All of it may be done while mounts use the folder: what they miss then they fetch again.
 """
 
+import heapq
 import os
 import random
 import shutil
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
-from empiarfs.storage import chunk_file, chunks, database, listed, sqlite
+from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
 from empiarfs.storage.database import NAME, Database, ForeignKey, Place, is_chunk_file
 from empiarfs.storage.disk import TROUBLES, min_free_of
 
 YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a chunk that is being stored now
+TOGETHER = 500  # rows removed in one go; a mount that stores waits for no longer than that takes
 UNLIMITED = 1 << 62  # bytes: nothing is evicted here
 _LISTINGS, _SILENT = "tree-", "ftp-silent-"  # what the names of our files begin with
 
@@ -63,13 +65,13 @@ class CacheMaintenance:
                     parts[key][0] += chunks.block_count(chunk, size)
                     parts[key][1] += size
                     files[key].add(chunk.file)
-                    used = [min(*used, place.used), max(*used, place.used)] if used else [place.used] * 2
-        counts = [listed.counted(file) for file in self._indexes() if file not in errors]
+                    used.append(place.used)
+        counts = [index_tables.counted(file) for file in self._indexes() if file not in errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(EntryUsage(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
-            used[0] if used else None,
-            used[1] if used else None,
+            min(used, default=None),
+            max(used, default=None),
             sum(file.stat().st_size for file in self._kept.glob(f"{_LISTINGS}*")),
             sum(directories for directories, _ in counts),
             sum(measured for _, measured in counts),
@@ -105,31 +107,26 @@ class CacheMaintenance:
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
         """Return `count` whole blocks of `archive` at random; all of them where there are fewer."""
-        chosen: list[tuple[Chunk, Place, int]] = []
+        sampled = []
         with self._store(self._error_of_blocks()) as store:
-            seen = 0
-            for _, chunk, place, size in _rows(store):
-                if chunk is None or place is None or chunk.archive != archive:
-                    continue
-                for index in range(chunks.block_count(chunk, size)):
-                    seen += 1
-                    if len(chosen) < count:
-                        chosen.append((chunk, place, index))
-                    elif (at := random.randrange(seen)) < count:  # noqa: S311 - a sample, no secret
-                        chosen[at] = (chunk, place, index)
-            sampled = []
-            for chunk, place, index in chosen:
+            blocks_of_archive = (
+                (chunk, place, index)
+                for _, chunk, place, size in _rows(store)
+                if chunk is not None and place is not None and chunk.archive == archive
+                for index in range(chunks.block_count(chunk, size))
+            )
+            chance = random.Random()  # noqa: S311 - a sample, no secret
+            for chunk, place, index in heapq.nsmallest(count, blocks_of_archive, key=lambda _: chance.random()):
                 with suppress(FileNotFoundError):
                     blocks = list(chunk_file.read(place.path, chunk, chunk.numbers).blocks.items())
                     sampled += [SampledBlock(chunk, place, *block) for block in blocks[index : index + 1]]
-            return sampled
+        return sampled
 
     def drop(self, blocks: Sequence[SampledBlock]) -> None:
         """Remove blocks, and what is in their chunks: those are not trusted for the rest."""
         with self._store(self._error_of_blocks()) as store:
             if store is not None:
-                for block in blocks:
-                    store.delete(block.chunk.key, block.place)
+                store.delete(*((block.chunk.key, block.place) for block in blocks))
 
     def clear(self, entries: Sequence[str]) -> int:
         """Remove blocks and listings, all or those of some `entries`; return the bytes of blocks that are gone.
@@ -142,10 +139,14 @@ class CacheMaintenance:
         with self._store(errors) as store:
             if store is not None and entries:
                 rows = [row for row in _rows(store) if row.chunk is not None and _entry(row.chunk) in entries]
-                count = sum(row.size for row in rows if store.delete(row.key, row.place))
+                for begin in range(0, len(rows), TOGETHER):
+                    part = rows[begin : begin + TOGETHER]
+                    gone = store.delete(*((row.key, row.place) for row in part))
+                    count += sum(row.size for row, is_gone in zip(part, gone, strict=True) if is_gone)
             elif store is not None:
                 count = store.stored_bytes()
-                store.clear()
+                with store.connected() as cache:
+                    cache.clear()
                 self._drop_files(self._files())
         if not entries and self._blocks in errors:
             count += self._delete_blocks()
@@ -179,7 +180,7 @@ class CacheMaintenance:
 
     def _errors(self) -> dict[Path, str]:
         """Look through each database, which takes a while; give those that cannot be used, and why."""
-        found = {file: listed.fault(file) for file in self._indexes()}
+        found = {file: index_tables.fault(file) for file in self._indexes()}
         return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
 
     def _error_of_blocks(self) -> dict[Path, str]:
@@ -246,8 +247,12 @@ def _entry(chunk: Chunk) -> str:
 
 def _rows(store: Database | None) -> Iterator[_Row]:
     """Yield the rows of `store`; one that is evicted meanwhile has no place."""
-    for key in store.keys() if store is not None else ():
-        place = store.find(key) if store is not None else None
+    if store is None:
+        return
+    with store.connected() as cache:
+        keys = iter(cache)  # `iterkeys` would end at a row of another program whose key is NULL
+    for key in keys:
+        place = store.find(key)
         size = 0
         if place is not None:
             with suppress(OSError):
@@ -258,23 +263,23 @@ def _rows(store: Database | None) -> Iterator[_Row]:
 def _verify(store: Database, row: _Row, found: VerifyReport) -> None:
     """Read the chunk of `row`, and remove it where it is not whole."""
     if row.chunk is None or row.place is None:
-        found.damaged += store.delete(row.key, row.place)  # 0 where it was evicted meanwhile
+        found.damaged += sum(store.delete((row.key, row.place)))  # 0 where it was evicted meanwhile
         return
     try:
         stored = chunk_file.read(row.place.path, row.chunk, row.chunk.numbers)
     except FileNotFoundError:
-        found.missing += store.delete(row.key, row.place)  # 0 where it was evicted or stored again meanwhile
+        found.missing += sum(store.delete((row.key, row.place)))  # 0 where it was evicted or stored again meanwhile
         return
     found.blocks += len(stored.blocks) + stored.damaged
     found.bytes += row.size
     found.damaged += stored.damaged
     if stored.damaged:
-        store.delete(row.key, row.place)
+        store.delete((row.key, row.place))
 
 
 def _forget(file: Path, entries: Sequence[str]) -> None:
     try:
-        listed.forget(file, entries)
+        index_tables.forget(file, entries)
     except sqlite3.Error as error:
         raise _busy(file, error) from error
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -282,6 +283,29 @@ def test_verify_removes_rows_of_other_programs_and_not_the_files_they_name(
     assert run("cache", "verify").exit_code == 0
 
 
+def test_a_row_without_a_key_hides_no_other(server: ScriptedServer) -> None:
+    """A row that another program wrote is no block, ends no walk through the others, and goes with `clear`."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database:
+        with database:
+            database.execute("INSERT INTO Cache (key, raw, store_time, size, mode) VALUES (NULL, 1, 0, 0, 4)")
+        assert kept() == {"10028": 6, "10029": 1}
+        assert run("cache", "verify").stdout.startswith("7 blocks, ")
+        assert run("cache", "clear", "--yes").exit_code == 0
+        assert database.execute("SELECT count(*) FROM Cache").fetchone() == (0,)
+
+
+def test_info_counts_the_blocks_of_a_chunk_and_when_it_was_used(server: ScriptedServer) -> None:
+    """What is read now is used now, whenever it was stored."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET expire_time = expire_time - 5000")
+    assert time.time() - info()["newest"] >= 5000
+    with closing(store()) as kept:
+        assert get(kept, Block(File("10029/x", 1, MODIFIED), 0)) == b"x"
+    found = info()
+    assert time.time() - found["oldest"] >= 5000
+    assert time.time() - found["newest"] < 1000
+
+
 def test_a_sample_is_compared_with_the_server(server: ScriptedServer) -> None:
     """As many blocks as are asked for, one request each, over one connection."""
     asked, lines = len(server.requests), server.connections
@@ -337,7 +361,7 @@ def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedS
         put(kept, Block(file, 0), b"y")
         CacheMaintenance(cache()).drop([sampled])
         assert get(kept, Block(file, 0)) == b"y"
-        assert kept.volume() == cache_files.volume(cache())
+        assert kept.kept() == cache_files.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:

@@ -38,7 +38,7 @@ BLOCK = 4096
 MEMORY = 256 * 1024
 DISK = 120_000
 CONNECTIONS = 4
-SLACK = 64 * 1024  # a segment that was just stored
+SLACK = 128 * 1024  # a chunk that was just stored: all of a file
 FEWEST = 4  # files that are always there
 SHORT_PATIENCE = 0.05
 
