@@ -1,4 +1,4 @@
-"""Whoever waits is looked after: he waits no longer than those he works for."""
+"""Waits that a caller can cancel."""
 
 import threading
 import time
@@ -18,13 +18,13 @@ class Looks:
         self.left = times
 
     def __call__(self) -> bool:
-        """Look."""
+        """Look once."""
         self.left -= 1
         return self.left >= 0
 
 
 def test_what_comes_has_come() -> None:
-    """Watched or not."""
+    """`wait` returns True for an event that is set, in a cancel scope too."""
     over = threading.Event()
     over.set()
     assert wait(over.wait)
@@ -33,24 +33,24 @@ def test_what_comes_has_come() -> None:
 
 
 @pytest.mark.parametrize("watch", [None, lambda: True])
-def test_what_does_not_come_is_waited_for_as_long_as_was_said(watch: Callable[[], bool] | None) -> None:
-    """To the end of the time, watched or not."""
+def test_a_wait_ends_at_its_timeout(watch: Callable[[], bool] | None) -> None:
+    """`wait` returns False after its timeout, in a cancel scope too."""
     begun = time.monotonic()
     with cancel_scope(watch):
         assert not wait(threading.Event().wait, 0.3)
     assert 0.29 < time.monotonic() - begun < SOON
 
 
-def test_who_is_wanted_no_more_waits_no_more() -> None:
-    """He is looked after several times a second."""
+def test_a_cancelled_wait_ends_soon() -> None:
+    """`wait` raises Cancelled soon after the condition of its scope turns false."""
     begun = time.monotonic()
     with cancel_scope(Looks(2)), pytest.raises(Cancelled):
         wait(threading.Event().wait)
     assert time.monotonic() - begun < SOON
 
 
-def test_what_is_asked_aside_goes_on_by_itself() -> None:
-    """Its answer or error comes to who waits for it; where he has gone it is nobody's."""
+def test_a_cancellable_call_goes_on_in_its_own_thread() -> None:
+    """A call in another thread goes on after its caller was cancelled; its result or error reaches the caller."""
     over, ended = threading.Event(), threading.Event()
 
     def ask() -> int:
@@ -72,8 +72,8 @@ def test_what_is_asked_aside_goes_on_by_itself() -> None:
             call_cancellable(missing)
 
 
-def test_who_is_not_watched_asks_in_place() -> None:
-    """And where no thread is to be had."""
+def test_a_call_without_a_scope_runs_in_the_callers_thread() -> None:
+    """A call runs in its caller's thread without a cancel scope, and where no thread can be started."""
     here = threading.get_ident()
     assert call_cancellable(threading.get_ident) == here
     with cancel_scope(lambda: True), pytest.MonkeyPatch.context() as patch:
@@ -82,5 +82,5 @@ def test_who_is_not_watched_asks_in_place() -> None:
 
 
 def no_thread(_: threading.Thread) -> None:
-    """Start none."""
+    """Start no thread."""
     raise RuntimeError("can't start new thread")
