@@ -17,7 +17,7 @@ A quotation that is no promise: SEMANTICS.md says it otherwise now. See whether 
 
 def test_every_promise_is_quoted_above_a_test() -> None:
     """A test quotes each promise of SEMANTICS.md, and no test quotes anything else."""
-    found = promises.troubles(DOCUMENT.read_text(encoding="utf-8"), promises.quoted(TESTS))
+    found = promises.mistakes(DOCUMENT.read_text(encoding="utf-8"), promises.quoted(TESTS))
     assert not found, "\n\n".join(["", *found, ADVICE])
 
 
@@ -58,13 +58,13 @@ def test_a_promise_is_a_sentence_of_a_bullet() -> None:
 
 def test_a_promise_that_no_test_quotes_is_reported() -> None:
     """A promise that no test quotes is reported with its text."""
-    found = promises.troubles(TEXT, quoting("Files are `0644`, and so on. `ls` is cheap (mostly).", "Names stay."))
+    found = promises.mistakes(TEXT, quoting("Files are `0644`, and so on. `ls` is cheap (mostly).", "Names stay."))
     assert found == ["no test quotes this promise:\n    Sizes, e.g. of a file, are exact."]
 
 
 def test_a_quotation_that_is_no_promise_is_reported() -> None:
     """A quotation that is no promise is reported with its place and the nearest promise."""
-    (found,) = promises.troubles("* Names stay.", quoting("Names stay.", "Names stay put."))
+    (found,) = promises.mistakes("* Names stay.", quoting("Names stay.", "Names stay put."))
     assert "test_a.py:7: test_it quotes what is not promised:\n    Names stay put." in found
     assert "the nearest promise is:\n    Names stay." in found
 
@@ -72,7 +72,7 @@ def test_a_quotation_that_is_no_promise_is_reported() -> None:
 @pytest.mark.parametrize("words", ["stay.", "Names", "Names stay. Or not."])
 def test_a_part_of_a_promise_is_not_enough(words: str) -> None:
     """A part of a sentence is no quotation of it."""
-    assert any("not promised" in one for one in promises.troubles("* Names stay.", quoting(words)))
+    assert any("not promised" in one for one in promises.mistakes("* Names stay.", quoting(words)))
 
 
 def test_quotations_are_found_above_tests_alone(tmp_path: Path) -> None:

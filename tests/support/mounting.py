@@ -337,7 +337,7 @@ class Mounts:
         Raises:
             Wrong: with everything that was found.
         """
-        trouble: list[str] = []
+        found: list[str] = []
         for mount in reversed(self.made):
             try:
                 mount.account.end()
@@ -345,16 +345,16 @@ class Mounts:
                     mount.umount("--lazy")
                 mount.see_gone()
             except (AssertionError, subprocess.TimeoutExpired) as error:
-                trouble.append(f"{mount.path}: {error}")
+                found.append(f"{mount.path}: {error}")
             finally:
                 mount.destroy()
-            trouble += [f"log of {mount.path}: {line}" for line in mount.surprises()]
+            found += [f"log of {mount.path}: {line}" for line in mount.surprises()]
             if "Traceback" in mount.log() and not any("Traceback" in one for one in mount.expected):
-                trouble.append(mount.log())
+                found.append(mount.log())
         self.made.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
-        if trouble:
-            raise Wrong("\n".join(trouble))
+        if found:
+            raise Wrong("\n".join(found))
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[None]:
