@@ -78,7 +78,7 @@ def test_one_name_is_found(index: Index) -> None:
     assert index.node(C) is None
 
 
-def test_directories_are_told_apart(index: Index) -> None:
+def test_directories_have_their_own_children(index: Index) -> None:
     """Each directory has its own children alone."""
     index.replace("10028", [directory(DATA)], 1.0)
     index.replace(DATA, [stub(A)], 1.0)
@@ -120,7 +120,7 @@ def test_a_measured_file_that_is_listed_otherwise_is_not_measured_any_more(index
     assert index.node(A) == now
 
 
-def test_a_listing_that_measures_is_believed(index: Index) -> None:
+def test_a_listing_with_exact_sizes_replaces_measured_ones(index: Index) -> None:
     """A listing with exact sizes replaces measured ones."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
@@ -128,7 +128,7 @@ def test_a_listing_that_measures_is_believed(index: Index) -> None:
     assert index.node(A) == File(A, 9, 10)
 
 
-def test_a_name_that_one_listing_lacks_is_kept_and_two_are_believed(index: Index) -> None:
+def test_a_name_is_removed_when_two_listings_lack_it(index: Index) -> None:
     """A name is removed when two listings in a row lack it."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     assert list(index.replace(DATA, [stub(A)], 2.0).nodes) == ["a.mrc", "b.mrc"]

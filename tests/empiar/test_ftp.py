@@ -183,7 +183,7 @@ def test_a_missing_directory_does_not_disable_ftp(port: int, tmp_path: Path) -> 
     assert slots.held == 0
 
 
-def test_a_server_that_refuses_is_not_asked_again_for_a_day(tmp_path: Path) -> None:
+def test_a_server_that_refuses_is_not_contacted_for_a_day(tmp_path: Path) -> None:
     """A server that refused is not contacted for a day, in later runs neither."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

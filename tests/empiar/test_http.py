@@ -732,9 +732,7 @@ def test_a_proxy_of_the_environment_is_used(variable: str, monkeypatch: pytest.M
         assert [one.target for one in proxy.requests] == [f"http://archive.invalid/base/{PATH}"]
 
 
-def test_a_host_that_needs_no_proxy_is_asked_directly(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_in_no_proxy_is_connected_directly(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host in `no_proxy` is connected directly."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -18,9 +18,7 @@ YEARS = 10 * 365 * 86_400.0
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if LISTING in fault.seen])
-def test_a_listing_that_is_known_stays_whatever_comes(
-    name: str, truth: Truth, server: FaultProxy, tmp_path: Path
-) -> None:
+def test_a_known_listing_survives_any_fault(name: str, truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
     """A directory whose refresh fails shows its known listing, without an error."""
     with FaultTrial(truth, server, tmp_path / "cache", patience=0.0, fresh=0.0) as trial:
         trial.list()
@@ -51,7 +49,7 @@ def test_a_clock_that_jumps_changes_nothing(
         trial.check_recovered(ALL if name != "404" else (DATA, LISTING))
 
 
-def test_a_name_that_was_missing_is_asked_for_when_the_clock_is_set_back(
+def test_an_absent_name_is_requested_when_the_clock_is_set_back(
     truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Absent names and forbidden directories are requested again when the clock is set back by years."""

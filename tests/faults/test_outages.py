@@ -130,7 +130,7 @@ def secure(
 
 
 @pytest.mark.parametrize("wrong", ["of another authority", "of another host", "of last year"])
-def test_a_wrong_certificate_is_not_believed(
+def test_a_bad_certificate_is_rejected(
     wrong: str, authority: trustme.CA, truth: Truth, secure: FaultProxy, tmp_path: Path, how: How
 ) -> None:
     """Nothing is read from a server with a bad certificate, and everything works when it is good."""

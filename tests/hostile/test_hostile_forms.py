@@ -58,7 +58,7 @@ RANGES = st.one_of(
 @given(content_range=RANGES, modified=st.one_of(HEADER, st.sampled_from([formatdate(1_700_000_000, usegmt=True)])))
 @example(content_range="bytes 100-299/1000", modified="")
 @example(content_range="bytes 100-299/*", modified="")
-def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
+def test_only_the_requested_range_is_accepted(content_range: str, modified: str) -> None:
     """Any Content-Range but the requested one raises Stale or Unavailable."""
     for file in (FILE, LISTED):
         try:

@@ -112,7 +112,7 @@ def test_the_usual_list_of_this_server_is_taken(tmp_path: Path) -> None:
         assert asked(server, tmp_path) == FOUND
 
 
-def test_no_line_is_kept_that_names_no_file_of_the_listing(tmp_path: Path) -> None:
+def test_names_that_are_not_in_the_listing_take_no_memory(tmp_path: Path) -> None:
     """A hundred megabytes of names that are not in the listing take no memory."""
     lines = (b"".join(LINE + b"%d%s\r\n" % (number, b"x" * 3000) for _ in range(20)) for number in range(1500))
     with FtpScript(itertools.chain(lines, [LINE + b"a\r\n"])) as server:
@@ -171,7 +171,7 @@ ENDLESS: dict[str, tuple[Iterable[bytes], dict[str, Callable[[], Said]]]] = {
     "up in bounded time and memory."
 )
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_has_no_end_or_sense_is_unavailable_soon(tmp_path: Path, what: str) -> None:
+def test_an_endless_or_invalid_reply_is_unavailable_soon(tmp_path: Path, what: str) -> None:
     """An endless, slow or invalid reply raises Unavailable soon."""
     lines, replies = ENDLESS[what]
     with FtpScript(lines, {word: make() for word, make in replies.items()}) as server:

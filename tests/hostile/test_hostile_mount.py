@@ -90,7 +90,7 @@ def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding
 @pytest.mark.promise(
     "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
 )
-def test_the_command_line_shows_lines_that_a_terminal_may_have(mount: Mounts, server: ScriptedServer) -> None:
+def test_ls_shows_printable_lines(mount: Mounts, server: ScriptedServer) -> None:
     """`ls` shows one printable line a name, of the archive and of a mount."""
     mounted = mount("10028", base_url=server.base_url)
     for place in ("10028", str(mounted / "10028")):

@@ -172,7 +172,7 @@ def answered(ask: Callable[[Client], object], *pieces: bytes | None) -> object:
         b"content-range : bytes 100-299/1000",
     ],
 )
-def test_a_range_in_any_other_words_is_not_believed(headers: bytes) -> None:
+def test_a_range_in_another_form_is_refused(headers: bytes) -> None:
     """A Content-Range that is repeated, signed, in other digits or followed by text is refused."""
     head = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 200\r\n" + headers + b"\r\n\r\n"
     with pytest.raises(ArchiveError):
@@ -193,7 +193,7 @@ def test_a_range_in_any_other_words_is_not_believed(headers: bytes) -> None:
         b"Content-Length: -1",
     ],
 )
-def test_a_length_that_is_none_or_two_is_not_believed(headers: bytes) -> None:
+def test_an_invalid_or_repeated_length_is_refused(headers: bytes) -> None:
     """An invalid or repeated length is refused, unless a part has the right length anyway."""
     with pytest.raises(Unavailable):
         answered(
@@ -216,7 +216,7 @@ def test_what_follows_a_reply_is_not_the_next_one(forged: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", ["measure", "fetch"])
-def test_a_reply_of_old_is_not_believed(method: str) -> None:
+def test_a_reply_of_http_09_is_refused(method: str) -> None:
     """A reply of HTTP/0.9, which has no head, is refused."""
     ask: Callable[[Client], object] = fetched if method == "fetch" else lambda one: one.origin.measure(FILE.path)
     with pytest.raises(Unavailable):

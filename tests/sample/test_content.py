@@ -111,7 +111,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_newer_version_builds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_version_has_its_own_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program with another version of the files neither uses nor removes those of the old one."""
     monkeypatch.setattr(content, "_fill", lambda archive: None)
     old = content.build(tmp_path)

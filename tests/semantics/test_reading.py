@@ -247,7 +247,7 @@ def test_a_program_that_waits_for_a_name_gets_an_answer(
     "A change is noticed when the server is next asked for a part of the file, or lists its directory anew; until "
     "then the old version is read where it is cached whole."
 )
-def test_a_change_is_noticed_when_the_server_is_asked(
+def test_a_change_is_noticed_when_the_directory_is_listed_again(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:
     """A cached file keeps its bytes until its directory is listed again."""
