@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def own_machine() -> None:
-    """Mounts of our own; see `machine`."""
+    """A mount namespace for the tests; see `sandbox`."""
     sandbox.make_private()
 
 
@@ -89,7 +89,7 @@ def apache(tree: FixtureTree) -> Iterator[Apache]:
 
 @pytest.fixture
 def small_tree(open_folder: Path) -> Path:
-    """A tree of one's own to change: 10028/data with a.txt, b.txt and c.txt."""
+    """A small tree that a test may change: 10028/data with a.txt, b.txt and c.txt."""
     for name in ("a.txt", "b.txt", "c.txt"):
         file = open_folder / "10028" / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def small_tree(open_folder: Path) -> Path:
 
 @pytest.fixture
 def own_apache(small_tree: Path) -> Iterator[Apache]:
-    """An Apache of one's own, that serves `small_tree`."""
+    """An Apache for one test, which serves `small_tree`."""
     server = Apache(small_tree)
     yield server
     server.close()
@@ -107,7 +107,7 @@ def own_apache(small_tree: Path) -> Iterator[Apache]:
 
 @pytest.fixture
 def fault_proxy(apache: Apache) -> Iterator[FaultProxy]:
-    """A server before `apache` that misbehaves as it is told."""
+    """A server before `apache` that causes faults."""
     server = FaultProxy(apache.url)
     yield server
     server.close()
@@ -121,7 +121,7 @@ def mount(own_machine: None, apache: Apache) -> Iterator[Mounts]:
 
 @pytest.fixture
 def lasting_mount(own_machine: None, apache: Apache, how_long: Callable[[int, int], int]) -> Iterator[Mounts]:
-    """The same for tests that take their time."""
+    """The same for long tests."""
     yield from _mounts(apache, how_long(300, 36_000))
 
 

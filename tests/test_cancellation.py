@@ -1,4 +1,4 @@
-"""A thread waits no longer than the condition of its scope holds; a request can be broken off by another thread."""
+"""Waits that a caller can cancel."""
 
 import threading
 import time
@@ -19,13 +19,13 @@ class Looks:
         self.left = times
 
     def __call__(self) -> bool:
-        """Look."""
+        """Look once."""
         self.left -= 1
         return self.left >= 0
 
 
 def test_what_comes_has_come() -> None:
-    """What is there already is waited for no longer, in a scope or without."""
+    """`wait` returns True for an event that is set, in a cancel scope too."""
     over = threading.Event()
     over.set()
     assert wait(over.wait)
@@ -34,16 +34,16 @@ def test_what_comes_has_come() -> None:
 
 
 @pytest.mark.parametrize("watch", [None, lambda: True])
-def test_what_does_not_come_is_waited_for_as_long_as_was_said(watch: Callable[[], bool] | None) -> None:
-    """The wait lasts to the end of its time, in a scope or without."""
+def test_a_wait_ends_at_its_timeout(watch: Callable[[], bool] | None) -> None:
+    """`wait` returns False after its timeout, in a cancel scope too."""
     begun = time.monotonic()
     with cancel_scope(watch):
         assert not wait(threading.Event().wait, 0.3)
     assert 0.29 < time.monotonic() - begun < SOON
 
 
-def test_a_wait_ends_with_its_condition() -> None:
-    """The condition of the scope is looked at several times a second."""
+def test_a_cancelled_wait_ends_soon() -> None:
+    """`wait` raises Cancelled soon after the condition of its scope turns false."""
     begun = time.monotonic()
     with cancel_scope(Looks(2)), pytest.raises(Cancelled):
         wait(threading.Event().wait)

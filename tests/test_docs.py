@@ -1,4 +1,4 @@
-"""What the documents say that the program does, it can do."""
+"""The documents name only what the program has."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 def all_commands() -> list[tuple[str, list[str]]]:
-    """Return each call of empiarfs in the documents, after the words that tell where it stands."""
+    """Return each call of empiarfs in the documents, after its document and line."""
     found = []
     for document in DOCUMENTS:
         for line in fenced_lines(document):
@@ -112,7 +112,7 @@ def test_every_option_in_the_documents_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_variable_in_the_documents_is_read(document: Path) -> None:
-    """A variable that is named as one of empiarfs is read by it."""
+    """Each variable that the documents name is read by the program."""
     named = set(re.findall(r"\b_?EMPIARFS_[A-Z_]+\b", document.read_text(encoding="utf-8")))
     assert named <= {row.variable for row in settings.ROWS.values()} | VARIABLES
 
@@ -150,7 +150,7 @@ def test_the_table_of_settings_is_that_of_the_program() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_file_that_the_documents_name_is_there(document: Path) -> None:
-    """Links between documents lead somewhere, and the files of ours that they name exist."""
+    """The targets of links and the files of the project that the documents name exist."""
     text = document.read_text(encoding="utf-8")
     links = [document.parent / one for one in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
     files = [PROJECT / one for one in re.findall(r"`((?:scripts|docs|empiarfs|tests)/[\w./]*\w)", text)]

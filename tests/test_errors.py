@@ -1,4 +1,4 @@
-"""Everything that can go wrong has its errno, and is the builtin error of that kind."""
+"""Every error has its errno, and is the builtin error of its kind."""
 
 import copy
 import errno
@@ -39,7 +39,7 @@ KINDS = sorted(TABLE, key=lambda kind: kind.__name__)
 
 
 def test_the_table_is_complete() -> None:
-    """Every error of the module stands in the table above."""
+    """Every error of the module stands in the table of this test."""
     kinds = {
         kind
         for kind in vars(errors).values()
@@ -49,13 +49,13 @@ def test_the_table_is_complete() -> None:
 
 
 def test_the_numbers_are_those_of_linux() -> None:
-    """The table says 116, and Linux calls it ESTALE."""
+    """The numbers of the table are those of Linux."""
     assert {number: errno.errorcode[number] for number in NAMES} == NAMES
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_has_its_errno(kind: type[ArchiveError]) -> None:
-    """Whatever it was told."""
+    """An error has the errno of its kind, with and without a reason."""
     number, _ = TABLE[kind]
     assert kind("10028/a").errno == number
     assert kind("10028/a", "why").errno == number
@@ -63,7 +63,7 @@ def test_an_error_has_its_errno(kind: type[ArchiveError]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_the_builtin_one_of_its_kind(kind: type[ArchiveError]) -> None:
-    """Code that knows nothing of us catches it: `except FileNotFoundError`."""
+    """An error can be caught as the builtin error of its kind."""
     _, builtin = TABLE[kind]
     with pytest.raises(builtin):
         raise kind("10028/a", "why")
@@ -72,14 +72,14 @@ def test_an_error_is_the_builtin_one_of_its_kind(kind: type[ArchiveError]) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_no_builtin_one_of_another_kind(kind: type[ArchiveError]) -> None:
-    """A server that is away is no FileNotFoundError."""
+    """An error is no builtin error of another kind."""
     _, own = TABLE[kind]
     for other in {FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, TimeoutError} - {own}:
         assert not issubclass(kind, other)
 
 
-def test_overload_is_a_way_to_be_unavailable() -> None:
-    """It is retried as every Unavailable."""
+def test_throttled_is_unavailable() -> None:
+    """Throttled and CertificateError are the only kinds of Unavailable."""
     assert issubclass(errors.Throttled, errors.Unavailable)
     assert {kind for kind in KINDS if issubclass(kind, errors.Unavailable)} == {
         errors.Unavailable,
@@ -90,15 +90,15 @@ def test_overload_is_a_way_to_be_unavailable() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_pickles(kind: type[ArchiveError]) -> None:
-    """A worker process hands it to its parent with kind, path, reason and number."""
+    """An error keeps kind, path, reason and number through pickle and copy."""
     error = kind("10028/\udcff", "why")
     for back in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
         assert type(back) is kind
         assert (back.path, back.reason, back.errno, str(back)) == (error.path, "why", error.errno, str(error))
 
 
-def test_overload_keeps_its_pause() -> None:
-    """Through a pickle, and for the thread that only waited."""
+def test_throttled_keeps_its_pause() -> None:
+    """Throttled keeps its pause through pickle and `copy_error`."""
     error = errors.Throttled("10028/a", "slow down", 30.0)
     assert pickle.loads(pickle.dumps(error)).pause == 30.0  # noqa: S301 - our own bytes
     copied = copy_error(error)
@@ -108,19 +108,19 @@ def test_overload_keeps_its_pause() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_one_line_with_the_path_and_the_reason(kind: type[ArchiveError]) -> None:
-    """For a person; the root is a slash."""
+    """The text of an error is its path and reason; the root is a slash."""
     assert str(kind("10028/a", "the reason")) == "10028/a: the reason"
     assert str(kind("", "the reason")) == "/: the reason"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_reason_an_error_says_what_its_number_means(kind: type[ArchiveError]) -> None:
-    """In the system's own words."""
+    """An error without a reason has the system's text for its number."""
     assert str(kind("10028/a")) == f"10028/a: {os.strerror(TABLE[kind][0])}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_has_the_attributes_of_an_os_error(kind: type[ArchiveError]) -> None:
-    """`filename` and `strerror` are what the builtin ones have."""
+    """An error has the attributes `filename` and `strerror`."""
     error = kind("10028/a", "why")
     assert (error.filename, error.strerror) == ("10028/a", "why")

@@ -1,4 +1,4 @@
-"""A reader in Python that forks, as the workers of a data loader do: safe, or told what to do."""
+"""A reader in Python that forks, as the workers of a data loader do, is safe or gets a clear error."""
 
 import multiprocessing
 import os
@@ -85,7 +85,7 @@ print(ends, wrong)
 
 
 def settings(apache: Apache, folder: Path) -> Settings:
-    """Return what an archive of `apache` needs."""
+    """Return the settings of an archive on `apache`."""
     return Settings(base_url=apache.url, cache_dir=folder, memory_cache_size=16 * 2**20, no_ftp=True)
 
 
@@ -95,7 +95,7 @@ def settings(apache: Apache, folder: Path) -> Settings:
 )
 @pytest.mark.promise("A child finds the cache in order, whatever the threads of its parent were doing.")
 def test_a_fork_in_the_middle_of_everything(apache: Apache, tree: FixtureTree, tmp_path: Path) -> None:
-    """Children get a clear error from their parent's archive, and can open their own, cache and all."""
+    """A child of a busy process gets a clear error from the parent's archive and can open its own."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, apache.url, tree.root, tmp_path / "cache", str(FORKS)],
         capture_output=True,
@@ -109,7 +109,7 @@ def test_a_fork_in_the_middle_of_everything(apache: Apache, tree: FixtureTree, t
 
 
 def part(chosen: Settings, offset: int) -> bytes:
-    """Read a part in a worker, with an archive of its own."""
+    """Read a part in a worker, with its own archive."""
     signal.alarm(60)
     archive = wire.archive(chosen)
     try:
@@ -120,7 +120,7 @@ def part(chosen: Settings, offset: int) -> bytes:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_open_archives_of_their_own(apache: Apache, tree: FixtureTree, tmp_path: Path, method: str) -> None:
-    """Settings can be sent to them; all share one cache, while the parent has an archive open too."""
+    """Workers open archives from pickled settings and share one cache with the parent."""
     chosen = settings(apache, tmp_path)
     archive = wire.archive(chosen)
     offsets = [number * 300_000 for number in range(8)]
@@ -133,7 +133,7 @@ def test_workers_open_archives_of_their_own(apache: Apache, tree: FixtureTree, t
 
 
 def test_an_archive_cannot_be_sent(apache: Apache, tmp_path: Path) -> None:
-    """Neither it nor a file that is open in it; the error says what to do. A version of a file can."""
+    """An archive and an open file cannot be pickled, and the error says what to do; a File can."""
     archive = wire.archive(settings(apache, tmp_path))
     opened = archive.open(PATH)
     for thing in (archive, opened):
@@ -143,8 +143,8 @@ def test_an_archive_cannot_be_sent(apache: Apache, tmp_path: Path) -> None:
     archive.close()
 
 
-def test_a_fork_waits_for_those_who_are_inside() -> None:
-    """None is in the middle of it when the process forks, and whoever comes waits until it has."""
+def test_a_fork_waits_for_threads_inside_the_guard() -> None:
+    """A fork waits for the threads inside the guard, and threads that come later wait for the fork."""
     gate, done = _ForkGuard(), []
     forked, entered = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""What a user writes for a path in the archive, and which path that is."""
+"""The forms in which a user may write a path of the archive."""
 
 import os
 
@@ -57,26 +57,26 @@ NO_PAGES = [
     ],
 )
 def test_an_accession_stands_for_its_number(name: str, entry: str | None) -> None:
-    """In any case of letters, and nothing else does."""
+    """An accession in any case of letters names its entry, and nothing else does."""
     assert entry_of(name) == entry
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_web_page_of_an_entry_is_the_entry(page: str) -> None:
-    """The address that stands in the browser, an older one, or the DOI is the path and the number of the entry."""
+    """The address of an entry's page, an older one, and the DOI name the entry."""
     assert archive_path(page, BASE) == "10028"
     assert entry_number(page, BASE) == "10028"
 
 
 @pytest.mark.parametrize("text", NO_PAGES)
 def test_another_web_page_is_no_entry(text: str) -> None:
-    """A page of EMPIAR, of EBI or of anyone else that is not the page of an entry is refused."""
+    """A web page that is not an entry's page is refused."""
     with pytest.raises(ValueError, match="write it like"):
         archive_path(text, BASE)
 
 
 def test_what_is_below_the_base_url_is_a_path_also_where_it_looks_like_a_page() -> None:
-    """An archive of one's own at the address of EMPIAR's pages is read as the base URL says."""
+    """An address below the base URL is a path, even if it looks like a page of EMPIAR."""
     assert archive_path("https://www.ebi.ac.uk/empiar/entry/7/x", "https://www.ebi.ac.uk/empiar") == "entry/7/x"
 
 
@@ -85,14 +85,14 @@ def test_what_is_below_the_base_url_is_a_path_also_where_it_looks_like_a_page() 
     ["10028/a b@c.mrc", "EMPIAR-10028//./a b@c.mrc/", "empiar://10028/a b@c.mrc", f"{BASE}/10028/a%20b%40c.mrc"],
 )
 def test_a_name_may_have_an_at_sign(text: str) -> None:
-    """Only in a web address does what stands before an @ log someone in."""
+    """An @ separates credentials in a web address alone."""
     assert archive_path(text, BASE) == "10028/a b@c.mrc"
 
 
 @pytest.mark.parametrize("base", [BASE, "https://me:secret@host/base"])
 @pytest.mark.parametrize("text", [f"{BASE}/10028", "https://you:secret@host/base/10028"])
 def test_a_user_name_in_an_address_does_not_matter(text: str, base: str) -> None:
-    """A URL is below the base URL whoever logs in there."""
+    """Credentials do not change whether an address is below the base URL."""
     assert archive_path(text, base) == "10028"
 
 
@@ -104,7 +104,7 @@ def test_a_user_name_in_an_address_does_not_matter(text: str, base: str) -> None
     ],
 )  # fmt: skip
 def test_no_message_shows_a_password(text: str) -> None:
-    """Neither that of the address nor that of the base URL stands in the error."""
+    """No error shows a password of the URL or of the base URL."""
     with pytest.raises(ValueError, match=r"URL|write") as error:
         archive_path(text, "https://me:secret@host/base")
     assert "secret" not in str(error.value)
@@ -114,7 +114,7 @@ def test_no_message_shows_a_password(text: str) -> None:
     st.binary(min_size=1, max_size=30).filter(lambda name: not set(name) & {0, 47} and name not in {b".", b".."})
 )
 def test_a_url_of_any_name_is_that_name(name: bytes) -> None:
-    """Every byte of a name comes through the escapes of a URL."""
+    """A name of any bytes is decoded from a URL exactly."""
     url = f"{BASE}/10028/" + "".join(f"%{byte:02x}" for byte in name)
     assert archive_path(url, BASE) == "10028/" + os.fsdecode(name)
 
@@ -122,7 +122,7 @@ def test_a_url_of_any_name_is_that_name(name: bytes) -> None:
 @pytest.mark.promise("A path that is typed or passed to the archive must not contain `..` either.")
 @pytest.mark.parametrize("text", ["..", "10028/..", "https://host/base/%2e%2e", "https://host/bas"])
 def test_climbing_out_is_an_error(text: str) -> None:
-    """`..` is refused however it is written."""
+    """A path with `..` is refused in whatever form it is written."""
     with pytest.raises(ValueError, match="write"):
         archive_path(text, BASE)
 
@@ -132,7 +132,7 @@ def test_climbing_out_is_an_error(text: str) -> None:
     [("10028", "10028"), ("EMPIAR-10028", "10028"), ("empiar-7", "7"), ("empiar://7", "7"), (f"{BASE}/7/", "7")],
 )
 def test_an_entry_is_written_as_its_path(text: str, number: str) -> None:
-    """A number, an accession, or an address is the number of the entry."""
+    """A number, an accession or an address gives the number of the entry."""
     assert entry_number(text, BASE) == number
 
 
@@ -140,6 +140,6 @@ def test_an_entry_is_written_as_its_path(text: str, number: str) -> None:
     "text", ["", "abc", "10028/data", "..", "\u00b2", "\uff11", "EMPIAR-", "-5", f"{BASE}/7/x", "https://x/7"]
 )
 def test_anything_else_is_no_entry(text: str) -> None:
-    """What names no entry, or something in one, is refused, and the message says how to write it."""
+    """A text that names no entry is refused, and the error says how to write one."""
     with pytest.raises(ValueError, match=r"write (it like 10028|the path out)"):
         entry_number(text, BASE)

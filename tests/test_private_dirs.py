@@ -1,4 +1,4 @@
-"""Folders of our own: where others could have put something, nothing is believed and nothing is put."""
+"""Private directories: nothing is read from or written to a place that others can change."""
 
 import os
 import stat
@@ -34,14 +34,14 @@ def mode(path: Path) -> int:
 
 
 def folder(path: Path, permissions: int) -> Path:
-    """Make a directory with just these permissions."""
+    """Make a directory with exactly these permissions."""
     path.mkdir()
     path.chmod(permissions)
     return path
 
 
 def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
-    """With all that leads to it, whatever the umask."""
+    """A new cache directory and its parent get mode 0700, whatever the umask is."""
     before = os.umask(0)
     try:
         assert prepare_cache_dir(tmp_path / "a" / "b") == tmp_path / "a" / "b" / "v1"
@@ -51,7 +51,7 @@ def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_others_could_look_into_is_closed(tmp_path: Path) -> None:
-    """Nothing of theirs can be in it."""
+    """A directory that others may read gets mode 0700."""
     ensure_private(folder(tmp_path / "shown", 0o755))
     assert mode(tmp_path / "shown") == 0o700
 
@@ -59,7 +59,7 @@ def test_a_folder_that_others_could_look_into_is_closed(tmp_path: Path) -> None:
 @pytest.mark.promise("A cache folder that belongs to another user, or that others may write to, is refused.")
 @pytest.mark.parametrize("permissions", [0o777, 0o1777, 0o702, 0o770, 0o720])
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, permissions: int) -> None:
-    """What they put there would be believed; it is not closed behind them."""
+    """A directory that others may write is refused and not changed."""
     open_to_all = folder(tmp_path / "open", permissions)
     with pytest.raises(UnsafePath, match="may be written by others"):
         ensure_private(open_to_all)
@@ -67,10 +67,10 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, permission
 
 
 @pytest.mark.parametrize(("permissions", "refused"), [(0o777, 1), (0o757, 1), (0o1777, 0), (0o775, 0), (0o755, 0)])
-def test_the_cache_folder_itself_may_be_shared_if_nobody_can_change_what_is_ours(
+def test_the_cache_folder_itself_may_be_shared_if_others_cannot_rename(
     tmp_path: Path, permissions: int, refused: int
 ) -> None:
-    """As in /tmp, where the sticky bit keeps others from renaming; a group is one's own colleagues."""
+    """The cache directory may be shared by a group, or by all with the sticky bit."""
     shared = folder(tmp_path / "shared", permissions)
     if refused:
         with pytest.raises(UnsafePath, match="written by everybody"):
@@ -80,7 +80,7 @@ def test_the_cache_folder_itself_may_be_shared_if_nobody_can_change_what_is_ours
 
 
 def by_link(path: Path) -> Path:
-    """Return a link to `path`."""
+    """Return a symbolic link to `path`."""
     link = path.with_name(f"link-to-{path.name}")
     link.symlink_to(path)
     return link
@@ -97,7 +97,7 @@ def plain(path: Path) -> Path:
 def test_what_belongs_to_someone_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], object], way: Callable[[Path], Path]
 ) -> None:
-    """A folder, the folder above it, a file; straight or through a link."""
+    """A directory, its parent, or a file of another user is refused, through a link too."""
     theirs = tmp_path / "theirs"
     if check is check_private_file:
         theirs.write_bytes(b"")
@@ -112,7 +112,7 @@ def test_what_belongs_to_someone_else_is_refused(
 @pytest.mark.root
 @pytest.mark.parametrize("check", [ensure_private, check_private_file])
 def test_a_link_of_someone_else_to_what_is_ours_is_refused(tmp_path: Path, check: Callable[[Path], object]) -> None:
-    """He would choose what we write into."""
+    """A symbolic link of another user is refused."""
     ours = tmp_path / "ours"
     if check is ensure_private:
         ours.mkdir(mode=0o700)
@@ -125,7 +125,7 @@ def test_a_link_of_someone_else_to_what_is_ours_is_refused(tmp_path: Path, check
 
 
 def test_a_link_of_ours_to_what_is_ours_is_good(tmp_path: Path) -> None:
-    """Who has little room at home puts the cache elsewhere."""
+    """A symbolic link of the user to a directory of the user is accepted."""
     (tmp_path / "large disk").mkdir()
     link = by_link(tmp_path / "large disk")
     assert prepare_cache_dir(link) == link / "v1"
@@ -133,7 +133,7 @@ def test_a_link_of_ours_to_what_is_ours_is_good(tmp_path: Path) -> None:
 
 
 def test_a_file_that_others_may_write_is_refused_behind_a_link_alone(tmp_path: Path) -> None:
-    """In a folder of ours nobody can come to it, whatever the umask made of it."""
+    """A file that others may write is refused behind a link, and accepted in a private directory."""
     file = tmp_path / "file"
     file.write_bytes(b"")
     file.chmod(0o666)
@@ -144,7 +144,7 @@ def test_a_file_that_others_may_write_is_refused_behind_a_link_alone(tmp_path: P
 
 
 def test_an_index_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    """Before it is opened."""
+    """An index that others may write is refused before it is opened."""
     file = tmp_path / "tree.sqlite"
     (tmp_path / "elsewhere").touch()
     (tmp_path / "elsewhere").chmod(0o666)
@@ -156,7 +156,7 @@ def test_an_index_that_others_may_write_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inside", ["", "v1", "v1/blocks"])
 def test_an_archive_does_not_open_on_a_cache_that_is_not_safe(tmp_path: Path, inside: str) -> None:
-    """Whichever of its folders it is; the line says which."""
+    """An archive does not open on an unsafe cache directory, and the error names it."""
     (tmp_path / "cache" / "v1" / "blocks").mkdir(parents=True)
     for path in ("v1/blocks", "v1", ""):
         (tmp_path / "cache" / path).chmod(0o777 if path == inside else 0o700)
@@ -165,7 +165,7 @@ def test_an_archive_does_not_open_on_a_cache_that_is_not_safe(tmp_path: Path, in
 
 
 def test_an_archive_that_does_not_open_keeps_no_store_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that is not safe is found when the blocks are open already."""
+    """The block store is closed when the index turns out to be unsafe."""
     closed = []
 
     class Watched(DiskStore):
@@ -185,14 +185,14 @@ def test_an_archive_that_does_not_open_keeps_no_store_open(tmp_path: Path, monke
 
 
 def test_the_nearest_folder_is_the_folder_or_one_above_it(tmp_path: Path) -> None:
-    """Whichever is there, be it a file."""
+    """`nearest` returns the path itself or its nearest existing parent, a file too."""
     (tmp_path / "file").touch()
     assert nearest(tmp_path) == nearest(tmp_path / "a" / "b") == tmp_path
     assert nearest(tmp_path / "file" / "x") == tmp_path / "file"
 
 
 def test_slots_that_others_may_touch_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One line says so; connections are made all the same."""
+    """A directory for slots that others may write is not used, which one warning says."""
     ProcessSemaphore(folder(tmp_path / "run", 0o777), "h", 2).acquire(0.1)()
     (record,) = caplog.records
     assert "may be written by others" in record.getMessage()
@@ -201,7 +201,7 @@ def test_slots_that_others_may_touch_are_done_without(tmp_path: Path, caplog: py
 
 
 def test_a_file_in_place_of_the_cache_folder_is_an_error(tmp_path: Path) -> None:
-    """To be chosen otherwise, not to be done without."""
+    """A file in place of the cache directory is an error that names `--cache-dir`."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(NotADirectoryError, match="a file in the way; choose another folder: --cache-dir"):
@@ -231,7 +231,7 @@ archive.close()
 @pytest.mark.root
 @pytest.mark.parametrize("there", ["", "v1"])
 def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder: Path, there: str) -> None:
-    """Whether or not it was there before."""
+    """A cache directory that cannot be written is one warning, and the archive works without it."""
     cache = folder(open_folder / "cache", 0o700)
     for path in filter(None, (there,)):
         (cache / path).mkdir(mode=0o700)
@@ -250,7 +250,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder:
 
 
 def test_where_nothing_is_kept_the_archive_works(tmp_path: Path) -> None:
-    """With an index that is gone with the process."""
+    """An index without a file works in memory."""
     with closing(SqliteIndex(None)) as index:
         assert index.directory("") is None
         index.remove("10028", 5.0)
@@ -258,7 +258,7 @@ def test_where_nothing_is_kept_the_archive_works(tmp_path: Path) -> None:
 
 
 def test_the_runtime_folder_is_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or one of the user's own where there is no session."""
+    """The runtime directory is below XDG_RUNTIME_DIR, or one named for the user without a session."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert runtime_folder() == tmp_path / "empiarfs"
     monkeypatch.delenv("XDG_RUNTIME_DIR")

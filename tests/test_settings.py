@@ -1,4 +1,4 @@
-"""Everything a user may choose: read strictly, in one order, and wrong values say where they stand."""
+"""Settings: read strictly, in one order, and a wrong value is an error that names its source."""
 
 import dataclasses
 from pathlib import Path
@@ -30,7 +30,7 @@ from empiarfs.urls import web_address, without_credentials
     ],
 )
 def test_a_size_is_a_number_with_a_unit(text: str, count: int) -> None:
-    """Units are powers of 1024, in any case of letters, exact to the byte."""
+    """A size is a number with a unit, a power of 1024 in any case of letters."""
     assert byte_count(text) == count
 
 
@@ -38,7 +38,7 @@ def test_a_size_is_a_number_with_a_unit(text: str, count: int) -> None:
     "text", ["", "G", "-1", "1X", "1 2", "1e9", "0x10", "1,5G", "one", "nan", "inf", "9" * 400]
 )
 def test_what_is_no_size_is_a_value_error(text: str) -> None:
-    """Nothing is guessed."""
+    """A text that is no size raises ValueError."""
     with pytest.raises(ValueError, match=r"size|large"):
         byte_count(text)
 
@@ -47,13 +47,13 @@ def test_what_is_no_size_is_a_value_error(text: str) -> None:
     ("text", "time"), [("300", 300), ("300s", 300), ("5m", 300), ("24h", 86400), ("1d", 86400), ("0.5 s", 0.5)]
 )
 def test_a_time_is_a_number_with_a_unit(text: str, time: float) -> None:
-    """Seconds, minutes, hours or days."""
+    """A time is a number of seconds, minutes, hours or days."""
     assert seconds(text) == time
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1 2", "1e3", "for ever", "nan", "inf"])
 def test_what_is_no_time_is_a_value_error(text: str) -> None:
-    """Nothing is guessed."""
+    """A text that is no time raises ValueError."""
     with pytest.raises(ValueError, match="time"):
         seconds(text)
 
@@ -68,7 +68,7 @@ def test_what_is_no_time_is_a_value_error(text: str) -> None:
     ],
 )
 def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
-    """Paths are put behind it."""
+    """Slashes at the end of a web address are removed."""
     assert web_address(text) == url
 
 
@@ -76,7 +76,7 @@ def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
     "text", ["http://a b/", "http://a\nb/", "http://a..b/", "http://.../", f"http://{'a' * 300}/", "http://\x7f/"]
 )
 def test_a_host_that_none_can_be_called_is_refused(text: str) -> None:
-    """At once, and not asked for again and again."""
+    """An invalid host name is refused."""
     with pytest.raises(ValueError, match="is not a web address"):
         web_address(text)
 
@@ -87,7 +87,7 @@ def test_a_host_that_none_can_be_called_is_refused(text: str) -> None:
      "http://h:99999/x", "http://us\u20acr:pw@h/x"],
 )  # fmt: skip
 def test_what_is_no_web_address_is_a_value_error(text: str) -> None:
-    """Nor one with a query or a fragment, or a port that is none."""
+    """A text that is no web address, or one with a query, fragment or bad port, raises ValueError."""
     with pytest.raises(ValueError, match="web address"):
         web_address(text)
 
@@ -113,13 +113,13 @@ FILES = {"ca_bundle"}  # whose values must be there
 
 
 def test_every_setting_can_be_read() -> None:
-    """Each field has a reader, and this test knows each."""
+    """Every field of Settings has a reader and a value in this test."""
     assert {field.name for field in dataclasses.fields(Settings)} == set(ROWS) == set(VALUES) | FILES
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(name: str) -> None:
-    """Each layer is asked only where the ones above are silent."""
+    """A flag precedes the environment, that the file, and that the default."""
     flag, variable, line = VALUES[name]
     environ = {f"EMPIARFS_{name.upper()}": variable}
     file = f'{name} = "{line}"'
@@ -130,12 +130,12 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
 
 
 def test_one_setting_leaves_the_others_at_their_defaults() -> None:
-    """Nothing else changes."""
+    """A setting does not change the others."""
     assert load({"memory_cache_size": "64M"}, {}) == dataclasses.replace(Settings(), memory_cache_size=64 * MIB)
 
 
 def test_the_defaults_can_be_written_down() -> None:
-    """Every default is a value that its own reader takes."""
+    """The reader of a setting accepts the text of its default."""
     for name, row in ROWS.items():
         value = getattr(Settings(), name)
         if value not in {None, ""}:
@@ -169,7 +169,7 @@ def test_the_defaults_can_be_written_down() -> None:
     ],
 )
 def test_a_value_out_of_bounds_names_where_it_stands(name: str, text: str) -> None:
-    """The flag, the variable, or the file and the line's name."""
+    """A wrong value is an error that names its flag, variable, or file and setting."""
     with pytest.raises(BadSetting, match=f"^--{name.replace('_', '-')}: "):
         load({name: text}, {})
     with pytest.raises(BadSetting, match=f"^EMPIARFS_{name.upper()}: "):
@@ -179,31 +179,31 @@ def test_a_value_out_of_bounds_names_where_it_stands(name: str, text: str) -> No
 
 
 def test_numbers_and_switches_may_be_toml() -> None:
-    """The file need not put everything into quotes."""
+    """Numbers and switches in the file need no quotes."""
     chosen = load({}, {}, "max_connections = 3\npatience = 1.5\nverbose = true\nallow_other = false", "f")
     assert (chosen.max_connections, chosen.patience, chosen.verbose, chosen.allow_other) == (3, 1.5, True, False)
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a = 1}", "2024-01-01", "true"])
 def test_what_is_no_single_value_is_refused(value: str) -> None:
-    """Lists, tables, dates, and a switch where a size is wanted."""
+    """A value in the file that is a list, table, date or wrong switch is refused."""
     with pytest.raises(BadSetting, match=r"^f: memory_cache_size: "):
         load({}, {}, f"memory_cache_size = {value}", "f")
 
 
 def test_an_unknown_name_in_the_file_is_refused_with_those_there_are() -> None:
-    """A mistyped name is not silently ignored."""
+    """An unknown setting in the file is an error that lists the known ones."""
     with pytest.raises(BadSetting, match=r"^f: there is no setting 'memroy_cache_size'; .*memory_cache_size"):
         load({}, {}, "memroy_cache_size = '1G'", "f")
 
 
 def test_other_variables_are_nothing_to_us() -> None:
-    """Only names of settings are read; the bindings have variables of their own."""
+    """Variables that name no setting are ignored."""
     assert load({}, {"EMPIARFS_FUSE": "fusepy", "MEMORY": "x", "empiarfs_memory": "x"}) == Settings()
 
 
 def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tilde is the user's home; a relative path does not move when the daemon changes its directory."""
+    """A directory is made absolute, and a tilde is the user's home."""
     monkeypatch.setenv("HOME", "/home/someone")
     assert load({"cache_dir": "~/c"}, {}).cache_dir == Path("/home/someone/c")
     assert load({"cache_dir": "c"}, {}).cache_dir == Path.cwd() / "c"
@@ -211,7 +211,7 @@ def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(st.sampled_from(sorted(ROWS)), st.text(max_size=30))
 def test_no_text_is_a_surprise(name: str, text: str) -> None:
-    """Whatever a user writes is a value or a BadSetting that names the variable."""
+    """Any text of a variable is a value or a BadSetting that names the variable."""
     told = f"EMPIARFS_{name.upper()}: "
     try:
         load({}, {f"EMPIARFS_{name.upper()}": text})
@@ -221,7 +221,7 @@ def test_no_text_is_a_surprise(name: str, text: str) -> None:
 
 
 def test_a_file_of_certificates_is_one(tmp_path: Path) -> None:
-    """It is read when it is named, so that a wrong one is told before anything begins."""
+    """A bundle of certificates is read when it is set, and an invalid one is refused."""
     file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(file))
     assert load({}, {"EMPIARFS_CA_BUNDLE": str(file)}).ca_bundle == file
@@ -243,8 +243,8 @@ def test_a_file_of_certificates_is_one(tmp_path: Path) -> None:
         ("Failed to parse: http://me:secret@h:port/x", "Failed to parse: http://h:port/x"),
     ],
 )
-def test_an_address_can_be_shown_without_who_logs_in(url: str, shown: str) -> None:
-    """And nothing else of it is lost."""
+def test_an_address_can_be_shown_without_credentials(url: str, shown: str) -> None:
+    """`without_credentials` removes user name and password and nothing else."""
     assert without_credentials(url) == shown
 
 
@@ -260,26 +260,26 @@ def test_an_address_can_be_shown_without_who_logs_in(url: str, shown: str) -> No
     ],
 )
 def test_an_address_that_is_refused_shows_no_password(name: str, url: str) -> None:
-    """Wherever in it the mistake is."""
+    """The error for an invalid address shows no password."""
     with pytest.raises(BadSetting) as caught:
         load({name: url}, {})
     assert "secret" not in str(caught.value)
 
 
 def test_settings_do_not_change() -> None:
-    """They are values."""
+    """Settings are immutable."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().memory_cache_size = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ["OFLINE", "CACHESIZE", "PATIANCE", "BASE_ULR", "CONFG"])
-def test_a_variable_that_is_nearly_a_setting_is_told(name: str) -> None:
-    """Who mistypes it would work with another setting than he thinks."""
+def test_a_variable_that_resembles_a_setting_is_refused(name: str) -> None:
+    """A variable whose name resembles that of a setting is refused with the right name."""
     with pytest.raises(BadSetting, match=f"^EMPIARFS_{name}: there is no such setting; EMPIARFS_"):
         load({}, {f"EMPIARFS_{name}": "1"})
 
 
 def test_other_variables_are_none_of_ours() -> None:
-    """A program around us may have variables of its own, by the same first word too."""
+    """Other variables with the prefix EMPIARFS are ignored."""
     others = {"EMPIARFS_VENV": "x", "EMPIARFS_TEST_DATA": "x", "OFFLINE": "1", "EMPIARFS": "1"}
     assert load({}, others) == Settings()

@@ -19,7 +19,7 @@ class Figure:
     """One job, done once.
 
     Attributes:
-        tool, profile, job: who did what over which line.
+        tool, profile, job: the program, the network and the job.
         seconds: how long it took.
         worst: seconds of the worst single read; 0 where it is not made of single reads.
         requests: at the server.

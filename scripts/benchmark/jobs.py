@@ -34,12 +34,12 @@ class Job:
     Attributes:
         name: what a table calls it.
         profiles: the lines on which it is done.
-        run: does it in the mounted directory; gives the seconds of each single read where it is made of these.
+        run: does it in the mounted directory; returns the seconds of each single read where it is made of these.
         single: its time is the middle one of its single reads.
         after: it goes on with the cache of the job before.
-        remount: it is mounted anew before.
+        remount: it is remounted before.
         drop: the page cache is dropped before.
-        no_ftp: no FTP server tells exact sizes.
+        no_ftp: no FTP server serves exact sizes.
     """
 
     name: str
@@ -131,7 +131,7 @@ def mapped(data: Path) -> list[float]:
 
 
 def cold(data: Path) -> list[float]:
-    """Read 128 KiB at places where nobody was before, over a connection that is there already."""
+    """Read 128 KiB at places that were not read before, over an open connection."""
     seconds = scattered("stack1.mrcs", 10, 128 * KIB, align=128 * KIB)(data)
     return seconds[1:]  # the first one makes the connection
 

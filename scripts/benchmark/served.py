@@ -33,7 +33,7 @@ class Way:
     Attributes:
         url: of the numbered entries.
         ftp_url: the same by FTP.
-        counts: gives what went this way since it was asked last.
+        counts: returns what went this way since the last call.
     """
 
     url: str
@@ -106,7 +106,7 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _looked_at(port: int) -> Iterator[list[int]]:
-    """Look again and again at how many connections the server on `port` has; give what was seen."""
+    """Poll the number of connections of the server on `port`; yield the counts."""
     looks: list[int] = []
     over = threading.Event()
 

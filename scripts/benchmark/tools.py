@@ -34,7 +34,7 @@ class Tool:
     Attributes:
         name: what a table calls it.
         version: as it says itself.
-        command: gives how it is started in the foreground, from the URL, the mount point and the cache.
+        command: returns the command that starts it in the foreground, from the URL, the mount point and the cache.
         variables: what its environment holds besides.
     """
 
@@ -94,7 +94,7 @@ def _version(name: str, *command: str) -> str:
 
 @contextmanager
 def mounted(tool: Tool, url: str, ftp_url: str, cache: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """Mount, and give where and by which process; it is gone afterwards.
+    """Mount; yield the mount point and the process, and unmount afterwards.
 
     Raises:
         NotMounted: in time it did not.
@@ -131,7 +131,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes], point: Path) -> None:
-    """Take the mount away from whoever hangs in it, and end its program: gently, then by force."""
+    """Unmount even if a program hangs in it, and end the mount's program, at last by force."""
     with suppress(OSError):  # it never mounted, or it is gone
         sandbox.unbind(point)
     for signal_number, seconds in ((0, END_SECONDS), (signal.SIGTERM, END_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
@@ -145,7 +145,7 @@ def _end(process: subprocess.Popen[bytes], point: Path) -> None:
 
 
 def cost(process: int) -> tuple[float, float]:
-    """Give the CPU seconds of all threads a process ever had, and its peak memory in MB; zeros once it is gone."""
+    """Return the CPU seconds of all threads of a process, and its peak memory in MB; zeros after its end."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1].split()
         status = Path(f"/proc/{process}/status").read_text().splitlines()

@@ -29,7 +29,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Who does it, over which line, and in which turn."""
+    """The program, the network, and the turn."""
 
     tool: tools.Tool
     profile: str
@@ -37,7 +37,7 @@ class Case:
 
 
 def figures(case: Case, group: Sequence[Job], served: Served, folder: Path, limit: float) -> Iterator[Figure]:
-    """Do the jobs of `group` with a fresh cache; give a figure for each as it is done.
+    """Do the jobs of `group` with a fresh cache; yield a figure for each.
 
     Args:
         case: by whom, over which line, in which turn.
@@ -118,7 +118,7 @@ def _measured(figure: Figure, job: Job, way: Way, data: Path, process: Process, 
 
 
 def _done(job: Job, data: Path, limit: float) -> tuple[float, list[float], str]:
-    """Do `job`; give its seconds, those of its single reads, and what went wrong."""
+    """Do `job`; return its seconds, those of its single reads, and its error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark.jobs", str(ALL.index(job)), data],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True,

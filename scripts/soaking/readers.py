@@ -50,7 +50,7 @@ def read_on(mount: Path, truth: Path, chance: random.Random) -> None:
 
 
 def compared(mount: Path, truth: Path, path: str, parts: list[tuple[int, int]]) -> Outcomes:
-    """Read parts of a file, and compare them; give what came of it."""
+    """Read parts of a file, and compare them; yield the outcomes."""
     count = 0
     try:
         ours = os.open(mount / path, os.O_RDONLY)

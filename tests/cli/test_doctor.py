@@ -1,4 +1,4 @@
-"""`empiarfs doctor`: what stands in the way of a mount is told in a line with advice, and by the status."""
+"""`empiarfs doctor`: each obstacle to a mount is a line with advice, and decides the status."""
 
 import json
 import os
@@ -272,7 +272,7 @@ def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypat
     assert "secret" not in result.output
 
 
-def test_empiars_api_is_asked_of_empiar_alone(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
+def test_the_api_is_checked_for_empiar_alone(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
     """The API is checked for EMPIAR alone, and a reply without the entry's record is a warning."""
     assert not any("API" in one.what for one in of_network())
     monkeypatch.setattr(network, "API_URL", f"{server.base_url}/api")

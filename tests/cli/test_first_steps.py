@@ -1,4 +1,4 @@
-"""What somebody who begins gets wrong: each is answered with one line that says what to do."""
+"""The mistakes of first use: each is one error line that says what to do."""
 
 from pathlib import Path
 

@@ -257,7 +257,7 @@ def test_what_is_no_status_is_refused(text: str) -> None:
 
 def test_recent_warnings_are_the_newest() -> None:
     """The recent warnings are bounded in number and length, one line each, and name the exception."""
-    log = logging.getLogger("tests.troubles")
+    log = logging.getLogger("tests.warnings")
     log.propagate = False
     recent_warnings = RecentWarnings()
     log.addHandler(recent_warnings)
@@ -266,9 +266,9 @@ def test_recent_warnings_are_the_newest() -> None:
         log.info("all is well")
         assert recent_warnings.newest() == ()
         for number in range(MAX_WARNINGS + 5):
-            log.warning("trouble %d\nin two lines", number)
+            log.warning("warning %d\nin two lines", number)
         assert [one.text for one in recent_warnings.newest()] == [
-            f"trouble {number} in two lines" for number in range(5, MAX_WARNINGS + 5)
+            f"warning {number} in two lines" for number in range(5, MAX_WARNINGS + 5)
         ]
         log.warning("x" * 10_000)
         assert len(recent_warnings.newest()[-1].text) == 1000

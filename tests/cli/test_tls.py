@@ -1,4 +1,4 @@
-"""TLS: verified always, by the authorities one names; and what a user is told where it cannot be."""
+"""TLS: always verified, by the named authorities, and a clear error where it cannot be."""
 
 import ssl
 import time
@@ -20,7 +20,7 @@ AT_ONCE = 10.0  # seconds; a third of the patience that `ls` has
 
 
 class Authority:
-    """An authority that nobody but the test trusts, and the file that names it."""
+    """An authority that no system trusts, and the file with its certificate."""
 
     def __init__(self, file: Path) -> None:
         self._authority = trustme.CA()
@@ -36,7 +36,7 @@ class Authority:
 
 @pytest.fixture
 def authority(own_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """An authority of one's own; of the environment nothing is left."""
+    """An authority for the test; the environment names no other."""
     monkeypatch.setenv("EMPIARFS_PATIENCE", "30")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ def authority(own_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts servers with the certificate given; the settings name the last."""
+    """Starts servers with a certificate; the settings name the last one."""
     with ExitStack() as stack:
 
         def started(tls: ssl.SSLContext, answer: Callable[[Request], Reply | None] | None = None) -> ScriptedServer:
@@ -66,7 +66,7 @@ def refused(*flags: str) -> str:
     return line
 
 
-def test_the_authority_that_is_named_is_believed(authority: Authority, start: Start) -> None:
+def test_the_authority_of_the_bundle_is_trusted(authority: Authority, start: Start) -> None:
     """Listings and bytes are fetched from a server whose authority `--ca-bundle` names."""
     start(authority.certificate(HERE))
     bundle = f"--ca-bundle={authority.file}"
@@ -83,7 +83,7 @@ def test_an_unknown_authority_is_not_trusted(authority: Authority, start: Start)
 
 
 @pytest.mark.promise("TLS certificates are always verified; no option disables that.")
-def test_another_name_is_not_believed(authority: Authority, start: Start) -> None:
+def test_a_certificate_for_another_host_is_rejected(authority: Authority, start: Start) -> None:
     """No request is sent to a server whose certificate names another host."""
     server = start(authority.certificate("elsewhere.example"))
     assert "another host" in refused(f"--ca-bundle={authority.file}")
@@ -91,7 +91,7 @@ def test_another_name_is_not_believed(authority: Authority, start: Start) -> Non
 
 
 @pytest.mark.promise("TLS certificates are always verified; no option disables that.")
-def test_a_certificate_that_has_expired_is_not_believed(authority: Authority, start: Start) -> None:
+def test_an_expired_certificate_is_rejected(authority: Authority, start: Start) -> None:
     """A certificate that has expired or is not valid yet is rejected."""
     now = datetime.now(UTC)
     day = timedelta(days=1)

@@ -19,7 +19,7 @@ A, B, C = (f"{DATA}/{name}.mrc" for name in "abc")
 
 @pytest.fixture(params=["in a file", "in memory"])
 def index(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Index]:
-    """Every index there is, knowing nothing."""
+    """Each implementation, empty."""
     folder = tmp_path if request.param == "in a file" else tmp_path / "missing"
     with closing(SqliteIndex(folder / "tree.sqlite")) as opened:
         caplog.clear()
@@ -27,13 +27,13 @@ def index(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCapt
 
 
 def names(index: Index, path: str = DATA) -> list[str]:
-    """Return the names that `index` knows of `path`."""
+    """Return the names that `index` has of `path`."""
     known = index.directory(path)
     return [] if known is None else list(known.nodes)
 
 
 def test_an_index_knows_nothing_at_first(index: Index) -> None:
-    """Nothing of any path."""
+    """A new index has no directory, node or absence."""
     assert index.directory("") is None
     assert index.directory(DATA) is None
     assert index.node(A) is None
@@ -43,7 +43,7 @@ def test_an_index_knows_nothing_at_first(index: Index) -> None:
 
 
 def test_a_directory_holds_what_was_listed_at_or_below_it(index: Index) -> None:
-    """By whole names: 1002 and 10028/dat lead nowhere."""
+    """`holds` compares whole names of a path."""
     index.replace(DATA, [], 1.0)
     assert [path for path in ("", "10028", DATA, "1002", "10028/dat", f"{DATA}/x") if index.holds(path)] == [
         "",
@@ -53,7 +53,7 @@ def test_a_directory_holds_what_was_listed_at_or_below_it(index: Index) -> None:
 
 
 def test_a_listing_is_given_back_as_it_came(index: Index) -> None:
-    """In the server's order, with all that was listed, and when."""
+    """A listing is returned as it was stored, in order, with its time."""
     entries: list[Node] = [stub(C), stub(A, "543M", ""), directory(B), File(f"{DATA}/d", 5, None)]
     known = index.replace(DATA, entries, 12.5)
     assert known == index.directory(DATA)
@@ -63,7 +63,7 @@ def test_a_listing_is_given_back_as_it_came(index: Index) -> None:
 
 
 def test_an_empty_directory_is_known(index: Index) -> None:
-    """Known to be empty is not unknown."""
+    """An empty directory is stored as empty."""
     index.replace(DATA, [], 1.0)
     known = index.directory(DATA)
     assert known is not None
@@ -71,15 +71,15 @@ def test_an_empty_directory_is_known(index: Index) -> None:
 
 
 def test_one_name_is_found(index: Index) -> None:
-    """`entry` gives what the listing showed."""
+    """`node` returns one node of a listing."""
     index.replace(DATA, [stub(A), directory(B)], 1.0)
     assert index.node(A) == stub(A)
     assert index.node(B) == directory(B)
     assert index.node(C) is None
 
 
-def test_directories_are_told_apart(index: Index) -> None:
-    """The children of one are not those of another, nor of its children."""
+def test_directories_have_their_own_children(index: Index) -> None:
+    """Each directory has its own children alone."""
     index.replace("10028", [directory(DATA)], 1.0)
     index.replace(DATA, [stub(A)], 1.0)
     index.replace("", [directory("10028")], 1.0)
@@ -87,7 +87,7 @@ def test_directories_are_told_apart(index: Index) -> None:
 
 
 def test_a_measured_file_takes_its_place_in_the_listing(index: Index) -> None:
-    """In the same order, with its exact size."""
+    """A measured file replaces its stub in the same place."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     index.add(File(A, 7, 8))
     known = index.directory(DATA)
@@ -98,13 +98,13 @@ def test_a_measured_file_takes_its_place_in_the_listing(index: Index) -> None:
 @pytest.mark.parametrize("modified", [None, 0, -5, 1_700_000_000])
 @pytest.mark.parametrize("size", [0, 1, 66 * 2**30])
 def test_sizes_and_dates_are_exact(index: Index, size: int, modified: int | None) -> None:
-    """Every length and date comes back as it was."""
+    """Every size and date is returned as it was stored."""
     index.add(File(A, size, modified))
     assert index.node(A) == File(A, size, modified)
 
 
 def test_a_measured_file_survives_a_listing_as_before(index: Index) -> None:
-    """The same listed size and date: it is not measured again."""
+    """A listing with the same rounded size and date leaves a file measured."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [stub(A)], 2.0)
@@ -113,23 +113,23 @@ def test_a_measured_file_survives_a_listing_as_before(index: Index) -> None:
 
 @pytest.mark.parametrize("now", [stub(A, size="2.0K"), stub(A, date="2025-01-01 00:00"), directory(A)])
 def test_a_measured_file_that_is_listed_otherwise_is_not_measured_any_more(index: Index, now: Node) -> None:
-    """Another listed size or date, or another kind, is another file."""
+    """A listing with another size, date or type replaces a measured file."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [now], 2.0)
     assert index.node(A) == now
 
 
-def test_a_listing_that_measures_is_believed(index: Index) -> None:
-    """A source that knows exact sizes replaces what was measured."""
+def test_a_listing_with_exact_sizes_replaces_measured_ones(index: Index) -> None:
+    """A listing with exact sizes replaces measured ones."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.replace(DATA, [File(A, 9, 10)], 2.0)
     assert index.node(A) == File(A, 9, 10)
 
 
-def test_a_name_that_one_listing_lacks_is_kept_and_two_are_believed(index: Index) -> None:
-    """Servers sometimes leave a name out."""
+def test_a_name_is_removed_when_two_listings_lack_it(index: Index) -> None:
+    """A name is removed when two listings in a row lack it."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     assert list(index.replace(DATA, [stub(A)], 2.0).nodes) == ["a.mrc", "b.mrc"]
     assert list(index.replace(DATA, [stub(A)], 3.0).nodes) == ["a.mrc"]
@@ -137,7 +137,7 @@ def test_a_name_that_one_listing_lacks_is_kept_and_two_are_believed(index: Index
 
 
 def test_only_listings_in_a_row_count(index: Index) -> None:
-    """A name that was back in between begins anew."""
+    """A name that reappears is removed only after two further listings without it."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     for turn in range(3):
         index.replace(DATA, [stub(A)], 2.0 + turn)
@@ -146,7 +146,7 @@ def test_only_listings_in_a_row_count(index: Index) -> None:
 
 
 def test_listings_of_other_directories_do_not_count(index: Index) -> None:
-    """Each directory misses its own names alone."""
+    """Listings of other directories remove no name."""
     index.replace(DATA, [stub(A)], 1.0)
     for turn in range(3):
         index.replace("10028/other", [], 2.0 + turn)
@@ -155,7 +155,7 @@ def test_listings_of_other_directories_do_not_count(index: Index) -> None:
 
 
 def test_a_name_found_by_asking_is_kept_whatever_the_listings_say(index: Index) -> None:
-    """It was never listed, so its absence from listings says nothing."""
+    """A name that was never listed is not removed by listings without it."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(B, 7, 8))
     index.add(directory(C))
@@ -166,7 +166,7 @@ def test_a_name_found_by_asking_is_kept_whatever_the_listings_say(index: Index) 
 
 
 def test_a_name_found_by_asking_that_is_listed_later_stays_measured(index: Index) -> None:
-    """The listing takes it in, and from then on it is a listed name."""
+    """A name found by lookup and listed later stays measured, and is then removed like a listed one."""
     index.add(File(A, 7, 8))
     index.replace(DATA, [stub(A)], 1.0)
     assert index.node(A) == File(A, 7, 8)
@@ -176,13 +176,13 @@ def test_a_name_found_by_asking_that_is_listed_later_stays_measured(index: Index
 
 
 def test_what_was_found_by_asking_does_not_make_a_listing(index: Index) -> None:
-    """One known name is not a known directory."""
+    """A node found by lookup does not make its directory known."""
     index.add(File(A, 7, 8))
     assert index.directory(DATA) is None
 
 
 def test_a_removed_name_is_gone_and_its_absence_known(index: Index) -> None:
-    """From the listing too; when it was asked for is kept."""
+    """A removed name is in no listing, and the time of its removal is stored."""
     index.replace(DATA, [stub(A), stub(B)], 1.0)
     index.remove(A, 5.0)
     assert names(index) == ["b.mrc"]
@@ -194,14 +194,14 @@ def test_a_removed_name_is_gone_and_its_absence_known(index: Index) -> None:
 
 
 def test_what_is_added_is_absent_no_more(index: Index) -> None:
-    """Finding a name ends its absence."""
+    """Adding a node ends its absence."""
     index.remove(A, 5.0)
     index.add(File(A, 7, 8))
     assert index.absent_since(A) is None
 
 
 def test_unmeasuring_leaves_what_was_listed(index: Index) -> None:
-    """The listed size and date stay; the exact ones go."""
+    """`unmeasure` removes the exact size and date and leaves the listed ones."""
     index.replace(DATA, [stub(A, "543M", "then")], 1.0)
     index.add(File(A, 7, 8))
     assert index.unmeasure(File(A, 7, 8)) == stub(A, "543M", "then")
@@ -210,7 +210,7 @@ def test_unmeasuring_leaves_what_was_listed(index: Index) -> None:
 
 @pytest.mark.parametrize("other", [File(A, 6, 8), File(A, 7, 9), File(A, 7, None)])
 def test_unmeasuring_another_version_changes_nothing(index: Index, other: File) -> None:
-    """Only the version that changed is forgotten."""
+    """`unmeasure` of another version changes nothing."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, 8))
     index.unmeasure(other)
@@ -218,7 +218,7 @@ def test_unmeasuring_another_version_changes_nothing(index: Index, other: File) 
 
 
 def test_a_file_without_a_date_is_unmeasured_too(index: Index) -> None:
-    """No date is a date like any other here."""
+    """`unmeasure` works for a file without a date."""
     index.replace(DATA, [stub(A)], 1.0)
     index.add(File(A, 7, None))
     index.unmeasure(File(A, 7, None))
@@ -226,7 +226,7 @@ def test_a_file_without_a_date_is_unmeasured_too(index: Index) -> None:
 
 
 def test_unmeasuring_what_is_not_known_gives_a_bare_stub(index: Index) -> None:
-    """And adds nothing."""
+    """`unmeasure` of an unknown file returns a stub and adds nothing."""
     assert index.unmeasure(File(A, 7, 8)) == Stub(A)
     assert index.node(A) is None
 
@@ -236,7 +236,7 @@ NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name 
 
 @given(st.sets(NAMES, max_size=12))
 def test_any_name_is_kept(tmp_path_factory: pytest.TempPathFactory, raw: set[bytes]) -> None:
-    """Names of any bytes come back as they were, each under its own."""
+    """Names of any bytes are returned as they were stored."""
     entries = [stub(f"{DATA}/{name.decode('utf-8', 'surrogateescape')}") for name in sorted(raw)]
     with closing(SqliteIndex(tmp_path_factory.mktemp("index") / "tree.sqlite")) as index:
         assert list(index.replace(DATA, entries, 1.0).nodes.values()) == entries
@@ -249,7 +249,7 @@ def test_any_name_is_kept(tmp_path_factory: pytest.TempPathFactory, raw: set[byt
 
 
 def test_a_directory_that_becomes_a_file_is_one(index: Index) -> None:
-    """And the other way round."""
+    """A node may change between file and directory, by a listing and by `add`."""
     index.replace(DATA, [directory(A), stub(B)], 1.0)
     index.replace(DATA, [stub(A), directory(B)], 2.0)
     assert index.node(A) == stub(A)

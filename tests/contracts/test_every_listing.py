@@ -1,4 +1,4 @@
-"""What every listing must do: in memory, over HTTP, and behind the gate."""
+"""What every listing must do: in memory, over HTTP, and behind the limiter."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ CHILDREN: dict[str, list[Node]] = {
 
 @pytest.fixture(params=["fake", "http", "fake, waited for", "http, waited for"])
 def listing(request: pytest.FixtureRequest) -> Iterator[Listing]:
-    """Every listing there is, of the same tree."""
+    """Each implementation, of the same tree."""
     with ExitStack() as stack:
         found: Listing = FakeListing(CHILDREN)
         if request.param.startswith("http"):
@@ -39,26 +39,26 @@ def listing(request: pytest.FixtureRequest) -> Iterator[Listing]:
 
 @pytest.mark.parametrize("path", CHILDREN)
 def test_the_children_come_in_the_servers_order(listing: Listing, path: str) -> None:
-    """Each once, with the right kind and its whole path."""
+    """`scan` returns each child once, in the server's order, with its type and whole path."""
     found = listing.scan(path)
     assert [(type(node), node.path) for node in found] == [(type(node), node.path) for node in CHILDREN[path]]
     assert all(parent_path(node.path) == path for node in found)
 
 
 def test_nothing_is_measured(listing: Listing) -> None:
-    """Rounded sizes are hints, never lengths."""
+    """`scan` returns stubs and directories, never exact sizes."""
     assert {type(node) for node in listing.scan("10028/data")} == {Directory, Stub}
 
 
 def test_what_is_not_there_is_not_found(listing: Listing) -> None:
-    """And names itself."""
+    """`scan` of a missing directory raises NotFound with its path."""
     with pytest.raises(NotFound) as caught:
         listing.scan("10028/none")
     assert caught.value.path == "10028/none"
 
 
 def test_many_threads_list_at_once(listing: Listing) -> None:
-    """Each gets its own directory."""
+    """`scan` in many threads returns to each its own directory."""
     paths = list(CHILDREN) * 3
 
     def names(path: str) -> list[str]:

@@ -110,13 +110,13 @@ def names(page: bytes, url: str = HERE) -> list[str]:
 
 
 def names_of(*hrefs: str, url: str = HERE) -> list[str]:
-    """Return the names that come of a table of these hrefs."""
+    """Return the names on a page with these hrefs."""
     return names(table_page(*hrefs), url)
 
 
 @WRITERS
 def test_every_kind_of_index_gives_its_names_and_kinds(write: Callable[..., bytes]) -> None:
-    """Apache's table, its preformatted text, its list and nginx's page all give names, in order, and kinds."""
+    """Apache's table, preformatted text and list, and nginx's page, yield names and types in order."""
     found = rows([write("b.mrc", "a.mrc/", "c%20d")], HERE)
     assert [(row.name, row.is_directory) for row in found] == [("b.mrc", False), ("a.mrc", True), ("c d", False)]
 
@@ -143,7 +143,7 @@ def test_size_and_date_are_as_written(page: bytes, size: str, date: str) -> None
 
 
 def test_suppressed_columns_do_not_shift_the_others() -> None:
-    """Without the column of dates (SuppressLastModified) the size is found all the same."""
+    """Without the column of dates (SuppressLastModified) the size is still found."""
     line = '<tr><td></td><td><a href="x">x</a></td><td>543M</td><td>1998-01-01 00:00</td></tr>'
     assert rows([ebi_page(line)], HERE) == [Row(name="x", is_directory=False, listed_size="543M", listed_date="")]
 
@@ -194,7 +194,7 @@ def test_a_name_is_read_from_the_href() -> None:
     ],
 )
 def test_a_link_to_a_child_gives_its_name(href: str, name: str) -> None:
-    """However a link to a direct child is written, it gives the name, decoded once."""
+    """A link to a direct child yields its name, decoded once, in whatever form it is written."""
     assert names_of(href) == [name]
 
 
@@ -244,7 +244,7 @@ def test_a_link_to_a_child_gives_its_name(href: str, name: str) -> None:
     ],
 )
 def test_a_link_to_anything_else_is_dropped(href: str) -> None:
-    """What is not a direct child here, on this host, over HTTP, with a name a file can have, is left out."""
+    """A link to anything but a direct child on this host, with a valid name, is ignored."""
     assert names_of(href, "kept") == ["kept"]
 
 
@@ -255,14 +255,14 @@ def test_the_port_and_case_of_the_pages_own_host_make_no_difference() -> None:
 
 
 def test_a_name_that_stands_twice_is_kept_twice() -> None:
-    """Only the row of a linked icon, which says nothing, gives way to the next row of its name."""
+    """A repeated name yields two rows, unless the first is the row of a linked icon."""
     first, second = ebi_row("x", size="1.0K"), ebi_row("x", size="2.0K")
     assert [row.listed_size for row in rows([ebi_page(first, second)], HERE)] == ["1.0K", "2.0K"]
     assert [row.is_directory for row in rows([ul_page("x/", "x")], HERE)] == [True, False]
 
 
 def test_a_raw_nul_gives_no_name() -> None:
-    """A NUL in a page makes its link no name, or, with an older libxml2 that ends there, the page no listing."""
+    """A link with a NUL yields no name; an older libxml2 ends there, and the page is no listing."""
     try:
         assert names_of("x\0y", "kept") == ["kept"]
     except NotAListing:
@@ -271,24 +271,24 @@ def test_a_raw_nul_gives_no_name() -> None:
 
 @pytest.mark.parametrize("href", ["x", "./x", "%78", "/x", "../x", "https://h/x"])
 def test_a_page_at_the_root_has_children_too(href: str) -> None:
-    """The root of a server is a directory like any other."""
+    """The root of a server is read as any other directory."""
     assert names_of(href, "/", url="https://h/") == ["x"]
 
 
 def test_the_page_may_lie_in_an_escaped_directory() -> None:
-    """An absolute link is compared with the page's own URL by what they mean, not by how they are escaped."""
+    """An absolute link is compared with the page's own URL after decoding both."""
     assert names_of("/a%20%5bb%5D/x", "/a%20b/y", url="http://h/a%20[b]/") == ["x"]
 
 
 def test_raw_bytes_in_an_href_are_the_name() -> None:
-    """Bytes that a server did not escape are UTF-8, or surrogate escapes where they are not, as in a path."""
+    """Bytes that are not escaped are decoded as UTF-8 with surrogate escapes."""
     raw = b"\xc3\xa9\x80\x99\xff"
     page = ebi_page(ebi_row("HREF")).replace(b"HREF", raw).replace(b"<head>", b"<head><meta charset=utf-16>")
     assert [os.fsencode(name) for name in names(page)] == [raw]
 
 
 def test_text_around_the_listing_adds_nothing() -> None:
-    """Links in the text above and below, and in descriptions, do not become children, unless they are some."""
+    """Links in the text around the listing and in descriptions yield no names, unless they name children."""
     text = '<p><a href="elsewhere">x</a> <a href="https://example.org/y">y</a></p><pre>read <i>me</i></pre>'
     described = ebi_row("a").replace("<td>&nbsp;", '<td>see <a href="https://example.org/b">b</a>')
     assert names(ebi_page(described, ebi_row("c"), above=text, below=text)) == ["a", "c"]
@@ -296,13 +296,13 @@ def test_text_around_the_listing_adds_nothing() -> None:
 
 @WRITERS
 def test_an_empty_directory_is_an_empty_list(write: Callable[..., bytes]) -> None:
-    """An index that shows the parent alone has no rows."""
+    """A page with the parent alone yields no rows."""
     assert rows([write()], HERE) == []
 
 
 @WRITERS
-def test_a_cut_page_is_not_believed(write: Callable[..., bytes]) -> None:
-    """Wherever a page is cut before its container ends there is no listing; after that it is whole or none."""
+def test_a_truncated_page_is_refused(write: Callable[..., bytes]) -> None:
+    """A page that is cut before its container ends is no listing; after it, it yields all rows or is none."""
     page = write("a", "b%20c/", "d&amp;e")
     whole = rows([page], HERE)
     end = max(page.rfind(tag) for tag in (b"</table>", b"</pre>", b"</ul>"))
@@ -315,24 +315,24 @@ def test_a_cut_page_is_not_believed(write: Callable[..., bytes]) -> None:
         assert found == whole
 
 
-def test_a_page_cut_after_its_header_text_is_not_believed() -> None:
-    """A list or table in the text above the listing, although closed, does not stand for the listing."""
+def test_a_page_cut_after_its_header_text_is_refused() -> None:
+    """A closed list or table in the text above does not stand for the listing."""
     above = "<table><tr><td>Read me</td></tr></table><pre>text</pre>\n"
     page = ebi_page(ebi_row("a"), above=above)
     with pytest.raises(NotAListing, match="cut"):
         rows([page[: page.index(above.encode()) + len(above)]], HERE)
 
 
-def test_a_page_that_lacks_the_end_of_its_table_is_not_believed_for_a_body_end_in_its_text() -> None:
-    """The end of a page in a header text, which may be a page of its own, is not the end of the index."""
+def test_the_end_of_a_page_in_a_header_text_is_not_the_end_of_the_listing() -> None:
+    """The end of a page within a header text is not the end of the listing."""
     page = ebi_page(ebi_row("a"), above="<ul></ul></body></html>")
     with pytest.raises(NotAListing, match="cut"):
         rows([page[: page.rindex(b"<tr>")]], HERE)
 
 
 @pytest.mark.parametrize("inside", [b"<!-- ", b'<a href="', b"<td "])
-def test_a_page_cut_inside_a_tag_is_not_believed(inside: bytes) -> None:
-    """An unfinished tag or comment at the end is a cut, even where everything before it was closed."""
+def test_a_page_cut_inside_a_tag_is_refused(inside: bytes) -> None:
+    """A page that ends within a tag or comment is truncated, even if everything before it was closed."""
     with pytest.raises(NotAListing, match="cut"):
         rows([table_page("a") + inside], HERE)
 
@@ -349,20 +349,20 @@ def test_a_page_cut_inside_a_tag_is_not_believed(inside: bytes) -> None:
         b"<html><title>Index of /x</title><body><p>Forbidden</p></body></html>",
     ],
 )
-def test_what_is_no_index_page_is_not_believed(page: bytes) -> None:
-    """An error page, an empty reply, JSON or binary is no empty directory."""
+def test_a_page_that_is_no_index_is_refused(page: bytes) -> None:
+    """An error page, an empty reply, JSON or binary is no listing, and the error is one line."""
     with pytest.raises(NotAListing, match=r"\A[^\n]+\Z"):
         rows([page], HERE)
 
 
 @pytest.mark.parametrize("tag", ["title", "h1"])
-def test_title_or_heading_tells_an_index(tag: str) -> None:
-    """One of title and first heading, in any case and between any space, is enough."""
+def test_title_or_heading_marks_an_index(tag: str) -> None:
+    """An index is recognised by its title or by its first heading, in any case and spacing."""
     assert names(f"<{tag} class=x>\n INDEX &#111;f /x</{tag}><ul><li><a href=a>a</a></ul></body>".encode()) == ["a"]
 
 
 def test_links_above_the_heading_do_not_hide_it() -> None:
-    """A heading behind a trail of links, in a table even, is found."""
+    """A heading behind a trail of links, in a table too, is found."""
     trail = "<table><tr><td><a href='/'>home</a><a href='b'>b</a></td></tr><tr><td><h1>Index of /x</h1></table>"
     assert names(f"{trail}<ul><li><a href=a>a</a></ul></body>".encode()) == ["b", "a"]
 
@@ -371,7 +371,7 @@ def test_links_above_the_heading_do_not_hide_it() -> None:
 @example(page=b"\xff\xfe<\x00t\x00", cut=0)
 @example(page=b"<a href='http://[", cut=400)
 def test_any_bytes_give_rows_or_are_refused(page: bytes, cut: int) -> None:
-    """Arbitrary bytes, alone or in the middle of an index page, raise nothing but NotAListing."""
+    """Any bytes, alone or within an index page, yield valid rows or raise NotAListing."""
     index = table_page("a")
     for pieces in ([page], [index[:cut], page, index[cut:]], [b'<table><a href="', page, b'">']):
         try:
@@ -387,7 +387,7 @@ MARKUP = st.sampled_from([*TAGS.split(), "<!--", "-->", '<a href="a">', "Index o
 
 @given(soup=st.lists(MARKUP, max_size=40), depth=st.integers(min_value=1, max_value=20))
 def test_any_soup_of_tags_gives_rows_or_is_refused(soup: list[str], depth: int) -> None:
-    """Tags in any order and nesting raise nothing but NotAListing, and give no name that is not linked."""
+    """Tags in any order and nesting yield linked names alone or raise NotAListing."""
     try:
         found = rows([f"<title>Index of</title>{''.join(soup) * depth}</table></pre></ul></body>".encode()], HERE)
     except NotAListing:
@@ -401,14 +401,14 @@ NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: not {0, 47} & {*
 @given(tree=st.dictionaries(NAMES, st.booleans(), max_size=8), cut=st.integers(min_value=1, max_value=999))
 @example(tree={b"a:b": True, b"%2f": False, b"&lt;": False, b"?": True, b"...": False, b" ": True}, cut=7)
 def test_names_come_back_as_apache_escaped_them(tree: dict[bytes, bool], cut: int) -> None:
-    """Any names a file system can hold come back exactly, however the page is cut into pieces."""
+    """Any names that a file system can hold are returned exactly, however the page is split."""
     page = table_page(*(href_of(name, is_directory=kind) for name, kind in tree.items()))
     found = rows([page[at : at + cut] for at in range(0, len(page), cut)], HERE)
     assert [(os.fsencode(row.name), row.is_directory) for row in found] == list(tree.items())
 
 
 def test_entries_are_stubs_and_directories_under_their_directory() -> None:
-    """A file is a stub with what was listed, a directory has the listed date in seconds, both have full paths."""
+    """A file becomes a stub with its listed fields, a directory has its date in seconds, and paths are full."""
     found = [Row("a", is_directory=False, listed_size="543M", listed_date=DATE), Row("b", True, "", DATE)]
     assert nodes(found, "10002/data") == [
         Stub("10002/data/a", listed_size="543M", listed_date=DATE),
@@ -418,20 +418,20 @@ def test_entries_are_stubs_and_directories_under_their_directory() -> None:
 
 
 def test_entries_hold_a_name_once() -> None:
-    """Of a name that stands twice the first row counts."""
+    """The first row of a repeated name counts."""
     twice = [Row("a", False, "1.0K", ""), Row("b", False, "", ""), Row("a", False, "2.0K", "")]
     assert nodes(twice, "") == [Stub("a", listed_size="1.0K"), Stub("b")]
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_directory_wins_over_a_file_of_its_name(order: int) -> None:
-    """A name that stands both as a file and as a directory is a directory, whichever comes first."""
+    """A name that is listed as a file and as a directory is a directory."""
     both = [Row("a", False, "1.0K", ""), Row("a", True, "", DATE)][::order]
     assert nodes(both, "") == [Directory("a", modified=1_738_957_740)]
 
 
 def test_a_failure_of_the_pieces_comes_through() -> None:
-    """An error of the network while the page is read is that error, not a page that was cut."""
+    """An error while the page is read is raised unchanged."""
 
     def broken() -> Iterator[bytes]:
         yield ebi_head().encode()
@@ -466,13 +466,13 @@ def endless(page: bytes, opening: bytes) -> Iterator[bytes]:
     ids=["binary", "another page", "nesting", "text", "comment", "attributes", "href"],
 )
 def test_a_page_without_end_is_given_up_early(opening: bytes, page: bytes) -> None:
-    """What cannot be an index is not read to its end: nor deep nesting, nor a tag or text of over a MiB."""
+    """Deep nesting, and a tag or text of over a MiB, end the reading of an endless page."""
     with pytest.raises(NotAListing):
         rows(endless(page, opening), HERE)
 
 
-def test_a_link_that_is_too_long_is_not_believed() -> None:
-    """A link that no path of Linux could need makes the page one that was not written by a server of files."""
+def test_a_page_with_too_long_a_link_is_refused() -> None:
+    """A link longer than any path of Linux makes the page no listing."""
     with pytest.raises(NotAListing, match="20000 characters"):
         rows([table_page("x" * 20_000)], HERE)
 
@@ -482,8 +482,8 @@ def test_a_link_that_is_too_long_is_not_believed() -> None:
     "and one that is mostly something else is `EIO`, and no empty directory."
 )
 @pytest.mark.parametrize(("limit", "value"), [("MOST_ROWS", 9), ("MOST_BYTES", 1000)])
-def test_a_page_that_is_too_large_is_not_believed(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
-    """Above the most rows, and above the most bytes, reading ends."""
+def test_a_page_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    """Reading ends above the largest number of rows and of bytes."""
     page = table_page(*map(str, range(100)))
     assert len(names(page)) == 100
     monkeypatch.setattr(autoindex, limit, value)
@@ -495,13 +495,13 @@ def test_a_page_that_is_too_large_is_not_believed(monkeypatch: pytest.MonkeyPatc
     "A listing of a million names is read, in some tens of seconds; a longer one, one of more than 512 MiB, "
     "and one that is mostly something else is `EIO`, and no empty directory."
 )
-def test_the_limits_are_those_that_were_promised() -> None:
-    """A million rows and half a GiB are still read."""
+def test_the_limits_are_those_of_the_documents() -> None:
+    """The limits are a million rows and half a GiB."""
     assert (autoindex.MOST_ROWS, autoindex.MOST_BYTES) == (1_000_000, 1 << 29)
 
 
 def test_a_hundred_thousand_rows_are_all_there() -> None:
-    """A page of 100,000 rows gives each of them, though a row lies across two pieces at nearly every seam."""
+    """A page of 100,000 rows yields all of them, though pieces end within rows."""
     page = table_page(
         *(f"FoilHole_{number:06d}_Data_6093696_20201107_003042_gain.tiff" for number in range(100_000))
     )
@@ -532,7 +532,7 @@ print(peak() - before)
 
 
 def test_the_page_is_not_held_in_memory() -> None:
-    """Reading a page of 8 MB takes no more than 2 MB beside the rows it gives."""
+    """Reading a page of 8 MB takes at most 2 MB of memory besides its rows."""
     path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", MEASURED],
@@ -545,7 +545,7 @@ def test_the_page_is_not_held_in_memory() -> None:
 
 
 def test_no_text_is_held_in_memory() -> None:
-    """However long the text behind a link or of a heading is, no more than a few KiB of it are kept."""
+    """Long text behind a link or in a heading takes little memory."""
 
     def wordy(opening: str) -> Iterator[bytes]:
         yield f"{ebi_head()}{opening}".encode()
@@ -592,7 +592,7 @@ def test_no_text_is_held_in_memory() -> None:
     ],
 )
 def test_pages_of_real_servers_are_understood(capture: str, url: str, count: int | None, some: Row) -> None:
-    """Pages that real servers wrote give all their rows but the parent."""
+    """Captured pages of real servers yield all rows but the parent."""
     page = (CAPTURES / capture).read_bytes()
     found = rows([page], url)
     assert some in found

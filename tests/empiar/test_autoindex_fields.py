@@ -27,7 +27,7 @@ def apache_size(size: int) -> str:
     [(67_109_888, "64M"), (65_481_294, "62M"), (30_228_000, "29M"), (1 << 30, "1.0G"), (569_560_224, "543M")],
 )
 def test_sizes_of_the_archive_lie_in_the_range_of_their_text(size: int, listed: str) -> None:
-    """Pairs of sizes and texts that are known of the archive agree with the rule."""
+    """Known sizes of the archive lie within the range of their listed text."""
     found = size_range(listed)
     assert apache_size(size).strip() == listed
     assert found is not None
@@ -39,7 +39,7 @@ def test_sizes_of_the_archive_lie_in_the_range_of_their_text(size: int, listed: 
     st.integers(min_value=0, max_value=63).flatmap(lambda bits: st.integers(min_value=0, max_value=(1 << bits) - 1))
 )
 def test_a_size_lies_in_the_range_of_its_text(size: int) -> None:
-    """The range of what Apache writes for a size holds that size, and ends where Apache writes another."""
+    """The range of a listed text holds exactly the sizes for which Apache writes that text."""
     listed = apache_size(size)
     found = size_range(listed)
     assert found is not None
@@ -53,13 +53,13 @@ def test_a_size_lies_in_the_range_of_its_text(size: int) -> None:
     "listed", ["", "-", "  - ", "1.2", "0.9K", "9K", "10.0K", "974M", "5X", "K", "1.2.3K", "-1"]
 )
 def test_a_text_apache_does_not_write_has_no_range(listed: str) -> None:
-    """Nothing is made up for an empty cell, an unknown unit, or a number Apache writes in another way."""
+    """A text that Apache does not write has no range."""
     assert size_range(listed) is None
 
 
 @pytest.mark.parametrize("number", [0, 650, 1_288_490_189])
 def test_a_number_without_a_unit_is_exact(number: int) -> None:
-    """A number without a unit is that many bytes, as Apache writes small files and nginx all."""
+    """A number without a unit is that many bytes."""
     assert size_range(f" {number} ") == range(number, number + 1)
 
 
@@ -74,7 +74,7 @@ def test_a_number_without_a_unit_is_exact(number: int) -> None:
     ],
 )
 def test_a_listed_date_is_taken_as_utc(listed: str, moment: int) -> None:
-    """Both forms of a date give seconds since 1970, as if the server's clock were UTC."""
+    """Both forms of a date become seconds since 1970 in UTC."""
     assert seconds(listed) == moment
 
 
@@ -95,5 +95,5 @@ def test_a_listed_date_is_taken_as_utc(listed: str, moment: int) -> None:
     ],
 )
 def test_a_date_that_is_not_understood_is_none(listed: str) -> None:
-    """A text that is no date, or no day of any year, is not guessed at."""
+    """A text that is no valid date becomes None."""
     assert seconds(listed) is None

@@ -1,4 +1,4 @@
-"""The connections to one server: each is lent, kept or closed, and its slot given back."""
+"""The connections to one server: each is acquired, released or closed, and its slot with it."""
 
 import socket
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Slots:
         self.held = 0
 
     def __call__(self, _patience: float) -> Callable[[], None]:
-        """Take one."""
+        """Take a slot."""
         self.held += 1
         return self._freed
 
@@ -29,24 +29,24 @@ class Slots:
 
 @pytest.fixture
 def slots() -> Slots:
-    """No slot is held."""
+    """Slots of which none is held."""
     return Slots()
 
 
 @pytest.fixture
 def pool(slots: Slots) -> ConnectionPool:
-    """Lines to where nobody listens; none of them is connected."""
+    """A pool for a port on which nothing listens; none of its connections is established."""
     return ConnectionPool("http://127.0.0.1:9", slots, None, in_threads)
 
 
 def used(pool: ConnectionPool) -> Connection:
-    """Lend a line and give it back."""
+    """Acquire a connection and release it."""
     with pool.acquire() as connection:
         return connection
 
 
-def test_the_line_used_last_is_lent_first(pool: ConnectionPool) -> None:
-    """And a second one only while the first is lent."""
+def test_the_connection_used_last_is_acquired_first(pool: ConnectionPool) -> None:
+    """The connection used last is acquired first, and another one only while that is in use."""
     with pool.acquire() as first:
         second = used(pool)
         assert second is not first
@@ -55,16 +55,16 @@ def test_the_line_used_last_is_lent_first(pool: ConnectionPool) -> None:
         assert (again, other) == (first, second)
 
 
-def test_a_line_that_comes_back_after_the_end_is_closed(pool: ConnectionPool, slots: Slots) -> None:
-    """Its slot is given back."""
+def test_a_connection_released_after_close_is_closed(pool: ConnectionPool, slots: Slots) -> None:
+    """A connection that is released after the pool was closed is closed, and its slot is free."""
     with pool.acquire():
         pool.close()
         assert slots.held == 1
     assert (slots.held, pool.open) == (0, 0)
 
 
-def test_nothing_is_lent_after_the_end(pool: ConnectionPool, slots: Slots) -> None:
-    """Who asks for a line then is told, and holds no slot."""
+def test_a_closed_pool_gives_no_connection(pool: ConnectionPool, slots: Slots) -> None:
+    """`acquire` of a closed pool raises TransportError and holds no slot."""
     used(pool)
     pool.close()
     with pytest.raises(TransportError, match="closed"):
@@ -72,22 +72,22 @@ def test_nothing_is_lent_after_the_end(pool: ConnectionPool, slots: Slots) -> No
     assert (slots.held, pool.open) == (0, 0)
 
 
-def test_a_line_that_was_cut_as_its_reader_had_finished_is_not_lent_again(pool: ConnectionPool) -> None:
-    """Its next reader would find it shut."""
+def test_an_aborted_connection_is_not_reused(pool: ConnectionPool) -> None:
+    """A connection that was aborted as its reader finished is not acquired again."""
     with pool.acquire() as connection:
         connection.abort()
     assert used(pool) is not connection
 
 
-def test_a_line_in_whose_hands_something_went_wrong_is_closed(pool: ConnectionPool, slots: Slots) -> None:
-    """What is left unread on it is not the next reader's."""
+def test_a_connection_is_closed_after_an_error(pool: ConnectionPool, slots: Slots) -> None:
+    """A connection during whose use an exception was raised is closed."""
     with pytest.raises(KeyError), pool.acquire():
         raise KeyError
     assert (slots.held, pool.open) == (0, 0)
 
 
-def test_only_what_was_idle_for_long_is_shed(pool: ConnectionPool, slots: Slots) -> None:
-    """Wherever it stands among the others."""
+def test_only_connections_idle_for_long_are_closed(pool: ConnectionPool, slots: Slots) -> None:
+    """`close_idle` closes the connections that were idle for long, wherever they stand in the pool."""
     with pool.acquire() as old, pool.acquire() as new:
         pass
     pool._idle.reverse()
@@ -109,20 +109,20 @@ def test_only_what_was_idle_for_long_is_shed(pool: ConnectionPool, slots: Slots)
         (ValueError("10028/data"), Kind.BROKEN),
     ],
 )
-def test_what_became_of_a_line_is_told_from_the_error(error: Exception, fate: Kind) -> None:
-    """By its kind and its words."""
+def test_errors_are_classified(error: Exception, fate: Kind) -> None:
+    """The kind of a transport error follows from the type and message of the exception."""
     assert transport_error(error).kind is fate
 
 
-def test_words_in_a_name_are_no_sign(pool: ConnectionPool) -> None:
-    """A file may be called after an error."""
+def test_words_in_a_name_do_not_classify_an_error(pool: ConnectionPool) -> None:
+    """A file name with the words of an error does not change the kind of an error."""
     with pool.acquire() as connection, pytest.raises(TransportError) as caught:
         connection.send("GET", "http://127.0.0.1:9/10028/Timeout%20CERTIFICATE.mrc", {}, 2.0)
     assert caught.value.kind is Kind.REFUSED
 
 
-def test_tls_within_the_tls_of_a_proxy_can_be_cut() -> None:
-    """The library's stand-in for a socket is none, and holds one."""
+def test_tls_within_the_tls_of_a_proxy_can_be_aborted() -> None:
+    """`abort` shuts the socket inside urllib3's wrapper for TLS within TLS."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         watched = _Watched()

@@ -1,4 +1,4 @@
-"""Exact sizes by FTP: right, or none; and a server that does not answer is not asked twice a day."""
+"""Exact sizes by FTP: right, or none; and a server that does not answer is left alone for a day."""
 
 import os
 import socket
@@ -32,14 +32,14 @@ def line(name: str, size: int = 1200, mode: str = "-rw-r--r--") -> str:
 
 
 def test_sizes_are_read_by_name() -> None:
-    """Spaces belong to the name, also at its start and end; a size may be large."""
+    """Spaces within and around a name belong to it, and sizes may be large."""
     names = ["a.mrc", "a b  c.mrc", " first", "last ", "-rw", "a -> b"]
     found = sizes([line(name, 10**12 + number) for number, name in enumerate(names)])
     assert found == {name: 10**12 + number for number, name in enumerate(names)}
 
 
 def test_names_of_any_bytes_come_back_as_they_are() -> None:
-    """As UTF-8 where they are, else with surrogate escapes."""
+    """Names are decoded as UTF-8 with surrogate escapes."""
     assert list(sizes([line("\u00e4.mrc".encode().decode("latin-1"))])) == ["\u00e4.mrc"]
     assert list(sizes([line("\xff.mrc")])) == ["\udcff.mrc"]
 
@@ -58,12 +58,12 @@ def test_names_of_any_bytes_come_back_as_they_are() -> None:
     ],
 )
 def test_what_is_no_plain_file_is_left_out(text: str) -> None:
-    """Directories, links, and lines of another form say nothing, and disturb no other."""
+    """Directories, links and malformed lines are ignored."""
     assert sizes([text, line("b.mrc", 7)]) == {"b.mrc": 7}
 
 
 def test_sizes_that_the_listing_rounds_make_files() -> None:
-    """With the listed date, which is marked as one."""
+    """Sizes that agree with the listing become files with the listed date, marked as coarse."""
     stubs = [stub("10028/a", "1.2K", DATE), stub("10028/b", "17", DATE)]
     assert agreeing({"a": 1200, "b": 17, "other": 1}, stubs) == [
         File("10028/a", 1200, SECONDS, coarse_mtime=True),
@@ -72,14 +72,14 @@ def test_sizes_that_the_listing_rounds_make_files() -> None:
 
 
 def test_one_size_that_the_listing_cannot_round_drops_all(caplog: pytest.LogCaptureFixture) -> None:
-    """The two servers do not show the same tree."""
+    """One size that contradicts the listing rejects all sizes of the directory."""
     stubs = [stub(f"10028/{name}", "1.2K", DATE) for name in "abc"]
     assert agreeing({"a": 1200, "b": 1000, "c": 1200}, stubs) == []
     assert "10028/b" in caplog.text
 
 
 def test_what_is_not_known_of_both_is_skipped() -> None:
-    """A missing name, a size or a date that is not understood: that file is measured by itself."""
+    """A file that FTP or the listing does not describe is skipped."""
     stubs = [
         stub("10028/missing", "1.2K", DATE),
         stub("10028/a", "-", DATE),
@@ -91,7 +91,7 @@ def test_what_is_not_known_of_both_is_skipped() -> None:
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """An FTP server of a small tree; its port."""
+    """The port of an FTP server with a small tree."""
     folder = tmp_path / "tree" / "empiar" / DATA
     folder.mkdir(parents=True)
     (folder / "sub").mkdir()
@@ -124,7 +124,7 @@ class Slots:
         self.busy = False
 
     def __call__(self) -> Callable[[], None]:
-        """Take one."""
+        """Take a slot."""
         if self.busy:
             raise TimeoutError("all in use")
         self.held += 1
@@ -148,8 +148,8 @@ STUBS = [
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.promise("Data never come over FTP; one list of a directory may.")
-def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> None:
-    """All at once, over a connection that has a slot and gives it back."""
+def test_sizes_of_a_directory_come_in_one_list(port: int, tmp_path: Path) -> None:
+    """The sizes of a directory come over one connection, whose slot is released."""
     slots = Slots()
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
     assert list(ftp.measure_all(DATA, STUBS)) == [
@@ -161,8 +161,8 @@ def test_a_server_tells_the_sizes_of_a_directory(port: int, tmp_path: Path) -> N
     assert not (tmp_path / "note").exists()
 
 
-def test_who_has_a_name_there_logs_in(port: int, tmp_path: Path) -> None:
-    """With the user name and password of the address; a wrong one is told without it, and is no anonymous login."""
+def test_credentials_of_the_address_are_used(port: int, tmp_path: Path) -> None:
+    """The credentials of the address are used, and a rejected password is not in the error."""
     ftp = FtpSizes(f"ftp://me:p%40ss@127.0.0.1:{port}", tmp_path / "note", Slots())
     ftp.check()
     assert ftp.measure_all(DATA, STUBS)
@@ -173,8 +173,8 @@ def test_who_has_a_name_there_logs_in(port: int, tmp_path: Path) -> None:
         FtpSizes(f"ftp://127.0.0.1:{port}/none", tmp_path / "note", Slots()).check()
 
 
-def test_a_directory_that_is_not_there_is_no_word_about_the_server(port: int, tmp_path: Path) -> None:
-    """The next one is asked for."""
+def test_a_missing_directory_does_not_disable_ftp(port: int, tmp_path: Path) -> None:
+    """A missing directory raises Unavailable, and the next directory is requested."""
     slots = Slots()
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)
     with pytest.raises(Unavailable):
@@ -183,8 +183,8 @@ def test_a_directory_that_is_not_there_is_no_word_about_the_server(port: int, tm
     assert slots.held == 0
 
 
-def test_a_server_that_refuses_is_not_asked_again_for_a_day(tmp_path: Path) -> None:
-    """The note tells, in the next run too; a day later it is asked again."""
+def test_a_server_that_refuses_is_not_contacted_for_a_day(tmp_path: Path) -> None:
+    """A server that refused is not contacted for a day, in later runs neither."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     slots = Slots()
@@ -201,8 +201,8 @@ def test_a_server_that_refuses_is_not_asked_again_for_a_day(tmp_path: Path) -> N
         assert slots.taken == turn
 
 
-def test_slots_in_use_are_no_word_about_the_server(port: int, tmp_path: Path) -> None:
-    """Our own programs hold them; the next time it is asked."""
+def test_busy_slots_do_not_disable_ftp(port: int, tmp_path: Path) -> None:
+    """A lack of slots raises Unavailable and does not disable FTP."""
     slots = Slots()
     slots.busy = True
     ftp = FtpSizes(f"ftp://127.0.0.1:{port}/empiar", tmp_path / "note", slots)

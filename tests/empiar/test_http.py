@@ -1,4 +1,4 @@
-"""The archive over HTTP: a reply is exactly what was asked for, or an error of ours."""
+"""The archive over HTTP: a reply matches its request exactly, or is an error of ours."""
 
 import gzip
 import os
@@ -35,7 +35,7 @@ def website() -> Website:
 
 
 def received(client: Client, error: type[ArchiveError]) -> tuple[bytes, ArchiveError]:
-    """Fetch 100 to 300, which fails with `error`; give what came before it, and the error."""
+    """Fetch 100 to 300, which raises `error`; return the bytes before it, and the error."""
     got: list[bytes] = []
 
     def fetch() -> None:
@@ -47,12 +47,12 @@ def received(client: Client, error: type[ArchiveError]) -> tuple[bytes, ArchiveE
 
 
 def fetched(client: Client, start: int = 100, stop: int = 300, file: File = FILE) -> bytes:
-    """Fetch a span whole."""
+    """Fetch a span; return its bytes."""
     return b"".join(client.origin.fetch(file, Span(start, stop)))
 
 
 def part(**changes: object) -> Reply:
-    """Return the right reply to a fetch of 100 to 300, with some things changed; a header of None is left out."""
+    """Return the right reply to a fetch of 100 to 300 with some changes; a header of None is omitted."""
     headers: dict[str, object] = {
         "Content-Range": "bytes 100-299/1000",
         "Content-Length": "200",
@@ -66,25 +66,25 @@ def part(**changes: object) -> Reply:
 
 
 def test_measuring_gives_length_and_date(client: Client) -> None:
-    """From Content-Length and Last-Modified of one HEAD."""
+    """`measure` returns the size and date of one HEAD."""
     assert client.origin.measure(PATH) == FILE
 
 
 def test_fetching_gives_the_bytes_of_the_span(client: Client, server: ScriptedServer) -> None:
-    """By one GET with exactly that range."""
+    """`fetch` sends one GET with exactly its range."""
     assert fetched(client) == CONTENT[100:300]
     assert [(one.method, one.headers["range"]) for one in server.requests] == [("GET", "bytes=100-299")]
 
 
 def test_the_whole_file_is_a_span_like_any_other(client: Client) -> None:
-    """Also its first and its last byte."""
+    """The whole file, its first and its last byte can be fetched."""
     assert fetched(client, 0, 1000) == CONTENT
     assert fetched(client, 0, 1) == CONTENT[:1]
     assert fetched(client, 999, 1000) == CONTENT[999:]
 
 
 def test_the_right_reply_in_this_test_is_right(client: Client, server: ScriptedServer) -> None:
-    """What the tests below change is taken when nothing is changed."""
+    """The reply that the tests below change is accepted without changes."""
     server.answer = always(part())
     assert fetched(client) == CONTENT[100:300]
 
@@ -100,7 +100,7 @@ def test_the_right_reply_in_this_test_is_right(client: Client, server: ScriptedS
     ],
 )
 def test_what_does_not_matter_is_taken(client: Client, server: ScriptedServer, changes: dict[str, object]) -> None:
-    """No date, any ETag, no length before a close: the bytes are checked all the same, and right."""
+    """A reply without a date, with any ETag, or with a close in place of a length is accepted."""
     server.answer = always(part(**changes))
     assert fetched(client) == CONTENT[100:300]
 
@@ -172,10 +172,10 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
     "file of the length and date that were measured."
 )
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_reply_that_is_not_what_was_asked_for_is_refused(
+def test_a_reply_that_does_not_match_the_request_is_refused(
     client: Client, server: ScriptedServer, wrong: str
 ) -> None:
-    """Each wrong reply is the error that its kind is, and no byte of it passes for the file's."""
+    """A wrong reply raises the error of its kind, and only right bytes precede it."""
     changes, error = WRONG[wrong]
     server.answer = always(part(**changes))
     got, raised = received(client, error)
@@ -186,14 +186,14 @@ def test_a_reply_that_is_not_what_was_asked_for_is_refused(
 
 @pytest.mark.parametrize("wrong", ["a short body", "a short body that says so", "a reset in the middle"])
 def test_what_came_of_a_reply_that_was_cut_is_right(client: Client, server: ScriptedServer, wrong: str) -> None:
-    """The pieces before the cut are the file's bytes, so that a reader can go on behind them."""
+    """The bytes before the end of a truncated reply are right."""
     server.answer = always(part(**WRONG[wrong][0]))
     got, _ = received(client, Unavailable)
     assert CONTENT[100:300].startswith(got)
 
 
 def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> None:
-    """Not one byte behind the span comes out."""
+    """No byte after the span is returned."""
     server.answer = always(part(Content_Length=None, body=CONTENT[100:999], then="close"))
     got, _ = received(client, Unavailable)
     assert len(got) <= 200
@@ -205,7 +205,7 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
 )
 @pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
 def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client, apart: int) -> None:
-    """A listing cuts the seconds off and writes local time: such a difference is no other version."""
+    """A coarse date matches a date that differs by less than a minute and a time zone."""
     assert fetched(client, file=File(PATH, 1000, MODIFIED + apart, coarse_mtime=True)) == CONTENT[100:300]
 
 
@@ -215,7 +215,7 @@ def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client,
 )
 @pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
 def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Client, apart: int) -> None:
-    """Minutes that no time zone explains, or days, are another file."""
+    """A coarse date does not match a date that no time zone explains."""
     with pytest.raises(Stale):
         fetched(client, file=File(PATH, 1000, MODIFIED + apart, coarse_mtime=True))
 
@@ -237,10 +237,10 @@ def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Clie
     ],
 )
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
-def test_a_server_that_wants_to_be_left_alone_says_for_how_long(
+def test_retry_after_is_read_as_seconds_or_as_a_date(
     client: Client, server: ScriptedServer, status: str, text: str | None, low: int, high: int
 ) -> None:
-    """Retry-After in seconds or as a date, within bounds; without one, or a senseless one, there is no pause."""
+    """Retry-After in seconds or as a date becomes a bounded pause; a missing or invalid one is 0."""
     headers = {"Content-Length": "0"} | ({} if text is None else {"Retry-After": text})
     server.answer = always(Reply(status, headers))
     with pytest.raises(Throttled) as caught:
@@ -251,10 +251,10 @@ def test_a_server_that_wants_to_be_left_alone_says_for_how_long(
 @pytest.mark.parametrize(
     ("until", "pause"), [("Tue, 14 Nov 2023 22:14:20 GMT", 60), ("Tue, 14 Nov 2023 22:13:00 GMT", 0)]
 )
-def test_a_date_to_come_back_at_is_measured_by_the_server_s_clock(
+def test_a_retry_after_date_is_compared_with_the_reply_s_date(
     client: Client, server: ScriptedServer, until: str, pause: float
 ) -> None:
-    """Ours may be years off; where the reply tells its date, the pause is the time between the two."""
+    """The pause until a Retry-After date is counted from the reply's Date, not from the local clock."""
     headers = {"Content-Length": "0", "Date": "Tue, 14 Nov 2023 22:13:20 GMT", "Retry-After": until}
     server.answer = always(Reply("503 Service Unavailable", headers))
     with pytest.raises(Throttled) as caught:
@@ -263,7 +263,7 @@ def test_a_date_to_come_back_at_is_measured_by_the_server_s_clock(
 
 
 def test_a_file_without_a_date_fits_any_date(client: Client) -> None:
-    """Where the date was not known when it was measured, the length alone tells the version."""
+    """A file without a date matches any date of its size."""
     assert fetched(client, file=File(PATH, 1000, None)) == CONTENT[100:300]
 
 
@@ -272,7 +272,7 @@ def test_a_file_without_a_date_fits_any_date(client: Client) -> None:
     [None, "", "-1", "-1000", "+5", "1e3", "0x10", "1,5", "5, 6", "12 34", "zero", "٣", "1" * 5000],
 )
 def test_a_length_that_is_none_is_refused(client: Client, server: ScriptedServer, length: str | None) -> None:
-    """Missing, negative, garbled or absurd: there is no size to show, so it is Unavailable."""
+    """A missing, negative, garbled or absurd length raises Unavailable."""
     headers = {} if length is None else {"Content-Length": length.encode().decode("latin-1")}
     server.answer = always(Reply("200 OK", {**headers, "Last-Modified": DATE}, then="close"))
     with pytest.raises(Unavailable):
@@ -281,13 +281,13 @@ def test_a_length_that_is_none_is_refused(client: Client, server: ScriptedServer
 
 @pytest.mark.parametrize("length", [0, 1, 2**31, 66 * 2**30, 2**50])
 def test_a_length_is_exact(client: Client, server: ScriptedServer, length: int) -> None:
-    """Empty files and very large ones too."""
+    """`measure` returns sizes from 0 to the largest exactly."""
     server.answer = always(Reply("200 OK", {"Content-Length": str(length)}))
     assert client.origin.measure(PATH) == File(PATH, length, None)
 
 
 def test_measuring_refuses_a_compressed_form(client: Client, server: ScriptedServer) -> None:
-    """Its length is not the file's."""
+    """`measure` of a compressed reply raises Unavailable."""
     server.answer = always(Reply("200 OK", {"Content-Length": "5", "Content-Encoding": "gzip"}))
     with pytest.raises(Unavailable):
         client.origin.measure(PATH)
@@ -307,7 +307,7 @@ DATES = [
 
 @pytest.mark.parametrize("date", DATES)
 def test_a_date_that_is_none_is_no_date(client: Client, server: ScriptedServer, date: str) -> None:
-    """A file may be read whatever its date looks like."""
+    """An invalid date becomes None."""
     server.answer = always(Reply("200 OK", {"Content-Length": "5", "Last-Modified": date}))
     assert client.origin.measure(PATH) == File(PATH, 5, None)
 
@@ -327,10 +327,10 @@ def test_a_date_that_is_none_is_no_date(client: Client, server: ScriptedServer, 
         ("503 Service Unavailable", Unavailable),
     ],
 )
-def test_measuring_and_listing_tell_the_same_kinds_of_errors(
+def test_measure_and_scan_raise_the_same_errors(
     client: Client, server: ScriptedServer, status: str, error: type[ArchiveError]
 ) -> None:
-    """Only 404 and 410 say that a file is not there."""
+    """`measure` and `scan` raise the same error for a status, and NotFound for 404 and 410 alone."""
     server.answer = always(Reply(status, {"Content-Length": "3"}, b"no\n"))
     with pytest.raises(error):
         client.origin.measure(PATH)
@@ -353,7 +353,7 @@ LOCATIONS: dict[str, str] = {
 def test_a_redirect_to_itself_with_a_slash_is_a_directory(
     client: Client, server: ScriptedServer, location: str, status: str
 ) -> None:
-    """However the server writes the place, and to measuring and fetching alike."""
+    """A redirect to the same path with a slash raises IsADirectory, in whatever form it is written."""
     target = LOCATIONS[location].format(port=server.port)
     server.answer = always(Reply(status, {"Location": target, "Content-Length": "0"}))
     with pytest.raises(IsADirectory):
@@ -364,7 +364,7 @@ def test_a_redirect_to_itself_with_a_slash_is_a_directory(
 
 
 def test_a_directory_with_an_odd_name_is_one(server: ScriptedServer) -> None:
-    """Spaces, percents and bytes that are not UTF-8 do not hide the slash."""
+    """The redirect of a directory is recognised for names of any bytes."""
     name = b"10028/a b%20\xff"
     server.answer = Website({name + b"/file": b"1"})
     with Client(server.base_url) as client, pytest.raises(IsADirectory):
@@ -372,7 +372,7 @@ def test_a_directory_with_an_odd_name_is_one(server: ScriptedServer) -> None:
 
 
 def test_a_redirect_on_the_same_server_is_followed(client: Client, server: ScriptedServer) -> None:
-    """The answer at the other place is the answer; the path stays the one that was asked for."""
+    """A redirect on the same server is followed, and the path stays the requested one."""
     site = Website({b"moved/a.mrc": CONTENT})
 
     def answer(request: Request) -> Reply:
@@ -386,7 +386,7 @@ def test_a_redirect_on_the_same_server_is_followed(client: Client, server: Scrip
 
 
 def test_redirects_in_a_circle_end(client: Client, server: ScriptedServer) -> None:
-    """After a few turns it is Unavailable."""
+    """Endless redirects raise Unavailable after a few requests."""
     server.answer = lambda request: Reply("302 Found", {"Location": request.target + "x", "Content-Length": "0"})
     with pytest.raises(Unavailable, match="circle"):
         client.origin.measure(PATH)
@@ -412,7 +412,7 @@ def test_redirects_in_a_circle_end(client: Client, server: ScriptedServer) -> No
     ],
 )
 def test_a_redirect_to_another_place_is_not_followed(client: Client, server: ScriptedServer, location: str) -> None:
-    """Another host, another scheme, or what is no address at all: Unavailable after one request."""
+    """A redirect to another host or scheme, or to an invalid address, raises Unavailable after one request."""
     server.answer = always(
         Reply("302 Found", {"Location": location.format(port=server.port), "Content-Length": "0"})
     )
@@ -424,7 +424,7 @@ def test_a_redirect_to_another_place_is_not_followed(client: Client, server: Scr
 
 @pytest.mark.parametrize("location", ["http:///", "\x00", "#", "?", "."])
 def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServer, location: str) -> None:
-    """A place that is the same place again, or nonsense, is Unavailable after a few turns."""
+    """A redirect to itself, or to nonsense, raises Unavailable after a few requests."""
     server.answer = always(Reply("302 Found", {"Location": location, "Content-Length": "0"}))
     with pytest.raises(Unavailable):
         client.origin.measure(PATH)
@@ -435,7 +435,7 @@ def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServ
     "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 def test_a_refused_connection_is_unavailable() -> None:
-    """A server that is not there is away, and nothing else."""
+    """A refused connection raises Throttled, which is an Unavailable."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         port = listening.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}{ROOT}") as client:
@@ -445,13 +445,13 @@ def test_a_refused_connection_is_unavailable() -> None:
 
 
 def test_a_name_that_resolves_to_nothing_is_unavailable() -> None:
-    """No network is no proof of absence."""
+    """A host name that cannot be resolved raises Unavailable."""
     with Client("http://no-such-host.invalid/x") as client, pytest.raises(Unavailable):
         client.origin.measure(PATH)
 
 
 def test_a_silent_server_is_given_up(client: Client, server: ScriptedServer) -> None:
-    """After the silence that is borne it is Unavailable."""
+    """A server that sends nothing within the read timeout raises Unavailable and is counted."""
     over = threading.Event()
 
     def silent(_: Request) -> None:
@@ -464,8 +464,8 @@ def test_a_silent_server_is_given_up(client: Client, server: ScriptedServer) -> 
     assert (client.http.requests, client.http.stalls) == (1, 1)
 
 
-def test_only_silence_is_a_stall(client: Client, server: ScriptedServer) -> None:
-    """What is lost, refused or cut is a request that failed, and none given up for silence."""
+def test_only_timeouts_are_counted_as_timeouts(client: Client, server: ScriptedServer) -> None:
+    """A request that is lost, refused or truncated is not counted as a timeout."""
     server.answer = always(None)
     with pytest.raises(Unavailable):
         client.origin.measure(PATH)
@@ -474,15 +474,15 @@ def test_only_silence_is_a_stall(client: Client, server: ScriptedServer) -> None
     assert (client.http.requests, client.http.stalls) == (2, 0)
 
 
-def test_a_body_that_falls_silent_is_a_stall(client: Client, server: ScriptedServer) -> None:
-    """As a head is that never comes."""
+def test_a_body_that_stops_is_counted_as_a_timeout(client: Client, server: ScriptedServer) -> None:
+    """A body that stops is counted as a timeout."""
     server.answer = always(part(body=CONTENT[100:200]))
     received(client, Unavailable)
     assert client.http.stalls == 1
 
 
-def test_lines_are_counted_as_long_as_they_are_open(client: Client) -> None:
-    """In use or not."""
+def test_open_connections_are_counted(client: Client) -> None:
+    """Open connections are counted, in use or idle."""
     assert client.pool.open == 0
     fetched(client)
     assert client.pool.open == 1
@@ -495,7 +495,7 @@ def test_lines_are_counted_as_long_as_they_are_open(client: Client) -> None:
     [b"", b"\r\n\r\n", b"hello\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n", b"\x16\x03\x01"],
 )
 def test_what_is_no_http_is_unavailable(raw: bytes) -> None:
-    """Whatever speaks there, no surprise comes out."""
+    """A reply that is not HTTP raises Unavailable."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
         def speak() -> None:
@@ -528,7 +528,7 @@ NAMES = (
 def test_every_name_reaches_the_server_as_its_own_bytes(
     client: Client, server: ScriptedServer, names: list[bytes]
 ) -> None:
-    """Whatever bytes a name has, the server that undoes the escapes has the same ones; the target is ASCII."""
+    """The decoded target of a request is the path in its own bytes, and the target is ASCII."""
     path = b"/".join([b"10028", *names])
     server.requests.clear()
     server.answer = always(Reply("200 OK", {"Content-Length": "5"}))
@@ -541,14 +541,14 @@ def test_every_name_reaches_the_server_as_its_own_bytes(
 
 @pytest.mark.parametrize("name", [b".hidden", b"...", b"a..b", b"%2e%2e", b"%2F", b"a%00b", b"~user", b"-rf"])
 def test_names_that_look_like_something_else_are_names(server: ScriptedServer, name: bytes) -> None:
-    """Dots, percents and dashes mean nothing; the file of that very name is found."""
+    """A name with dots, percent signs or dashes is requested as that name."""
     server.answer = Website({b"10028/" + name: b"12345"})
     with Client(server.base_url) as client:
         assert client.origin.measure(f"10028/{os.fsdecode(name)}").size == 5
 
 
 def test_sequential_requests_use_one_connection(client: Client, server: ScriptedServer) -> None:
-    """Twenty requests of every kind that a good server answers go over one line."""
+    """Twenty successful requests of every kind use one connection."""
     for _ in range(5):
         client.origin.measure(PATH)
         fetched(client)
@@ -559,7 +559,7 @@ def test_sequential_requests_use_one_connection(client: Client, server: Scripted
 
 
 def test_clear_answers_keep_the_connection(client: Client, server: ScriptedServer) -> None:
-    """404, 403, 416, and the redirect of a directory are answers like any other: the line is used again."""
+    """After 404, 403, 416 and the redirect of a directory the connection is used again."""
     site = Website({PATH.encode(): CONTENT}, closed=(b"10028/data",))
     server.answer = site
     for _ in range(5):
@@ -579,10 +579,8 @@ def test_clear_answers_keep_the_connection(client: Client, server: ScriptedServe
 
 
 @pytest.mark.parametrize("wrong", ["200 with the whole file", "a reset in the middle", "503", "a short body"])
-def test_a_line_on_which_something_was_wrong_is_not_used_again(
-    client: Client, server: ScriptedServer, wrong: str
-) -> None:
-    """What hung or broke does not serve the next one."""
+def test_a_connection_with_a_wrong_reply_is_not_reused(client: Client, server: ScriptedServer, wrong: str) -> None:
+    """The connection of a wrong reply is not used again."""
     changes, _ = WRONG[wrong]
     server.answer = always(part(**changes))
     with pytest.raises(Unavailable):
@@ -592,8 +590,8 @@ def test_a_line_on_which_something_was_wrong_is_not_used_again(
     assert [one.connection for one in server.requests] == [0, 1]
 
 
-def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, server: ScriptedServer) -> None:
-    """Who reads after a silent request finds a connection that is there already."""
+def test_an_aborted_connection_is_replaced_in_advance(client: Client, server: ScriptedServer) -> None:
+    """A connection that was aborted is replaced before the next request."""
     token, asked, over, site = CancelToken(), threading.Event(), threading.Event(), server.answer
 
     def silent(_: Request) -> None:
@@ -621,8 +619,8 @@ def test_a_line_that_was_cut_is_replaced_before_anyone_asks(client: Client, serv
     assert server.connections == 2
 
 
-def test_a_fetch_that_is_closed_early_gives_its_line_up(client: Client, server: ScriptedServer) -> None:
-    """The rest of its body is not read, and the next request has a line of its own."""
+def test_a_fetch_that_is_closed_early_closes_its_connection(client: Client, server: ScriptedServer) -> None:
+    """A fetch that is closed early closes its connection, and the next request uses another."""
     large = File("10028/large", 300_000, MODIFIED)
     pieces = cast("Generator[bytes]", client.origin.fetch(large, Span(0, 300_000)))
     next(pieces)
@@ -631,8 +629,8 @@ def test_a_fetch_that_is_closed_early_gives_its_line_up(client: Client, server: 
     assert server.connections == 2
 
 
-def test_an_idle_line_that_the_server_closed_is_no_error(client: Client, server: ScriptedServer) -> None:
-    """Servers close what is idle; the next request, or its second try, has a new line."""
+def test_an_idle_connection_that_the_server_closed_is_replaced(client: Client, server: ScriptedServer) -> None:
+    """An idle connection that the server has closed is replaced, at the latest by the second request."""
     site = Website({PATH.encode(): CONTENT})
 
     def answer(request: Request) -> Reply:
@@ -651,15 +649,15 @@ def test_an_idle_line_that_the_server_closed_is_no_error(client: Client, server:
     assert set(answers) == {FILE}
 
 
-def test_threads_have_lines_of_their_own_and_share_them_afterwards(client: Client, server: ScriptedServer) -> None:
-    """No more connections than threads that ask at once; all get the right bytes."""
+def test_threads_use_one_connection_each_and_reuse_them(client: Client, server: ScriptedServer) -> None:
+    """Threads at once use at most one connection each, and all get the right bytes."""
     results = at_once([lambda: [fetched(client) for _ in range(5)]] * 6)
     assert results == [[CONTENT[100:300]] * 5] * 6
     assert server.connections <= 6
 
 
-def test_closing_gives_every_line_back(server: ScriptedServer) -> None:
-    """After `shed` no connection and no slot is held."""
+def test_closing_releases_every_connection(server: ScriptedServer) -> None:
+    """After `close` no connection is open and no slot is held."""
     with Client(server.base_url) as client:
         at_once([lambda: client.origin.measure(PATH)] * 4)
         assert client.slots >= 1
@@ -668,8 +666,10 @@ def test_closing_gives_every_line_back(server: ScriptedServer) -> None:
         assert "open=0 idle=0" in repr(client.pool)
 
 
-def test_every_request_says_who_asks_and_takes_no_compressed_form(client: Client, server: ScriptedServer) -> None:
-    """The User-Agent names the project and its version; Accept-Encoding is identity."""
+def test_every_request_has_its_user_agent_and_accepts_no_compression(
+    client: Client, server: ScriptedServer
+) -> None:
+    """The User-Agent names the project and its version, and Accept-Encoding is identity."""
     client.origin.measure(PATH)
     fetched(client)
     client.listing.scan("10028")
@@ -681,7 +681,7 @@ def test_every_request_says_who_asks_and_takes_no_compressed_form(client: Client
 def test_credentials_are_never_sent(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither ~/.netrc nor a redirect makes a request carry a password."""
+    """Neither ~/.netrc nor a redirect adds credentials to a request."""
     (tmp_path / ".netrc").write_text(
         "machine 127.0.0.1 login me password secret\ndefault login me password secret\n"
     )
@@ -705,8 +705,8 @@ def test_credentials_are_never_sent(
         assert not {"authorization", "cookie", "proxy-authorization"} & set(request.headers)
 
 
-def test_cookies_are_not_given_back(client: Client, server: ScriptedServer) -> None:
-    """Who reads a public archive need not be recognised."""
+def test_cookies_are_not_sent(client: Client, server: ScriptedServer) -> None:
+    """A cookie of a reply is not sent."""
     site = Website({PATH.encode(): CONTENT})
 
     def answer(request: Request) -> Reply:
@@ -722,7 +722,7 @@ def test_cookies_are_not_given_back(client: Client, server: ScriptedServer) -> N
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
 def test_a_proxy_of_the_environment_is_used(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request goes to the proxy, with the whole URL."""
+    """A request to a host behind a proxy goes to the proxy with the whole URL."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with ScriptedServer(always(Reply("200 OK", {"Content-Length": "5"}))) as proxy:
@@ -732,10 +732,8 @@ def test_a_proxy_of_the_environment_is_used(variable: str, monkeypatch: pytest.M
         assert [one.target for one in proxy.requests] == [f"http://archive.invalid/base/{PATH}"]
 
 
-def test_a_host_that_needs_no_proxy_is_asked_directly(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`no_proxy` is honoured."""
+def test_a_host_in_no_proxy_is_connected_directly(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host in `no_proxy` is connected directly."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Client(server.base_url) as client:
@@ -743,13 +741,13 @@ def test_a_host_that_needs_no_proxy_is_asked_directly(
 
 
 def test_the_root_is_the_base_url(client: Client, server: ScriptedServer) -> None:
-    """An empty path asks for the base URL itself."""
+    """An empty path is the base URL."""
     client.listing.scan("")
     assert [urlsplit(one.target).path for one in server.requests] == [f"{ROOT}/"]
 
 
 def test_the_client_counts_its_requests(client: Client) -> None:
-    """For the status and the bench."""
+    """The client counts its requests."""
     client.origin.measure(PATH)
     fetched(client)
     assert client.http.requests == 2
@@ -757,7 +755,7 @@ def test_the_client_counts_its_requests(client: Client) -> None:
 
 
 def test_a_page_in_place_of_a_file_is_no_file(client: Client, server: ScriptedServer) -> None:
-    """HTML without a date is what a portal or a proxy makes up; a file of the archive has its date."""
+    """HTML without a date in place of a file raises Unavailable; HTML with a date is a file."""
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": "500"}
     server.answer = always(Reply("200 OK", headers))
     with pytest.raises(Unavailable):
@@ -767,7 +765,7 @@ def test_a_page_in_place_of_a_file_is_no_file(client: Client, server: ScriptedSe
 
 
 def test_a_file_of_no_length_that_has_no_first_byte_is_not_measured(client: Client, server: ScriptedServer) -> None:
-    """416 to a file that nobody has measured is not news of a change."""
+    """416 for the first byte of a file without a length raises Unavailable."""
     server.answer = lambda one: (
         Reply("200 OK", {"Last-Modified": DATE})
         if one.method == "HEAD"

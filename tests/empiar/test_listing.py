@@ -25,13 +25,13 @@ def website() -> Website:
 
 
 def test_a_directory_is_one_request(client: Client, server: ScriptedServer) -> None:
-    """A GET of its URL with a slash at the end, and no other."""
+    """`scan` sends one GET of the URL with a slash at the end."""
     client.listing.scan("10028/data")
     assert [(one.method, one.target) for one in server.requests] == [("GET", f"{ROOT}/10028/data/")]
 
 
 def test_children_come_with_kind_rounded_size_and_date(client: Client) -> None:
-    """In the server's order; a directory is what ends in a slash."""
+    """Children have their type, rounded size and date, in the server's order."""
     xml, *directories = client.listing.scan("10028")
     assert xml == Stub("10028/10028.xml", "1", "2025-02-07 19:49")
     assert [(type(one), one.path) for one in directories] == [
@@ -41,7 +41,7 @@ def test_children_come_with_kind_rounded_size_and_date(client: Client) -> None:
 
 
 def test_names_of_any_bytes_come_back_as_they_are(client: Client) -> None:
-    """Unescaped once, with surrogate escapes where they are not UTF-8."""
+    """Names are decoded once, with surrogate escapes for bytes that are not UTF-8."""
     assert [node.path for node in client.listing.scan("10028/data")] == [
         "10028/data/a b.mrc",
         "10028/data/#%+=&[x].mrc",
@@ -51,24 +51,24 @@ def test_names_of_any_bytes_come_back_as_they_are(client: Client) -> None:
 
 
 def test_the_root_is_listed(client: Client) -> None:
-    """An empty path is the root, whose children have no slash in front."""
+    """The children of the root have no slash in front."""
     assert [node.path for node in client.listing.scan("")] == ["10028"]
 
 
 def test_a_file_is_no_directory_to_list(client: Client) -> None:
-    """Its URL with a slash is not there."""
+    """`scan` of a file raises NotFound."""
     with pytest.raises(NotFound):
         client.listing.scan("10028/10028.xml")
 
 
 def test_what_is_not_there_is_not_found(client: Client) -> None:
-    """404 of the directory's own URL."""
+    """`scan` of a missing directory raises NotFound."""
     with pytest.raises(NotFound):
         client.listing.scan("10029")
 
 
 def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
-    """403 is Forbidden, and no empty listing."""
+    """`scan` of a directory with status 403 raises Forbidden."""
     with pytest.raises(Forbidden):
         client.listing.scan("10028/closed")
 
@@ -78,14 +78,14 @@ def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
     [b"", b"<html><body>Welcome</body></html>", b"\xff\xd8\xff", b"{}", b"<title>Index of /</title><table>"],
 )
 def test_a_page_that_is_no_listing_is_unavailable(client: Client, server: ScriptedServer, body: bytes) -> None:
-    """A captive portal, an error page with status 200, or a page cut off is not an empty directory."""
+    """`scan` of a page that is no listing raises Unavailable."""
     server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(body))}, body)
     with pytest.raises(Unavailable):
         client.listing.scan("10028")
 
 
 def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedServer) -> None:
-    """Half a listing is none, wherever the line broke."""
+    """`scan` of a truncated page raises Unavailable."""
     page = Website(FILES)._listing(b"10028/data")
     for cut in (0, 10, len(page) // 2, len(page) - 1):
         server.answer = always(Reply("200 OK", {"Content-Length": str(len(page))}, page[:cut], "close"))
@@ -93,8 +93,8 @@ def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedS
             client.listing.scan("10028/data")
 
 
-def test_a_listing_in_an_encoding_nobody_asked_for_is_unavailable(client: Client, server: ScriptedServer) -> None:
-    """Bytes that are compressed are no page."""
+def test_a_compressed_listing_is_unavailable(client: Client, server: ScriptedServer) -> None:
+    """`scan` of a compressed page raises Unavailable."""
     page = gzip.compress(Website(FILES)._listing(b"10028/data"))
     server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(page)), "Content-Encoding": "gzip"}, page)
     with pytest.raises(Unavailable):
@@ -102,7 +102,7 @@ def test_a_listing_in_an_encoding_nobody_asked_for_is_unavailable(client: Client
 
 
 def test_a_redirect_to_another_slash_is_no_listing(client: Client, server: ScriptedServer) -> None:
-    """A server that adds slashes for ever is not followed."""
+    """A server that adds slashes for ever is given up after a few requests."""
     server.answer = lambda request: Reply("301 Moved", {"Location": request.target + "/", "Content-Length": "0"})
     with pytest.raises((Unavailable, IsADirectory)):
         client.listing.scan("10028")

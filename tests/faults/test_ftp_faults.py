@@ -44,7 +44,7 @@ FAULTS = (
 
 
 class FtpServer:
-    """Says what an FTP server says to one who wants a list, but for one fault."""
+    """An FTP server that lists a directory, with one fault."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -59,7 +59,7 @@ class FtpServer:
             threading.Thread(target=self._accept, name="ftp", daemon=True).start()
 
     def close(self) -> None:
-        """Hang up on everyone."""
+        """Close all connections."""
         self._over.set()
         for line in (self._socket, *self._open):
             with suppress(OSError):
@@ -147,7 +147,7 @@ def listed(open_folder: Path) -> Iterator[FaultProxy]:
 
 
 def measured(archive: Archive) -> dict[str, int]:
-    """Return the sizes of all files, as 8 threads of `ls -l` learn them."""
+    """Return the sizes of all files, as 8 threads of `ls -l` get them."""
     found: dict[str, int] = {}
 
     def walk(first: int) -> None:
@@ -166,7 +166,7 @@ def measured(archive: Archive) -> dict[str, int]:
 def test_sizes_are_right_whatever_ftp_does(
     fault: str, listed: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file has its own length, soon; and nothing is left of FTP when the archive is closed."""
+    """Every file has its own size soon, and no thread of FTP is left when the archive is closed."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(ftp, "LONGEST_SECONDS", 3.0)
     before = threads()

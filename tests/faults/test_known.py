@@ -1,4 +1,4 @@
-"""What is known stays known: listings, names and versions while servers lie, disagree, or the clock jumps."""
+"""What is known stays known: listings, names and versions while servers err, disagree, or the clock jumps."""
 
 import errno
 import random
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.fault_proxy import FaultProxy
 from support.fault_table import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
-from support.fault_trial import HITS, PATIENCE, Trial, Truth, hitting, pattern
+from support.fault_trial import HITS, PATIENCE, FaultTrial, Truth, causing, pattern
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, Forbidden, NotFound
@@ -18,11 +18,9 @@ YEARS = 10 * 365 * 86_400.0
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if LISTING in fault.seen])
-def test_a_listing_that_is_known_stays_whatever_comes(
-    name: str, truth: Truth, server: FaultProxy, tmp_path: Path
-) -> None:
-    """A directory that is asked for anew and in vain shows what it showed; never less, never an error."""
-    with Trial(truth, server, tmp_path / "cache", patience=0.0, fresh=0.0) as trial:
+def test_a_known_listing_survives_any_fault(name: str, truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
+    """A directory whose refresh fails shows its known listing, without an error."""
+    with FaultTrial(truth, server, tmp_path / "cache", patience=0.0, fresh=0.0) as trial:
         trial.list()
         with server.rule(pattern(LISTING), FAULTS[name].act) as rule:
             trial.list()
@@ -37,31 +35,31 @@ def test_a_listing_that_is_known_stays_whatever_comes(
 def test_a_clock_that_jumps_changes_nothing(
     name: str, jump: float, truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was refused or missing is asked for after a jump, and what is waited for takes no longer."""
+    """After a jump of the clock refused and missing names are requested again, and no wait takes longer."""
     shift = 0.0
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + shift)
-    with Trial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
-        with hitting(server, FAULTS[name], once=False):
-            seen = trial.seen_together(ALL, others=not FAULTS[name].pause)
+    with FaultTrial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
+        with causing(server, FAULTS[name], once=False):
+            seen = trial.observe_all(ALL, others=not FAULTS[name].pause)
             assert all(sight.number == FAULTS[name].seen[what].lasting for what, sight in seen.items())
             shift = jump
-            assert all(trial.seen(trial.user_of(what)).seconds < PATIENCE + 10 for what in ALL)
+            assert all(trial.observe(trial.work_on(what)).seconds < PATIENCE + 10 for what in ALL)
         shift = 0.0 if jump > 0 else 2 * jump  # and once more: neither what was noted before nor since holds
-        trial.recovers(ALL if name != "404" else (DATA, LISTING))
+        trial.check_recovered(ALL if name != "404" else (DATA, LISTING))
 
 
-def test_a_name_that_was_missing_is_asked_for_when_the_clock_is_set_back(
+def test_an_absent_name_is_requested_when_the_clock_is_set_back(
     truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that was wrong by years does not hide a name for years; nor a directory that was refused."""
+    """Absent names and forbidden directories are requested again when the clock is set back by years."""
     shift = YEARS
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + shift)
-    with Trial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
-        with hitting(server, FAULTS["404"], once=False), pytest.raises(NotFound):
+    with FaultTrial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
+        with causing(server, FAULTS["404"], once=False), pytest.raises(NotFound):
             trial.archive.stat(HITS[NAME])
-        with hitting(server, FAULTS["403"], once=False), pytest.raises(Forbidden):
+        with causing(server, FAULTS["403"], once=False), pytest.raises(Forbidden):
             trial.archive.listdir(HITS[LISTING])
         shift = 0.0
         trial.check(HITS[NAME])
@@ -80,13 +78,13 @@ OTHERS = {  # versions that a second server has: length, and date after the firs
 def test_two_servers_that_disagree_are_never_mixed(
     other: str, truth: Truth, server: FaultProxy, tmp_path: Path
 ) -> None:
-    """Every second request is answered by a server with another version: one of them, or an error, never both."""
+    """Replies of two versions in turn give one version or an error, never both."""
     size, later = OTHERS[other]
     content, modified = random.Random(size).randbytes(size), truth.file(HITS[DATA]).modified or 0
     truth.others = {File(HITS[DATA], size, modified + later): content}
     numbers = set()
     try:
-        with Trial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
+        with FaultTrial(truth, server, tmp_path / "cache", patience=PATIENCE) as trial:
             with server.rule(pattern(DATA), by_turns(version(content, modified + later))):
                 for _ in range(20):
                     try:
@@ -97,19 +95,19 @@ def test_two_servers_that_disagree_are_never_mixed(
                     else:
                         assert data in {content, truth.content(HITS[DATA])}
             trial.archive.open(HITS[DATA])
-            eventually(lambda: not trial.seen(lambda: trial.check(HITS[DATA])).number, "one server is enough")
+            eventually(lambda: not trial.observe(lambda: trial.check(HITS[DATA])).number, "one server is enough")
     finally:
         truth.others = {}
     assert numbers <= {errno.ESTALE, errno.EIO}
 
 
 def test_names_survive_a_listing_that_lost_half_of_them(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
-    """A listing that is whole by all signs and lacks a name takes nothing away, until a second one lacks it too."""
+    """A whole listing that lacks a name removes it only when a second one lacks it too."""
 
     def without_a(page: bytes) -> bytes:
         return b"\n".join(line for line in page.split(b"\n") if b"a.mrc" not in line)
 
-    with Trial(truth, server, tmp_path / "cache", patience=PATIENCE, fresh=0.0) as trial:
+    with FaultTrial(truth, server, tmp_path / "cache", patience=PATIENCE, fresh=0.0) as trial:
         trial.list()
         with server.edit(pattern(LISTING), without_a, times=1):
             trial.list()
@@ -121,8 +119,8 @@ def test_names_survive_a_listing_that_lost_half_of_them(truth: Truth, server: Fa
 def test_a_file_of_a_directory_that_cannot_be_listed_is_never_missing(
     truth: Truth, server: FaultProxy, tmp_path: Path
 ) -> None:
-    """Unreachable is never ENOENT: neither the directory, nor what is in it, nor a name that is not there."""
-    with Trial(truth, server, tmp_path / "cache", patience=0.0) as trial:
+    """A name in a directory that cannot be listed is EIO, never ENOENT."""
+    with FaultTrial(truth, server, tmp_path / "cache", patience=0.0) as trial:
         for name, fault in FAULTS.items():
             if LISTING not in fault.seen or fault.seen[LISTING].lasting != errno.EIO or "silence" in name:
                 continue

@@ -1,4 +1,4 @@
-"""Faults of the line, seen through the kernel: right bytes or the errno of the table, and the mount lives on."""
+"""Faults of the network under a mount: right bytes or the errno of the table, and the mount goes on."""
 
 import errno
 import hashlib
@@ -43,13 +43,13 @@ def content(name: str) -> bytes:
 
 
 def file_name(kind: str, fault: str) -> str:
-    """Return the directory of the file that a fault is tried on: nobody else has touched it, or walked by."""
+    """Return the directory of the file for a fault, which no other fault touches."""
     return f"{kind} {re.sub(r'[^a-z0-9]', '-', fault)}"
 
 
 @pytest.fixture(scope="module")
 def tree_proxy() -> Iterator[FaultProxy]:
-    """A server with a file for each fault."""
+    """A faulty server with a file for each fault."""
     root = Path(tempfile.mkdtemp(prefix="empiarfs-faults-"))
     root.chmod(0o755)  # Apache is another user
     for kind, faults in ((DATA, DATA_FAULTS), (HEAD, HEAD_FAULTS), (LISTING, LISTING_FAULTS)):
@@ -69,7 +69,7 @@ def tree_proxy() -> Iterator[FaultProxy]:
 
 
 def outcome(path: str) -> tuple[int, str]:
-    """Return the errno of reading a file whole, or of listing a directory; and the digest of what came."""
+    """Read a file or list a directory; return the errno and the checksum."""
     try:
         if not path.endswith(".mrc"):
             return 0, " ".join(sorted(os.listdir(path)))  # noqa: PTH208 - as plain as it can be
@@ -80,7 +80,7 @@ def outcome(path: str) -> tuple[int, str]:
 
 @pytest.fixture
 def mounted_tree(mount: Mounts, tree_proxy: FaultProxy) -> Callable[[str], Mount]:
-    """Returns a mount of it with some patience."""
+    """Returns a function that mounts it with a patience."""
 
     def made(patience: str) -> Mount:
         one = mount("10028", "10077", base_url=tree_proxy.url, env={"EMPIARFS_PATIENCE": patience})
@@ -94,7 +94,7 @@ def mounted_tree(mount: Mounts, tree_proxy: FaultProxy) -> Callable[[str], Mount
 
 
 def tried(made: Mount, tree_proxy: FaultProxy, kind: str, fault: str, times: int | None) -> int:
-    """Try a fault on its file; give the errno, and see that it gives way to what is right."""
+    """Try a fault on its file; return the errno, and check that the right bytes follow."""
     name = file_name(kind, fault)
     below = f"10028/{kind}/{name}" + ("" if kind == LISTING else "/a.mrc")
     path = made / below
@@ -120,7 +120,7 @@ CASES = [
 def test_faults_that_last_are_the_errors_of_the_table(
     mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
-    """One mount meets them all, one after the other; nothing of them is left in its daemon."""
+    """One mount shows each lasting fault as the errno of the table, and leaks nothing."""
     made = mounted_tree("1")
     made.call(outcome, made / "10077/other.mrc")
     before = footprint(made)
@@ -131,7 +131,7 @@ def test_faults_that_last_are_the_errors_of_the_table(
 
 
 def footprint(made: Mount) -> tuple[int]:
-    """Return how many descriptors the daemon has, but for the connections that it keeps for the next request."""
+    """Return the number of open files of the daemon, without its idle connections."""
     folder = Path(f"/proc/{made.daemon()}/fd")
     links = []
     for one in folder.iterdir():
@@ -143,7 +143,7 @@ def footprint(made: Mount) -> tuple[int]:
 
 
 def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy) -> None:
-    """With patience a fault that happens once is no error, unless it is a clear answer.
+    """With patience a fault that happens once is no error unless it is a clear answer.
 
     The kernel hides even such a one where it has read ahead, and asks once more.
     """
@@ -157,7 +157,7 @@ def test_faults_that_pass_are_not_seen(mounted_tree: Callable[[str], Mount], tre
 def test_without_patience_the_first_failure_is_the_answer(
     mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
-    """A soft mount gives EIO within seconds, and asks again at the next read."""
+    """With `--patience 0` a read fails with EIO within seconds, and the next one sends a request."""
     made = mounted_tree("0")
     begun = time.monotonic()
     for fault in ("reset in the middle", "an error page with 200", "503, Retry-After in seconds"):
@@ -168,7 +168,7 @@ def test_without_patience_the_first_failure_is_the_answer(
 def test_a_map_of_what_cannot_be_had_is_a_signal(
     mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
-    """Who maps a file gets SIGBUS where there are no bytes; never zeros."""
+    """A map of a file whose bytes cannot be fetched raises SIGBUS, and never shows zeros."""
 
     def mapped(path: str) -> int:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:  # noqa: PTH123 - as plain as it can be
@@ -186,7 +186,7 @@ def test_a_map_of_what_cannot_be_had_is_a_signal(
 def test_a_network_that_is_gone_for_a_while_is_waited_for(
     mounted_tree: Callable[[str], Mount], tree_proxy: FaultProxy
 ) -> None:
-    """Readers wait until it is back; what was read or listed before is served meanwhile."""
+    """Readers wait for a network that is gone, and cached data are served meanwhile."""
     made = mounted_tree("60")
     names = [file_name(DATA, fault) for fault in DATA_FAULTS]
     made.call(outcome, made / "10077/other.mrc")

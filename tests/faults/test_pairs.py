@@ -1,4 +1,4 @@
-"""Faults in a row: whatever comes to one file, its bytes are right, or the error is one that the table knows."""
+"""Faults in a row on one file: right bytes, or an error of the table."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fault_proxy import FaultProxy
 from support.fault_table import DATA, FAULTS, HEAD, Plan
-from support.fault_trial import HITS, MUCH_PATIENCE, SIZES, Trial, Truth
+from support.fault_trial import HITS, MUCH_PATIENCE, SIZES, FaultTrial, Truth
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError
@@ -37,13 +37,13 @@ SPANS = st.tuples(st.integers(0, SIZES[FILE]), st.integers(0, SIZES[FILE] // 2))
 def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
     truth: Truth, server: FaultProxy, measured: list[str], read: list[str], spans: list[tuple[int, int]]
 ) -> None:
-    """With patience only a clear answer is an error; then the file is opened anew, and in the end it is right."""
+    """After any faults in a row the bytes are right, or the error is a clear answer, and the file recovers."""
     content = truth.content(FILE)
     allowed = {FAULTS[name].seen[DATA].lasting for name in read if name in FINAL}
     allowed |= {FAULTS[name].seen[HEAD].lasting for name in measured if name in FINAL}
     with (
         tempfile.TemporaryDirectory() as folder,
-        Trial(truth, server, Path(folder) / "cache", patience=MUCH_PATIENCE) as trial,
+        FaultTrial(truth, server, Path(folder) / "cache", patience=MUCH_PATIENCE) as trial,
         server.rule(FILE, Plan([FAULTS[name].act for name in read]), method="GET"),
         server.rule(FILE, Plan([FAULTS[name].act for name in measured]), method="HEAD"),
     ):
@@ -55,4 +55,4 @@ def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
             else:
                 assert data == content[start : start + size]
         if not {"404", "410"} & set(measured):  # a name that was missing is not asked for again
-            eventually(lambda: not trial.seen(lambda: trial.check(FILE)).number, "the file is right in the end")
+            eventually(lambda: not trial.observe(lambda: trial.check(FILE)).number, "the file is right in the end")

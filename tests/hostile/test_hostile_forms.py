@@ -1,4 +1,4 @@
-"""Whatever stands in a header, a setting, a path or a row of a database is understood, or refused in one way."""
+"""Any text of a header, setting, path or database row is accepted, or refused in one way."""
 
 import math
 import os
@@ -37,7 +37,7 @@ DIGITS = st.text(alphabet="0123456789+-_. \t\x1e\x85\xb2\xb3\u0663\u2085xeE", ma
 
 @dataclass
 class Head:
-    """A reply of which the head alone is looked at."""
+    """A reply of which only the head is read."""
 
     status: int = 206
     reason: str = "Partial Content"
@@ -60,8 +60,8 @@ RANGES = st.one_of(
 @given(content_range=RANGES, modified=st.one_of(HEADER, st.sampled_from([formatdate(1_700_000_000, usegmt=True)])))
 @example(content_range="bytes 100-299/1000", modified="")
 @example(content_range="bytes 100-299/*", modified="")
-def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
-    """Whatever the header says, another range, total or date raises Changed or Unavailable."""
+def test_only_the_requested_range_is_accepted(content_range: str, modified: str) -> None:
+    """Any Content-Range but the requested one raises Stale or Unavailable."""
     for file in (FILE, LISTED):
         try:
             validation.check_range(head(Content_Range=content_range, Last_Modified=modified), file, SPAN)
@@ -77,7 +77,7 @@ def test_one_range_alone_is_believed(content_range: str, modified: str) -> None:
 @example("\x1e5")
 @example("5\x85")
 def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
-    """Or Unavailable."""
+    """A length is a valid size of a file, or raises Unavailable."""
     with suppress(Unavailable):
         length = validation.length(text, "10028/a")
         assert 0 <= length < 2**63
@@ -93,7 +93,7 @@ def test_a_length_is_a_number_that_a_file_can_have(text: str) -> None:
 @example("Fri, 31 Dec 9999 23:59:59 -1200")
 @example("0 0 0 0:0:0 " + "9" * 5000)
 def test_a_date_is_a_moment_or_none(text: str) -> None:
-    """One that the kernel and a calendar can show."""
+    """A date is a time that the kernel and a calendar can show, or None."""
     moment = validation.seconds(text)
     assert moment is None or time.gmtime(moment)
 
@@ -103,7 +103,7 @@ def test_a_date_is_a_moment_or_none(text: str) -> None:
 @example(status=503, retry_after="Fri, 31 Dec 9999 23:59:59 GMT")
 @example(status=503, retry_after="\u0663")
 def test_every_status_is_right_or_one_error(status: int, retry_after: str) -> None:
-    """200 passes, and 206 for a part; all else is an error of ours, with a pause of an hour at most."""
+    """200 and 206 are accepted, and any other status raises an ArchiveError with a pause of at most an hour."""
     reply = head(status, Retry_After=retry_after)
     if status in {200, 206}:
         validation.check_status(reply, "10028/a", is_part=True)
@@ -127,7 +127,7 @@ def test_every_status_is_right_or_one_error(status: int, retry_after: str) -> No
 @example("nan")
 @example("inf")
 def test_sizes_and_times_are_numbers_or_refused(text: str) -> None:
-    """As ValueError, whose words a user is shown."""
+    """A text is a finite size or time, or raises ValueError."""
     with suppress(ValueError):
         assert 0 <= byte_count(text) <= LARGEST
     with suppress(ValueError):
@@ -137,14 +137,14 @@ def test_sizes_and_times_are_numbers_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["5\u212a", "\u0665G", "1" * 500, "\u0665s"])
 def test_digits_and_units_of_other_scripts_are_refused(text: str) -> None:
-    """What looks like a K may be the sign of the kelvin."""
+    """Digits and letters of other scripts, as the sign for kelvin, are refused in sizes."""
     with pytest.raises(ValueError, match="is not a size"):
         byte_count(text)
 
 
 @pytest.mark.parametrize("text", ["9" * 90, "100000000000", "999999999d"])
 def test_a_time_beyond_any_clock_is_refused(text: str) -> None:
-    """Waiting for so long would raise OverflowError in the middle of a read."""
+    """A time too long for the system's clock is refused, because a wait would raise OverflowError."""
     with pytest.raises(ValueError, match="too long"):
         seconds(text)
 
@@ -166,14 +166,14 @@ def test_a_time_beyond_any_clock_is_refused(text: str) -> None:
 @example(name="base_url", text="http://[")
 @example(name="max_connections", text="\u0664")
 def test_every_setting_is_understood_or_refused(name: str, text: str) -> None:
-    """As ValueError, whatever is written; a value that is taken can be used by what reads it."""
+    """Any text of a setting is a usable value or raises ValueError."""
     with suppress(ValueError):
         ROWS[name].parse(text)
 
 
 @pytest.mark.parametrize("text", ["ftp://a:x", "ftp://a:99999", "ftp://["])
 def test_an_ftp_address_without_a_port_that_can_be_is_refused(text: str) -> None:
-    """Else the mount would fail without a word about the setting."""
+    """An FTP address with an invalid port is refused."""
     with pytest.raises(ValueError, match=r"FTP address|Invalid"):
         ROWS["ftp_url"].parse(text)
 
@@ -191,7 +191,7 @@ PATHS = st.lists(st.sampled_from([*PARTS, *ODD_PARTS]), max_size=8).map("/".join
 @example("empiar://../x")
 @example("http://[/")
 def test_a_path_that_is_typed_stays_in_the_archive(text: str) -> None:
-    """However it is written: a path without dots and empty names, or ValueError."""
+    """Any text is a path without dots and empty names, or raises ValueError."""
     with suppress(ValueError):
         path = archive_path(text, "http://127.0.0.1/base")
         assert path == "" or not {*path.split("/")} & {"", ".", ".."}
@@ -210,7 +210,7 @@ _quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_s
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for blocks."""
+    """A directory for blocks."""
     return tmp_path_factory.mktemp("blocks")
 
 
@@ -225,7 +225,7 @@ def _sql(folder: Path, statement: str, *values: object) -> None:
     number=st.sampled_from(["", "0", "x", "-1", "0+1", "9" * 30, "\u0660"]),
 )
 def test_any_row_of_the_cache_is_a_block_or_nothing(disk: Path, cells: tuple[Any, ...], number: str) -> None:
-    """Nothing is raised, nothing outside of the folder is read, and no bytes come that were not put."""
+    """Any row in the database of the cache is a miss, and the block can be stored and read afterwards."""
     with closing(DiskStore(disk, 1 << 30, archive="a", block_bytes=1024)) as store:
         raw, *rest = cells
         with suppress(sqlite3.Error, OverflowError):
@@ -284,7 +284,7 @@ def test_a_key_names_a_chunk_or_none(key: str) -> None:
 def test_any_row_of_the_index_is_an_entry_or_nothing(
     tmp_path_factory: pytest.TempPathFactory, cells: dict[str, Any], scanned: Any, asked: Any
 ) -> None:
-    """Nothing is raised; what is given is what the types promise, under names that a directory can hold."""
+    """Any row of the index is a valid node under a valid name, or nothing."""
     with closing(SqliteIndex(tmp_path_factory.mktemp("index") / "tree")) as index:
         database = index._database
         assert database is not None

@@ -1,4 +1,4 @@
-"""A hostile FTP server: no size of its making is believed, nothing of it is endless, and it commands nothing."""
+"""A hostile FTP server: no wrong size is accepted, nothing is endless, and no command is injected."""
 
 import itertools
 import socket
@@ -95,7 +95,7 @@ class FtpScript:
 
 
 def asked(server: FtpScript, folder: Path, directory: str = "10028", root: str = "/empiar") -> list[File]:
-    """Ask for the sizes of `directory`."""
+    """Request the sizes of `directory`."""
     one = FtpSizes(f"ftp://127.0.0.1:{server.port}{root}", folder / "note", lambda: lambda: None)
     return list(one.measure_all(directory, STUBS))
 
@@ -107,13 +107,13 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_usual_list_of_this_server_is_taken(tmp_path: Path) -> None:
-    """What the tests below change is right when nothing is changed."""
+    """The list that the tests below change is accepted without changes."""
     with FtpScript([LINE + b"a\r\n"]) as server:
         assert asked(server, tmp_path) == FOUND
 
 
-def test_no_line_is_kept_that_names_no_file_of_the_listing(tmp_path: Path) -> None:
-    """A hundred megabytes of names take no memory."""
+def test_names_that_are_not_in_the_listing_take_no_memory(tmp_path: Path) -> None:
+    """A hundred megabytes of names that are not in the listing take no memory."""
     lines = (b"".join(LINE + b"%d%s\r\n" % (number, b"x" * 3000) for _ in range(20)) for number in range(1500))
     with FtpScript(itertools.chain(lines, [LINE + b"a\r\n"])) as server:
         tracemalloc.start()
@@ -132,7 +132,7 @@ def test_no_line_is_kept_that_names_no_file_of_the_listing(tmp_path: Path) -> No
 def test_a_list_that_is_too_long_is_no_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    """By its lines, or by its bytes."""
+    """A list with too many lines or bytes is refused."""
     monkeypatch.setattr(ftp, limit, value)
     with FtpScript([LINE + b"a\r\n"] * 1000) as server, pytest.raises(Unavailable, match="too long"):
         asked(server, tmp_path)
@@ -171,8 +171,8 @@ ENDLESS: dict[str, tuple[Iterable[bytes], dict[str, Callable[[], Said]]]] = {
     "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_has_no_end_or_sense_is_unavailable_soon(tmp_path: Path, what: str) -> None:
-    """Whatever flows, drips, or is no FTP: one error, and files are measured one by one."""
+def test_an_endless_or_invalid_reply_is_unavailable_soon(tmp_path: Path, what: str) -> None:
+    """An endless, slow or invalid reply raises Unavailable soon."""
     lines, replies = ENDLESS[what]
     with FtpScript(lines, {word: make() for word, make in replies.items()}) as server:
         begun = time.monotonic()
@@ -183,7 +183,7 @@ def test_what_has_no_end_or_sense_is_unavailable_soon(tmp_path: Path, what: str)
 
 
 def test_a_passive_address_elsewhere_is_not_called(tmp_path: Path) -> None:
-    """Data connections go to the host that was asked, wherever a reply points: no bounce."""
+    """Data connections go to the host of the server, whatever address a reply names."""
     with closing(socket.create_server(("127.0.0.2", 0))) as victim:
         victim.setblocking(False)
         port = victim.getsockname()[1]
@@ -197,7 +197,7 @@ def test_a_passive_address_elsewhere_is_not_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a\r\nDELE b", "a\nDELE b", "a\rDELE b", "\n", "a\n"])
 @pytest.mark.parametrize("place", ["directory", "root"])
 def test_a_name_is_no_command(tmp_path: Path, name: str, place: str) -> None:
-    """A newline in a name, or in the address that was set, never ends one command and begins another."""
+    """A line end in a name or in the address never starts another command."""
     escaped = name.replace("\r", "%0d").replace("\n", "%0a")
     directory, root = (f"10028/{name}", "/empiar") if place == "directory" else ("10028", f"/{escaped}")
     with FtpScript([LINE + b"a\r\n"]) as server, pytest.raises(Unavailable):
@@ -206,7 +206,7 @@ def test_a_name_is_no_command(tmp_path: Path, name: str, place: str) -> None:
 
 
 def test_a_whole_list_whose_end_drips_is_right_soon(tmp_path: Path) -> None:
-    """The word that ends it is not waited for for ever; what came is checked as ever."""
+    """A whole list whose final reply trickles is accepted soon."""
     with FtpScript([LINE + b"a\r\n"], {"226": drip(b"2")}) as server:
         begun = time.monotonic()
         assert asked(server, tmp_path) == FOUND
@@ -214,7 +214,7 @@ def test_a_whole_list_whose_end_drips_is_right_soon(tmp_path: Path) -> None:
 
 
 def test_the_words_of_a_server_do_not_reach_the_terminal(tmp_path: Path) -> None:
-    """An error of many lines, with escape sequences, is one printable line of ours."""
+    """The text of a server's error becomes one printable line."""
     reply = b"550-\x1b[2J\r\n" + b"550-" + b"x" * 5000 + b"\r\n550 \x07no\r\n"
     with FtpScript([], {"CWD": reply}) as server, pytest.raises(Unavailable) as caught:
         asked(server, tmp_path)
@@ -228,7 +228,7 @@ def test_the_words_of_a_server_do_not_reach_the_terminal(tmp_path: Path) -> None
 @example("-rw-r--r-- 1 a b 5 May 17 2024 a -> /etc/passwd")
 @example("-rw-r--r-- " + "1 " * 5000)
 def test_any_line_gives_a_size_that_a_file_can_have_or_nothing(text: str) -> None:
-    """As the server's bytes read as Latin-1."""
+    """Any line gives a name with a valid size, or nothing."""
     for line in (text, LINE.decode() + text, text + " 5 May 17 2024 a"):
         for name, size in sizes([line]).items():
             assert name
@@ -246,7 +246,7 @@ NUMBERS = st.one_of(st.integers(min_value=-5, max_value=10**19), st.sampled_from
 def test_a_size_that_the_listing_cannot_round_is_never_a_files(
     found: dict[str, int], listed: dict[str, str], date: str
 ) -> None:
-    """Whatever the list says: all of them agree, or none is taken."""
+    """Every accepted size rounds to the size in the listing."""
     stubs = [stub(f"10028/{name}", size, date) for name, size in listed.items()]
     for file in agreeing(found, stubs):
         listed_size = listed[file.path.rpartition("/")[2]]
@@ -257,7 +257,7 @@ def test_a_size_that_the_listing_cannot_round_is_never_a_files(
 
 @given(text=st.text(alphabet="-rwx 19amp\t>", max_size=4000))
 def test_no_line_takes_long(text: str) -> None:
-    """The form is read in one go, whatever is missing at its end."""
+    """Any line is parsed in less than a second."""
     begun = time.process_time()
     sizes([LINE.decode()[:-1] + text])
     assert time.process_time() - begun < 1

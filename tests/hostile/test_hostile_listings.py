@@ -1,4 +1,4 @@
-"""Listings of a hostile server: no name leaves the tree or reaches the terminal raw, and no page takes for ever."""
+"""Listings of a hostile server: no name leaves the tree or reaches the terminal raw, and no page takes long."""
 
 import itertools
 import logging
@@ -33,7 +33,7 @@ def row(href: bytes, date: bytes = b"2025-02-07 19:49") -> bytes:
 
 
 def names(*hrefs: bytes) -> list[str]:
-    """Return the names that come of these hrefs."""
+    """Return the names of a table with these hrefs."""
     return [found.name for found in rows([HEAD, *map(row, hrefs), FOOT], HERE)]
 
 
@@ -55,7 +55,7 @@ PARTS = st.sampled_from([*WORDS.split(), " ", "\t", "\n"])
 @example(hrefs=["https://ftp.ebi.ac.uk:443@evil.invalid/empiar/world_availability/10028/data/a"])
 @example(hrefs=["https://ftp.ebi.ac.uk\\@evil.invalid/empiar/world_availability/10028/data/a"])
 def test_no_name_leaves_its_directory(hrefs: list[str]) -> None:
-    """However a link is written, its name is one that a file can have, and its address lies in the directory."""
+    """The name of any link is valid for a file, and its URL lies in the directory."""
     client = Client("https://ftp.ebi.ac.uk/empiar/world_availability").http
     for name in names(*(href.encode("utf-8", "surrogateescape") for href in hrefs)):
         raw = name.encode("utf-8", "surrogateescape")
@@ -73,7 +73,7 @@ def test_no_name_leaves_its_directory(hrefs: list[str]) -> None:
 @example("\x1b[2J\x1b]0;owned\x07\r\n\u202egpj.exe")
 @example("0:00 \x9b2J")
 def test_what_ls_shows_is_one_printable_line(text: str) -> None:
-    """Names, and dates as the server writes them."""
+    """The names and dates that `ls` shows are one printable line."""
     stub = Stub(text, "1.0K", text)
     for shown in (files._shown(text, stub), files._date(stub), files._size(stub, human=True)):
         assert len(shown.splitlines() or [""]) == 1
@@ -81,13 +81,13 @@ def test_what_ls_shows_is_one_printable_line(text: str) -> None:
 
 
 def test_a_date_is_short() -> None:
-    """Each of a million rows would keep it."""
+    """A text longer than a date is not stored as a date."""
     (found,) = rows([HEAD, row(b"a", b"12:30 " + b"x" * 4000), FOOT], HERE)
     assert (found.listed_date, found.listed_size) == ("", "1.0K")
 
 
 def test_rows_that_say_the_same_share_it() -> None:
-    """A million dates and sizes are few."""
+    """Rows with equal dates and sizes share their strings."""
     one, other = rows([HEAD, row(b"a"), row(b"b"), FOOT], HERE)
     assert one.listed_date is other.listed_date
     assert one.listed_size is other.listed_size
@@ -110,7 +110,7 @@ def test_rows_that_say_the_same_share_it() -> None:
     ids=["tags", "links out", "links elsewhere", "empty rows", "paragraphs", "one row and tags"],
 )
 def test_a_page_of_much_that_is_no_row_is_given_up_soon(piece: bytes) -> None:
-    """Half a gigabyte of it would take minutes of the processor."""
+    """A page of half a gigabyte without rows is given up soon."""
     whole = piece * (65536 // len(piece))
     begun = time.process_time()
     with pytest.raises(NotAListing):
@@ -137,7 +137,7 @@ def test_a_page_of_much_that_is_no_row_is_given_up_soon(piece: bytes) -> None:
     ],
 )
 def test_no_markup_takes_long(piece: bytes) -> None:
-    """A megabyte of what parsers stumble over is read, or refused, and gives no row."""
+    """A megabyte of malformed markup is read or refused soon, and yields no row."""
     begun = time.process_time()
     try:
         found = rows(itertools.chain([HEAD], itertools.repeat(piece, 16), [FOOT]), HERE)
@@ -148,7 +148,7 @@ def test_no_markup_takes_long(piece: bytes) -> None:
 
 
 def test_a_page_so_deep_that_its_paths_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row becomes a path, which repeats that of the directory."""
+    """The limit of a page counts the paths of its rows."""
     monkeypatch.setattr(autoindex, "MOST_BYTES", 100_000)
     page = HEAD + b"".join(row(b"%d" % number) for number in range(1000)) + FOOT
     assert len(rows([page], HERE)) == 1000
@@ -157,7 +157,7 @@ def test_a_page_so_deep_that_its_paths_fill_the_memory_is_refused(monkeypatch: p
 
 
 def test_a_hundred_thousand_names_are_listed_within_bounds() -> None:
-    """From the socket to the tree: in seconds, and some hundreds of bytes each; also where each has 255 bytes."""
+    """A hundred thousand long names are listed in seconds, with at most 500 bytes of memory each."""
 
     def speak(_: bytes) -> Iterator[bytes | None]:
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HEAD
@@ -178,7 +178,7 @@ def test_a_hundred_thousand_names_are_listed_within_bounds() -> None:
     "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
 )
 def test_a_name_makes_no_lines_in_the_log(tmp_path: Path) -> None:
-    """What a server calls its files neither begins a line nor moves a cursor."""
+    """A name with line ends and escapes is one printable line of the log."""
     file = tmp_path / "log"
     logger = logging.getLogger("empiarfs")
     before: list[Any] = [logger.handlers[:], logger.propagate, logger.level]
@@ -194,6 +194,6 @@ def test_a_name_makes_no_lines_in_the_log(tmp_path: Path) -> None:
 
 
 def test_a_file_of_any_date_can_be_shown() -> None:
-    """From the first to the last year."""
+    """A date from the first to the last year can be shown."""
     for modified in (-62_135_596_800, -1, 0, 253_402_300_799):
         assert files._date(File("a", 1, modified))

@@ -1,4 +1,4 @@
-"""What a hostile server may do to a mount: nothing that a program above it would notice."""
+"""A hostile server under a mount: programs above it do not notice."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH116, PTH118, PTH208
@@ -66,7 +66,7 @@ def website() -> Hostile:
 
 
 def walked(root: str) -> list[str]:
-    """Return everything below `root`, as the kernel gives it."""
+    """Return all paths below `root`."""
     found = []
     for folder, folders, files in os.walk(root):
         for name in folders + files:
@@ -81,7 +81,7 @@ def walked(root: str) -> list[str]:
     "host, port or scheme, or that hold a slash or a NUL once they are decoded, are ignored."
 )
 def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding: str) -> None:
-    """Links that climb, or lead elsewhere, are no names; a name with newlines and escapes is one of any bytes."""
+    """Links that climb or lead elsewhere are no names, and a name with line ends and escapes is kept."""
     mounted = mount("10028", base_url=server.base_url, binding=binding)
     assert mounted.call(walked, mounted / "10028") == [ODD]
     assert all(request.target.startswith("/empiar/world_availability/10028") for request in server.requests)
@@ -90,8 +90,8 @@ def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding
 @pytest.mark.promise(
     "Names, dates and messages of a server reach a terminal or a log without control characters, one line each."
 )
-def test_the_command_line_shows_lines_that_a_terminal_may_have(mount: Mounts, server: ScriptedServer) -> None:
-    """One a name, whatever the server calls it, and whatever it writes in place of a date; in the mount as well."""
+def test_ls_shows_printable_lines(mount: Mounts, server: ScriptedServer) -> None:
+    """`ls` shows one printable line a name, of the archive and of a mount."""
     mounted = mount("10028", base_url=server.base_url)
     for place in ("10028", str(mounted / "10028")):
         done = mounted.account.empiarfs("ls", "-l", f"--base-url={server.base_url}", place)
@@ -109,7 +109,7 @@ def times_of(folder: str) -> list[tuple[str, int, int]]:
 def test_dates_and_sizes_at_the_end_of_all_numbers_are_shown(
     mount: Mounts, server: ScriptedServer, binding: str
 ) -> None:
-    """A file of the first or the last year, or as long as a file can be, is a file like any other."""
+    """A file of the first or the last year, or of the largest size, is shown."""
     mounted = mount("10029", base_url=server.base_url, binding=binding)
     assert mounted.call(times_of, mounted / "10029") == [
         ("first", -30_610_224_000, 1024),
@@ -120,7 +120,7 @@ def test_dates_and_sizes_at_the_end_of_all_numbers_are_shown(
 
 
 def listed(folder: str) -> tuple[int, float, float]:
-    """Return how many names `folder` has, and how long it took to list it for the first time and again."""
+    """List `folder` twice; return the number of names and the seconds of each."""
     begun = time.monotonic()
     found = os.listdir(folder)
     first = time.monotonic() - begun
@@ -129,7 +129,7 @@ def listed(folder: str) -> tuple[int, float, float]:
 
 
 def test_a_hundred_thousand_names_are_listed(mount: Mounts, server: ScriptedServer) -> None:
-    """Within seconds, and in memory that a login node has; EMPIAR has such directories."""
+    """A directory of a hundred thousand names is listed within seconds and in bounded memory."""
     mounted = mount("10030", base_url=server.base_url)
     count, first, again = mounted.call(listed, mounted / "10030")
     assert count == MANY

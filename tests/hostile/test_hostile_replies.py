@@ -1,4 +1,4 @@
-"""Replies of HTTP without end or sense: one clear error, soon, in little memory; never bytes of anything else."""
+"""Endless or invalid HTTP replies: one clear error, soon, in little memory, and never wrong bytes."""
 
 import gzip
 import itertools
@@ -26,12 +26,12 @@ LISTING = b"<title>Index of /</title><h1>Index of /</h1><table><tr><td><a href=a
 
 
 def endless(*beginning: bytes, then: bytes = FLOOD) -> Speak:
-    """Say `beginning`, and `then` over and over."""
+    """Send `beginning`, and `then` over and over."""
     return lambda _: itertools.chain(beginning, itertools.repeat(then))
 
 
 def dripping(*beginning: bytes, then: bytes) -> Speak:
-    """Say `beginning`, and a byte of `then` each tenth of a second, over and over."""
+    """Send `beginning`, and a byte of `then` each tenth of a second, over and over."""
 
     def drip() -> Iterator[bytes]:
         for byte in itertools.cycle(then):
@@ -42,7 +42,7 @@ def dripping(*beginning: bytes, then: bytes) -> Speak:
 
 
 def said(*pieces: bytes | None) -> Speak:
-    """Say the same to everyone."""
+    """Send the same to every client."""
     return lambda _: pieces
 
 
@@ -83,7 +83,7 @@ FLOODS: dict[str, tuple[Speak, str]] = {
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("ask", ["fetch", "scan"])
 def test_a_head_without_end_or_sense_is_one_error(flood: str, ask: str) -> None:
-    """Soon, and in little memory, whatever flows or drips before the body."""
+    """An endless, slow or invalid head is one error, soon and in little memory."""
     speak, outcome = FLOODS[flood]
     found = met(speak, ask)
     assert found.outcome == outcome
@@ -117,7 +117,7 @@ BODIES: dict[str, tuple[Speak, str]] = {
 )
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_without_end_or_sense_is_one_error_or_right(body: str) -> None:
-    """Soon, and in little memory; 200 bytes are given only where the whole part has come."""
+    """An endless or slow body is one error or the right bytes, soon and in little memory."""
     speak, outcome = BODIES[body]
     found = met(speak, "fetch")
     assert found.outcome == outcome
@@ -131,8 +131,8 @@ ZEROS = gzip.compress(bytes(200 << 20), 9)  # 200 kB
 @pytest.mark.promise("A compressed reply to a request that did not allow compression is not unpacked.")
 @pytest.mark.parametrize("ask", ["measure", "fetch", "scan"])
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "br", "gzip, gzip"])
-def test_a_compressed_reply_that_nobody_asked_for_is_not_unpacked(ask: str, kind: str) -> None:
-    """200 MB in 200 kB: refused as it is."""
+def test_a_compressed_reply_is_not_unpacked(ask: str, kind: str) -> None:
+    """A compressed reply of 200 MB in 200 kB is refused without unpacking it."""
     head = PART + f"Content-Encoding: {kind}\r\nContent-Length: {len(ZEROS)}\r\n\r\n".encode()
     found = met(lambda asked: (head, b"" if asked.startswith(b"HEAD") else ZEROS), ask)
     assert found.outcome == "Unavailable"
@@ -146,7 +146,7 @@ def fetched(client: Client) -> bytes:
 
 
 def answered(ask: Callable[[Client], object], *pieces: bytes | None) -> object:
-    """Return what `ask` gives where every reply is `pieces`."""
+    """Return the result of `ask` where every reply is `pieces`."""
     with RawServer(said(*pieces)) as server, Client(server.url, Hasty()) as client:
         return ask(client)
 
@@ -172,8 +172,8 @@ def answered(ask: Callable[[Client], object], *pieces: bytes | None) -> object:
         b"content-range : bytes 100-299/1000",
     ],
 )
-def test_a_range_in_any_other_words_is_not_believed(headers: bytes) -> None:
-    """Twice, with signs, in other digits, with something behind: no byte of it is taken."""
+def test_a_range_in_another_form_is_refused(headers: bytes) -> None:
+    """A Content-Range that is repeated, signed, in other digits or followed by text is refused."""
     head = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 200\r\n" + headers + b"\r\n\r\n"
     with pytest.raises(ArchiveError):
         answered(fetched, head + CONTENT[100:300], None)
@@ -193,8 +193,8 @@ def test_a_range_in_any_other_words_is_not_believed(headers: bytes) -> None:
         b"Content-Length: -1",
     ],
 )
-def test_a_length_that_is_none_or_two_is_not_believed(headers: bytes) -> None:
-    """Neither for a part nor for a file; a part of the right length may be taken, another never."""
+def test_an_invalid_or_repeated_length_is_refused(headers: bytes) -> None:
+    """An invalid or repeated length is refused, unless a part has the right length anyway."""
     with pytest.raises(Unavailable):
         answered(
             lambda client: client.origin.measure(FILE.path),
@@ -208,7 +208,7 @@ def test_a_length_that_is_none_or_two_is_not_believed(headers: bytes) -> None:
 
 @pytest.mark.parametrize("forged", [b"HTTP/1.1 206 OK\r\nContent-Range: bytes 100-299/1000\r\n\r\n", b"xyz" * 99])
 def test_what_follows_a_reply_is_not_the_next_one(forged: bytes) -> None:
-    """A body longer than its Content-Length leaves nothing behind that the next request could take for its own."""
+    """Bytes after the end of a reply are not taken for the next reply."""
     first = PART + b"Content-Length: 200\r\n\r\n" + CONTENT[100:300]
     with RawServer(said(first + forged + CONTENT[:200])) as server, Client(server.url, Hasty()) as client:
         for _ in range(5):
@@ -216,8 +216,8 @@ def test_what_follows_a_reply_is_not_the_next_one(forged: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", ["measure", "fetch"])
-def test_a_reply_of_old_is_not_believed(method: str) -> None:
-    """HTTP/0.9 knows no head: whatever came would be the body."""
+def test_a_reply_of_http_09_is_refused(method: str) -> None:
+    """A reply of HTTP/0.9, which has no head, is refused."""
     ask: Callable[[Client], object] = fetched if method == "fetch" else lambda one: one.origin.measure(FILE.path)
     with pytest.raises(Unavailable):
         answered(ask, CONTENT[100:300], None)
@@ -257,7 +257,7 @@ def test_the_words_of_a_server_do_not_reach_the_terminal(reason: bytes) -> None:
     ],
 )
 def test_a_redirect_that_is_not_of_this_server_is_not_followed(location: str) -> None:
-    """Another port, another scheme, or another spelling of the host."""
+    """A redirect to another port, scheme or spelling of the host is not followed."""
     with RawServer(said(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")) as other:
 
         def speak(_: bytes) -> Iterable[bytes]:
@@ -274,14 +274,14 @@ def test_a_redirect_that_is_not_of_this_server_is_not_followed(location: str) ->
     "place", ["http://example.invalid/10028/a/", "//127.0.0.2/10028/a/", "ftp://127.0.0.1/10028/a/"]
 )
 def test_a_slash_on_another_server_makes_no_directory(place: str) -> None:
-    """What another server calls a directory says nothing of this one's file."""
+    """A redirect to another server with a slash does not make a directory."""
     head = f"HTTP/1.1 301 Moved\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
     with pytest.raises(Unavailable):
         answered(lambda client: client.origin.measure(FILE.path), head, None)
 
 
 def test_a_directory_is_one_also_where_its_redirect_names_another_scheme() -> None:
-    """A server of HTTPS behind a balancer may say HTTP; it is not asked there, the slash says enough."""
+    """A redirect with a slash to another scheme of the same host raises IsADirectoryError."""
     head = b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/10028/a/\r\nContent-Length: 0\r\n\r\n"
     with pytest.raises(IsADirectoryError):
         answered(lambda client: client.origin.measure(FILE.path), head, None)
@@ -289,7 +289,7 @@ def test_a_directory_is_one_also_where_its_redirect_names_another_scheme() -> No
 
 @pytest.mark.parametrize("date", [b"Wed, 01 Jan 1000 00:00:00 GMT", b"Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_date_far_away_is_a_date(date: bytes) -> None:
-    """Of any year that there is."""
+    """A date of any year is accepted."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nLast-Modified: " + date + b"\r\n\r\n"
     file = answered(lambda client: client.origin.measure(FILE.path), head, None)
     assert isinstance(file, File)
@@ -297,7 +297,7 @@ def test_a_date_far_away_is_a_date(date: bytes) -> None:
 
 
 def test_a_date_of_no_zone_is_universal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the same file would be another version for a reader in another zone."""
+    """A date with the zone -0000 is UTC, whatever the local zone is."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nLast-Modified: Tue, 14 Nov 2023 22:13:20 -0000\r\n\r\n"
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
@@ -310,7 +310,7 @@ def test_a_date_of_no_zone_is_universal(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_clear_answer_stays_clear_behind_odd_headers() -> None:
-    """404 with two lengths, a senseless Retry-After and a foreign date is 404."""
+    """404 with invalid other headers raises NotFound."""
     head = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nRetry-After: \xff\r\nLast-Modified: \xb2\r\n\r\n"
     with pytest.raises(NotFound):
         answered(lambda client: client.origin.measure(FILE.path), head, None)

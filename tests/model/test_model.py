@@ -70,7 +70,7 @@ class Model(RuleBasedStateMachine):
     """One story."""
 
     forks: Forks
-    told: dict[str, int]
+    asks: dict[str, int]
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Model(RuleBasedStateMachine):
             self.open_a_file(f"{directory}/2.mrc")
 
     def opened(self) -> Host:
-        """Open the archive, on the cache there is."""
+        """Open the archive on the existing cache."""
         self.sent_before = self.served.sent
         chosen = settings_of(self.served.url, self.folder / "cache", cache_size=DISK, memory_cache_size=MEMORY)
         host = self.forks.host(chosen, self.now)
@@ -98,7 +98,7 @@ class Model(RuleBasedStateMachine):
         return host
 
     def teardown(self) -> None:
-        """End, and leave nothing."""
+        """Close, and check that nothing is left."""
         try:
             self.served.is_down = False
             self.host.close()
@@ -110,8 +110,8 @@ class Model(RuleBasedStateMachine):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def asked(self, command: str, *arguments: Any) -> tuple[Any, list[Event], Knowledge]:
-        """Ask for something; give what came, what the server said meanwhile, and what was known before."""
-        self.told[command] = self.told.get(command, 0) + 1
+        """Call the host; return the result, what the server sent meanwhile, and what was known before."""
+        self.asks[command] = self.asks.get(command, 0) + 1
         before, said = self.known.copy(), len(self.served.diary)
         result: Any
         try:
@@ -131,7 +131,7 @@ class Model(RuleBasedStateMachine):
         return result, events, before
 
     def see_still(self) -> None:
-        """Check that nothing is left under way, and every limit was kept."""
+        """Check that nothing is in flight, and that every limit was respected."""
         counters = self.host.call("counters")
         assert counters["surprises"] == []
         assert counters["flights"] == counters["in use"] == counters["waiting"] == 0, counters
@@ -148,7 +148,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(directory=st.sampled_from([*DIRECTORIES, "10028/nowhere"]))
     def list_a_directory(self, directory: str) -> None:
-        """It shows what was listed, and what was found; once it is known it costs nothing for a day."""
+        """A listing shows known names, and costs nothing for a day."""
         result, events, before = self.asked("entries", directory)
         is_known = before.is_listed(directory)
         if isinstance(result, ArchiveError):
@@ -175,19 +175,19 @@ class Model(RuleBasedStateMachine):
 
     @rule(path=PATHS)
     def look_at_a_name(self, path: str) -> None:
-        """Its exact length, asked for once; or that it is not there, which the server has said."""
+        """A lookup gives the exact size, requested once, or NotFound where the server said so."""
         self.found("stat", path)
 
     @rule(path=PATHS)
     def open_a_file(self, path: str) -> None:
-        """The version that was measured last, or the one that is there."""
+        """Opening gives the version that was measured last, or the current one."""
         result = self.found("open", path)
         if result is not None:
             number, file = result
             self.handles.append(Handle(number, path, self.version_of(file)))
 
     def found(self, command: str, path: str) -> Any:
-        """Look at `path`; give what came, None where it was a clear and right refusal."""
+        """Look up `path`; return the result, None for a clear and right refusal."""
         result, events, before = self.asked(command, path)
         file = result[1] if isinstance(result, tuple) else result
         relists = any(isinstance(event, Listed) and event.directory == parent_path(path) for event in events)
@@ -226,15 +226,17 @@ class Model(RuleBasedStateMachine):
         return result
 
     def version_of(self, file: File) -> Version:
-        """Return the version with this length and date, of all that the server ever had."""
+        """Return the version with this size and date, of all that the server ever had."""
         (found,) = (one for one in self.versions(file.path) if one.modified == file.modified)
         assert len(found.content) == file.size
         return found
 
     def versions(self, path: str) -> set[Version]:
-        """Return all versions of `path` that were ever told or are there."""
-        told = {event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path}
-        return {one for one in (*told, self.served.files.get(path)) if one is not None}
+        """Return all versions of `path` that were ever measured or exist."""
+        measured = {
+            event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path
+        }
+        return {one for one in (*measured, self.served.files.get(path)) if one is not None}
 
     def wanted(self, read: Read) -> tuple[Handle, int, int]:
         """Return the handle, offset and size of a read."""
@@ -245,22 +247,22 @@ class Model(RuleBasedStateMachine):
 
     @rule(read=READS)
     def read_a_part(self, read: Read) -> None:
-        """The bytes of its version, or a clear error."""
+        """A read gives the bytes of its version, or a clear error."""
         handle, offset, size = self.wanted(read)
         result, _, _ = self.asked("read", handle.number, offset, size)
         self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
 
     @rule(reads=st.lists(READS, min_size=2, max_size=8))
     def read_parts_at_once(self, reads: list[Read]) -> None:
-        """The same with many threads, of one file or several."""
+        """The same holds for many threads, of one file or several."""
         asked = [self.wanted(read) for read in reads]
         results, _, _ = self.asked("read_at_once", [(one.number, offset, size) for one, offset, size in asked])
         for (handle, offset, size), result in zip(asked, results, strict=True):
             self.see_right(handle, offset, size, result, {self.served.files.get(handle.path)})
 
     @rule(choice=st.integers(0, 10**6), step=st.sampled_from([BLOCK, 5000, 20_000]))
-    def read_in_line(self, choice: int, step: int) -> None:
-        """From the start to the end, as `cp` does."""
+    def read_sequentially(self, choice: int, step: int) -> None:
+        """The same holds from the start to the end, as `cp` reads."""
         self.read_all_of(self.chosen(choice), step)
 
     def read_all_of(self, handle: Handle, step: int = 100_000) -> None:
@@ -278,7 +280,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(read=READS, misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=4))
     def read_while_requests_go_wrong(self, read: Read, misfortunes: list[str]) -> None:
-        """What is not kept anywhere, while the server or the line misbehaves: nobody is told."""
+        """A read of what is not cached succeeds while requests fail and are retried."""
         handle, offset, size = self.wanted(read)
         self.host.call("forget")
         self.host.call("shrink", 0)
@@ -299,7 +301,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, kept=st.booleans())
     def read_on_after_it_has_changed(self, choice: int, size: int | None, kept: bool) -> None:
-        """The old handle gives old bytes or an error, a new one new bytes; from whatever cache."""
+        """The old handle gives old bytes or an error, a new one new bytes, from any cache."""
         handle = self.chosen(choice)
         self.read_all_of(handle)
         self.written_anew(handle.path, len(handle.version.content) if size is None else size)
@@ -311,7 +313,7 @@ class Model(RuleBasedStateMachine):
         self.read_all()
 
     def chosen(self, choice: int) -> Handle:
-        """Return one of the handles there are; a new one where there is none, and the server answers."""
+        """Return one of the handles, or a new one where there is none and the server answers."""
         if not self.handles:
             self.the_server_comes_back()
             self.written_anew("10028/0.mrc", 5 * BLOCK)
@@ -339,7 +341,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 10**6))
     def close_a_file(self, choice: int) -> None:
-        """The handle is gone."""
+        """A handle is closed."""
         handle = self.chosen(choice)
         self.handles.remove(handle)
         self.asked("release", handle.number)
@@ -348,29 +350,29 @@ class Model(RuleBasedStateMachine):
 
     @rule(path=PATHS, size=SIZES)
     def a_file_is_written(self, path: str, size: int) -> None:
-        """It is new, or replaced, grown or shrunk."""
+        """A file is new, replaced, grown or shrunk."""
         self.written_anew(path, size)
 
     @rule(choice=st.integers(0, 10**6))
     def a_file_is_replaced_by_as_many_bytes(self, choice: int) -> None:
-        """Only its date tells."""
+        """A new version differs by its date alone."""
         path = sorted(self.served.files)[choice % len(self.served.files)]
         self.written_anew(path, len(self.served.files[path].content))
 
     def written_anew(self, path: str, size: int) -> None:
-        """Write bytes that were never there."""
+        """Write new bytes."""
         self.written += 1
         self.served.write(path, noise(size, 1000 + self.written))
 
     @rule(choice=st.integers(0, 10**6))
     def a_file_is_removed(self, choice: int) -> None:
-        """One of many."""
+        """One file is removed."""
         if len(self.served.files) > FEWEST:
             self.served.remove(sorted(self.served.files)[choice % len(self.served.files)])
 
     @rule(path=PATHS, seconds=st.sampled_from([60.0, HOUR + 60]))
     def a_file_comes_after_it_was_missed(self, path: str, seconds: float) -> None:
-        """Who has asked for it finds it an hour later."""
+        """A file that was missing is found an hour later."""
         self.found("stat", path)
         if path not in self.served.files:
             self.written_anew(path, 3 * BLOCK)
@@ -379,7 +381,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(directory=st.sampled_from(DIRECTORIES[:3]), misfortune=st.sampled_from([*MISFORTUNES, "down"]))
     def old_listings_while_requests_go_wrong(self, directory: str, misfortune: str) -> None:
-        """What was listed is shown at once, and no failing refresh takes anything away."""
+        """A known listing is shown at once, and no failing refresh removes anything."""
         for _ in range(3):
             self.list_a_directory(directory)
             self.time_passes(DAY + 60)
@@ -392,32 +394,32 @@ class Model(RuleBasedStateMachine):
 
     @rule(path=PATHS, misfortunes=st.lists(st.just("404"), min_size=1, max_size=2))
     def one_of_two_servers_lacks_a_file(self, path: str, misfortunes: list[str]) -> None:
-        """A name that is listed is missed twice, or it is there."""
+        """A listed name is absent after two misses, or it exists."""
         self.requests_will_go_wrong(misfortunes)
         self.found("stat", path)
 
     @rule(misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=3))
     def requests_will_go_wrong(self, misfortunes: list[str]) -> None:
-        """The next few; whoever waits is not told."""
+        """The next few requests fail."""
         self.has_broken = True
         self.served.misfortunes.extend(misfortunes)
 
     @rule()
     def the_server_goes_down(self) -> None:
-        """It refuses everything."""
+        """The server refuses connections."""
         self.served.is_down = True
         self.host.call("set_patience", SHORT_PATIENCE)
 
     @rule()
     def the_server_comes_back(self) -> None:
-        """As it was."""
+        """The server answers again."""
         self.served.is_down = False
         self.served.misfortunes.clear()
         self.host.call("set_patience", 30.0)
 
     @rule(seconds=st.sampled_from([HOUR / 2, HOUR + 60, DAY + 60]))
     def time_passes(self, seconds: float) -> None:
-        """Listings and absences grow old."""
+        """Listings and absences get stale."""
         self.now += seconds
         self.host.call("set_ahead", self.now)
 
@@ -425,12 +427,12 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def memory_is_lost(self) -> None:
-        """What was read lately is on disk alone."""
+        """Recent blocks are on disk alone."""
         self.host.call("forget")
 
     @rule(most=st.sampled_from([0, 100_000, 200_000]))
     def the_cache_shrinks(self, most: int) -> None:
-        """Blocks are given up, as they are when room gets scarce."""
+        """Blocks are evicted."""
         self.host.call("shrink", most)
 
     @rule(seed=st.integers(0, 10**6), harm=st.sampled_from(["flip", "cut", "empty", "swap", "lose"]))
@@ -460,14 +462,14 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def it_is_mounted_anew(self) -> None:
-        """What was open is not; what was known is."""
+        """The archive is reopened, and open files are lost."""
         self.host.close()
         self.see_server_idle()
         self.come_again()
 
     @rule(read=READS, path=PATHS, what=st.sampled_from(["read", "stat", "entries", "nothing"]), wait=st.booleans())
     def it_is_killed(self, read: Read, path: str, what: str, wait: bool) -> None:
-        """In the middle of something, or of nothing; what was under way may have come to be known, or not."""
+        """The process is killed in the middle of a request, whose result may be stored or not."""
         handle, offset, size = self.wanted(read)
         said = len(self.served.diary)
         if what == "read":
@@ -487,7 +489,7 @@ class Model(RuleBasedStateMachine):
         self.come_again()
 
     def come_again(self) -> None:
-        """Open the archive anew, and what was open."""
+        """Reopen the archive and the files that were open."""
         paths = {handle.path for handle in self.handles}
         self.handles.clear()
         self.host = self.opened()
@@ -496,7 +498,7 @@ class Model(RuleBasedStateMachine):
         self.read_all()
 
     def see_server_idle(self) -> None:
-        """Wait until the server has seen that nobody is there any more; what it says then is of the past."""
+        """Wait until the server has no connection, so that later replies belong to the past."""
         eventually(lambda: not any(one.is_alive() for one in self.served.server._threads[1:]), "the server idles")
 
 
@@ -524,8 +526,8 @@ def forks() -> Iterator[Forks]:
     made.close()
 
 
-def told(counts: dict[str, int]) -> str:
-    """Say how often each thing was asked for."""
+def summary(counts: dict[str, int]) -> str:
+    """Return how often each thing was requested."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
@@ -533,8 +535,8 @@ def told(counts: dict[str, int]) -> str:
 def test_every_story_ends_well(
     forks: Forks, capsys: pytest.CaptureFixture[str], how_long: Callable[..., int]
 ) -> None:
-    """Bytes of one version or a clear error, names as the server told them, limits kept, nothing left under way."""
-    Model.forks, Model.told = forks, {}
+    """Any sequence of reads, changes, faults and kills gives bytes of one version or a clear error."""
+    Model.forks, Model.asks = forks, {}
     run_state_machine_as_test(
         Model,
         settings=settings(
@@ -545,4 +547,4 @@ def test_every_story_ends_well(
         ),
     )
     with capsys.disabled():
-        print(f"\nmodel: {told(Model.told)}")  # noqa: T201 - how much the long run has done
+        print(f"\nmodel: {summary(Model.asks)}")  # noqa: T201 - how much the long run has done

@@ -53,7 +53,7 @@ class MountModel(RuleBasedStateMachine):
     """One story."""
 
     mounts: Mounts
-    told: Counter[str]
+    asks: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class MountModel(RuleBasedStateMachine):
         self.mounted()
 
     def mounted(self) -> None:
-        """Mount, on the cache there is, and take it into hands."""
+        """Mount on the existing cache, and start the process that uses it."""
         self.mount = self.mounts(
             account=self.account,
             base_url=self.served.url,
@@ -91,7 +91,7 @@ class MountModel(RuleBasedStateMachine):
             self.open_a_file(path)
 
     def teardown(self) -> None:
-        """End, and leave nothing."""
+        """Unmount, and check that nothing is left."""
         self.line.close()
         self.account.end()
         self.mount.umount()
@@ -100,16 +100,16 @@ class MountModel(RuleBasedStateMachine):
         assert not self.served.complaints, self.served.complaints
 
     def asked(self, command: str, *arguments: Any) -> Any:
-        """Let the hands do something; give what came."""
-        self.told[command] += 1
+        """Call the process; return the result."""
+        self.asks[command] += 1
         self.line.send((command, arguments))
         assert self.line.poll(DEADLINE * 2), f"{command} {arguments} hangs"
         result = self.line.recv()
-        self.take_news()
+        self.record_events()
         return result
 
-    def take_news(self) -> None:
-        """Take in what the server has said; what is under way may have come or not."""
+    def record_events(self) -> None:
+        """Record what the server has sent; what is in flight may have arrived or not."""
         events = self.served.diary[self.taken :]
         self.taken += len(events)
         for event in events:
@@ -123,13 +123,13 @@ class MountModel(RuleBasedStateMachine):
                     pass
 
     def may_be(self, path: str) -> set[Version | None]:
-        """Return what may be shown at `path`; None: nothing."""
+        """Return the versions that may be shown at `path`, None for no file."""
         measured = {one.version for one in self.known.of(path) if one is not None and one.version is not None}
         absent = {None} if None in self.known.of(path) else set()
         return measured | absent | {self.served.files.get(path)} | self.shown.get(path, set())
 
     def see_version(self, path: str, size: int, modified: int) -> Version:
-        """Check that this is the length and date of one version that may be shown, and give it."""
+        """Check that size and date are those of one version that may be shown, and return it."""
         for version in self.may_be(path):
             if version is not None and (len(version.content), version.modified) == (size, modified):
                 self.shown.setdefault(path, set()).add(version)
@@ -137,7 +137,7 @@ class MountModel(RuleBasedStateMachine):
         raise AssertionError(f"{path}: {size} bytes of {modified} are shown, {self.may_be(path)} may be")
 
     def see_refusal(self, path: str, error: Any, *allowed: int) -> None:
-        """Check that this is an error, and one of those that may be."""
+        """Check that the result is an error that is allowed."""
         assert isinstance(error, OSError), error
         if error.errno == errno.ENOENT and None in self.may_be(path):
             self.shown.setdefault(path, set()).add(None)
@@ -146,7 +146,7 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(directory=st.sampled_from(DIRECTORIES))
     def list_a_directory(self, directory: str) -> None:
-        """Names that are there, or may be thought to be."""
+        """A listing shows names that exist or were known."""
         result = self.asked("entries", f"{self.place}/{directory}")
         assert isinstance(result, list), result
         shown = {f"{directory}/{name}" for name in result}
@@ -156,7 +156,7 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(path=PATHS)
     def look_at_a_name(self, path: str) -> None:
-        """Exact length and date of one version."""
+        """A lookup gives the exact size and date of one version."""
         result = self.asked("stat", f"{self.place}/{path}")
         if isinstance(result, tuple):
             self.see_version(path, *result)
@@ -165,7 +165,7 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(path=PATHS)
     def open_a_file(self, path: str) -> None:
-        """One version; none while an older one is open."""
+        """Opening gives one version, and none while an older one is open."""
         result = self.asked("open", f"{self.place}/{path}")
         if isinstance(result, tuple):
             number, size, modified = result
@@ -176,12 +176,12 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(read=READS, command=st.sampled_from(["read", "mapped"]))
     def read_a_part(self, read: tuple[int, int, int], command: str) -> None:
-        """Bytes of the version that was opened, or a clear error."""
+        """A read gives the bytes of the version that was opened, or a clear error."""
         self.see_read(self.chosen(read[0]), read[1], read[2], command)
 
     @rule(choice=st.integers(0, 10**6), size=NEW_SIZES, drop=st.booleans())
     def read_on_after_it_has_changed(self, choice: int, size: int | None, drop: bool) -> None:
-        """The old handle gives old bytes or an error; closed and opened anew, new ones."""
+        """The old handle gives old bytes or an error; reopened, it gives new ones."""
         handle = self.chosen(choice)
         self.see_read(handle, 0, 100_000, "read")
         self.written_anew(handle.path, len(handle.version.content) if size is None else size)
@@ -197,7 +197,7 @@ class MountModel(RuleBasedStateMachine):
             self.see_read(one, 0, 10**6, "read")
 
     def see_read(self, handle: Handle, share: int, size: int, command: str) -> None:
-        """Read, and see that it is right."""
+        """Read, and check the bytes."""
         offset = len(handle.version.content) * share // 100
         if command == "mapped" and not handle.version.content:
             return  # nothing can be mapped
@@ -215,7 +215,7 @@ class MountModel(RuleBasedStateMachine):
             assert result.errno == errno.ESTALE or (result.errno == errno.ENOENT and None in there), result
 
     def chosen(self, choice: int) -> Handle:
-        """Return one of the open files; a new one where there is none."""
+        """Return one of the open files, or a new one where there is none."""
         while not self.handles:
             self.written_anew("10028/0.mrc", 200_000)
             self.open_a_file("10028/0.mrc")
@@ -223,35 +223,35 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(choice=st.integers(0, 10**6))
     def close_a_file(self, choice: int) -> None:
-        """It is closed."""
+        """A handle is closed."""
         handle = self.chosen(choice)
         self.handles.remove(handle)
         self.asked("close", handle.number)
 
     @rule(path=PATHS, size=SIZES)
     def a_file_is_written(self, path: str, size: int) -> None:
-        """New, or replaced."""
+        """A file is new, or replaced."""
         self.written_anew(path, size)
 
     def written_anew(self, path: str, size: int) -> None:
-        """Write bytes that were never there."""
+        """Write new bytes."""
         self.written += 1
         self.served.write(path, noise(size, 1000 + self.written))
 
     @rule(choice=st.integers(0, 10**6))
     def a_file_is_removed(self, choice: int) -> None:
-        """One of many."""
+        """One file is removed."""
         if len(self.served.files) > FEWEST:
             self.served.remove(sorted(self.served.files)[choice % len(self.served.files)])
 
     @rule(misfortunes=st.lists(st.sampled_from(sorted({*MISFORTUNES} - {"404"})), min_size=1, max_size=3))
     def requests_will_go_wrong(self, misfortunes: list[str]) -> None:
-        """The next few; nobody is told."""
+        """The next few requests fail."""
         self.served.misfortunes.extend(misfortunes)
 
     @rule(read=READS)
     def read_while_the_server_is_away_for_a_moment(self, read: tuple[int, int, int]) -> None:
-        """Whoever reads waits."""
+        """A reader waits for the server."""
         handle = self.chosen(read[0])
         self.asked("drop", handle.number)
         self.served.is_down = True
@@ -262,13 +262,13 @@ class MountModel(RuleBasedStateMachine):
 
     @rule()
     def the_kernel_forgets(self) -> None:
-        """Pages that nobody has mapped."""
+        """The kernel drops the pages that are not mapped."""
         for handle in self.handles:
             self.asked("drop", handle.number)
 
     @rule(kill=st.booleans(), read=READS)
     def it_is_mounted_anew(self, kill: bool, read: tuple[int, int, int]) -> None:
-        """By a user, or after its daemon was killed in the middle of a read."""
+        """It is remounted by the user, or after its daemon was killed during a read."""
         handle = self.chosen(read[0])
         if kill:
             daemon = self.mount.daemon()
@@ -286,7 +286,7 @@ class MountModel(RuleBasedStateMachine):
         if not kill:
             self.mount.umount()
         self.mounts.made.remove(self.mount)
-        self.take_news()
+        self.record_events()
         self.mounted()
 
 
@@ -294,8 +294,8 @@ class MountModel(RuleBasedStateMachine):
 def test_every_story_ends_well_through_the_kernel(
     lasting_mount: Mounts, capsys: pytest.CaptureFixture[str], how_long: Callable[..., int]
 ) -> None:
-    """Bytes of the version that was opened or a clear error, through read and mmap; dead mounts are taken over."""
-    MountModel.mounts, MountModel.told = lasting_mount, Counter()
+    """Any sequence of events gives bytes of the opened version or a clear error, through read and mmap."""
+    MountModel.mounts, MountModel.asks = lasting_mount, Counter()
     run_state_machine_as_test(
         MountModel,
         settings=settings(
@@ -306,11 +306,11 @@ def test_every_story_ends_well_through_the_kernel(
         ),
     )
     with capsys.disabled():
-        print(f"\nmodel through the kernel: {dict(MountModel.told)}")  # noqa: T201 - how much the long run has done
+        print(f"\nmodel through the kernel: {dict(MountModel.asks)}")  # noqa: T201 - how much the long run has done
 
 
-def test_hands_do_as_they_are_told(tmp_path: Path) -> None:
-    """What looks at the mount does not err on a directory of our own."""
+def test_the_process_that_uses_a_mount_is_right(tmp_path: Path) -> None:
+    """The process that uses the mount returns right results on a local directory."""
     file = tmp_path / "file"
     file.write_bytes(noise(10_000))
     use = mount_user.MountUser()

@@ -105,7 +105,7 @@ def test_programs_together_keep_the_budget(mount: Mounts, sparse: RequestLog, co
     assert connections - 1 <= sparse.connections <= connections
 
 
-def test_a_server_that_is_busy_is_asked_over_fewer_connections(mount: Mounts, fault_proxy: FaultProxy) -> None:
+def test_a_busy_server_gets_fewer_connections(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """Replies of 503 never raise the connections above the budget, and every byte comes in the end."""
     host, _, port = fault_proxy.url.removeprefix("http://").partition("/")[0].partition(":")
     with closing(Relay((host, int(port)), Line(round_trip=ROUND_TRIP))) as relay:

@@ -19,7 +19,7 @@ from support.programs import checksum
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
-TROUBLE = r"cannot be used|was damaged|gives way"
+DISK_WARNINGS = r"cannot be used|was damaged|gives way"
 OTHERS = ["10028/data/stack.mrcs", "10028/data/movie.tif", "10100/data/1.bin", "10100/data/524288.bin"]
 
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fails_for_a_while(
     """While a disk fails in any way, reads are right and one line is logged; later blocks are stored again."""
     account, ill = disk
     made = mount("10028", "10100", "10200", account=account)
-    made.expect(TROUBLE)
+    made.expect(DISK_WARNINGS)
     assert made.call(differing, made.path, tree.root, [RANDOM]) == []
     eventually(lambda: cache_files.of(account), "blocks are kept")
     ill.write_text(f"{illness}\n")
@@ -103,7 +103,7 @@ def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mou
     (account.home / "real" / "empiarfs" / "v1" / "blocks").mkdir(parents=True)
     ill.write_text("lock ENOLCK\n")
     made = mount("10028", "10100", "10200", account=account)
-    made.expect(TROUBLE)
+    made.expect(DISK_WARNINGS)
     assert made.call(differing, made.path, tree.root, [*OTHERS, RANDOM]) == []
     assert cache_files.of(account) == []
     assert warnings_of(made) == ["the cache in", "the index"], made.log()
@@ -118,7 +118,7 @@ def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mou
 def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, tree: FixtureTree) -> None:
     """Deleting the cache under a mount costs requests alone, and a new cache with mode 0700 is created."""
     made = mount("10028", "10100", "10200")
-    made.expect(TROUBLE)
+    made.expect(DISK_WARNINGS)
     folder = made.account.home / "cache" / "empiarfs"
     assert made.call(differing, made.path, tree.root, [RANDOM]) == []
     eventually(lambda: cache_files.of(made.account), "blocks are kept")
@@ -142,7 +142,7 @@ def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, tree: FixtureTre
 def test_databases_that_another_program_locks(mount: Mounts, tree: FixtureTree) -> None:
     """Reads go on without a long wait while another program holds locks on the databases."""
     made = mount("10028", "10100", "10200")
-    made.expect(TROUBLE)
+    made.expect(DISK_WARNINGS)
     assert made.call(checksum, made / RANDOM)
     eventually(lambda: cache_files.of(made.account), "blocks are kept")
     folder = made.account.home / "cache" / "empiarfs" / "v1"
@@ -174,7 +174,7 @@ def test_a_small_file_system_that_fills_up(mount: Mounts, tree: FixtureTree) -> 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], check=True)
     try:
         made = mount("10028", "10100", account=account)
-        made.expect(TROUBLE)
+        made.expect(DISK_WARNINGS)
         filler = place / "filler"
         with filler.open("wb", buffering=0) as file:
             for size in (65_536, 512):

@@ -122,7 +122,7 @@ def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
     "for them."
 )
-def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> None:
+def test_a_file_read_twice_is_requested_once(mount: Mounts, binding: str) -> None:
     """A file that is opened and read again is served from the kernel's page cache."""
     with upcalls(mount, mount.account(binding=binding), "10100") as (made, counted):
         assert made.run("md5sum", made / RANDOM).returncode == 0
@@ -136,7 +136,7 @@ def test_a_file_read_twice_is_asked_for_once(mount: Mounts, binding: str) -> Non
     "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
     "for them."
 )
-def test_a_missing_name_is_asked_for_once(mount: Mounts, binding: str) -> None:
+def test_a_missing_name_is_looked_up_once(mount: Mounts, binding: str) -> None:
     """The kernel caches that a name is missing, so that a thousand lookups cost one request."""
 
     def thousand(path: str) -> int:

@@ -81,7 +81,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
 
 
 @pytest.mark.promise("If not, it is not requested again for an hour.")
-def test_a_missing_name_is_asked_for_once(mount: Mounts, apache: Apache, binding: str) -> None:
+def test_a_missing_name_is_requested_once(mount: Mounts, apache: Apache, binding: str) -> None:
     """A name that is not in the listing costs one HEAD, and none again, after a new mount neither."""
 
     def thrice(path: str) -> list[bool]:
@@ -120,9 +120,7 @@ def test_a_file_that_one_listing_omits_is_there(mount: Mounts, fault_proxy: Faul
     "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
     "for it."
 )
-def test_a_listing_that_shrinks_is_not_believed_at_once(
-    mount: Mounts, own_apache: Apache, small_tree: Path
-) -> None:
+def test_a_listing_that_shrinks_must_repeat(mount: Mounts, own_apache: Apache, small_tree: Path) -> None:
     """A name that a newer listing lacks stays until a second listing lacks it too."""
     made = mount("10028", base_url=own_apache.url, env={"EMPIARFS_LISTING_TTL": "0.3"})
     folder = made / "10028/data"
@@ -183,7 +181,7 @@ def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 
-def test_a_server_that_fails_for_a_moment_is_asked_again(mount: Mounts, fault_proxy: FaultProxy) -> None:
+def test_a_few_failed_replies_are_retried(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A few replies of 503 are retried, and the read succeeds."""
     made = mount("10100", base_url=fault_proxy.url)
     made.expect("HTTP 503")

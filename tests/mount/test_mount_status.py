@@ -170,11 +170,11 @@ def test_the_newest_warnings_are_shown(mount: Mounts, fault_proxy: FaultProxy) -
     made.call(length, made / "10100/data/1.bin")
     with fault_proxy.answer(RANDOM, 500, method="HEAD"):
         stuck(made, made / RANDOM)
-        eventually(lambda: status_of(made)["warnings"], "a trouble")
-    (trouble, *_) = status_of(made)["warnings"]
+        eventually(lambda: status_of(made)["warnings"], "a warning")
+    (warning, *_) = status_of(made)["warnings"]
     where = "10100/data/random.bin: the server answers HTTP 500 Internal Server Error"
-    assert re.fullmatch(rf"{where}; asking again for up to \d+ s", trouble["text"])
-    assert status_of(made)["since"] < trouble["time"] < status_of(made)["now"]
+    assert re.fullmatch(rf"{where}; asking again for up to \d+ s", warning["text"])
+    assert status_of(made)["since"] < warning["time"] < status_of(made)["now"]
     assert status_of(made)["retries"] > 1
     assert "asking again" in " ".join(status(made.account, made.path).stdout.decode().split())
 

@@ -91,7 +91,7 @@ class Project:
         return words
 
     def empty(self, name: str) -> None:
-        """Give a job an empty output directory, because tests share the project."""
+        """Make an empty output directory for a job, because tests share the project."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         self.mount.account.mkdir(self.folder / name)
 

@@ -1,4 +1,4 @@
-"""The embedded archive's files: real formats, known contents, built once and the same every time."""
+"""The files of the sample archive: real formats, known contents, equal in every build."""
 
 import hashlib
 import io
@@ -22,14 +22,14 @@ NAMES = {"e": "http://pdbe.org/empiar"}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build once for all tests that only read."""
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample archive, built once for all tests that only read."""
     return content.build(tmp_path_factory.mktemp("first"))
 
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another build, by two processes at once; each says what it got."""
+    """Another build, by two processes at once."""
     folder = tmp_path_factory.mktemp("second")
     code = (
         "import pathlib, sys; from empiarfs.sample import content\nprint(content.build(pathlib.Path(sys.argv[1])))"
@@ -43,17 +43,17 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def single(world: Path) -> Path:
-    """Return the data directory of the single-particle entry."""
-    return world / "99001" / "data"
+def single(archive: Path) -> Path:
+    """The data directory of the single-particle entry."""
+    return archive / "99001" / "data"
 
 
-def digest(world: Path) -> dict[bytes, tuple[int, str]]:
-    """Map each path below `world` to its date and, if it is a file, the hash of its bytes."""
+def digest(archive: Path) -> dict[bytes, tuple[int, str]]:
+    """Map each path below `archive` to its date and, for a file, the checksum of its bytes."""
     found = {}
-    for path in [world, *world.rglob("*")]:
+    for path in [archive, *archive.rglob("*")]:
         data = path.read_bytes() if path.is_file() else b""
-        where = os.fsencode(path.relative_to(world))
+        where = os.fsencode(path.relative_to(archive))
         found[where] = (path.stat().st_mtime_ns, hashlib.sha256(data).hexdigest())
     return found
 
@@ -61,25 +61,25 @@ def digest(world: Path) -> dict[bytes, tuple[int, str]]:
 # building
 
 
-def test_two_builds_are_equal(world: Path, second: Path) -> None:
+def test_two_builds_are_equal(archive: Path, second: Path) -> None:
     """Each build gives the same names, the same bytes and the same dates."""
-    assert digest(second) == digest(world)
+    assert digest(second) == digest(archive)
 
 
 def test_two_builders_leave_one_build(second: Path) -> None:
-    """Processes that build at once leave one build and its lock, and nothing half done."""
+    """Processes that build at once leave one build and its lock, and nothing incomplete."""
     folder = second.parents[1]
     assert {path.name for path in folder.iterdir()} == {second.parent.name, f".{second.parent.name}.lock"}
 
 
-def test_what_is_built_stays(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second call gives the same directory and builds nothing."""
+def test_what_is_built_stays(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call returns the same directory and builds nothing."""
     monkeypatch.setattr(content, "_fill", pytest.fail)
-    assert content.build(world.parents[1]) == world
+    assert content.build(archive.parents[1]) == archive
 
 
 def test_a_killed_build_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a killed build left is thrown away, and the next call builds all of it."""
+    """The remains of a killed build are deleted, and the next call builds everything."""
     code = (
         "import os, pathlib, signal, sys; from empiarfs.sample import content\n"
         "def die(world):\n"
@@ -92,17 +92,17 @@ def test_a_killed_build_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.rglob("half"))
 
-    monkeypatch.setattr(content, "_fill", lambda world: (world / "whole").touch())
-    world = content.build(tmp_path)
-    assert [path.name for path in world.iterdir()] == ["whole"]
+    monkeypatch.setattr(content, "_fill", lambda archive: (archive / "whole").touch())
+    archive = content.build(tmp_path)
+    assert [path.name for path in archive.iterdir()] == ["whole"]
     assert list(tmp_path.rglob("half")) == []
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that fails, as on a full disk, hands the error on and removes what it wrote."""
+    """A build that fails, as on a full disk, raises the error and removes what it wrote."""
 
-    def fail(world: Path) -> None:
-        (world / "half").touch()
+    def fail(archive: Path) -> None:
+        (archive / "half").touch()
         raise OSError(28, "no space left")
 
     monkeypatch.setattr(content, "_fill", fail)
@@ -111,28 +111,28 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_newer_version_builds_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program with another version of the files does not use those of the old one, nor remove them."""
-    monkeypatch.setattr(content, "_fill", lambda world: None)
+def test_a_newer_version_has_its_own_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with another version of the files neither uses nor removes those of the old one."""
+    monkeypatch.setattr(content, "_fill", lambda archive: None)
     old = content.build(tmp_path)
     monkeypatch.setattr(content, "VERSION", content.VERSION + 1)
     assert content.build(tmp_path) != old
     assert old.is_dir()
 
 
-def test_total_size(world: Path) -> None:
-    """All of it is large enough to show caching and small enough to build on first use."""
-    size = sum(path.stat().st_size for path in world.rglob("*") if path.is_file())
+def test_total_size(archive: Path) -> None:
+    """The files have between 25 and 60 MB."""
+    size = sum(path.stat().st_size for path in archive.rglob("*") if path.is_file())
     assert 25e6 < size < 60e6
 
 
 # formats
 
 
-def test_mrc_files_are_valid(world: Path) -> None:
-    """Every MRC file keeps to the MRC2014 standard."""
+def test_mrc_files_are_valid(archive: Path) -> None:
+    """Every MRC file conforms to the MRC2014 standard."""
     found = [
-        path for path in world.rglob("*") if path.suffix.lower() in {".mrc", ".mrcs", ".st"} and path.is_file()
+        path for path in archive.rglob("*") if path.suffix.lower() in {".mrc", ".mrcs", ".st"} and path.is_file()
     ]
     report = io.StringIO()
     assert [path.name for path in found if not mrcfile.validate(path, print_file=report)] == [], report.getvalue()
@@ -168,7 +168,7 @@ def test_particles_are_normalised(single: Path) -> None:
 
 
 def test_optics_agree_with_the_stack(single: Path) -> None:
-    """The optics table gives the box size, the pixel size and the kind of image that the stack has."""
+    """The optics table has the box size, pixel size and dimensionality of the stack."""
     optics = starfile.read(single / "Particles" / "particles.star")["optics"]
     assert optics["rlnImageSize"].tolist() == [64]
     assert optics["rlnImagePixelSize"].tolist() == [1.5]
@@ -210,7 +210,7 @@ def test_listed_micrographs_exist(single: Path) -> None:
 
 
 def test_truth(single: Path) -> None:
-    """The truth table names the class and turn that are seen: no particle looks more like the other class."""
+    """The truth table names the class that each particle resembles most, at its angle."""
     truth = starfile.read(single / "Particles" / "truth.star")
     stack = mrcfile.read(single / "Particles" / "particles.mrcs")
     for image, number, angle in zip(stack, truth["rlnClassNumber"], truth["rlnAnglePsi"], strict=True):
@@ -225,9 +225,9 @@ def test_classes_are_about_equal(single: Path) -> None:
     assert counts.min() > 512 / 3
 
 
-def test_movies(world: Path) -> None:
+def test_movies(archive: Path) -> None:
     """Each movie is an LZW-compressed TIFF of twelve pages of 512 x 512 uint8."""
-    found = sorted((world / "99002/data/Movies").iterdir())
+    found = sorted((archive / "99002/data/Movies").iterdir())
     assert [path.name for path in found] == ["movie_001.tif", "movie_002.tif"]
     for path in found:
         with tifffile.TiffFile(path) as file:
@@ -235,24 +235,24 @@ def test_movies(world: Path) -> None:
         assert shapes == [((512, 512), "uint8", "LZW")] * 12
 
 
-def test_gain_takes_the_columns_out(world: Path) -> None:
+def test_gain_takes_the_columns_out(archive: Path) -> None:
     """Multiplying a movie by the gain reference removes the columns of the read-out."""
-    counts = tifffile.imread(world / "99002/data/Movies/movie_001.tif").sum(axis=0, dtype=np.float64)
-    gain = mrcfile.read(world / "99002/data/gain.mrc")
+    counts = tifffile.imread(archive / "99002/data/Movies/movie_001.tif").sum(axis=0, dtype=np.float64)
+    gain = mrcfile.read(archive / "99002/data/gain.mrc")
     steps = [np.diff(image.mean(axis=0)).std() for image in (counts, counts * gain)]
     assert steps[1] < steps[0] / 2
 
 
-def test_tilt_series(world: Path) -> None:
+def test_tilt_series(archive: Path) -> None:
     """The tilt series is a stack of 21 images of 256 x 256 int16, mode 1, with pixels of 5.2 Angstrom."""
-    with mrcfile.open(world / "99003/data/TS_01/TS_01.st") as file:
+    with mrcfile.open(archive / "99003/data/TS_01/TS_01.st") as file:
         assert (file.data.shape, file.data.dtype, int(file.header.mode)) == ((21, 256, 256), np.int16, 1)
         assert float(file.voxel_size.x) == pytest.approx(5.2)
 
 
-def test_mdoc(world: Path) -> None:
+def test_mdoc(archive: Path) -> None:
     """The mdoc holds one section a tilt, numbered from 0, with the angles of the rawtlt file."""
-    folder = world / "99003/data/TS_01"
+    folder = archive / "99003/data/TS_01"
     lines = (folder / "TS_01.st.mdoc").read_text().splitlines()
     angles = [float(line.partition(" = ")[2]) for line in lines if line.startswith("TiltAngle")]
     assert angles == [float(line) for line in (folder / "TS_01.rawtlt").read_text().splitlines()]
@@ -260,16 +260,16 @@ def test_mdoc(world: Path) -> None:
     assert sections == [f"[ZValue = {number}]" for number in range(21)]
 
 
-def test_mdoc_comes_from_windows(world: Path) -> None:
+def test_mdoc_comes_from_windows(archive: Path) -> None:
     """As SerialEM writes it, the mdoc has CRLF line ends and names its frames by Windows paths."""
-    text = (world / "99003/data/TS_01/TS_01.st.mdoc").read_bytes()
+    text = (archive / "99003/data/TS_01/TS_01.st.mdoc").read_bytes()
     assert text.count(b"\r\n") == text.count(b"\n") > 400
     assert rb"SubFramePath = D:\DATA\Drawn\frames\TS_01_000_-60.0.tif" in text
 
 
-def test_a_directory_may_look_like_a_file(world: Path) -> None:
+def test_a_directory_may_look_like_a_file(archive: Path) -> None:
     """One directory is named like an MRC file."""
-    assert [path.name for path in (world / "99003/data/alignment/TS_01.mrc").iterdir()] == ["TS_01.xf"]
+    assert [path.name for path in (archive / "99003/data/alignment/TS_01.mrc").iterdir()] == ["TS_01.xf"]
 
 
 # names
@@ -296,22 +296,22 @@ def test_a_directory_may_look_like_a_file(world: Path) -> None:
         b"many/tile_0300.txt",
     ],
 )
-def test_odd_names(world: Path, name: bytes) -> None:
-    """A file with an odd name is there under exactly these bytes and holds its own name."""
-    path = Path(os.fsdecode(os.fsencode(world) + b"/99004/data/" + name))
+def test_odd_names(archive: Path, name: bytes) -> None:
+    """A file with an odd name exists under exactly these bytes and contains its name."""
+    path = Path(os.fsdecode(os.fsencode(archive) + b"/99004/data/" + name))
     assert path.read_bytes() == name + b"\n"
 
 
-def test_smallest_things(world: Path) -> None:
+def test_smallest_things(archive: Path) -> None:
     """There is a file of no bytes, one of one byte, and a directory with nothing in it."""
-    data = world / "99004/data"
+    data = archive / "99004/data"
     assert [(data / name).stat().st_size for name in ("empty.dat", "one_byte.dat")] == [0, 1]
     assert list((data / "empty directory").iterdir()) == []
 
 
-def test_many_files(world: Path) -> None:
+def test_many_files(archive: Path) -> None:
     """One directory holds 300 files."""
-    assert len(list((world / "99004/data/many").iterdir())) == 300
+    assert len(list((archive / "99004/data/many").iterdir())) == 300
 
 
 # headers
@@ -319,53 +319,53 @@ def test_many_files(world: Path) -> None:
 NUMBERS = (99001, 99002, 99003, 99004)
 
 
-def header_of(world: Path, number: int) -> ET.Element:
+def header_of(archive: Path, number: int) -> ET.Element:
     """Read the header of entry `number`."""
-    return ET.parse(world / f"{number}/{number}.xml").getroot()  # noqa: S314 # our own file
+    return ET.parse(archive / f"{number}/{number}.xml").getroot()  # noqa: S314 # our own file
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_header_names_its_entry(world: Path, number: int) -> None:
+def test_header_names_its_entry(archive: Path, number: int) -> None:
     """A header is in EMPIAR's namespace and carries the accession and the DOI of its entry."""
-    header = header_of(world, number)
+    header = header_of(archive, number)
     assert header.tag == "{http://pdbe.org/empiar}entry"
     assert header.get("accessionCode") == f"EMPIAR-{number}"
     assert header.findtext("e:admin/e:entryDOI", namespaces=NAMES) == f"10.6019/EMPIAR-{number}"
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_header_knows_the_size(world: Path, number: int) -> None:
+def test_header_knows_the_size(archive: Path, number: int) -> None:
     """A header gives the size of the data to a tenth of a 1024-based megabyte."""
-    files = [path for path in (world / f"{number}/data").rglob("*") if path.is_file()]
-    element = header_of(world, number).find("e:admin/e:datasetSize", NAMES)
+    files = [path for path in (archive / f"{number}/data").rglob("*") if path.is_file()]
+    element = header_of(archive, number).find("e:admin/e:datasetSize", NAMES)
     assert element is not None
     assert element.get("units") == "MB"
     assert float(element.text or "") == pytest.approx(sum(path.stat().st_size for path in files) / 2**20, abs=0.051)
 
 
-def test_headers_have_the_quirks_of_real_ones(world: Path) -> None:
+def test_headers_have_the_quirks_of_real_ones(archive: Path) -> None:
     """An ampersand is escaped twice, and one directory of image sets begins with a slash."""
-    text = (world / "99002/99002.xml").read_text(encoding="utf-8")
+    text = (archive / "99002/99002.xml").read_text(encoding="utf-8")
     assert "Drawings &amp;amp; Other Pictures" in text
     assert "<directory>/data/Movies</directory>" in text
 
 
-def test_image_sets_have_their_directories(world: Path) -> None:
+def test_image_sets_have_their_directories(archive: Path) -> None:
     """The image sets of all entries lie in four directories, which exist."""
     found = [
-        world / str(number) / element.findtext("e:directory", "", NAMES).lstrip("/")
+        archive / str(number) / element.findtext("e:directory", "", NAMES).lstrip("/")
         for number in NUMBERS
-        for element in header_of(world, number).findall("e:imageSet", NAMES)
+        for element in header_of(archive, number).findall("e:imageSet", NAMES)
     ]
     assert [path.name for path in found] == ["Micrographs", "Particles", "Movies", "TS_01"]
     assert all(path.is_dir() for path in found)
 
 
 @pytest.mark.parametrize(("number", "count"), [(99001, 6), (99002, 2)])
-def test_patterns_find_the_files(world: Path, number: int, count: int) -> None:
+def test_patterns_find_the_files(archive: Path, number: int, count: int) -> None:
     """The pattern of an image set finds from the entry's root as many files as the set says it has."""
-    image_set = header_of(world, number).find("e:imageSet", NAMES)
+    image_set = header_of(archive, number).find("e:imageSet", NAMES)
     assert image_set is not None
     pattern = image_set.findtext("e:micrographsFilePattern", "", NAMES)
     assert image_set.findtext("e:numImagesOrTiltSeries", "", NAMES) == str(count)
-    assert len(list((world / str(number)).glob(pattern))) == count
+    assert len(list((archive / str(number)).glob(pattern))) == count

@@ -1,4 +1,4 @@
-"""The loopback server: it answers as EBI's Apache does, and gives every byte as it is on disk."""
+"""The loopback server answers as EBI's Apache does, and serves every byte as it is on disk."""
 
 import http.client
 import logging
@@ -61,21 +61,21 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the archive once."""
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample archive."""
     return content.build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
-def server(world: Path) -> Iterator[SampleServer]:
-    """Serve the archive to all tests."""
-    with SampleServer(world) as server:
+def server(archive: Path) -> Iterator[SampleServer]:
+    """A server of it for all tests."""
+    with SampleServer(archive) as server:
         yield server
 
 
 @pytest.fixture
 def client(server: SampleServer) -> Iterator[Client]:
-    """Connect anew for each test."""
+    """A new connection for each test."""
     client = Client(server)
     yield client
     client.line.close()
@@ -83,12 +83,12 @@ def client(server: SampleServer) -> Iterator[Client]:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[tuple[Path, Client]]:
-    """A world of one's own to put things into, and a client of its server."""
-    world = tmp_path / "world"
-    world.mkdir()
-    with SampleServer(world) as server:
+    """A tree to change, and a client of its server."""
+    archive = tmp_path / "world"
+    archive.mkdir()
+    with SampleServer(archive) as server:
         client = Client(server)
-        yield world, client
+        yield archive, client
         client.line.close()
 
 
@@ -100,9 +100,9 @@ def url_of(path: bytes) -> str:
 # files
 
 
-def test_every_file(world: Path, client: Client) -> None:
-    """Every file, hidden or oddly named, comes whole and unchanged over one connection."""
-    root = os.fsencode(world)
+def test_every_file(archive: Path, client: Client) -> None:
+    """Every file, hidden or oddly named, is served unchanged over one connection."""
+    root = os.fsencode(archive)
     for folder, _, names in os.walk(root):
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118 # bytes
@@ -128,16 +128,16 @@ def test_every_file(world: Path, client: Client) -> None:
         ("Bytes=7-8", 7, 9),
     ],
 )
-def test_ranges(world: Path, client: Client, asked: str, start: int, stop: int) -> None:
-    """A single range, closed, open or from the end, gives 206, exactly its bytes, and says which they are."""
+def test_ranges(archive: Path, client: Client, asked: str, start: int, stop: int) -> None:
+    """A single range, closed, open or from the end, gives 206 and exactly its bytes."""
     status, headers, body = client.ask(MICROGRAPH, Range=asked)
     assert (status, headers["Content-Range"]) == (206, f"bytes {start}-{stop - 1}/{SIZE}")
-    assert body == (world / MICROGRAPH[1:]).read_bytes()[start:stop]
+    assert body == (archive / MICROGRAPH[1:]).read_bytes()[start:stop]
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE}", "bytes=99999999999-"])
 def test_range_behind_the_end(client: Client, asked: str) -> None:
-    """A range that begins at or behind the end gives 416 and the true length."""
+    """A range that begins at or after the end gives 416 and the true size."""
     status, headers, _ = client.ask(MICROGRAPH, Range=asked)
     assert (status, headers["Content-Range"]) == (416, f"bytes */{SIZE}")
 
@@ -147,13 +147,13 @@ def test_range_behind_the_end(client: Client, asked: str) -> None:
     ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "bytes= 0-1", "lines=0-1", "bytes=-", "bytes=-0", "0-1"],
 )
 def test_malformed_ranges(client: Client, asked: str) -> None:
-    """A range that is malformed, or several of them, is as good as none: 200 and the whole file."""
+    """A malformed range, or several ranges, give 200 and the whole file."""
     status, headers, body = client.ask("/99004/data/a%23b.txt", Range=asked)
     assert (status, headers["Content-Range"], body) == (200, None, b"a#b.txt\n")
 
 
 def test_range_of_an_empty_file(client: Client) -> None:
-    """Of an empty file any range gives 200 and nothing, as with Apache."""
+    """Any range of an empty file gives 200 and no bytes, as with Apache."""
     status, headers, body = client.ask("/99004/data/empty.dat", Range="bytes=0-")
     assert (status, headers["Content-Length"], body) == (200, "0", b"")
 
@@ -168,7 +168,7 @@ def test_head(client: Client, path: str) -> None:
 
 
 def test_file_headers(client: Client) -> None:
-    """A file comes with its date, a quoted ETag, and the promise of ranges."""
+    """A file has its date, a quoted ETag, and Accept-Ranges."""
     _, headers, _ = client.ask("/99004/data/one_byte.dat", "HEAD")
     assert headers["Last-Modified"].startswith("Fri, 17 May 2024 12:0")
     assert headers["ETag"].startswith('"1-')
@@ -177,24 +177,24 @@ def test_file_headers(client: Client) -> None:
 
 def test_etag_follows_the_file(small: tuple[Path, Client]) -> None:
     """A file that changes gets another ETag, even if its length stays."""
-    world, client = small
-    (world / "a").write_bytes(b"1")
+    archive, client = small
+    (archive / "a").write_bytes(b"1")
     before = client.ask("/a")[1]["ETag"]
-    os.utime(world / "a", (1, 1))
+    os.utime(archive / "a", (1, 1))
     assert client.ask("/a")[1]["ETag"] != before
 
 
 def test_if_range(client: Client) -> None:
-    """A range on condition of a version that is gone gives the whole file; of this version, the range."""
+    """A range with If-Range gives 206 for the current ETag, and 200 for another."""
     tag = client.ask(MICROGRAPH, "HEAD")[1]["ETag"]
     statuses = [client.ask(MICROGRAPH, Range="bytes=0-3", If_Range=value)[0] for value in (tag, '"old"')]
     assert statuses == [206, 200]
 
 
 def test_bodies_are_streamed(small: tuple[Path, Client]) -> None:
-    """A large file is sent without ever being in memory whole."""
-    world, client = small
-    with (world / "large").open("wb") as file:
+    """A large file is sent without being in memory whole."""
+    archive, client = small
+    with (archive / "large").open("wb") as file:
         file.truncate(64 * 2**20)
     tracemalloc.start()
     try:
@@ -211,8 +211,8 @@ def test_bodies_are_streamed(small: tuple[Path, Client]) -> None:
 # listings
 
 
-def test_listings_lead_everywhere(world: Path, client: Client) -> None:
-    """Following the links from the top finds every file and directory that is not hidden, no more."""
+def test_listings_lead_everywhere(archive: Path, client: Client) -> None:
+    """The links from the root lead to every file and directory that is not hidden, and to no other."""
     found, waiting = set(), ["/"]
     while waiting:
         here = waiting.pop()
@@ -222,18 +222,18 @@ def test_listings_lead_everywhere(world: Path, client: Client) -> None:
                 continue
             found.add(urllib.parse.unquote_to_bytes(target.strip("/")))
             waiting += [target] if target.endswith("/") else []
-    root = os.fsencode(world)
-    on_disk = {os.fsencode(path).removeprefix(root + b"/") for path in world.rglob("*")}
+    root = os.fsencode(archive)
+    on_disk = {os.fsencode(path).removeprefix(root + b"/") for path in archive.rglob("*")}
     assert found == on_disk - {b"99004/data/README.md", b"99004/data/.hidden"}
 
 
 def test_listing_of_a_directory(small: tuple[Path, Client]) -> None:
-    """A listing is EBI's table, byte for byte."""
-    world, client = small
-    (world / "10/data").mkdir(parents=True)
-    (world / "10/10.xml").write_bytes(b"x" * 17000)
+    """A listing is the table of EBI's server, byte for byte."""
+    archive, client = small
+    (archive / "10/data").mkdir(parents=True)
+    (archive / "10/10.xml").write_bytes(b"x" * 17000)
     for name in ("10/10.xml", "10/data"):
-        os.utime(world / name, (1715947200, 1715947200))
+        os.utime(archive / name, (1715947200, 1715947200))
     status, headers, body = client.ask("/10/")
     assert (status, headers["Content-Type"]) == (200, "text/html;charset=ISO-8859-1")
     assert body.decode("latin-1") == (
@@ -285,12 +285,12 @@ def test_listing_of_a_directory(small: tuple[Path, Client]) -> None:
     ],
 )
 def test_names_in_listings(client: Client, link: str, text: str) -> None:
-    """A name is escaped in its link and shown, cut to 50 bytes, beside it as Apache 2.4.71 was seen to do."""
+    """A name is escaped in its link, and its text is cut to 50 bytes as by Apache 2.4.71."""
     assert Links(client.ask("/99004/data/")[2]).links[link] == text
 
 
 def test_listing_escapes_for_html(client: Client) -> None:
-    """Quotes, angle brackets and ampersands reach the page as entities, in the link and in the text."""
+    """Quotes, angle brackets and ampersands are entities, in the link and in the text."""
     page = client.ask("/99004/data/")[2]
     assert b"<a href=\"it's%20%3c%22quoted%22%3e.txt\">it's &lt;&quot;quoted&quot;&gt;.txt</a>" in page
     assert b'<a href="fish&amp;amp;chips.txt">fish&amp;amp;chips.txt</a>' in page
@@ -357,7 +357,7 @@ def test_listed_sizes(size: int, text: str) -> None:
     ],
 )
 def test_hidden_names(name: bytes, hidden: bool) -> None:
-    """What Apache's stock IndexIgnore matches is left out of listings, and nothing else."""
+    """Names that Apache's IndexIgnore matches are left out of listings, and no others."""
     assert index_page.is_hidden(name) is hidden
 
 
@@ -366,15 +366,15 @@ def test_hidden_names(name: bytes, hidden: bool) -> None:
 
 @pytest.mark.parametrize("path", ["", "/99001", "/99001/data", "/99004/data/empty%20directory"])
 def test_redirects(server: SampleServer, client: Client, path: str) -> None:
-    """A directory without its slash is answered by 301 to the whole URL with it."""
+    """A directory without its slash gives 301 to the whole URL with it."""
     status, headers, _ = client.ask(path)
     assert (status, headers["Location"]) == (301, f"{server.base_url}{path}/")
 
 
 @pytest.mark.parametrize("path", ["//99001//99001.xml", "/./99001/./99001.xml", "/%39%39001/99001.xml"])
-def test_other_spellings(world: Path, client: Client, path: str) -> None:
-    """Doubled slashes, single dots and needless escapes lead to the same file."""
-    assert client.ask(path)[2] == (world / "99001/99001.xml").read_bytes()
+def test_other_spellings(archive: Path, client: Client, path: str) -> None:
+    """Doubled slashes, single dots and needless escapes give the same file."""
+    assert client.ask(path)[2] == (archive / "99001/99001.xml").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -394,45 +394,45 @@ def test_other_spellings(world: Path, client: Client, path: str) -> None:
     ],
 )
 def test_not_found(client: Client, path: str) -> None:
-    """What is not there, or is asked for by a way around, gives 404."""
+    """A missing path, or one with dots, gives 404."""
     assert client.ask(path)[0] == 404
 
 
 @pytest.mark.parametrize("way", ["../secret", "%2e%2e/secret", "..%2fsecret", "10/../../secret", "/etc/passwd"])
 def test_nothing_outside(small: tuple[Path, Client], way: str) -> None:
-    """No path leads out of the world."""
-    world, client = small
-    (world / "10").mkdir()
-    (world.parent / "secret").write_text("secret")
+    """No path leads out of the tree."""
+    archive, client = small
+    (archive / "10").mkdir()
+    (archive.parent / "secret").write_text("secret")
     assert client.ask(f"/{way}")[0] == 404
 
 
 def test_links_that_lead_out(small: tuple[Path, Client]) -> None:
-    """A symbolic link out of the world is neither listed nor followed."""
-    world, client = small
-    (world.parent / "secret").write_text("secret")
-    (world / "out").symlink_to(world.parent / "secret")
+    """A symbolic link out of the tree is neither listed nor followed."""
+    archive, client = small
+    (archive.parent / "secret").write_text("secret")
+    (archive / "out").symlink_to(archive.parent / "secret")
     assert client.ask("/out")[0] == 404
     assert b"out" not in client.ask("/")[2]
 
 
 def test_links_that_stay(small: tuple[Path, Client]) -> None:
-    """A symbolic link within the world is listed and read as what it points to."""
-    world, client = small
-    (world / "real").write_text("here")
-    (world / "link").symlink_to("real")
+    """A symbolic link within the tree is listed and read as its target."""
+    archive, client = small
+    (archive / "real").write_text("here")
+    (archive / "link").symlink_to("real")
     assert client.ask("/link")[2] == b"here"
     assert "link" in Links(client.ask("/")[2]).links
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods(client: Client, method: str) -> None:
-    """Anything but GET and HEAD is not implemented."""
+    """Methods other than GET and HEAD give 501."""
     assert client.ask("/99001/99001.xml", method)[0] == 501
 
 
 def test_unreadable_directories(small: tuple[Path, Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server itself may not read gives 403."""
+    """A directory that the server may not read gives 403."""
     _, client = small
 
     def refuse(path: bytes) -> list[bytes]:
@@ -445,7 +445,7 @@ def test_unreadable_directories(small: tuple[Path, Client], monkeypatch: pytest.
 # connections and lifetime
 
 
-def test_one_line_for_many_requests(client: Client) -> None:
+def test_one_connection_for_many_requests(client: Client) -> None:
     """A connection stays open through success, error, redirect and refused range."""
     client.ask("/")
     line = client.line.sock
@@ -459,8 +459,8 @@ def test_one_line_for_many_requests(client: Client) -> None:
     assert client.line.sock is line
 
 
-def test_idle_lines_do_not_block(server: SampleServer, client: Client) -> None:
-    """A client that is connected and silent keeps no other waiting."""
+def test_idle_connections_do_not_block(server: SampleServer, client: Client) -> None:
+    """A client that is connected and silent delays no other."""
     client.line.connect()
     other = Client(server)
     assert other.ask("/")[0] == 200
@@ -470,7 +470,7 @@ def test_idle_lines_do_not_block(server: SampleServer, client: Client) -> None:
 def test_a_client_that_leaves_is_quiet(
     server: SampleServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A client that breaks off in the middle of a body is noted at DEBUG and nowhere else."""
+    """A client that disconnects within a body is logged at DEBUG alone."""
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     watcher = logging.handlers.QueueHandler(records)
     watcher.addFilter(lambda record: record.exc_info is not None)
@@ -491,7 +491,7 @@ def test_a_client_that_leaves_is_quiet(
 def test_a_fault_of_ours_is_loud(
     client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A surprise within the server ends the connection and is logged as an error with its traceback."""
+    """An unexpected exception within the server ends the connection and is logged with its traceback."""
     monkeypatch.setattr(index_page, "page", None)
     with pytest.raises(http.client.RemoteDisconnected):
         client.ask("/")
@@ -501,7 +501,7 @@ def test_a_fault_of_ours_is_loud(
 def test_requests_are_logged_quietly(
     client: Client, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A request is logged at DEBUG by our logger, and nothing is written to stderr."""
+    """A request is logged at DEBUG, and nothing is written to stderr."""
     with caplog.at_level(logging.DEBUG, "empiarfs.sample"):
         client.ask("/nowhere")
     assert "/nowhere" in caplog.text
@@ -509,21 +509,21 @@ def test_requests_are_logged_quietly(
 
 
 def test_loopback_only(server: SampleServer) -> None:
-    """The server listens on 127.0.0.1 and nowhere else."""
+    """The server listens on 127.0.0.1 alone."""
     assert server.base_url.startswith("http://127.0.0.1:")
     assert server._server.socket.getsockname()[0] == "127.0.0.1"
 
 
 def test_no_thread_before_start(tmp_path: Path) -> None:
-    """Making a server takes its port and starts no thread, so that a daemon may fork."""
+    """Creating a server binds its port and starts no thread, so that a daemon may fork."""
     before = threading.active_count()
     server = SampleServer(tmp_path)
     assert threading.active_count() == before
     server.stop()
 
 
-def test_serves_after_a_fork(world: Path) -> None:
-    """A server that is made before a fork and started in the child answers at the address known before."""
+def test_serves_after_a_fork(archive: Path) -> None:
+    """A server created before a fork and started in the child answers at its address."""
     code = (
         "import os, pathlib, signal, sys, urllib.request\n"
         "from empiarfs.sample.server import SampleServer\n"
@@ -537,7 +537,7 @@ def test_serves_after_a_fork(world: Path) -> None:
         "finally:\n"
         "    os.kill(child, signal.SIGKILL)\n"
     )
-    command = [sys.executable, "-c", code, str(world)]
+    command = [sys.executable, "-c", code, str(archive)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("200\n", "")
 
@@ -563,7 +563,7 @@ def test_stop_twice(tmp_path: Path) -> None:
 
 
 def test_the_import_is_light() -> None:
-    """Importing the server brings in neither numpy nor the module that builds the files."""
+    """Importing the server loads neither numpy nor the module that builds the files."""
     code = "import sys, empiarfs.sample.server; print({'numpy', 'empiarfs.sample.content'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The figures of scripts/bench: kept whole, and shown as they are."""
+"""The figures of scripts/bench: stored whole, and shown as they are."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ def figure(tool: str, seconds: float, *, job: str = "`ls`", failed: str = "") ->
 
 
 def run(*figures: Figure) -> Run:
-    """Return a run that made `figures`."""
+    """Return a run with `figures`."""
     return Run("scripts/bench --quick", "2026-11-22", "2 cores", {"rclone": "rclone v1.75.2"}, list(figures))
 
 
 def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
-    """Through JSON on one line and back."""
+    """A run is equal after a round trip through one line of JSON."""
     file = tmp_path / "run.json"
     made = run(figure("rclone", 1.0), figure("empiarfs", 0.5, failed="no"))
     file.write_text(made.as_json())
@@ -28,14 +28,14 @@ def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
 
 
 def test_a_table_shows_medians_and_their_span() -> None:
-    """Of three turns the middle one counts; the fastest and the slowest stand beside it."""
+    """A table shows the median of three turns with the fastest and the slowest."""
     lines = list(tables([figure("empiarfs", seconds) for seconds in (3.0, 1.0, 11.0)]))
     assert "20 ms" in lines[1]
     assert lines[-1] == "| `ls` | empiarfs | 3.00 (1.00-11.0) | 0.25 | 7 | 1.5 | 0 | 0.00 | 0 |"
 
 
 def test_the_published_table_has_a_column_for_each_program() -> None:
-    """A failed job is shown in words, one that was not tried as a dash; empiarfs comes last, with its counters."""
+    """The table has a column for each program, a reason for a failed job, and a dash for one not tried."""
     first = run(figure("empiarfs", 0.5), figure("rclone", 9.0, failed="not done in 9 s"))
     second = run(figure("empiarfs", 2.0, job="`cp`"))
     lines = list(for_readme([first, second]))
@@ -53,7 +53,7 @@ def test_the_published_table_has_a_column_for_each_program() -> None:
 
 
 def test_jobs_that_go_on_with_a_cache_stay_together() -> None:
-    """Each group begins with a job that stands alone."""
+    """Each group begins with an independent job, followed by those that use its cache."""
     found = groups(JOBS)
     assert [job for group in found for job in group] == list(JOBS)
     assert all(not group[0].after and all(job.after for job in group[1:]) for group in found)

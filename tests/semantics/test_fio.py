@@ -1,4 +1,4 @@
-"""What fio has written, with a checksum in every 4 KiB, it reads and verifies through a mount, by all engines."""
+"""fio verifies through a mount what it has written, with a checksum in every 4 KiB, by all its engines."""
 
 import ctypes
 import errno
@@ -37,7 +37,7 @@ READERS = (
 
 @pytest.fixture(scope="module")
 def fio() -> str:
-    """The program."""
+    """The path of fio."""
     program = shutil.which("fio")
     assert program, "there is no fio: apt install fio"
     return program
@@ -57,7 +57,7 @@ def served(fio: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module", params=BINDINGS)
 def made(request: pytest.FixtureRequest, own_machine: None, served: Path) -> Iterator[Mount]:
-    """A mount of it that keeps less than the file."""
+    """A mount of that tree whose caches are smaller than the file."""
     server = Apache(served)
     folder = Path(tempfile.mkdtemp(prefix="empiarfs-"))
     folder.chmod(0o755)
@@ -71,7 +71,7 @@ def made(request: pytest.FixtureRequest, own_machine: None, served: Path) -> Ite
 
 
 def verified(fio: str, made: Mount, *words: str) -> tuple[int, str, list[tuple[str, int]]]:
-    """Let fio read the file; give its status, its complaints, and of each job its engine and the bytes it read."""
+    """Let fio read the file; return its status, its errors, and for each job its engine and the bytes read."""
     done = made.run(
         fio, "--output-format=json", f"--filename={made / NAME}", "--readonly", "--thread", *CHECKED, *words
     )
@@ -83,7 +83,7 @@ def verified(fio: str, made: Mount, *words: str) -> tuple[int, str, list[tuple[s
 
 
 def has_io_uring() -> bool:
-    """Return whether the kernel lets programs have rings; many a container does not."""
+    """Return whether the kernel allows io_uring; many containers do not."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(IO_URING_SETUP, 0, None)
     return ctypes.get_errno() not in {errno.ENOSYS, errno.EPERM}
@@ -95,7 +95,7 @@ def has_io_uring() -> bool:
     "Any number of threads and processes may read at once; those that need the same block share one request.",
 )
 def test_every_engine_reads_what_was_written(made: Mount, fio: str) -> None:
-    """All engines at once, in order and at random, verify the whole file."""
+    """All engines at once, sequentially and at random, verify the whole file."""
     engines = [one for one in READERS if one[0] != "io_uring" or has_io_uring()]
     words = []
     for number, (engine, direct, pattern, length, depth) in enumerate(engines):
@@ -109,7 +109,7 @@ def test_every_engine_reads_what_was_written(made: Mount, fio: str) -> None:
 
 
 def test_fio_finds_a_wrong_byte(made: Mount, fio: str, served: Path) -> None:
-    """The check can fail: a copy with one byte changed is found wrong."""
+    """A copy in which one byte was changed is reported by fio."""
     copy = made.account.home / "harmed.bin"
     data = bytearray((served / NAME).read_bytes())
     data[9 * 2**20 + 2000] ^= 1

@@ -1,4 +1,4 @@
-"""What a mount is made of: order, kinds, times, locks, and who is told of what."""
+"""The nature of a mount: order, types, times, locks and events."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH110, PTH116, PTH118, PTH123, PTH208
@@ -21,7 +21,7 @@ from support.mounting import Mount, Mounts, eventually
 
 @pytest.mark.promise("A directory begins with `.` and `..`, and continues in the server's order.")
 def test_a_directory_is_in_the_servers_order(mounted: Mount, apache: Apache) -> None:
-    """`ls -U` shows the names as the server's page has them, behind `.` and `..`."""
+    """`ls -U` shows `.` and `..`, and then the names in the order of the server's page."""
     with urllib.request.urlopen(f"{apache.url}/10100/data/") as page:  # noqa: S310 - our own
         shown = re.findall(r'href="(\w+\.bin)"', page.read().decode())
     assert shown != sorted(shown, key=lambda name: (len(name), name)), "an order that says nothing"
@@ -33,7 +33,7 @@ def test_a_directory_is_in_the_servers_order(mounted: Mount, apache: Apache) -> 
     "sockets."
 )
 def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
-    """Below an entry there are files of one link, and directories."""
+    """Everything below an entry is a regular file with one link, or a directory."""
 
     def odd(root: str) -> list[str]:
         found = []
@@ -50,7 +50,7 @@ def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
 
 @pytest.mark.promise("The times of access and of change are the same, and reading changes none of them.")
 def test_reading_moves_no_time(mounted: Mount, tree: FixtureTree) -> None:
-    """All three times are the server's, before and after reading and listing."""
+    """All three times of a file are those of the server, before and after reading."""
 
     def times(path: str) -> list[int]:
         def three() -> list[int]:
@@ -67,7 +67,7 @@ def test_reading_moves_no_time(mounted: Mount, tree: FixtureTree) -> None:
 
 
 def held(path: str, way: str, here: str, go_on: str) -> None:
-    """Hold a lock until told otherwise."""
+    """Hold a lock until a file appears."""
     fd = os.open(path, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX if way == "exclusive" else fcntl.LOCK_SH)
     fcntl.lockf(fd, fcntl.LOCK_SH)
@@ -81,7 +81,7 @@ def held(path: str, way: str, here: str, go_on: str) -> None:
 )
 @pytest.mark.parametrize(("way", "shared", "exclusive"), [("shared", True, False), ("exclusive", False, False)])
 def test_locks_hold_between_programs(mounted: Mount, way: str, *, shared: bool, exclusive: bool) -> None:
-    """Who may have a lock beside another's may have it here, and nobody else."""
+    """A shared lock excludes an exclusive one of another program, and no other shared one."""
 
     def tried(path: str) -> list[bool]:
         fd = os.open(path, os.O_RDONLY)
@@ -109,10 +109,10 @@ def test_locks_hold_between_programs(mounted: Mount, way: str, *, shared: bool, 
 @pytest.mark.promise(
     "`inotify` reports what programs of this machine open and read, not what changes at the server."
 )
-def test_inotify_tells_of_this_machine_alone(
+def test_inotify_reports_local_events_alone(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:
-    """A new name shows up without an event; reading it is one."""
+    """A new name at the server causes no inotify event, and reading a file does."""
 
     def watched(folder: str, name: str) -> tuple[list[int], list[int]]:
         libc = ctypes.CDLL(None)

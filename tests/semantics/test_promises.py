@@ -16,13 +16,13 @@ A quotation that is no promise: SEMANTICS.md says it otherwise now. See whether 
 
 
 def test_every_promise_is_quoted_above_a_test() -> None:
-    """SEMANTICS.md promises nothing that no test keeps, and no test quotes what it does not promise."""
-    found = promises.troubles(DOCUMENT.read_text(encoding="utf-8"), promises.quoted(TESTS))
+    """A test quotes each promise of SEMANTICS.md, and no test quotes anything else."""
+    found = promises.mistakes(DOCUMENT.read_text(encoding="utf-8"), promises.quoted(TESTS))
     assert not found, "\n\n".join(["", *found, ADVICE])
 
 
 def test_the_document_is_read_whole() -> None:
-    """Every line that is neither a title nor the preface is part of a promise."""
+    """Every line that is neither a title nor the preface belongs to a promise."""
     text = DOCUMENT.read_text(encoding="utf-8")
     body = text[text.index("\n## ") :]
     lines = [line for line in body.splitlines() if line and not line.startswith("## ")]
@@ -47,7 +47,7 @@ A preface promises nothing.
 
 
 def test_a_promise_is_a_sentence_of_a_bullet() -> None:
-    """Lines are joined, and an abbreviation or code ends none."""
+    """A promise is a sentence of a bullet, its lines joined, and no abbreviation or code ends it."""
     assert promises.promised(TEXT) == [
         "Files are `0644`, and so on.",
         "`ls` is cheap (mostly).",
@@ -56,27 +56,27 @@ def test_a_promise_is_a_sentence_of_a_bullet() -> None:
     ]
 
 
-def test_a_promise_that_no_test_quotes_is_told() -> None:
-    """By its own words."""
-    found = promises.troubles(TEXT, quoting("Files are `0644`, and so on. `ls` is cheap (mostly).", "Names stay."))
+def test_a_promise_that_no_test_quotes_is_reported() -> None:
+    """A promise that no test quotes is reported with its text."""
+    found = promises.mistakes(TEXT, quoting("Files are `0644`, and so on. `ls` is cheap (mostly).", "Names stay."))
     assert found == ["no test quotes this promise:\n    Sizes, e.g. of a file, are exact."]
 
 
-def test_a_quotation_that_is_no_promise_is_told() -> None:
-    """With where it stands, and what may be meant."""
-    (found,) = promises.troubles("* Names stay.", quoting("Names stay.", "Names stay put."))
+def test_a_quotation_that_is_no_promise_is_reported() -> None:
+    """A quotation that is no promise is reported with its place and the nearest promise."""
+    (found,) = promises.mistakes("* Names stay.", quoting("Names stay.", "Names stay put."))
     assert "test_a.py:7: test_it quotes what is not promised:\n    Names stay put." in found
     assert "the nearest promise is:\n    Names stay." in found
 
 
 @pytest.mark.parametrize("words", ["stay.", "Names", "Names stay. Or not."])
 def test_a_part_of_a_promise_is_not_enough(words: str) -> None:
-    """What is quoted are whole sentences."""
-    assert any("not promised" in one for one in promises.troubles("* Names stay.", quoting(words)))
+    """A part of a sentence is no quotation of it."""
+    assert any("not promised" in one for one in promises.mistakes("* Names stay.", quoting(words)))
 
 
 def test_quotations_are_found_above_tests_alone(tmp_path: Path) -> None:
-    """Wherever the test lives, in one or several pieces; above a helper they count for nothing."""
+    """Quotations are found above tests of any folder, and not above helpers."""
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "test_it.py").write_text(
         "@pytest.mark.promise('One.')\n@pytest.mark.promise('Tw' 'o.', 'Three.')\ndef test_it() -> None: ...\n"

@@ -25,7 +25,7 @@ AWAY = "refuses connections|line was lost|no reply|was closed"
 def exercised(  # noqa: C901 - one way of reading after the other
     path: str, truth: str, seed: int, steps: int
 ) -> list[tuple[int, str, int, int]]:
-    """Read `path` in all ways, as fsx does; give step, way, offset and length of each read that was wrong.
+    """Read `path` in all ways, as fsx does; return step, way, offset and length of each wrong read.
 
     Offsets and ends lie at edges, more often than not: of pages, of blocks, and of the file.
     """
@@ -109,7 +109,7 @@ def exercised(  # noqa: C901 - one way of reading after the other
 def test_whatever_way_is_read_the_bytes_are_the_files(
     mount: Mounts, tree: FixtureTree, binding: str, seed: int
 ) -> None:
-    """Hundreds of reads of ten kinds, at all edges, are right, though little is kept and that soon pushed out."""
+    """Hundreds of reads of ten kinds, at all edges, are right while small caches evict blocks."""
     made = mount("10100", binding=binding, flags=["--memory-cache-size=16M", "--cache-size=3M"])
     assert made.call(exercised, made / RANDOM, tree.root / RANDOM, seed, 800) == []
 
@@ -122,7 +122,7 @@ def test_whatever_way_is_read_the_bytes_are_the_files(
 def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(
     mounted: Mount, tree: FixtureTree, size: int
 ) -> None:
-    """The same for files that end in their first block, or just behind it."""
+    """Reads of all kinds are right in files that end within or just after their first block."""
     path = f"10100/data/{size}.bin"
     assert mounted.call(exercised, mounted / path, tree.root / path, size, 150) == []
 
@@ -131,7 +131,7 @@ def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(
     "A read at or behind the end, or of no length, returns nothing; one before the start is `EINVAL`."
 )
 def test_there_is_nothing_behind_the_end(mounted: Mount) -> None:
-    """Up to the last offset that the kernel knows, through every descriptor, of empty files too."""
+    """Reads after the end return nothing, up to the largest offset, in empty files too."""
 
     def reads(path: str) -> list[object]:
         found: list[object] = []
@@ -159,7 +159,7 @@ def test_there_is_nothing_behind_the_end(mounted: Mount) -> None:
 def test_a_read_that_meets_an_error_gives_what_came_before(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:
-    """A long read of which the server gives the first part is short and right; the next fails; so does a map."""
+    """A long read with an error in the middle is short and right; the next one, and a map, fail."""
 
     def around(path: str, truth: str, go_on: str, here: str) -> tuple[bool, int, int]:
         data = Path(truth).read_bytes()
@@ -200,7 +200,7 @@ def test_a_read_that_meets_an_error_gives_what_came_before(
 def test_a_program_that_waits_for_bytes_can_be_ended(
     mount: Mounts, own_apache: Apache, binding: str, number: signal.Signals
 ) -> None:
-    """It is gone at once, and the mount goes on."""
+    """A signal ends a program that waits for bytes, and the mount goes on."""
     made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
     made.expect(AWAY)
     path = made / "10028/data/a.txt"
@@ -225,7 +225,7 @@ def test_a_program_that_waits_for_bytes_can_be_ended(
 def test_a_program_that_waits_for_a_name_gets_an_answer(
     mount: Mounts, own_apache: Apache, binding: str, after: str, says: str
 ) -> None:
-    """It waits until the server answers, the patience is over, or the daemon is told to end."""
+    """A lookup waits until the server answers, the patience ends, or the daemon ends."""
     patience = "2" if after == "the patience is over" else "90"
     made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_PATIENCE": patience})
     made.expect(AWAY)
@@ -247,10 +247,10 @@ def test_a_program_that_waits_for_a_name_gets_an_answer(
     "A change is noticed at the next request for a part of the file, or the next listing of its directory; "
     "until then the old version is read if all of it is cached."
 )
-def test_a_change_is_noticed_when_the_server_is_asked(
+def test_a_change_is_noticed_when_the_directory_is_listed_again(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:
-    """A file that was read whole is read as it was, until its directory is listed anew."""
+    """A cached file keeps its bytes until its directory is listed again."""
     made = mount("10028", base_url=own_apache.url, binding=binding, env={"EMPIARFS_LISTING_TTL": "1"})
     path, file = made / "10028/data/a.txt", small_tree / "10028/data/a.txt"
     listed = made.run("ls", "-l", made / "10028/data").returncode

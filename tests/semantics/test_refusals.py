@@ -1,4 +1,4 @@
-"""What a mount refuses, call by call, with the errno that pjdfstest expects of a read-only file system."""
+"""The calls that a mount refuses, with the errno that pjdfstest expects of a read-only file system."""
 
 # what runs in a child speaks to the kernel as plainly as it can
 # ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH115, PTH116, PTH123, PTH208, PTH211
@@ -19,7 +19,7 @@ from support.mounting import Mount, Mounts
 
 
 def outcomes(root: str, home: str) -> dict[str, str]:
-    """Try everything on a mount; give by the name of the call the name of its errno, empty where it works."""
+    """Try every call on a mount; return the name of its errno by the name of the call, "" for success."""
     folder, link, mine = f"{root}/10001/data", f"{root}/EMPIAR-10028", f"{home}/mine"
     file, new, empty, long = f"{folder}/plain.mrc", f"{folder}/new", f"{folder}/empty", f"{folder}/{'x' * 256}"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -266,13 +266,13 @@ NOT_EXECUTED = {"EACCES": "exec, access X_OK"}
 
 @cache
 def found(mounted: Mount) -> dict[str, str]:
-    """Return what came of everything on one mount; tried once."""
+    """Return the outcomes of all calls on one mount, tried once."""
     outcome: dict[str, str] = mounted.call(outcomes, mounted.path, mounted.account.home)
     return outcome
 
 
 def rows(*tables: dict[str, str]) -> list[tuple[str, str]]:
-    """Return call and errno, one by one."""
+    """Return the pairs of call and errno."""
     return [
         (" ".join(call.split()), error)
         for table in tables
@@ -287,7 +287,7 @@ def rows(*tables: dict[str, str]) -> list[tuple[str, str]]:
 )
 @pytest.mark.parametrize(("call", "error"), rows({"EROFS": READ_ONLY}))
 def test_whatever_changes_something_is_refused(mounted: Mount, call: str, error: str) -> None:
-    """Whoever asks, and however: the file system is read-only."""
+    """Every call that changes something fails with EROFS."""
     assert found(mounted)[call] == error
 
 
@@ -299,7 +299,7 @@ def test_whatever_changes_something_is_refused(mounted: Mount, call: str, error:
 )
 @pytest.mark.parametrize(("call", "error"), rows(OTHER))
 def test_what_would_be_wrong_anywhere_says_so(mounted: Mount, call: str, error: str) -> None:
-    """The errno is the one that any read-only file system gives."""
+    """A call that fails on any read-only file system has the usual errno."""
     assert found(mounted)[call] == error
 
 
@@ -308,46 +308,46 @@ def test_what_would_be_wrong_anywhere_says_so(mounted: Mount, call: str, error: 
 )
 @pytest.mark.parametrize(("call", "error"), rows({"": HARMLESS}))
 def test_what_changes_nothing_works(mounted: Mount, call: str, error: str) -> None:
-    """Programs that open, lock or flush out of habit go on."""
+    """Calls that open, lock or flush and change nothing succeed."""
     assert found(mounted)[call] == error
 
 
 @pytest.mark.promise("A file used as a directory is `ENOTDIR`, a directory read as a file is `EISDIR`.")
 @pytest.mark.parametrize(("call", "error"), rows(DIRECTORIES))
 def test_a_file_and_a_directory_are_not_taken_for_each_other(mounted: Mount, call: str, error: str) -> None:
-    """Each use of the wrong one says what it is."""
+    """A call on a file in place of a directory, or the reverse, fails with the errno for it."""
     assert found(mounted)[call] == error
 
 
 @pytest.mark.promise("A name of more than 255 bytes is `ENAMETOOLONG`.")
 @pytest.mark.parametrize(("call", "error"), rows(LENGTHS))
 def test_names_and_paths_have_their_length(mounted: Mount, call: str, error: str) -> None:
-    """A name may have 255 bytes, a path 4095, in every call."""
+    """A name may have 255 bytes and a path 4095, in every call."""
     assert found(mounted)[call] == error
 
 
 @pytest.mark.promise("No file can be executed.")
 @pytest.mark.parametrize(("call", "error"), rows(NOT_EXECUTED))
 def test_no_file_is_executed(mounted: Mount, call: str, error: str) -> None:
-    """Not for root either."""
+    """No file can be executed, by root neither."""
     assert found(mounted)[call] == error
 
 
 @pytest.mark.parametrize(("call", "error"), rows(ODDS))
 def test_what_is_odd_fails_as_anywhere(mounted: Mount, call: str, error: str) -> None:
-    """Loops of links, missing names, bad addresses, offsets and handles have the errno of any file system."""
+    """Loops of links, missing names, bad addresses, offsets and handles have the usual errno."""
     assert found(mounted)[call] == error
 
 
 def test_every_call_is_looked_at(mounted: Mount) -> None:
-    """Nothing is tried of which no test says what is to come of it."""
+    """Each call that is tried stands in a table of these tests."""
     tables = [OTHER, DIRECTORIES, LENGTHS, ODDS, NOT_EXECUTED, {"EROFS": READ_ONLY}, {"": HARMLESS}]
     assert sorted(call for call, _ in rows(*tables)) == sorted(found(mounted))
 
 
 @pytest.mark.root
 def test_others_are_refused_what_the_owner_is(mount: Mounts, binding: str) -> None:
-    """Where root lets everyone in, a user finds the same as on a mount of one's own."""
+    """Another user on a mount with `--allow-other` gets the errnos that the owner of a mount gets."""
     account = mount.account("root", binding)
     account.home.chmod(0o755)
     made = mount("10001", "10028", account=account, flags=["--allow-other"])

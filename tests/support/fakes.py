@@ -105,7 +105,7 @@ class Barrier:
         assert self._gone.acquire(timeout=SOON), "it still stands at the barrier"
 
     def stops(self) -> bool:
-        """Return whether the one who comes now is to stop here."""
+        """Return whether the next caller is to stop here."""
         with self._lock:
             if self._left is None:
                 return True
@@ -113,14 +113,14 @@ class Barrier:
             return self._left >= 0
 
     def lift(self) -> None:
-        """Let everyone pass, now and later."""
+        """Let every caller pass, now and later."""
         with self._lock:
             self._is_open = True
             for one in self._standing:
                 one.set()
 
     def passed(self, token: CancelToken | None = None) -> bool:
-        """Stand here until the test lifts it, or someone breaks it with `token`; tell whether it was lifted."""
+        """Wait until the test lifts the barrier, or `token` is cancelled; return whether it was lifted."""
         go_on = threading.Event()
         broken = threading.Event()
 
@@ -271,7 +271,7 @@ class FakeOrigin:
 
 
 class _Inside:
-    """Counts who is being served at this moment."""
+    """Counts the calls that are being served."""
 
     def __init__(self, origin: FakeOrigin) -> None:
         self._origin = origin
@@ -338,7 +338,7 @@ class MemoryStore:
 
 
 class SlowStore(MemoryStore):
-    """A store whose writing stands still until the test lets it go on."""
+    """A store whose writes wait until the test lets them go on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -374,7 +374,7 @@ def single_flight(hedge_delay: Callable[[], float] = lambda: SOON) -> SingleFlig
 
 
 class FixedLatency(LatencyEstimator):
-    """A pace at which nothing is ever late, and no read is worth two connections."""
+    """A latency estimate at which no request is ever late, and no read is worth two connections."""
 
     def __init__(self) -> None:
         super().__init__(1 << 21)
@@ -389,7 +389,7 @@ class FixedLatency(LatencyEstimator):
 
 
 class FakeClock:
-    """A clock that goes on only when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -404,7 +404,7 @@ class FakeClock:
 
 
 class FakeStopping(threading.Event):
-    """An event whose waiting takes no time: it moves a clock instead, and keeps how long each pause was.
+    """An event whose wait takes no time: it advances a clock and records each pause.
 
     Args:
         clock: what a pause moves.
@@ -432,7 +432,7 @@ class FakeStopping(threading.Event):
 
 
 def at_once(tasks: Sequence[Callable[[], T]]) -> list[T | BaseException]:
-    """Run `tasks`, each in a thread of its own, begun together; give what each gave or raised."""
+    """Run `tasks` at once, each in its own thread; return their results or exceptions."""
     start = threading.Barrier(len(tasks))
 
     def run(task: Callable[[], T]) -> T:

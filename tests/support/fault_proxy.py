@@ -23,7 +23,7 @@ _KEPT = {"content-length", "content-range", "content-type", "last-modified", "lo
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back: the headers as given, their names in small letters; nothing is added."""
+    """A reply: its headers, by names in lower case, and none besides."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Exchange:
         self._handler = handler
 
     def asked(self, part: str | None = None) -> Reply:
-        """Ask Apache, for the range that is wanted or for `part`; give its reply, body and all."""
+        """Request the wanted range, or `part`, from Apache; return its reply with its body."""
         with self._handler.asked(self.range if part is None else part) as response:
             headers = _kept(response)
             body = response.read()
@@ -92,7 +92,7 @@ class Exchange:
         self._handler.wfile.write(data)
 
     def keep_silent(self, until: threading.Event | None = None, seconds: float = LONGEST_HOLD) -> bool:
-        """Do nothing until the event, the end of the fault, or `seconds`; tell whether someone still listens."""
+        """Send nothing until the event, the end of the fault, or `seconds`; return whether the client is there."""
         waited = until or self.over
         for _ in range(int(seconds / LOOK_SECONDS)):
             if waited.wait(LOOK_SECONDS):
@@ -160,7 +160,7 @@ class Rule:
 
 
 class Hold:
-    """An act: to keep silent until `release`.
+    """An act: to send nothing until `release`.
 
     Attributes:
         waiting: how many requests wait now.
@@ -274,7 +274,7 @@ class FaultProxy:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Hang up on everyone, and refuse connections."""
+        """Close every connection, and refuse new ones."""
         self._stop_listening()
         self._server.socket.close()
         self._server.socket = socket.socket()
@@ -305,7 +305,7 @@ class FaultProxy:
 
     @contextmanager
     def showing(self, certificate: ssl.SSLContext) -> Iterator[None]:
-        """Hang up on everyone, and show another certificate."""
+        """Close every connection, and show another certificate."""
         right, self.certificate = self.certificate, certificate
         self.hang_up()
         try:
@@ -325,7 +325,7 @@ class FaultProxy:
         return sum(one == method and re.fullmatch(path, where) is not None for one, where in self.seen)
 
     def close(self) -> None:
-        """Stop listening, and let everyone go."""
+        """Stop listening, and close every connection."""
         for rule in self._rules:
             rule.over.set()
         self.flowing.set()
@@ -409,7 +409,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the library's names
 
     def asked(self, part: str) -> http.client.HTTPResponse:
-        """Ask Apache the same, for a part where it is not empty."""
+        """Send the same request to Apache, for a part where it is not empty; return the response."""
         self._upstream = self._upstream or http.client.HTTPConnection(
             self.server.fault_proxy.upstream, timeout=LONGEST_HOLD
         )

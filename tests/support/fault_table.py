@@ -184,7 +184,7 @@ def shorter_range(reply: Reply) -> Reply:
 
 
 def longer(reply: Reply) -> Reply:
-    """Tell of one byte more in all."""
+    """Claim one byte more in total."""
     if "content-range" in reply.headers:
         start, last, total = _content_range(reply)
         return reply.with_headers(content_range=f"bytes {start}-{last}/{total + 1}")
@@ -192,12 +192,12 @@ def longer(reply: Reply) -> Reply:
 
 
 def tenfold(reply: Reply) -> Reply:
-    """Tell of ten times the length, which no listing rounds like this."""
+    """Claim ten times the length, which contradicts the listing."""
     return reply.with_headers(content_length=reply.headers["content-length"] + "0")
 
 
 def no_bytes(reply: Reply) -> Reply:
-    """Tell of a length of zero."""
+    """Claim a length of zero."""
     return reply.with_headers(content_length="0")
 
 
@@ -224,7 +224,7 @@ def zipped(reply: Reply) -> Reply:
 
 
 def chunked(exchange: Exchange) -> None:
-    """Send in chunks, and tell no length."""
+    """Send in chunks, without a length."""
     reply = exchange.asked()
     exchange.write(reply.with_headers(content_length="", transfer_encoding="chunked").head)
     if exchange.method != "HEAD":
@@ -244,7 +244,7 @@ def chunked_and_cut(exchange: Exchange) -> None:
 
 
 def until_closed(exchange: Exchange) -> None:
-    """Tell no length, and close the connection in the middle: the end of the body, by the rules."""
+    """Send no length, and close the connection in the middle, which by the rules ends the body."""
     reply = exchange.asked().with_headers(content_length="", connection="close")
     exchange.send(reply, len(reply.body) // 2)
     exchange.hang_up()

@@ -1,4 +1,4 @@
-"""A trial: a small archive behind a faulty server, a fault, what readers see, and whether anything is left over.
+"""A small archive behind a faulty server, a fault, what readers get, and whether anything leaks.
 
 Apache serves 10028, which the faults hit, and 10077, which they do not.
 """
@@ -37,9 +37,9 @@ from support.mounting import eventually
 MODIFIED = 1_700_000_000
 PATIENCE = 0.3  # seconds; where the fault lasts
 MUCH_PATIENCE = 30.0  # where it passes
-BRIEFLY = 0.5  # for which a trouble that passes lasts
+BRIEFLY = 0.5  # for which an outage that passes lasts
 PROMPT = 10.0  # seconds within which others are answered, on any machine
-LONGEST = 20.0  # seconds after which a reader who got neither bytes nor an error hangs
+LONGEST = 20.0  # seconds after which a reader without bytes or an error hangs
 HITS = {
     DATA: "10028/data/data.mrc",
     HEAD: "10028/data/head.mrc",
@@ -59,15 +59,15 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What one reader saw: an errno, or 0 for the right bytes; and after how many seconds."""
+class Outcome:
+    """The result of one reader: an errno, or 0 for the right bytes, and the seconds it took."""
 
     number: int
     seconds: float
 
 
 class Wrong(AssertionError):
-    """Bytes, names or leftovers that may not be, whatever the fault."""
+    """Wrong bytes or names, or a leak, whatever the fault."""
 
 
 class Truth:
@@ -101,13 +101,13 @@ class Truth:
         return {one.name for one in (self.root / directory).iterdir() if not one.name.startswith("README")}
 
 
-class Trial:
-    """One archive in a cache of its own.
+class FaultTrial:
+    """An archive with its own cache behind a server that causes faults.
 
     Args:
         truth: what is served.
-        faulty: the server.
-        cache_dir: a new folder.
+        fault_proxy: the server.
+        cache_dir: a new directory.
         patience: see `Settings`.
         base_url: the archive; that of the server where it is empty.
         fresh: see `Settings`.
@@ -138,7 +138,7 @@ class Trial:
         self.archive = wire.archive(self.settings, name="trial")
 
     def __enter__(self) -> Self:
-        """Take in what is known before the fault begins."""
+        """Fetch what is cached before the fault begins."""
         for directory in ("10028", "10028/data", "10077", "10077/data"):
             self.archive.listdir(directory)
         self.data = self.archive.open(HITS[DATA])
@@ -153,7 +153,7 @@ class Trial:
         self.close()
 
     def check(self, path: str) -> None:
-        """Open and read a whole file, and see that its bytes are right."""
+        """Open and read a whole file, and check its bytes."""
         opened = self.archive.open(path)
         self.compare(path, opened.read_at(0, opened.file.size + 1))
 
@@ -168,76 +168,76 @@ class Trial:
         self.compare(HITS[DATA], self.data.read_at(0, SIZES[HITS[DATA]]))
 
     def list(self, directory: str = HITS[LISTING]) -> None:
-        """List a directory, and see that all names are there."""
+        """List a directory, and check that all names are there."""
         names = {base_name(one.path) for one in self.archive.listdir(directory)}
         if not names >= self.truth.names(directory):
             raise Wrong(f"{directory} shows {names}")
 
-    def user_of(self, what: str) -> Callable[[], None]:
-        """Return what somebody does who is hit by a fault of `what`."""
+    def work_on(self, what: str) -> Callable[[], None]:
+        """Return the call that a fault of `what` affects."""
         if what == DATA:
             return self.read_open
         return self.list if what == LISTING else lambda: self.check(HITS[what])
 
-    def seen(self, work: Callable[[], None]) -> Sight:
-        """Do it; give what was seen."""
+    def observe(self, work: Callable[[], None]) -> Outcome:
+        """Call `work`; return its outcome."""
         begun = time.monotonic()
         number = 0
         try:
             work()
         except ArchiveError as error:
             number = error.errno or -1
-        return Sight(number, time.monotonic() - begun)
+        return Outcome(number, time.monotonic() - begun)
 
-    def seen_together(self, hit: tuple[str, ...], *, others: bool) -> dict[str, Sight]:
-        """Let one reader for each of `hit` go at once; see that those whom nothing hits are answered meanwhile.
+    def observe_all(self, hit: tuple[str, ...], *, others: bool) -> dict[str, Outcome]:
+        """Call the work on each of `hit` at once; check that unaffected calls succeed meanwhile.
 
         Args:
-            hit: what the fault is about.
-            others: whether what was never fetched can be had of the server meanwhile.
+            hit: what the fault affects.
+            others: whether the server serves unaffected files meanwhile.
         """
-        under_way = {what: self.begun(self.user_of(what)) for what in hit}
+        under_way = {what: self.start(self.work_on(what)) for what in hit}
         unhurt = [lambda: self.check(KEPT), lambda: self.list("10077/data")]
         if others:
             unhurt.append(lambda: self.check(OTHER))
         for work in unhurt:
-            sight = self.seen(work)
+            sight = self.observe(work)
             if sight.number or sight.seconds > PROMPT:
-                raise Wrong(f"one whom nothing hits saw {sight}")
+                raise Wrong(f"an unaffected call gave {sight}")
         return {what: one.result(LONGEST) for what, one in under_way.items()}
 
-    def begun(self, work: Callable[[], None]) -> Future[Sight]:
-        """Let somebody do it."""
-        future: Future[Sight] = Future()
+    def start(self, work: Callable[[], None]) -> Future[Outcome]:
+        """Start `work` in a thread; return its future outcome."""
+        future: Future[Outcome] = Future()
 
         def run() -> None:
             try:
-                future.set_result(self.seen(work))
+                future.set_result(self.observe(work))
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 future.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
         return future
 
-    def recovers(self, hit: tuple[str, ...]) -> None:
-        """Check that all is well again, in the same archive; a file that had changed is opened anew."""
+    def check_recovered(self, hit: tuple[str, ...]) -> None:
+        """Check that the same archive works again; a file that has changed is reopened."""
         for what in hit:
             if what == DATA:
                 self.data = self.archive.open(HITS[DATA])
             eventually(partial(self._is_right, what), f"{what} is right again")
 
     def _is_right(self, what: str) -> bool:
-        return not self.seen(self.user_of(what)).number
+        return not self.observe(self.work_on(what)).number
 
-    def gate(self) -> ConnectionLimiter:
-        """Return the gate of the archive."""
+    def limiter(self) -> ConnectionLimiter:
+        """Return the connection limiter of the archive."""
         origin = self.archive._reader._fetcher._origin
         assert isinstance(origin, Retrying)
         assert isinstance(origin._origin, Hedged)
         return origin._origin._limiter
 
     def close(self) -> None:
-        """Close the archive; see that nothing is left over, and that nothing wrong is kept.
+        """Close the archive; check that nothing leaks and that nothing wrong is stored.
 
         Raises:
             Wrong: something is.
@@ -273,7 +273,7 @@ class Trial:
 
 
 def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable[[File], bytes]) -> int:
-    """Check that every block that is kept on disk is right; give how many there are.
+    """Check every block on disk; return their number.
 
     Raises:
         Wrong: one is not.
@@ -297,12 +297,12 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
 
 
 def threads() -> set[threading.Thread]:
-    """Return the threads of this process, but for the one that lets connections into the server."""
+    """Return the threads of this process, without the one that accepts the server's connections."""
     return {thread for thread in threading.enumerate() if thread.name != "faulty"}
 
 
 def descriptors() -> set[str]:
-    """Return what this process has open."""
+    """Return the open files of this process."""
     found = set()
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names alone
         with suppress(OSError):
@@ -329,8 +329,8 @@ def pattern(what: str) -> str:
     return HITS[what].replace(".", r"\.") + ("/" if what == LISTING else "") + r"(\?.*)?"
 
 
-def hitting(fault_proxy: FaultProxy, fault: Fault, *, once: bool) -> AbstractContextManager[object]:
-    """Let the fault happen to all that it can hit, once to each or for as long as the block lasts."""
+def causing(fault_proxy: FaultProxy, fault: Fault, *, once: bool) -> AbstractContextManager[object]:
+    """Cause the fault on everything it affects, once each or while the block lasts."""
     with ExitStack() as stack:
         for what in fault.seen:
             method = "HEAD" if what in {HEAD, NAME} else "GET"
@@ -340,25 +340,27 @@ def hitting(fault_proxy: FaultProxy, fault: Fault, *, once: bool) -> AbstractCon
         return stack.pop_all()
 
 
-def tried(truth: Truth, fault_proxy: FaultProxy, folder: Path, fault: Fault, *, once: bool) -> dict[str, Sight]:
-    """Try a fault; give what was seen, by what was hit.
+def try_fault(
+    truth: Truth, fault_proxy: FaultProxy, folder: Path, fault: Fault, *, once: bool
+) -> dict[str, Outcome]:
+    """Cause a fault; return the outcome of each call that it affects.
 
     Raises:
-        Wrong: something was seen, is kept or is left over that may not be, whatever the fault.
+        Wrong: wrong bytes or names were returned or stored, or something leaks.
     """
-    trial = Trial(truth, fault_proxy, folder, patience=MUCH_PATIENCE if once else PATIENCE)
+    trial = FaultTrial(truth, fault_proxy, folder, patience=MUCH_PATIENCE if once else PATIENCE)
     hit = tuple(what for what in ALL if what in fault.seen)
     with trial:
-        with hitting(fault_proxy, fault, once=once):
-            seen = trial.seen_together(hit, others=not fault.pause)
-        trial.recovers(tuple(what for what in hit if what not in fault.kept or not seen[what].number))
+        with causing(fault_proxy, fault, once=once):
+            seen = trial.observe_all(hit, others=not fault.pause)
+        trial.check_recovered(tuple(what for what in hit if what not in fault.kept or not seen[what].number))
     return seen
 
 
-def tried_on_all(
-    trial: Trial, begin: Callable[[], AbstractContextManager[None]], *, passes: bool
-) -> dict[str, Sight]:
-    """Let everybody meet a trouble of the whole line, which passes soon or lasts; give what was seen.
+def try_outage(
+    trial: FaultTrial, begin: Callable[[], AbstractContextManager[None]], *, passes: bool
+) -> dict[str, Outcome]:
+    """Cause an outage of the whole server, which passes soon or lasts; return the outcomes.
 
     Raises:
         Wrong: as `tried`.
@@ -368,6 +370,6 @@ def tried_on_all(
             over.enter_context(begin())
             if passes:
                 threading.Timer(BRIEFLY, over.close).start()
-            seen = trial.seen_together(ALL, others=False)
-        trial.recovers(ALL)
+            seen = trial.observe_all(ALL, others=False)
+        trial.check_recovered(ALL)
     return seen

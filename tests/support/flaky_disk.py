@@ -1,4 +1,4 @@
-"""A file system that shows a directory as it is, until it is told to fail: a disk that is full or broken.
+"""A file system that shows a directory until a test makes it fail: a disk that is full or broken.
 
 Run as a program: `ailing.py SOURCE MOUNTPOINT ILLNESS`. ILLNESS is a file; each line of it is an operation and what
 it fails with, like `write ENOSPC`. It is looked at each time.
@@ -118,7 +118,7 @@ class FlakyDisk(mfusepy.Operations):  # type: ignore[misc] # the binding ships n
         return 0
 
     def statfs(self, path: str) -> dict[str, int]:
-        """Tell the room of the real disk."""
+        """Return the free space of the real disk."""
         status = os.statvfs(self._real(path))
         names = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_frsize", "f_files", "f_ffree", "f_favail")
         return {name: getattr(status, name) for name in names} | {"f_namemax": 255}

@@ -27,7 +27,7 @@ server.serve_forever()
 
 
 class FtpServer:
-    """Serves the directory `root` to everyone, to be read.
+    """Serves the directory `root` read-only to every user.
 
     Attributes:
         port: where it listens.

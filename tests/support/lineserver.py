@@ -12,7 +12,7 @@ LONGEST_LIFE = 60.0  # seconds that a connection may be silent, so that no threa
 
 
 class LineServer(ABC):
-    """Lets everyone in until it is stopped.
+    """Accepts every connection until it is stopped.
 
     Args:
         listening: the socket; another thread lets people in as soon as this is made.
@@ -39,7 +39,7 @@ class LineServer(ABC):
         return int(self._socket.getsockname()[1])
 
     def stop(self) -> None:
-        """Hang up on everyone, and be gone."""
+        """Close every connection, and stop."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._threads[0].join(LONGEST_LIFE)  # from here on nobody is let in

@@ -53,7 +53,7 @@ def eventually(true: Callable[[], object], what: str, seconds: float = DEADLINE)
 
 
 class Account:
-    """A user with a home, an environment, and programs; nothing of whoever runs the tests shines through.
+    """A user with a home, an environment, and programs, isolated from the user of the tests.
 
     Args:
         user: who.
@@ -111,7 +111,7 @@ class Account:
         return process
 
     def end(self) -> None:
-        """End all programs that were started; what hangs in a mount ends once that is gone."""
+        """End all programs that were started; those that hang in a mount end with it."""
         for process in self._started:
             if process.poll() is None:
                 process.kill()
@@ -126,7 +126,7 @@ class Account:
         typed: str | None = None,
         **more: Any,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a program as the user to its end, with `typed` as its input; give its status and what it said."""
+        """Run a program as the user to its end, with `typed` as its input; return its status and output."""
         if typed is not None:
             more["stdin"] = subprocess.PIPE
         process = self.start(*command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
@@ -157,7 +157,7 @@ class Account:
     def calling(
         self, function: Callable[..., Any], *arguments: object, stdout: Any = subprocess.PIPE
     ) -> "tuple[subprocess.Popen[bytes], Callable[[float], Any]]":
-        """The same, under way: give the process, and what waits for its result."""
+        """Start the same; return the process, and a function that waits for its result."""
         values = tuple(os.fspath(one) if isinstance(one, Path) else one for one in arguments)
         source = textwrap.dedent(inspect.getsource(function))
         program = (
@@ -179,7 +179,7 @@ class Account:
 
 
 class Mount:
-    """One mount, and whoever made it.
+    """One mount, and its account.
 
     Attributes:
         path: where.
@@ -208,7 +208,7 @@ class Mount:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def expect(self, *patterns: str) -> None:
-        """Take log lines that match any of `patterns` as no surprise."""
+        """Accept log lines that match any of `patterns`."""
         self.expected += patterns
 
     def daemon(self) -> int:
@@ -229,7 +229,7 @@ class Mount:
         return bool(sandbox.mounted(self.path))
 
     def umount(self, *flags: str) -> None:
-        """Take it down as a user does, and see that nothing of it is left."""
+        """Unmount as a user does, and check that nothing is left."""
         done = self.account.empiarfs("umount", *flags, self.path, timeout=DEADLINE)
         assert done.returncode == 0, done.stderr.decode(errors="replace")
         self.see_gone()
@@ -240,7 +240,7 @@ class Mount:
         eventually(lambda: not self.daemons(), "the daemon ends")
 
     def surprises(self) -> list[str]:
-        """Return the lines of the log that no test asked for."""
+        """Return the warnings and errors of the log that no test expects."""
         lines = [line for line in self.log().splitlines() if _WORTH_A_LOOK.match(line)]
         return [line for line in lines if not any(re.search(one, line) for one in self.expected)]
 
@@ -256,7 +256,7 @@ class Mount:
 
 
 class Mounts:
-    """Makes mounts, and takes down all that it has made.
+    """Makes mounts, and unmounts all of them.
 
     Args:
         folder: an empty directory that everyone can reach.
@@ -318,7 +318,7 @@ class Mounts:
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run `empiarfs mount`, and give its status and what it said."""
+        """Run `empiarfs mount`; return its status and output."""
         return mount.account.empiarfs(
             "mount",
             f"--base-url={base_url or self.base_url}",
@@ -332,12 +332,12 @@ class Mounts:
         )
 
     def finish(self) -> None:
-        """Take all down; tell of whatever is left over or was logged and should not have been.
+        """Unmount all; raise for everything that is left or was logged unexpectedly.
 
         Raises:
             Wrong: with everything that was found.
         """
-        trouble: list[str] = []
+        found: list[str] = []
         for mount in reversed(self.made):
             try:
                 mount.account.end()
@@ -345,20 +345,20 @@ class Mounts:
                     mount.umount("--lazy")
                 mount.see_gone()
             except (AssertionError, subprocess.TimeoutExpired) as error:
-                trouble.append(f"{mount.path}: {error}")
+                found.append(f"{mount.path}: {error}")
             finally:
                 mount.destroy()
-            trouble += [f"log of {mount.path}: {line}" for line in mount.surprises()]
+            found += [f"log of {mount.path}: {line}" for line in mount.surprises()]
             if "Traceback" in mount.log() and not any("Traceback" in one for one in mount.expected):
-                trouble.append(mount.log())
+                found.append(mount.log())
         self.made.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
-        if trouble:
-            raise Wrong("\n".join(trouble))
+        if found:
+            raise Wrong("\n".join(found))
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[None]:
-        """Kill all daemons if the block takes longer: whoever hangs in a mount then gets an error."""
+        """Kill all daemons if the block takes longer, so that programs that hang in a mount get an error."""
 
         def destroy() -> None:
             for mount in list(self.made):

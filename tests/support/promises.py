@@ -56,7 +56,7 @@ def _quotations(decorator: ast.expr) -> list[str]:
     return []
 
 
-def troubles(document: str, quotations: Iterable[Quotation]) -> list[str]:
+def mistakes(document: str, quotations: Iterable[Quotation]) -> list[str]:
     """Return a line for each promise that no test quotes, and for each sentence quoted that is no promise."""
     promises = promised(document)
     missing = dict.fromkeys(promises)

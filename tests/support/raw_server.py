@@ -50,7 +50,7 @@ class RawServer(LineServer):
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """How it went.
+    """What a child process measured of a server.
 
     Attributes:
         outcome: the kind of error, or what was given.

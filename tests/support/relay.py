@@ -69,12 +69,12 @@ class Relay:
         self._thread.join()
 
     def reset_counts(self) -> Counts:
-        """Begin to count anew; give what was counted."""
+        """Reset the counts; return the old ones."""
         counts, self.counts = self.counts, Counts(highest=self._open())
         return counts
 
     def _open(self) -> int:
-        """Return how many clients are connected; one who has hung up is not, even where we were not told yet."""
+        """Return the number of connected clients, without those that have closed their end."""
         return sum(_is_established(connection) for connection in tuple(self._connections))
 
     def _run(self) -> None:

@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Someone who mounts.
+    """A user that mounts.
 
     Attributes:
         name: as `"root"`.
@@ -42,13 +42,13 @@ class User:
 
 
 def me() -> User:
-    """Return the user who runs the tests."""
+    """Return the user that runs the tests."""
     name = "root" if os.geteuid() == 0 else "user"
     return User(name, os.geteuid(), os.getegid())
 
 
 def ordinary() -> User:
-    """Return an ordinary user: nobody where root runs the tests, else whoever does."""
+    """Return an ordinary user: `nobody` where root runs the tests, else the user that runs them."""
     if os.geteuid():
         return me()
     nobody = pwd.getpwnam("nobody")
@@ -56,7 +56,7 @@ def ordinary() -> User:
 
 
 def users() -> list[str]:
-    """Return the names of the users who can be tried here."""
+    """Return the names of the users that tests can use here."""
     return ["root", "user"] if os.geteuid() == 0 else ["user"]
 
 
@@ -96,7 +96,7 @@ def make_private() -> None:
 
 
 def _open_device(node: Path) -> None:
-    """Let everyone open /dev/fuse, as udev does wherever it runs."""
+    """Let every user open /dev/fuse, as udev does."""
     if not FUSE_DEVICE.exists() or FUSE_DEVICE.stat().st_mode & 0o006 == 0o006:
         return
     os.mknod(node, stat.S_IFCHR | 0o666, FUSE_DEVICE.stat().st_rdev)
@@ -105,7 +105,7 @@ def _open_device(node: Path) -> None:
 
 
 def _open_way(path: Path, folder: Path) -> None:
-    """Let everyone come to `path`: what stands in a closed directory on the way is shown in an open one."""
+    """Make `path` reachable for every user: what stands in a closed directory is shown in an open one."""
     for above in reversed(path.parents):
         if above.stat().st_mode & 0o005 == 0o005:
             continue
@@ -129,7 +129,7 @@ def bind(source: Path, target: Path) -> None:
 
 
 def mount_tmpfs(target: Path) -> None:
-    """Mount an empty file system on `target`, in memory, that everyone can reach."""
+    """Mount an empty file system on `target`, in memory, that every user can reach."""
     _mount("tmpfs", target, kind="tmpfs", data="mode=755")
 
 

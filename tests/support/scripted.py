@@ -43,7 +43,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What is sent back.
+    """A reply.
 
     Attributes:
         status: number and phrase.
@@ -173,13 +173,13 @@ def _link(name: bytes) -> str:
 
 
 class Hasty(LatencyEstimator):
-    """A pace that bears half a second of silence."""
+    """A latency estimate with a read timeout of half a second."""
 
     def __init__(self) -> None:
         super().__init__(1 << 21)
 
     def read_timeout(self, kind: str = "") -> float:
-        """Return after how many seconds of silence a request is given up."""
+        """Return the seconds without a byte after which a request fails."""
         return 0.5
 
 

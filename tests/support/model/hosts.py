@@ -1,4 +1,4 @@
-"""Processes that hold an archive and do as they are told over a socket; they can be killed at any moment.
+"""Processes that hold an archive and execute calls from a socket; they can be killed at any moment.
 
 The first one imports everything, makes no thread, and is forked for each archive: that takes no time.
 """
@@ -82,11 +82,11 @@ class Host:
         self._line.send((command, arguments))
 
     def answer(self) -> Any:
-        """Wait for what was asked for.
+        """Wait for the result of a call.
 
         Raises:
             ArchiveError: the archive did.
-            AssertionError: it raised what nobody foresaw, or hangs.
+            AssertionError: it raised an unexpected exception, or hangs.
             Dead: it was killed.
         """
         if not self._line.poll(DEADLINE):
@@ -184,7 +184,7 @@ class _Held:
         return self._archive.stat(path)
 
     def open(self, path: str) -> tuple[int, File]:
-        """Open a file; give a handle, and which version it is."""
+        """Open a file; return a handle, and its version."""
         number = next(self._numbers)
         self._handles[number] = self._archive.open(path)
         return number, self._handles[number].file
@@ -231,7 +231,7 @@ class _Held:
         store._database.limit(store._most)
 
     def settle(self) -> None:
-        """Wait until nobody does anything behind the reader's back."""
+        """Wait until no background work is left."""
         end = time.monotonic() + DEADLINE / 2
         reader: Any = self._archive._reader
         while not (

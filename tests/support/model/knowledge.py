@@ -105,12 +105,12 @@ class Knowledge:
             self.names[path] = self.of(path) | may
 
     def gone(self, path: str, now: float, *, surely: bool = True) -> None:
-        """Record that someone who waited was told that `path` is not there."""
+        """Record that a caller got NotFound for `path`."""
         self._change(path, lambda _: {None}, surely=surely)
         self.absent[path] = frozenset({now}) | (frozenset() if surely else self.absent.get(path, frozenset({None})))
 
     def changed(self, path: str, version: Version) -> None:
-        """Record that a reader was told that `version` is no more."""
+        """Record that a reader got Stale for `version`."""
         self._change(
             path, lambda one: {replace(one, version=None) if one and one.version == version else one}, surely=True
         )

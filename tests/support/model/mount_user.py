@@ -25,7 +25,7 @@ class MountUser:
         return status.st_size, int(status.st_mtime)
 
     def open(self, path: str) -> tuple[int, int, int]:
-        """Open a file; give its descriptor, length and date."""
+        """Open a file; return its descriptor, size and date."""
         file = os.open(path, os.O_RDONLY)
         status = os.fstat(file)
         return file, status.st_size, int(status.st_mtime)
@@ -39,7 +39,7 @@ class MountUser:
         return b"".join(parts)
 
     def mapped(self, file: int, offset: int, size: int) -> bytes | int:
-        """Read a part through memory, in a process that an error may end; then give what it ended with."""
+        """Read a part through a map, in a child that a signal may end; return the bytes or its status."""
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
@@ -62,7 +62,7 @@ class MountUser:
 
 
 def main(address: str) -> None:
-    """Do as told until nobody is there any more."""
+    """Execute commands until the connection ends."""
     line: Any = Client(address, "AF_UNIX", authkey=KEY)
     hands = MountUser()
     with suppress(EOFError):

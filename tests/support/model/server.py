@@ -1,4 +1,4 @@
-"""A server on loopback whose tree changes and which misbehaves as it is told, with a diary of what it said."""
+"""A server on loopback whose tree changes and which causes faults, with a diary of what it sent."""
 
 import threading
 from collections import deque
@@ -50,7 +50,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The length and date of a file were told; `version` is None where it is a directory."""
+    """The size and date of a file were sent; `version` is None for a directory."""
 
     path: str
     version: Version | None

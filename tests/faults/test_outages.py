@@ -1,4 +1,4 @@
-"""Faults of the whole line: nothing can be reached, or nobody can be believed; and then it is over."""
+"""Outages of the whole server: it cannot be reached or trusted, and then it can."""
 
 import datetime as dt
 import errno
@@ -23,12 +23,12 @@ from support.fault_trial import (
     MUCH_PATIENCE,
     OTHER,
     PATIENCE,
-    Sight,
-    Trial,
+    FaultTrial,
+    Outcome,
     Truth,
-    hitting,
+    causing,
     pattern,
-    tried_on_all,
+    try_outage,
 )
 from support.mounting import eventually
 from support.scripted import Client
@@ -40,7 +40,7 @@ NAMED = "archive.test"
 
 
 class Names:
-    """A resolver that knows one name more, until it fails."""
+    """A resolver that knows one more name, until it fails."""
 
     def __init__(self) -> None:
         self.fails = False
@@ -53,7 +53,7 @@ class Names:
 
     @contextmanager
     def lost(self, server: FaultProxy) -> Iterator[None]:
-        """Know the name no more; lines that are open are lost as well, as when a laptop is carried away."""
+        """Forget the name and drop the open connections, as when a laptop changes its network."""
         self.fails = True
         server.hang_up()
         try:
@@ -63,14 +63,14 @@ class Names:
 
 
 class How(NamedTuple):
-    """How a trouble goes: whether it passes, and how patient the archive is with it."""
+    """The course of an outage: whether it passes, and the patience of the archive."""
 
     passes: bool
     patience: float
 
 
-def expect(seen: dict[str, Sight], how: How) -> None:
-    """Check that a trouble that passes is seen by nobody, and one that lasts is EIO for all."""
+def expect(seen: dict[str, Outcome], how: How) -> None:
+    """Check that an outage that passes is not seen, and one that lasts is EIO for all."""
     assert {what: sight.number for what, sight in seen.items()} == dict.fromkeys(
         ALL, 0 if how.passes else errno.EIO
     )
@@ -78,7 +78,7 @@ def expect(seen: dict[str, Sight], how: How) -> None:
 
 @pytest.fixture(params=[How(True, MUCH_PATIENCE), How(False, PATIENCE)], ids=["passes", "lasts"])
 def how(request: pytest.FixtureRequest) -> How:
-    """A trouble that passes, and one that lasts."""
+    """An outage that passes, and one that lasts."""
     how: How = request.param
     return how
 
@@ -87,30 +87,30 @@ def how(request: pytest.FixtureRequest) -> How:
 def test_a_server_that_cannot_be_reached_is_waited_for(
     kind: str, truth: Truth, server: FaultProxy, tmp_path: Path, how: How
 ) -> None:
-    """It refuses connections, or is not heard of: EIO at the end of patience, and what is known is served."""
-    trial = Trial(truth, server, tmp_path / "cache", patience=how.patience)
-    expect(tried_on_all(trial, getattr(server, kind), passes=how.passes), how)
+    """An unreachable server is EIO after the patience, and cached data are served."""
+    trial = FaultTrial(truth, server, tmp_path / "cache", patience=how.patience)
+    expect(try_outage(trial, getattr(server, kind), passes=how.passes), how)
 
 
 def test_a_name_that_is_not_found_is_waited_for(
     truth: Truth, server: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: How
 ) -> None:
-    """A server whose name cannot be found is one that cannot be reached; never ENOENT."""
+    """A host name that cannot be resolved is EIO after the patience, never ENOENT."""
     names = Names()
     monkeypatch.setattr(socket, "getaddrinfo", names)
     url = f"http://{NAMED}:{server.port}{server.base}"
-    trial = Trial(truth, server, tmp_path / "cache", patience=how.patience, base_url=url)
-    expect(tried_on_all(trial, lambda: names.lost(server), passes=how.passes), how)
+    trial = FaultTrial(truth, server, tmp_path / "cache", patience=how.patience, base_url=url)
+    expect(try_outage(trial, lambda: names.lost(server), passes=how.passes), how)
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Whom the archive trusts."""
+    """The authority that the archive trusts."""
     return trustme.CA()
 
 
 def shown(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Return what a server needs to show a certificate."""
+    """Return the TLS context of a server with a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context
@@ -130,52 +130,50 @@ def secure(
 
 
 @pytest.mark.parametrize("wrong", ["of another authority", "of another host", "of last year"])
-def test_a_wrong_certificate_is_not_believed(
+def test_a_bad_certificate_is_rejected(
     wrong: str, authority: trustme.CA, truth: Truth, secure: FaultProxy, tmp_path: Path, how: How
 ) -> None:
-    """Nothing is taken from a server that cannot prove who it is; when it can, all goes on."""
+    """Nothing is read from a server with a bad certificate, and everything works when it is good."""
     last_year = dt.datetime.now(dt.UTC) - dt.timedelta(days=365)
     certificates = {
         "of another authority": trustme.CA().issue_cert("127.0.0.1"),
         "of another host": authority.issue_cert("other.example"),
         "of last year": authority.issue_cert("127.0.0.1", not_before=last_year, not_after=last_year),
     }
-    trial = Trial(truth, secure, tmp_path / "cache", patience=how.patience)
-    expect(tried_on_all(trial, lambda: secure.showing(shown(certificates[wrong])), passes=how.passes), how)
+    trial = FaultTrial(truth, secure, tmp_path / "cache", patience=how.patience)
+    expect(try_outage(trial, lambda: secure.showing(shown(certificates[wrong])), passes=how.passes), how)
 
 
-def test_what_is_kept_is_served_without_a_network(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
-    """A new archive with an old cache shows what was listed and gives what was read; no more, and says so."""
-    with Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE):
+def test_what_is_cached_is_served_without_a_network(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
+    """A new archive on an old cache serves what is cached without a network, and an error for the rest."""
+    with FaultTrial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE):
         pass
-    trial = Trial(truth, server, tmp_path / "cache", patience=PATIENCE, fresh=0.0)
+    trial = FaultTrial(truth, server, tmp_path / "cache", patience=PATIENCE, fresh=0.0)
     with server.refusing():
         trial.check(KEPT)
         trial.list("10077/data")
         trial.list("10028/data")
-        assert trial.seen(lambda: trial.check(OTHER)).number == errno.EIO
-        assert trial.seen(trial.list).number == errno.EIO
+        assert trial.observe(lambda: trial.check(OTHER)).number == errno.EIO
+        assert trial.observe(trial.list).number == errno.EIO
     trial.list()
     trial.close()
 
 
-def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(
-    truth: Truth, server: FaultProxy, tmp_path: Path
-) -> None:
-    """Where a server says for how long, nobody asks it for anything until then; SEMANTICS.md, Manners."""
+def test_retry_after_holds_for_all_readers(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
+    """During the pause of a Retry-After no request is sent; SEMANTICS.md, Manners."""
     with (
-        Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial,
+        FaultTrial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial,
         server.rule(pattern(HEAD), status(429, retry_after="2"), times=1) as rule,
     ):
-        first = trial.begun(trial.user_of(HEAD))
+        first = trial.start(trial.work_on(HEAD))
         eventually(lambda: rule.met, "the server asks for a pause")
-        eventually(lambda: trial.gate().pause(), "the pause has begun")
+        eventually(lambda: trial.limiter().pause(), "the pause has begun")
         asked = len(server.seen)
-        others = [trial.begun(trial.user_of(what)) for what in (DATA, NAME, LISTING)]
+        others = [trial.start(trial.work_on(what)) for what in (DATA, NAME, LISTING)]
         trial.check(KEPT)  # what is here needs no server
         while True:
             seen = len(server.seen)
-            if not trial.gate().pause():  # looked at last: what was seen before was seen in the pause
+            if not trial.limiter().pause():  # looked at last: what was seen before was seen in the pause
                 break
             assert seen == asked
             time.sleep(0.02)
@@ -183,31 +181,34 @@ def test_a_pause_that_one_reader_is_asked_for_is_kept_by_all(
 
 
 def test_a_pause_longer_than_patience_ends_with_it(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
-    """A server that asks for an hour is asked once more at the end of patience; its answer ends the hour."""
-    with Trial(truth, server, tmp_path / "cache", patience=1.0) as trial:
+    """A pause longer than the patience ends with it, and the answer to the next request ends the pause."""
+    with FaultTrial(truth, server, tmp_path / "cache", patience=1.0) as trial:
         with server.rule(pattern(HEAD), status(503, retry_after="3600"), times=1):
-            sight = trial.seen(trial.user_of(HEAD))
+            sight = trial.observe(trial.work_on(HEAD))
         assert sight.number == 0
         assert 0.9 < sight.seconds < 20
-        assert trial.gate().pause() == 0
+        assert trial.limiter().pause() == 0
         trial.read_open()
 
 
 def test_no_patience_is_an_error_at_once(truth: Truth, server: FaultProxy, tmp_path: Path) -> None:
-    """With `--patience 0` the first failure is the answer, for each kind of request; and asked again, it works."""
-    with Trial(truth, server, tmp_path / "cache", patience=0.0) as trial, hitting(server, FAULTS["500"], once=True):
+    """With `--patience 0` the first failure of a request of any kind is an error, and the next one succeeds."""
+    with (
+        FaultTrial(truth, server, tmp_path / "cache", patience=0.0) as trial,
+        causing(server, FAULTS["500"], once=True),
+    ):
         for what in ALL:
-            sight = trial.seen(trial.user_of(what))
+            sight = trial.observe(trial.work_on(what))
             assert sight.number == errno.EIO
             assert sight.seconds < 5
-            assert trial.seen(trial.user_of(what)).number == 0
+            assert trial.observe(trial.work_on(what)).number == 0
 
 
-def test_a_trouble_that_goes_on_is_one_line(
+def test_a_failure_that_repeats_is_one_warning(
     truth: Truth, server: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says what, where, and for how long it will be tried; the first failure of a request is everyday."""
-    with Trial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial:
+    """A failure that repeats is one warning with its path, reason and time left; the first one is none."""
+    with FaultTrial(truth, server, tmp_path / "cache", patience=MUCH_PATIENCE) as trial:
         for times in (1, 4):
             with server.rule(pattern(HEAD), Plan([FAULTS["500"].act] * times)):
                 caplog.clear()
@@ -221,8 +222,8 @@ def test_a_trouble_that_goes_on_is_one_line(
     assert re.search(r"; asking again for up to (2\d|30) s$", line)
 
 
-def test_a_request_that_is_given_up_while_its_line_is_made_is_never_sent(server: FaultProxy) -> None:
-    """Its line may come about seconds later; then it asks nothing, and is closed."""
+def test_a_request_cancelled_during_its_connect_is_not_sent(server: FaultProxy) -> None:
+    """A request that is cancelled while its connection is made is not sent, and the connection is closed."""
     token = CancelToken()
     errors: list[Unavailable] = []
 
