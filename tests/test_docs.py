@@ -197,6 +197,22 @@ def test_the_packages_are_all_described() -> None:
     assert [name for name in scripts if f"scripts/{name}" not in text] == []
 
 
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_anchor_in_the_documents_exists(document: Path) -> None:
+    """A link to a part of a document leads to a heading of it."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    missing = [
+        (file, part) for file, part in links if part not in anchors(document.parent / file if file else document)
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_field_of_the_status_in_the_documents_exists(document: Path) -> None:
     """A field that a document reads with jq from `empiarfs status --json` is one that the status has."""

@@ -24,7 +24,7 @@ from empiarfs.model import Directory, File, Node, Stub, base_name
     "--long",
     "-l",
     is_flag=True,
-    help="Show sizes and dates; ~ marks a size that the server rounds, and a date without UTC is in its time zone.",
+    help="Show sizes and dates; ~ marks a size that the server rounds, dates without UTC are in its time zone.",
 )
 @click.option("--human-readable", "-h", "human", is_flag=True, help="With -l: show sizes like 1.2G.")
 @click.option("--recursive", "-R", is_flag=True, help="List subdirectories too; one request for each.")
