@@ -203,6 +203,8 @@ class Archive:
         return self.recipe, ()
 
     def _check_process(self, path: str) -> None:
-        """Raise Closed in a child process: it would use its parent's connections, and get its parent's replies."""
+        """Raise Closed after `close`, and in a child process, which would get the replies to its parent."""
+        if self.closed:
+            raise Closed(path, "the archive was closed")
         if self._generation != _generation:
             raise Closed(path, "the archive was opened before a fork; open it again in this process")

@@ -293,8 +293,8 @@ def test_files_are_opened_by_what_a_person_writes(environment: Apache, content: 
     ("source", "message"),
     [
         ("https://example.org/10028/a.mrc", "neither below"),
-        ("s3://bucket/a.mrc", "no address in EMPIAR"),
-        ("10028/../../a.mrc", "climbs"),
+        ("s3://bucket/a.mrc", "is not a URL in EMPIAR"),
+        ("10028/../../a.mrc", "must not contain '..'"),
     ],
 )
 def test_a_source_elsewhere_is_a_value_error(environment: Apache, source: str, message: str) -> None:

@@ -41,7 +41,7 @@ def test_doctor_looks_at_the_folder_of_the_logs(tmp_path: Path) -> None:
 
 def test_a_missing_entry_differs_from_a_missing_file(tmp_path: Path) -> None:
     """The error for a missing entry names the command that lists the entries, with the flag that was given."""
-    assert "no entry 10028 here; empiarfs ls --sample shows" in refused("ls", "--sample", "10028/data")
+    assert "there is no entry 10028; empiarfs ls --sample lists" in refused("ls", "--sample", "10028/data")
     assert refused("ls", "--sample", "99001/none").startswith("Error: 99001/none: ")
 
 
