@@ -163,6 +163,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
     """Each can be used and is shown by `dir`; a name that is mistyped is an AttributeError that names it."""
     for name in empiarfs.__all__:
         assert getattr(empiarfs, name) is not None
+        assert name in vars(empiarfs)  # and is found there from now on
     assert set(empiarfs.__all__) <= set(dir(empiarfs))
     with pytest.raises(AttributeError, match="'opn'"):
         empiarfs.opn  # type: ignore[attr-defined] # noqa: B018
