@@ -139,7 +139,7 @@ def python(*words: str | Path) -> "subprocess.CompletedProcess[bytes]":
 
 
 def test_importing_the_package_imports_no_library() -> None:
-    """`import empiarfs` imports nothing of its own but itself; `dir`, which shows all names, imports nothing either."""
+    """`import empiarfs` imports nothing of its own but itself, and `dir`, which shows all names, no more."""
     program = (
         "import sys, empiarfs; assert set(empiarfs.__all__) <= set(dir(empiarfs)); "
         "assert not hasattr(empiarfs, 'nothing'); print(' '.join(sorted(sys.modules)))"
