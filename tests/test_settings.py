@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empiarfs.setting_sources import load
-from empiarfs.settings import ROWS, BadSetting, Settings
+from empiarfs.settings import ROWS, BadSetting, Row, Settings
 from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
 from empiarfs.urls import web_address, without_credentials
 
@@ -127,6 +127,19 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
     assert getattr(load({name: None}, environ, file, "f"), name) == ROWS[name].parse(variable)
     assert getattr(load({}, {}, file, "f"), name) == ROWS[name].parse(line)
     assert getattr(load({}, {}), name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_row_is_whole(row: Row) -> None:
+    """A switch has no value to name and every other flag has; the texts are there, the summary is a sentence."""
+    assert (row.variable, row.flag) == (f"EMPIARFS_{row.name.upper()}", f"--{row.name.replace('_', '-')}")
+    assert row.takes in {"archive", "mount", ""}
+    if row.takes:
+        assert bool(row.metavar) != isinstance(getattr(Settings(), row.name), bool)
+    assert row.summary[0].isupper()
+    assert row.summary.endswith(".")
+    assert row.note
+    assert not row.note.endswith(".")
 
 
 def test_one_setting_leaves_the_others_at_their_defaults() -> None:
