@@ -19,6 +19,7 @@ from support.fakes import SOON, at_once, noise
 from support.scripted import MODIFIED, ROOT, Client, Reply, Request, ScriptedServer, Website, always
 
 from empiarfs.cancellation import CancelToken
+from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 
@@ -790,10 +791,7 @@ def test_opening_sends_one_request_for_size_date_and_bytes(client: Client, serve
         (part(Content_Range="bytes 0-199/*"), Unavailable),
         (part(Content_Range=None), Unavailable),
         (part(Content_Range="bytes 0-199/1000", body=CONTENT[:150], then="close"), Unavailable),
-        (
-            part(Content_Range="bytes 0-199/1000", Content_Length=None, then="close", body=CONTENT[:199]),
-            Unavailable,
-        ),
+        (part(Content_Range="bytes 0-199/1000", Content_Length=None, then="close", body=b""), Unavailable),
         (part(Content_Range="bytes 0-199/1000", Content_Encoding="gzip"), Unavailable),
         (Reply("404 Not Found", {"Content-Length": "0"}), NotFound),
         (Reply("503 Busy", {"Content-Length": "0"}), Throttled),
@@ -845,6 +843,7 @@ def test_a_silent_server_is_given_up_at_the_deadline(server: ScriptedServer) -> 
 
 def test_a_query_stands_behind_the_path(client: Client, server: ScriptedServer) -> None:
     """It is sent as it was written, and its question mark is not escaped."""
+    server.answer = always(Reply("200 OK", {"Content-Length": "0"}))
     with client.http.request("GET", PATH, query="rows=2&q=a%20b"):
         pass
     assert server.requests[0].target == f"{ROOT}/{PATH}?rows=2&q=a%20b"
