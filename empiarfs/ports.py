@@ -59,7 +59,7 @@ class BlockStore(Protocol):
         """Return those blocks of `numbers` that are here and whole, by number.
 
         Raises:
-            Cancelled: nobody waits for them any more.
+            Cancelled: no reader waits for them any more.
         """
         ...
 

@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 RESERVED_FOR_DEMAND = 2  # connections that prefetch never gets
 RUN = 16 * MIB  # the most bytes of one request
-SEGMENT = MIB  # the most bytes of neighbouring blocks that are stored as one
 TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
@@ -119,9 +118,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
     )
     hedged = Hedged(HttpOrigin(client), limiter, latency)
     origin = Retrying(hedged, retry_policy)
-    cache = Cache(
-        settings.memory_cache_size, store, min(SEGMENT, settings.cache_size // 100)
-    )  # ten of them go at once
+    cache = Cache(settings.memory_cache_size, store)
     ahead = HttpOrigin(client)
     background = BackgroundWorkers(
         max(1, settings.max_connections - RESERVED_FOR_DEMAND), "ahead", limiter.prefetch
