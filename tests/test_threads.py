@@ -174,6 +174,9 @@ def test_without_threads_the_caller_runs_the_call(monkeypatch: pytest.MonkeyPatc
     pool = ThreadPool("disk", on_exit=lambda: ended.append(threading.get_ident()))
     assert pool.submit(threading.get_ident).result(0) == threading.get_ident()
     assert ended == [threading.get_ident()]
+    here = ContextVar("here", default="nothing")
+    here.set("the caller's")
+    assert pool.submit(here.get).result(0) == "nothing"
     assert (pool.threads, pool.waiting) == (0, 0)
 
 

@@ -9,7 +9,7 @@ from empiarfs.storage.database import Place
 
 @dataclass(frozen=True, slots=True)
 class EntryUsage:
-    """What is kept of one entry of one archive."""
+    """What is stored of one entry of one archive."""
 
     archive: str
     entry: str
@@ -28,8 +28,7 @@ class Contents:
         index_bytes: of all listings together.
         directories: how many are listed.
         measured: of how many files the exact size is known.
-        free: bytes free on the file system.
-        min_free: bytes of it that the cache always leaves free.
+        free, min_free: bytes free on the file system, and those of them that the cache always leaves free.
         errors: what cannot be used, and why.
         unrecognised: what is not ours.
     """
@@ -47,17 +46,17 @@ class Contents:
 
     @property
     def bytes(self) -> int:
-        """Of all blocks."""
+        """The bytes of all blocks."""
         return sum(part.bytes for part in self.parts)
 
     @property
     def blocks(self) -> int:
-        """How many."""
+        """The number of all blocks."""
         return sum(part.blocks for part in self.parts)
 
     @property
     def files(self) -> int:
-        """Of how many files there are blocks."""
+        """The number of files with blocks."""
         return sum(part.files for part in self.parts)
 
 

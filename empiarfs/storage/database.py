@@ -25,7 +25,7 @@ from empiarfs.units import MIB
 
 NAME: str = DBNAME  # of the database, in the folder of the store
 FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
-VERSION = 3  # of what is stored; a database of another version is begun anew, without its files
+VERSION = 3  # of what is stored; a database of another version, and its files, are removed
 BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
 THREADS = 4  # for reads and writes at once
 PRAGMAS = {

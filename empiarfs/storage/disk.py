@@ -21,11 +21,11 @@ from empiarfs.cancellation import wait_future
 from empiarfs.errors import Cancelled
 from empiarfs.model import File
 from empiarfs.private_dirs import Identity, check_private_file, ensure_private, identity
-from empiarfs.storage import chunk_file, chunks, database
+from empiarfs.storage import chunk_file, chunks
 from empiarfs.storage.chunk_file import Stored
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.circuit_breaker import CALM_SECONDS, CircuitBreaker, is_wrong, may_be_whole
-from empiarfs.storage.database import Database, Place
+from empiarfs.storage.database import CENTURY, FAILURES, NAME, Database, Place
 from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
 FLOOR_BYTES = 2 * GIB
 TOUCHED_AT_ONCE = 256
-MOST_USED = 65_536  # chunks noted as used until the database is told
+MOST_USED = 65_536  # chunks noted as used until the database records it
 LOOK_SECONDS = 1.0  # how old a look at the free space may be
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
-TROUBLES = (*database.FAILURES, OSError, ValueError, TypeError)
+TROUBLES = (*FAILURES, OSError, ValueError, TypeError)
 
 T = TypeVar("T")
 
@@ -65,11 +65,11 @@ class DiskStore:
                 errno.EINVAL, "a cache folder may not have a variable like $HOME in its name", os.fspath(folder)
             )
         self._folder = folder
-        self._database_file = folder / database.NAME
+        self._database_file = folder / NAME
         self._most = most
         self._archive = archive
         self._block_bytes = block_bytes
-        self._used: dict[str, None] = {}  # chunks read since the database was last told
+        self._used: dict[str, None] = {}  # chunks read since the database last recorded it
         self._looked = float("-inf")
         self._damaged = float("-inf")  # when the last damaged block was found
         self._looking = threading.Lock()
@@ -91,11 +91,11 @@ class DiskStore:
 
     def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """See `BlockStore.get`."""
-        kept = self._database
-        if kept is None or self._breaker.is_open("reading"):
+        database = self._database
+        if database is None or self._breaker.is_open("reading"):
             return {}
         try:
-            return self._wait(kept, partial(self._get, kept, file, numbers)) or {}
+            return self._wait(database, partial(self._get, database, file, numbers)) or {}
         except Cancelled:
             raise
         except TROUBLES as error:
@@ -107,9 +107,9 @@ class DiskStore:
         if self._is_closed or self._breaker.is_open("writing"):
             return
         try:
-            kept = self._writable()
-            if kept is not None:
-                self._wait(kept, partial(self._put, kept, file, blocks))
+            database = self._writable()
+            if database is not None:
+                self._wait(database, partial(self._put, database, file, blocks))
         except Cancelled:
             raise
         except TROUBLES as error:
@@ -117,31 +117,31 @@ class DiskStore:
 
     def kept(self) -> int | None:
         """Return the bytes now stored; None where that cannot be found now, which is no trouble of a reader's."""
-        kept = self._database
+        database = self._database
         try:
-            return self._wait(kept, kept.stored_bytes) if kept is not None else 0
+            return self._wait(database, database.stored_bytes) if database is not None else 0
         except TROUBLES:
             return None
 
     def close(self) -> None:
         """Close the database; a disk that hangs is not waited for."""
         self._is_closed = True
-        kept, self._database = self._database, None
-        if kept is None:
+        database, self._database = self._database, None
+        if database is None:
             return
         try:
-            self._wait(kept, partial(self._touch, kept), CLOSE_SECONDS)
+            self._wait(database, partial(self._touch, database), CLOSE_SECONDS)
         except TROUBLES as error:
             self._record_failure(error, "writing")
-        kept.close(CLOSE_SECONDS)
+        database.close(CLOSE_SECONDS)
 
-    def _wait(self, kept: Database, call: Callable[[], T], seconds: float | None = None) -> T | None:
+    def _wait(self, database: Database, call: Callable[[], T], seconds: float | None = None) -> T | None:
         """Return what `call` returns in a thread of the database; None where that is closed, or takes too long.
 
         Raises:
-            Cancelled: nobody waits for it any more.
+            Cancelled: no reader waits for it any more.
         """
-        future = kept.submit(call)
+        future = database.submit(call)
         if future is None:
             return None
         try:
@@ -149,24 +149,24 @@ class DiskStore:
         finally:
             future.cancel()
 
-    def _get(self, kept: Database, file: File, numbers: range) -> dict[int, bytes]:
+    def _get(self, database: Database, file: File, numbers: range) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         for number, wanted in chunks.split(numbers, self._block_bytes):
             chunk = Chunk(self._archive, self._block_bytes, file, number)
-            _, stored = self._read(kept, chunk, wanted)
+            _, stored = self._read(database, chunk, wanted)
             found |= stored.blocks
             if stored.damaged:
                 self._report_damage(file, stored.damaged)
-                self._repair(kept, chunk)
+                self._repair(database, chunk)
             elif stored.blocks and len(self._used) < MOST_USED:
                 self._used[chunk.key] = None
         return found
 
-    def _read(self, kept: Database, chunk: Chunk, numbers: list[int] | range) -> tuple[Place | None, Stored]:
+    def _read(self, database: Database, chunk: Chunk, numbers: list[int] | range) -> tuple[Place | None, Stored]:
         """Return where `chunk` is, and those blocks of `numbers` that are whole there."""
         place = None
         for _ in range(2):  # a chunk that was stored again meanwhile is in another file
-            place = kept.find(chunk.key)
+            place = database.find(chunk.key)
             if place is None:
                 break
             try:
@@ -175,32 +175,34 @@ class DiskStore:
                 continue  # evicted, stored again, or deleted by hand
         return place, Stored()
 
-    def _put(self, kept: Database, file: File, blocks: Mapping[int, bytes]) -> None:
+    def _put(self, database: Database, file: File, blocks: Mapping[int, bytes]) -> None:
         for number, inside in chunks.split(sorted(blocks), self._block_bytes):
             chunk = Chunk(self._archive, self._block_bytes, file, number)
-            self._merge(kept, chunk, {one: blocks[one] for one in inside})
+            self._merge(database, chunk, {one: blocks[one] for one in inside})
         if len(self._used) >= TOUCHED_AT_ONCE:
-            self._touch(kept)
+            self._touch(database)
         self._breaker.success()
 
-    def _merge(self, kept: Database, chunk: Chunk, blocks: dict[int, bytes]) -> None:
+    def _merge(self, database: Database, chunk: Chunk, blocks: dict[int, bytes]) -> None:
         """Store `blocks` in `chunk`, with those of it that are whole on disk.
 
         No lock is held in between: of two writers of one chunk the later one may not have seen the other's blocks,
         which are then fetched again. Neither file is ever changed.
         """
-        place, stored = (None, Stored()) if chunk.is_complete(blocks) else self._read(kept, chunk, chunk.numbers)
+        place, stored = (
+            (None, Stored()) if chunk.is_complete(blocks) else self._read(database, chunk, chunk.numbers)
+        )
         merged = stored.blocks | blocks
         if not merged:
-            kept.delete((chunk.key, place))
+            database.delete((chunk.key, place))
         elif merged != stored.blocks or stored.damaged:
-            kept.store(chunk.key, chunks.pack(chunk, merged))
+            database.store(chunk.key, chunks.pack(chunk, merged))
 
-    def _repair(self, kept: Database, chunk: Chunk) -> None:
+    def _repair(self, database: Database, chunk: Chunk) -> None:
         """Leave of `chunk` the blocks that are whole."""
         try:
             if not self._breaker.is_open("writing"):
-                self._merge(kept, chunk, {})
+                self._merge(database, chunk, {})
         except TROUBLES as error:
             self._record_failure(error, "writing")
 
@@ -212,14 +214,14 @@ class DiskStore:
             log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
         self._damaged = now
 
-    def _touch(self, kept: Database) -> None:
+    def _touch(self, database: Database) -> None:
         """Tell the database which chunks were used."""
         used, self._used = self._used, {}
         if not used:
             return
-        with kept.connected() as cache, cache.transact():
+        with database.connected() as cache, cache.transact():
             for key in list(used):  # a reader may still hold it
-                cache.touch(key, expire=database.CENTURY)
+                cache.touch(key, expire=CENTURY)
 
     def _writable(self) -> Database | None:
         """Return the database if a block may be stored now. Now and then, look whether it is there and has room."""
@@ -229,12 +231,12 @@ class DiskStore:
                 self._looked = now
                 if self._database is None or self._outdated or self._is_another():
                     self._open()
-                kept = self._database
-                self._full = kept is None or not self._wait(kept, partial(self._has_room, kept))
+                database = self._database
+                self._full = database is None or not self._wait(database, partial(self._has_room, database))
             return None if self._full else self._database
 
     def _open(self) -> None:
-        """Open the database; one whose content is wrong is begun anew, and chunks that no row names go."""
+        """Open the database; one whose content is wrong is replaced by an empty one."""
         ensure_private(self._folder)
         check_private_file(self._database_file)
         opened = None
@@ -249,9 +251,9 @@ class DiskStore:
         except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
             self._breaker.failure(error, "")
         if opened is None:
-            for file in self._folder.glob(f"{database.NAME}*"):
+            for file in self._folder.glob(f"{NAME}*"):
                 file.unlink(missing_ok=True)
-            log.info("%s: the cache begins anew", self._folder)
+            log.info("%s: the cache starts empty", self._folder)
             opened = Database(self._folder, self._most)
         self._outdated = self._wrong = False
         self._identity = identity(self._database_file)
@@ -265,12 +267,12 @@ class DiskStore:
         """Return whether the database is no longer the file that was opened: its folder was deleted, say."""
         return identity(self._database_file) != self._identity
 
-    def _has_room(self, kept: Database) -> bool:
+    def _has_room(self, database: Database) -> bool:
         """Return whether the free space is above the floor; shrink where it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = min_free_of(disk.total)
-        kept.stored_bytes()  # see there: `volume` would try for a minute
-        with kept.connected() as cache:
+        database.stored_bytes()  # see there: `volume` would try for a minute
+        with database.connected() as cache:
             most = min(self._most, max(0, cache.volume() + disk.free - floor))
             cache.reset("size_limit", most, update=False)
             if disk.free >= floor:
@@ -285,4 +287,4 @@ class DiskStore:
         row = isinstance(error, ValueError | TypeError)  # one that another program wrote; the others are good
         self._breaker.failure(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or isinstance(error, database.FAILURES)
+        self._outdated = self._outdated or isinstance(error, FAILURES)

@@ -160,10 +160,6 @@ class CacheMaintenance:
                 file.unlink(missing_ok=True)
         return count
 
-    def errors(self) -> tuple[str, ...]:
-        """Say what cannot be used, and why; a mount would begin it anew."""
-        return _described(self._errors())
-
     def unrecognised(self) -> Iterator[Path]:
         """Yield what lies in the folder and is not ours: nothing here touches it."""
         for path in _children(self._cache):
@@ -179,7 +175,7 @@ class CacheMaintenance:
                     yield Path(folder) / name
 
     def _errors(self) -> dict[Path, str]:
-        """Look through each database, which takes a while; give those that cannot be used, and why."""
+        """Read each database, which takes a while; return those that cannot be used, and why."""
         found = {file: index_tables.fault(file) for file in self._indexes()}
         return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
 
@@ -218,14 +214,17 @@ class CacheMaintenance:
         return found
 
     def _drop_files(self, files: dict[str, float]) -> int:
-        """Remove those of `files` that are not just being stored; give how many."""
-        old = [name for name, written in files.items() if time.time() - written > YOUNG_SECONDS]
-        for name in old:
-            (self._blocks / name).unlink(missing_ok=True)
-        return len(old)
+        """Remove those of `files` that are not just being stored; return how many."""
+        count = 0
+        for name, written in files.items():
+            if time.time() - written > YOUNG_SECONDS:
+                with suppress(OSError):  # it is gone, or a directory
+                    (self._blocks / name).unlink()
+                    count += 1
+        return count
 
     def _delete_blocks(self) -> int:
-        """Remove blocks whose database cannot be used; give their bytes."""
+        """Remove blocks whose database cannot be used; return their bytes."""
         count = 0
         for name in self._files():
             with suppress(OSError):

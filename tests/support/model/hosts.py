@@ -226,9 +226,11 @@ class _Held:
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
         store: Any = self._archive._reader._cache._store
-        store._database.limit(most)
-        store._database.shrink()
-        store._database.limit(store._most)
+        with store._database.connected() as cache:
+            cache.reset("size_limit", most, update=False)
+            cache.cull()
+            cache.reset("size_limit", store._most, update=False)
+            cache.close()  # the connection of this thread
 
     def settle(self) -> None:
         """Wait until no background work is left."""
