@@ -35,7 +35,7 @@ LAYERS = [
     {"engine"},
     {"ports", "settings"},
     {"cancellation", "private_dirs"},
-    {"model", "errors", "counters", "paths", "units", "urls", "lru"},
+    {"model", "errors", "counters", "paths", "units", "urls", "lru", "threads"},
 ]
 
 
