@@ -17,6 +17,8 @@ from support import sandbox
 from support.fault_proxy import FaultProxy
 from support.mounting import Mount, Mounts, eventually
 
+from empiarfs.cli.text import counted
+
 pytestmark = pytest.mark.slow  # waits for real bounds
 
 BOUND = 3.0  # seconds in place of the 30 that a name is waited for
@@ -226,7 +228,8 @@ def test_status_counts_the_programs_that_wait(mount: Mounts, fault_proxy: FaultP
         eventually(lambda: status_of(made)["names_waiting"] == 3, "three wait for names")
         values = status_of(made)
         table = made.account.empiarfs("status", made.path).stdout.decode()
-        assert f"waiting     programs wait for 3 names and {values['reads_waiting']} reads\n" in table
+        reads = counted(values["reads_waiting"], "read")
+        assert f"waiting     programs wait for 3 names and {reads}\n" in table
         text = made.account.empiarfs("status", "--prometheus", made.path).stdout.decode()
         assert f'empiarfs_names_waiting{{mountpoint="{made.path}"}} 3\n' in text
     assert [process.wait(30) for process in waiting] == [0] * 4
