@@ -1,7 +1,7 @@
 # empiarfs in a container.
 #
 #   docker build -t empiarfs .
-#   docker run --rm empiarfs ls -l 10028/data           # looking needs no privileges
+#   docker run --rm empiarfs ls -l 10028/data           # ls, stat and cat need no privileges
 #
 # A mount that the host sees (the options are explained in docs/running.md):
 #
@@ -20,7 +20,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends fuse3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/empiarfs /opt/empiarfs
-# the log of a mount in the foreground is the container's
+# a mount in the foreground logs to standard error, which is the container's log
 ENV PATH=/opt/empiarfs/bin:$PATH EMPIARFS_CACHE_DIR=/cache
 VOLUME /cache
 ENTRYPOINT ["empiarfs"]

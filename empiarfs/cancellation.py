@@ -1,31 +1,27 @@
-"""Waiting for as long as anybody wants it: whoever the present thread works for may be ended meanwhile."""
+"""How a caller stops waiting, and how one thread breaks off what another waits for."""
 
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any
 
 from empiarfs.errors import Cancelled
-
-T = TypeVar("T")
 
 FIRST_LOOK_SECONDS = 0.03
 LOOK_SECONDS = 0.2
 
-_condition: ContextVar[Callable[[], bool] | None] = ContextVar("wanted", default=None)
-_limit: ContextVar[float] = ContextVar("most", default=math.inf)
+_condition: ContextVar[Callable[[], bool] | None] = ContextVar("condition", default=None)
 
 
 @contextmanager
 def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
-    """Work in this block and thread only as long as `condition` is true; to the end where it is None.
+    """Wait in this block and thread only as long as `condition` is true; without end where it is None.
 
-    It is looked at where something is waited for, in this thread, and while locks are held.
+    `condition` is called in this thread, while locks are held.
     """
     token = _condition.set(condition)
     try:
@@ -34,35 +30,15 @@ def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
         _condition.reset(token)
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Ask in this block and thread for at most `seconds`, as far as what answers can be given up."""
-    token = _limit.set(seconds)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
-
-
-def remaining() -> float:
-    """Return the most seconds that one asking may take."""
-    return _limit.get()
-
-
-def is_cancellable() -> bool:
-    """Return whether anybody may cease to want what this thread does."""
-    return _condition.get() is not None
-
-
 def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> bool:
-    """Wait, and tell whether what was waited for has come.
+    """Wait, and return whether what was waited for has come.
 
     Args:
-        poll: waits for at most so many seconds, or without end, and tells the same; as `threading.Event.wait`.
+        poll: waits for at most so many seconds, or without end, and returns the same; as `threading.Event.wait`.
         seconds: how long at most; without end where it is None.
 
     Raises:
-        Cancelled: nobody wants it any more.
+        Cancelled: the condition of the scope is false.
     """
     condition = _condition.get()
     if condition is None:
@@ -78,37 +54,43 @@ def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> 
     return True
 
 
-def wait_future(future: "Future[T]", seconds: float | None = None) -> bool:
+def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:
     """Wait for `future` in the same way."""
-    return wait(lambda most: bool(wait_for((future,), most).done), seconds)
 
-
-def run_in_thread(ask: Callable[[], T], name: str = "request") -> "Future[T]":
-    """Return what `ask` is about to give in a thread of its own, called `name`; it goes on to its end."""
-    future: Future[T] = Future()
-
-    def run() -> None:
+    def poll(most: float | None) -> bool:
         try:
-            with cancel_scope(None):
-                future.set_result(ask())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            future.set_exception(error)
+            future.exception(most)  # `concurrent.futures.wait` costs more than a look at the disk cache
+        except TimeoutError:
+            return False
+        except CancelledError:
+            pass
+        return True
 
-    try:
-        threading.Thread(target=run, name=name, daemon=True).start()
-    except RuntimeError:  # no more threads to be had
-        run()
-    return future
+    return wait(poll, seconds)
 
 
-def call_cancellable(ask: Callable[[], T]) -> T:
-    """Return what `ask` gives; where somebody may cease to want it, it is asked apart.
+class CancelToken:
+    """Lets one thread break off the request of another, which ends with an error."""
 
-    Raises:
-        Cancelled: nobody wants it any more.
-    """
-    if not is_cancellable():
-        return ask()
-    future = run_in_thread(ask)
-    wait_future(future)
-    return future.result()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._act: Callable[[], None] | None = None
+        self._is_cancelled = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the request is to be broken off."""
+        return self._is_cancelled
+
+    def on_cancel(self, act: Callable[[], None] | None) -> bool:
+        """Set what breaks the request off, None once it is over; return whether it may begin at all."""
+        with self._lock:
+            self._act = act
+            return not self._is_cancelled
+
+    def cancel(self) -> None:
+        """Break the request off, or keep it from beginning."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._act is not None:
+                self._act()

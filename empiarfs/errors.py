@@ -1,4 +1,4 @@
-"""Everything that can go wrong, each an OSError with its errno, so that any face can hand it on as it is."""
+"""The errors of the archive, each an OSError with its errno, so that any face can pass it on as it is."""
 
 import errno
 import os
@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 
 class ArchiveError(OSError):
-    """Something about `path` went wrong, for `reason`; never raised itself, only its kinds are.
+    """An operation on `path` failed, for `reason`; only its subclasses are raised.
 
     Args:
-        path: what was asked for, relative to the archive's root.
+        path: the path of the operation, relative to the archive's root.
         reason: one line for a person: what happened and, where it helps, what to do.
     """
 
@@ -28,7 +28,7 @@ class ArchiveError(OSError):
 
 
 class NotFound(ArchiveError, FileNotFoundError):
-    """The server says, of this very URL, that it is not there (404, 410)."""
+    """The server answers that exactly this URL does not exist (404, 410)."""
 
     number = errno.ENOENT
 
@@ -46,7 +46,7 @@ class IsADirectory(ArchiveError, IsADirectoryError):
 
 
 class Forbidden(ArchiveError, PermissionError):
-    """The server refuses it (401, 403, 451): a directory without listing, or a file that is not public."""
+    """The server forbids access (401, 403, 451): a directory without listing, or a file that is not public."""
 
     number = errno.EACCES
 
@@ -58,13 +58,13 @@ class Stale(ArchiveError):
 
 
 class Unavailable(ArchiveError):
-    """The server did not give it now (429, 5xx, lost or silent lines, short bodies): the only one retried."""
+    """The server did not answer properly (429, 5xx, lost connection, silence, short body): the only one retried."""
 
     number = errno.EIO
 
 
 class Throttled(Unavailable):
-    """The server wants to be asked less (429, 503, refused connections), and again after `pause` seconds."""
+    """The server throttles (429, 503, refused connections); a retry is allowed after `pause` seconds."""
 
     def __init__(self, path: str, reason: str = "", pause: float = 0.0) -> None:
         super().__init__(path, reason)
@@ -75,22 +75,22 @@ class Throttled(Unavailable):
 
 
 class CertificateError(Unavailable):
-    """The server's certificate cannot be verified; waiting heals that where a portal stands before the network."""
+    """The server's certificate cannot be verified; retried, because a captive portal may be in the way."""
 
 
 class Offline(ArchiveError):
-    """Not in the cache, and the network is not to be asked."""
+    """Not in the cache, and the network must not be used."""
 
     number = errno.EHOSTUNREACH
 
 
 class Cancelled(ArchiveError, InterruptedError):
-    """Who asked is to end, and waits no more."""
+    """The caller is about to end, and its wait was cancelled."""
 
     number = errno.EINTR
 
 
 class Closed(ArchiveError):
-    """The archive was closed while someone waited."""
+    """The archive was closed, or belongs to another process."""
 
     number = errno.EIO

@@ -1,4 +1,4 @@
-"""The values everything speaks of; they cannot fail, wait or change.
+"""The values that all modules share; they cannot fail, wait or change.
 
 A path is a `str` relative to the root of the archive, without a slash at either end: `""` is the root,
 `"10028/data/Micrographs"` a directory. Bytes of a name that are not UTF-8 are surrogate escapes (PEP 383).
@@ -17,9 +17,9 @@ class File:
     """One version of a file: the same values mean the same bytes.
 
     Attributes:
-        path: where it is.
+        path: its path in the archive.
         size: its exact length in bytes, never a rounded one.
-        modified: the server's Last-Modified in seconds since 1970 UTC; None where the server says none.
+        modified: the server's Last-Modified in seconds since 1970 UTC; None if the server sends none.
         coarse_mtime: whether `modified` is the date of a listing: whole minutes, in a time zone that is not known.
     """
 
@@ -29,18 +29,18 @@ class File:
     coarse_mtime: bool = False
 
     def __hash__(self) -> int:
-        return hash(self.path)  # a string remembers its own; a read looks a file up some twenty times
+        return hash(self.path)  # a string caches its hash; a read looks a file up some twenty times
 
     def is_dated(self, modified: int) -> bool:
         """Return whether this version may have the exact date `modified`, in seconds since 1970."""
         if self.modified is None or not self.coarse_mtime:
             return self.modified in {None, modified}
-        # a listing cuts the seconds off, and writes in a time zone of its own: whole quarters of an hour
+        # a listing drops the seconds, and has its own time zone: an offset of whole quarters of an hour
         apart = modified - self.modified
         return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < MINUTE
 
     def could_be(self, other: "File") -> bool:
-        """Return whether this version, of a listing's date, may be `other`, of an exact one."""
+        """Return whether this version, with the date of a listing, may be `other`, with an exact date."""
         is_sized_alike = self.path == other.path and self.size == other.size
         is_dated_alike = other.modified is not None and self.is_dated(other.modified)
         return self.coarse_mtime and not other.coarse_mtime and is_sized_alike and is_dated_alike
@@ -51,7 +51,7 @@ class Directory:
     """A directory.
 
     Attributes:
-        path: where it is.
+        path: its path in the archive.
         modified: the listed date in seconds since 1970, good to a minute and a time zone; None if not known.
     """
 
@@ -64,9 +64,9 @@ class Stub:
     """A file that is listed and not yet measured.
 
     Attributes:
-        path: where it is.
+        path: its path in the archive.
         listed_size: the size as the listing rounds it (`"543M"`); for display and checks, never a length.
-        listed_date: the date as the listing writes it; with the size a hint that a file has changed.
+        listed_date: the date as the listing writes it; with the size a sign that a file has changed.
     """
 
     path: str
@@ -79,14 +79,14 @@ Node = File | Directory | Stub
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The bytes from `start` up to, and without, `stop`."""
+    """The bytes from `start` to `stop`, `stop` not included."""
 
     start: int
     stop: int
 
     @property
     def size(self) -> int:
-        """How many bytes it holds."""
+        """The number of bytes."""
         return self.stop - self.start
 
 
@@ -102,7 +102,7 @@ class Block:
 
 
 def parent_path(path: str) -> str:
-    """Return the directory that holds `path`; that of the root is the root."""
+    """Return the directory of `path`; the parent of the root is the root."""
     return path.rpartition("/")[0]
 
 
@@ -117,5 +117,5 @@ def join(directory: str, name: str) -> str:
 
 
 def is_entry_number(name: str) -> bool:
-    """Return whether `name` is one that an entry's directory may have."""
+    """Return whether `name` can be the name of an entry's directory."""
     return name.isascii() and name.isdigit()

@@ -1,10 +1,14 @@
 """What the engine needs of the world: what is there, the bytes, kept bytes, a kept tree."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from empiarfs.model import Block, Directory, File, Node, Span, Stub
+from empiarfs.cancellation import CancelToken
+from empiarfs.model import Directory, File, Node, Span, Stub
+
+NEVER: Final = math.inf  # a deadline that does not come
 
 
 class Listing(Protocol):
@@ -22,21 +26,66 @@ class Listing(Protocol):
 class Origin(Protocol):
     """The bytes."""
 
-    def measure(self, path: str) -> File:
-        """Ask for the exact length and date of the file at `path`.
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
+        """Return the file at `path` with its exact size and date.
+
+        Args:
+            path: where it is.
+            deadline: when the answer must be here, in seconds of `time.monotonic`.
+            token: lets another thread break the request off.
 
         Raises:
             NotFound, Forbidden, Unavailable; IsADirectory where the server says that it is one.
         """
         ...
 
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+    def open(
+        self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> tuple[File, bytes]:
+        """Return the file at `path`, as `measure` does, and its first `size` bytes; in one request.
+
+        The bytes are fewer where the file is shorter, or where the server tells of it in another way.
+
+        Raises:
+            NotFound, Forbidden, Unavailable, IsADirectory: as `measure`.
+        """
+        ...
+
+    def fetch(
+        self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> Iterator[bytes]:
         """Return the bytes of `span`, a part of `file`, in order, in pieces: exactly `span.size` in all.
+
+        Args:
+            file: the version that is read.
+            span: which of its bytes.
+            deadline: when the first of them must be here, in seconds of `time.monotonic`.
+            token: lets another thread break the request off.
 
         Raises:
             NotFound, Forbidden, Stale, Unavailable; at the call or at any piece. Closing the iterator early
-            gives its connection up.
+            closes its connection.
         """
+        ...
+
+
+class Timings(Protocol):
+    """How soon and how fast a server usually answers; learns from every reply."""
+
+    def record(self, seconds: float, kind: str = "") -> None:
+        """Record how long the reply to a request of `kind` took to begin."""
+        ...
+
+    def record_rate(self, count: int, seconds: float) -> None:
+        """Record that `count` bytes of one reply came in `seconds`, its first bytes left out."""
+        ...
+
+    def record_timeout(self, kind: str) -> None:
+        """Record that a request of `kind` was given up for silence."""
+        ...
+
+    def read_timeout(self, kind: str = "") -> float:
+        """Return after how many seconds of silence a request is given up; more after timeouts of its kind."""
         ...
 
 
@@ -53,14 +102,18 @@ class Sizes(Protocol):
 
 
 class BlockStore(Protocol):
-    """Kept bytes. A store that is broken is a store that holds nothing: neither method raises."""
+    """Blocks kept between runs. A store that is broken holds nothing, and raises nothing else."""
 
-    def get(self, block: Block) -> bytes | None:
-        """Return the bytes of `block`; None if they are not here, or not whole."""
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
+        """Return those blocks of `numbers` that are here and whole, by number.
+
+        Raises:
+            Cancelled: the condition of the scope is false.
+        """
         ...
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Keep `data` as `first` and the blocks behind it, or drop them."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Store blocks of `file`, by number, beside those stored before, or drop them."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Folders of our own: for their owner alone, and only where nobody else could have put something into them."""
+"""Private folders: only their owner has access, and no other user can have written into them."""
 
 import errno
 import itertools
@@ -12,13 +12,13 @@ Identity = tuple[int, int]
 
 log = logging.getLogger(__name__)
 
-FOLDER = "v1"  # of what lies in the cache folder; another version has a folder of its own
-_ROOT = 0  # who may do anything anyway
+FOLDER = "v1"  # the version of the format of the cache folder; each has a folder of its own
+_ROOT = 0  # root may do anything anyway
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnsafePath(PermissionError):
-    """Someone else may have written here: what is found here is not believed, and nothing is put here.
+    """Another user may have written here: nothing here is trusted, and nothing is written here.
 
     Args:
         path: the folder or file.
@@ -36,10 +36,10 @@ def runtime_folder() -> Path:
 
 
 def prepare_cache_dir(cache: Path) -> Path | None:
-    """Return where blocks and the index are kept in the folder `cache`; None, told once, where nothing can be kept.
+    """Return the folder for blocks and the index in `cache`; None, after a warning, if it is not writable.
 
     Raises:
-        NotSafe: someone else may write there.
+        UnsafePath: another user may write there.
         NotADirectoryError: it is a file, or below one.
     """
     folder = cache / FOLDER
@@ -53,38 +53,40 @@ def prepare_cache_dir(cache: Path) -> Path | None:
     except UnsafePath:
         raise
     except OSError as error:
-        log.warning("%s: %s; nothing is kept on disk, another folder may do: --cache-dir", folder, error.strerror)
+        log.warning("%s: %s; nothing is kept on disk; choose another folder: --cache-dir", folder, error.strerror)
         return None
     if not os.access(folder, os.W_OK):
-        log.warning("%s may not be written; nothing is kept on disk, another folder may do: --cache-dir", folder)
+        log.warning("%s is not writable; nothing is kept on disk; choose another folder: --cache-dir", folder)
         return None
     return folder
 
 
 def nearest(folder: Path) -> Path:
-    """Return `folder`, or the nearest above it that is there, be it a file."""
+    """Return `folder`, or the nearest path above it that exists, which may be a file."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def check_holder(folder: Path) -> None:
-    """Check that nobody but root could put a folder of his in the place of one of ours in `folder`.
+    """Check that no user but root could replace one of our folders in `folder`.
 
     Raises:
-        NotSafe: it belongs to someone else, or all may rename what is in it.
+        UnsafePath: it belongs to another user, or all users may rename its files.
     """
     status = folder.stat()
     if status.st_uid not in {os.geteuid(), _ROOT}:
         raise UnsafePath(folder, "belongs to another user; choose a folder of your own: --cache-dir")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise UnsafePath(folder, f"may be written by everybody; close it (chmod o-w {folder}), or: --cache-dir")
+        raise UnsafePath(
+            folder, f"may be written by everybody; run chmod o-w {folder}, or choose another: --cache-dir"
+        )
 
 
 def ensure_private(folder: Path) -> None:
-    """Make `folder`, and what is missing above it, for its owner alone. One that others could look into is closed.
+    """Create `folder`, and what is missing above it, for its owner only; close an existing one to others.
 
     Raises:
-        NotSafe: it, or the link that leads to it, is someone else's, or others may have written into it.
-        OSError: it cannot be made.
+        UnsafePath: it, or the link that leads to it, is another user's, or others may have written into it.
+        OSError: it cannot be created.
     """
     missing = itertools.takewhile(lambda above: not above.exists(), folder.parents)
     for above in reversed(list(missing)):  # mkdir's own `parents` would leave them open to others
@@ -94,17 +96,18 @@ def ensure_private(folder: Path) -> None:
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & _OTHERS_WRITE:
         raise UnsafePath(
-            folder, f"may be written by others; nobody knows what they put there: rm -r {folder}, or choose another"
+            folder,
+            f"may be written by others, and its content cannot be trusted: rm -r {folder}, or choose another",
         )
     if mode & 0o077:
         folder.chmod(0o700)
 
 
 def check_private_file(file: Path) -> None:
-    """Check that `file`, which lies in a folder that `secure` has made, is its owner's, if it is there.
+    """Check that `file`, in a folder that `ensure_private` has created, is this user's, if it exists.
 
     Raises:
-        NotSafe: it is someone else's, or a link to a file that others may write.
+        UnsafePath: it is another user's, or a link to a file that others may write.
     """
     try:
         _check_owner(file)
@@ -112,14 +115,16 @@ def check_private_file(file: Path) -> None:
     except FileNotFoundError:
         return
     if others:
-        raise UnsafePath(file, "leads to a file that others may write; take it away, or choose another folder")
+        raise UnsafePath(
+            file, "leads to a file that others may write; remove it, or choose another folder: --cache-dir"
+        )
 
 
 def identity(file: Path) -> Identity | None:
-    """Return which file `file` is now, while someone holds it open; None where there is none.
+    """Return the identity of the file `file`, valid while it is open; None if it does not exist.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be accessed.
     """
     try:
         status = file.stat()
@@ -131,4 +136,4 @@ def identity(file: Path) -> Identity | None:
 def _check_owner(path: Path) -> None:
     for status in (path.lstat(), path.stat()):
         if status.st_uid != os.geteuid():
-            raise UnsafePath(path, "belongs to another user; take it away, or choose another folder: --cache-dir")
+            raise UnsafePath(path, "belongs to another user; remove it, or choose another folder: --cache-dir")

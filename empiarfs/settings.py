@@ -1,226 +1,205 @@
-"""Everything a user may choose; one frozen value, read from flags, the environment, a file, or its default."""
+"""Everything a user may choose: one row a setting, with its default, its parser and its texts."""
 
+# ruff: noqa: RUF009 - what a row returns is a field, made for each setting
 import dataclasses
-import difflib
 import hashlib
-import os
-import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
-from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
+from empiarfs.setting_parsers import (
+    block_size,
+    cache_folder,
+    cache_size,
+    certificates,
+    path,
+    size_from,
+    whole_number,
+    yes_or_no,
+)
+from empiarfs.units import GIB, KIB, MIB, seconds
 from empiarfs.urls import BASE_URL, ftp_address, web_address, without_credentials
 
 SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
+PROMPT_PATIENCE = 30.0  # seconds; a person at a prompt can repeat a command, the programs behind a mount cannot
 
-_VARIABLE = "EMPIARFS_"
-_NO_SETTINGS = ("CONFIG", "FUSE")  # variables that say where the settings are, and which binding mounts
-_UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
+PREFIX = "EMPIARFS_"  # of the variables
+
+T = TypeVar("T")
 
 
 class BadSetting(ValueError):
     """A setting that cannot be understood; its text says where it stands and what would do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a user may choose.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What there is to know of one setting; see `Settings`.
 
     Attributes:
-        base_url: the directory that holds the numbered entries.
-        ftp_url: the same directory on FTP, whose lists tell exact sizes; derived from `base_url` where it is empty.
-        no_ftp: whether FTP is left alone.
-        cache_dir: where blocks and the index are kept; 0700, shared by all mounts of the user.
-        cache_size: the most bytes of blocks on disk; 0 keeps none.
-        memory_cache_size: the most bytes of blocks in memory, those on their way to the disk included.
-        max_connections: the most connections to the server at once.
-        patience: seconds a read waits for a server that does not answer before it fails with EIO.
-        offline: whether the network is left alone: the index and the disk cache are all there is.
-        ca_bundle: the file of the certificate authorities to trust; None for those the machine trusts.
-        listing_ttl: seconds for which a listing is not asked for again.
-        block_size: bytes of one block.
-        kernel_readahead: KiB that the kernel reads ahead, set by root; 0 leaves the kernel's 128.
-        allow_other: whether users other than the one who mounts may read.
-        log_file: where a mount in the background writes its log.
-        verbose: whether every request is logged.
+        name: in Python and in the configuration file.
+        parse: reads what a user writes; raises ValueError.
+        summary: what it is, a sentence for `--help`.
+        note: the same for the table of the documents, with what to consider.
+        takes: which commands have a flag for it: "archive" all that open one, "mount" that alone, "" none.
+        metavar: what the value of the flag is called; empty for a switch.
+        short: another name of the flag.
+        otherwise: what holds where nothing is chosen, beside the default or in its place.
     """
 
-    base_url: str = BASE_URL
-    ftp_url: str = ""
-    no_ftp: bool = False
-    cache_dir: Path = Path(platformdirs.user_cache_dir("empiarfs"))
-    cache_size: int = 20 * GIB  # a day's work with one entry; a home quota still holds it
-    memory_cache_size: int = 256 * MIB  # two movies of 128 MiB
-    max_connections: int = 10  # EBI refuses above about 16 and bans above 25
-    patience: float = 300.0  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
-    offline: bool = False
-    ca_bundle: Path | None = None
-    listing_ttl: float = 86400.0  # entries hardly change once they are public
-    block_size: int = 128 * KIB  # what the kernel asks for at once; scripts/bench --blocks
-    kernel_readahead: int = 0  # random readers pay for a larger one
-    allow_other: bool = False
-    log_file: Path | None = None
-    verbose: bool = False
+    name: str = ""
+    parse: Callable[[str], Any]
+    summary: str
+    note: str
+    takes: str = "archive"
+    metavar: str = ""
+    short: str = ""
+    otherwise: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag of the command line, where there is one."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+def _row(default: T, parse: Callable[[str], T], summary: str, note: str, **more: str) -> T:
+    """Return the field of a setting; see `Row`."""
+    row = Row(parse=parse, summary=summary, note=note, **more)
+    return dataclasses.field(default=default, metadata={"row": row})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may choose; sizes in bytes, times in seconds.
+
+    Each row is a setting, and all there is to write of it: its default, its parser, and its texts for the help and
+    for the table of the documents. Flags, variables of the environment and names in the file follow from it.
+    """
+
+    base_url: str = _row(
+        BASE_URL,
+        web_address,
+        "The directory that holds the numbered entries.",
+        "the directory that holds the entries",
+        metavar="URL",
+    )
+    ftp_url: str = _row(
+        "",
+        ftp_address,
+        "The same directory on FTP, for exact sizes in bulk.",
+        "the same directory on FTP, where one list gives the exact sizes of a directory; derived if the host name "
+        "begins with `ftp.`",
+        metavar="URL",
+        otherwise="derived if the host name begins with ftp.",
+    )
+    no_ftp: bool = _row(False, yes_or_no, "Do not use FTP for sizes.", "do not use FTP; data never come over FTP")
+    cache_dir: Path = _row(
+        Path(platformdirs.user_cache_dir("empiarfs")),
+        cache_folder,
+        "Folder of cached blocks and listings.",
+        "blocks and listings, shared by all your mounts",
+        metavar="DIR",
+    )
+    cache_size: int = _row(  # a day's work with one entry; a home quota still holds it
+        20 * GIB,
+        cache_size,
+        "Maximum disk cache (LRU); 0 disables it.",
+        "maximum disk cache (LRU); 0 disables it",
+        metavar="SIZE",
+    )
+    memory_cache_size: int = _row(  # two movies of 128 MiB; blocks on their way to the disk are among them
+        256 * MIB,
+        size_from(16 * MIB),
+        "Maximum memory for cached blocks.",
+        "maximum memory for cached blocks",
+        metavar="SIZE",
+    )
+    max_connections: int = _row(  # EBI refuses above about 16; 12 is as far as an address may go without risk
+        10,
+        whole_number(1, 12),
+        "Maximum number of connections at once, 1 to 12.",
+        "at once, at most 12: EBI bans an address above 25",
+        metavar="N",
+    )
+    patience: float = _row(  # RELION and MotionCor3 compute on after a read error: waiting is cheaper
+        300.0,
+        seconds,
+        "How long to keep retrying an unresponsive server.",
+        "how long to keep retrying an unresponsive server, before a read fails with EIO (names: 30 s, until the "
+        "server has answered once); `ls`, `stat`, `cat` and `cache verify`: 30 s",
+        metavar="TIME",
+        otherwise=f"at a prompt {PROMPT_PATIENCE:.0f}s",
+    )
+    offline: bool = _row(
+        False,
+        yes_or_no,
+        "Use no network; serve only what is cached.",
+        "no network at all: what is cached is served, the rest fails with EHOSTUNREACH at once",
+    )
+    ca_bundle: Path | None = _row(
+        None,
+        certificates,
+        "Certificate authorities to trust, a PEM file.",
+        "the certificate authorities to trust, a PEM file; takes precedence over `REQUESTS_CA_BUNDLE`",
+        metavar="FILE",
+        otherwise="certifi's",
+    )
+    listing_ttl: float = _row(  # entries hardly change once they are public
+        86400.0,
+        seconds,
+        "How long a listing is used before it is requested again.",
+        "how long a listing is used before it is requested again",
+        takes="",
+    )
+    block_size: int = _row(  # the largest request of the kernel; scripts/bench --blocks
+        128 * KIB,
+        block_size,
+        "Bytes of a cached block.",
+        "bytes of a cached block",
+        takes="",
+    )
+    kernel_readahead: int = _row(  # random readers pay for a larger one
+        0,
+        whole_number(0, 16384),
+        "Kernel readahead in KiB; needs root.",
+        "KiB, for root: faster sequential reads on a fast network, slower random access to mapped files",
+        takes="mount",
+        metavar="KIB",
+        otherwise="the kernel's own 128",
+    )
+    allow_other: bool = _row(
+        False,
+        yes_or_no,
+        "Let other users read; needs user_allow_other in /etc/fuse.conf.",
+        "let other users read (cryoSPARC's account, batch jobs)",
+        takes="mount",
+    )
+    log_file: Path | None = _row(
+        None,
+        path,
+        "Log file of a mount in the background.",
+        "the log of a mount in the background",
+        takes="mount",
+        metavar="FILE",
+        otherwise="in ~/.local/state/empiarfs/log",
+    )
+    verbose: bool = _row(False, yes_or_no, "Log every request.", "log every request", short="-v")
+
+
+ROWS: dict[str, Row] = {
+    field.name: dataclasses.replace(field.metadata["row"], name=field.name)
+    for field in dataclasses.fields(Settings)
+}
 
 
 def archive_name(base_url: str) -> str:
     """Return what the cache knows the archive at `base_url` by, whoever logs in there."""
     return hashlib.blake2b(without_credentials(base_url).encode(), digest_size=8).hexdigest()
-
-
-def _flag(text: str) -> bool:
-    word = text.strip().lower()
-    if word in {"1", "true", "yes", "on"}:
-        return True
-    if word in {"0", "false", "no", "off", ""}:
-        return False
-    raise ValueError(f"{text!r} is neither yes nor no")
-
-
-def _between(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not re.fullmatch(r"\s*\d+\s*", text, re.ASCII) or not low <= int(text) <= high:
-            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return number
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def size(text: str) -> int:
-        count = byte_count(text)
-        if count < low:
-            raise ValueError(f"{text!r} is too small; at least {low // MIB}M")
-        return count
-
-    return size
-
-
-def _cache_size(text: str) -> int:
-    count = byte_count(text)
-    if 0 < count < MIB:  # who forgot the unit; a block would not fit
-        raise ValueError(f"{text!r} is too small; at least 1M, or 0 for nothing")
-    return count
-
-
-def _folder(text: str) -> Path:
-    if not text.strip():
-        raise ValueError("an empty path")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # ~someone who is nobody here
-        raise ValueError(f"{text!r}: there is no such user") from error
-
-
-def _certificates(text: str) -> Path:
-    import ssl  # noqa: PLC0415 - a setting that few make; `--help` need not wait for OpenSSL
-
-    file = _folder(text)
-    try:
-        ssl.create_default_context(cafile=os.fspath(file))
-    except ssl.SSLError as error:
-        raise ValueError(f"{os.fspath(file)!r} holds no certificates in PEM form ({error.reason})") from error
-    except OSError as error:
-        raise ValueError(f"{os.fspath(file)!r} cannot be read: {error.strerror}") from error
-    return file
-
-
-def _cache_folder(text: str) -> Path:
-    if "$" in text:  # diskcache would put a variable of the environment in its place
-        raise ValueError(f"{text!r} has a $ in it; choose a folder without one")
-    return _folder(text)
-
-
-def _block(text: str) -> int:
-    size = byte_count(text)
-    if not 64 * KIB <= size <= 4 * MIB or size % (4 * KIB):
-        raise ValueError(f"{text!r} is not a block size; a multiple of 4K from 64K to 4M")
-    return size
-
-
-READERS: dict[str, Callable[[str], Any]] = {
-    "base_url": web_address,
-    "ftp_url": ftp_address,
-    "no_ftp": _flag,
-    "cache_dir": _cache_folder,
-    "cache_size": _cache_size,
-    "memory_cache_size": _at_least(16 * MIB),
-    "max_connections": _between(1, 12),  # 12 is as far as an address may go without risking EBI's ban
-    "patience": seconds,
-    "offline": _flag,
-    "ca_bundle": _certificates,
-    "listing_ttl": seconds,
-    "block_size": _block,
-    "kernel_readahead": _between(0, 16384),
-    "allow_other": _flag,
-    "log_file": _folder,
-    "verbose": _flag,
-}
-
-
-def _read(name: str, value: object, where: str) -> Any:
-    if not isinstance(value, str | int | float | bool):
-        raise BadSetting(f"{where}: one value is wanted here")
-    try:
-        return READERS[name](str(value))
-    except ValueError as error:
-        raise BadSetting(f"{where}: {error}") from error
-
-
-def _from_file(text: str, where: str) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        advice = '; sizes and times are written in quotes, like "50G"' if _UNQUOTED.search(text) else ""
-        raise BadSetting(f"{where}: {error}{advice}") from error
-    for name in table:
-        if name not in READERS:
-            raise BadSetting(f"{where}: there is no setting {name!r}; there are {', '.join(READERS)}")
-    return {name: _read(name, value, f"{where}: {name}") for name, value in table.items()}
-
-
-def _check_variables(environ: Mapping[str, str]) -> None:
-    """Raise BadSetting for a variable that is nearly a setting: who mistypes `EMPIARFS_OFFLINE` is not offline."""
-    known = [*(name.upper() for name in READERS), *_NO_SETTINGS]
-    for variable in environ:
-        name = variable.removeprefix(_VARIABLE)
-        meant = difflib.get_close_matches(name, known, 1, 0.8) if name not in {variable, *known} else []
-        if meant:
-            raise BadSetting(f"{variable}: there is no such setting; {_VARIABLE}{meant[0]} is one")
-
-
-def load(
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    file_text: str = "",
-    file_name: str = "",
-    defaults: Settings | None = None,
-) -> Settings:
-    """Return the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
-
-    Args:
-        flags: by the names of `Settings`; None where a flag was not given.
-        environ: the environment.
-        file_text: the content of the configuration file, TOML; empty where there is none.
-        file_name: its name, for messages.
-        defaults: what stands where nothing was chosen; the program's where it is None.
-
-    Raises:
-        BadSetting: a value makes no sense, or a variable is mistyped; the text names the flag, the variable, or the
-            line of the file.
-    """
-    chosen = _from_file(file_text, file_name)
-    _check_variables(environ)
-    for name in READERS:
-        variable = f"{_VARIABLE}{name.upper()}"
-        if variable in environ:
-            chosen[name] = _read(name, environ[variable], variable)
-        given = flags.get(name)
-        if given is not None:
-            chosen[name] = _read(name, given, f"--{name.replace('_', '-')}")
-    return dataclasses.replace(defaults or Settings(), **chosen)

@@ -64,7 +64,7 @@ class ThreadPool:
     def submit(self, call: Callable[[], T]) -> "Future[T]":
         """Return the future result of `call`; cancelling it works until a thread begins it.
 
-        Where the system starts no more threads and the pool has none, the call runs in this thread.
+        Where the system starts no more threads the call runs in this thread, unless a bounded pool has some.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -74,9 +74,9 @@ class ThreadPool:
             if self._is_closed:
                 raise RuntimeError(f"the pool {self._name!r} is closed")
             self._calls.append((future, call))
-            if len(self._calls) <= self._idle or not (self._has_room() and self._start()):
+            is_served = len(self._calls) <= self._idle or (self._has_room() and self._start())
+            if is_served or (self._threads and self._most is not None):
                 self._changed.notify()
-            if self._threads:
                 return future
             self._calls.pop()
         _run(future, call)

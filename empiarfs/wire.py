@@ -3,51 +3,38 @@
 Threads are made here, or by the parts made here, so an archive is opened after any fork.
 """
 
-import dataclasses
 import hashlib
 import logging
 import math
-import os
-import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from empiarfs.archive import Archive
 from empiarfs.counters import Counters
-from empiarfs.empiar.connection_pool import IDLE_SECONDS, SLOT_SECONDS, ConnectionPool
+from empiarfs.empiar.connection_pool import SLOT_SECONDS
 from empiarfs.empiar.ftp import FtpSizes
-from empiarfs.empiar.http import HttpClient, HttpOrigin
-from empiarfs.empiar.listing import HtmlListing, agrees
+from empiarfs.empiar.listing import agrees
 from empiarfs.engine.background import BackgroundWorkers, PolledValue
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.hedge import Hedged
-from empiarfs.engine.latency import LatencyEstimator
-from empiarfs.engine.limiter import ConnectionLimiter
-from empiarfs.engine.listings import Listings
-from empiarfs.engine.offline import OfflineListing, OfflineOrigin
-from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
+from empiarfs.engine.fetcher import Fetcher
+from empiarfs.engine.listings import ABSENT_SECONDS, Listings
+from empiarfs.engine.prefetch import Prefetcher
 from empiarfs.engine.reader import Reader
+from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.engine.tree import Tree
-from empiarfs.model import Block
-from empiarfs.ports import Origin
-from empiarfs.private_dirs import FOLDER, UnsafePath, prepare_cache_dir, runtime_folder
+from empiarfs.host import LONGEST_REQUEST, Host, OfflineHost, process_semaphore
+from empiarfs.model import Block, File
+from empiarfs.private_dirs import FOLDER, UnsafePath, prepare_cache_dir
 from empiarfs.settings import Settings, archive_name
+from empiarfs.storage.chunks import blocks_in_chunk
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
-from empiarfs.storage.process_semaphore import ProcessSemaphore
-from empiarfs.units import MIB
 from empiarfs.urls import without_credentials
 
 log = logging.getLogger(__name__)
 
-RESERVED_FOR_DEMAND = 2  # connections that prefetch never gets
-RUN = 16 * MIB  # the most bytes of one request
-SEGMENT = MIB  # the most bytes of neighbouring blocks that are stored as one
-TIDY_SECONDS = 0.5
 CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
 
 
@@ -56,12 +43,12 @@ class _NoStore:
 
     broken = 0
 
-    def get(self, block: Block) -> bytes | None:  # noqa: ARG002 - as every store
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:  # noqa: ARG002 - as every store
         """Return nothing."""
-        return None
+        return {}
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Keep nothing."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Drop `blocks`."""
 
     def kept(self) -> int:
         """Return 0."""
@@ -85,13 +72,13 @@ def _store(settings: Settings, archive: str, kept: Path | None) -> "DiskStore | 
 
 
 def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, interactive: bool = False) -> Archive:
-    """Open the archive that `settings` tell of.
+    """Open the archive that `settings` name.
 
     Args:
         settings: where it is and what it may use.
         only: the entries to show; all where it is empty.
         name: what the cache knows it by; from the base URL where it is empty.
-        interactive: whether somebody sits and waits: what waiting seldom heals is then told at once.
+        interactive: whether the user waits: what waiting seldom heals fails at once.
 
     Raises:
         OSError: the cache folder may not be trusted, or is none.
@@ -104,185 +91,83 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
     except OSError:
         store.close()
         raise
-    if settings.offline:
-        return _offline(settings, only, store, index)
-    stopping = threading.Event()
-    semaphore = _semaphore(settings, settings.base_url)
-    pool = _pool(settings, settings.base_url, semaphore)
-    latency = LatencyEstimator(RUN)
-    client = HttpClient(without_credentials(settings.base_url), pool, latency)
-    limiter = ConnectionLimiter(
-        settings.max_connections, RESERVED_FOR_DEMAND, on_throttle=lambda: pool.close_idle(0.0)
-    )
-    retry_policy = RetryPolicy(
-        settings.patience, time.monotonic, random.random, stopping, limiter.pause, interactive=interactive
-    )
-    hedged = Hedged(HttpOrigin(client), limiter, latency)
-    origin = Retrying(hedged, retry_policy)
-    cache = Cache(
-        settings.memory_cache_size, store, min(SEGMENT, settings.cache_size // 100)
-    )  # ten of them go at once
-    ahead = HttpOrigin(client)
-    background = BackgroundWorkers(
-        max(1, settings.max_connections - RESERVED_FOR_DEMAND), "ahead", limiter.prefetch
-    )
-    refreshing, sizing, looking = (
-        BackgroundWorkers(1, "refresh"),
-        BackgroundWorkers(1, "sizes"),
-        BackgroundWorkers(1, "look"),
-    )
-    reader = Reader(
-        origin,
-        ahead,
+    host = OfflineHost(index) if settings.offline else Host(settings.base_url, settings, interactive=interactive)
+    workers = [BackgroundWorkers(host.submit, most) for most in (host.most_prefetches, 1, 1, 1)]
+    background, refreshing, sizing, looking = workers
+    cache = Cache(settings.memory_cache_size, store, blocks_in_chunk(settings.block_size))
+    in_flight: SingleFlight[Block, bytes] = SingleFlight(host.latency.hedge_delay, host.submit)
+    fetcher = Fetcher(
+        host.origin,
+        host.prefetch_origin,
         cache,
+        in_flight,
+        host.submit,
+        latency=host.latency,
         block_bytes=settings.block_size,
-        longest_run=RUN,
-        latency=latency,
+        longest_run=LONGEST_REQUEST,
     )
+    reader = Reader(cache, in_flight, fetcher, block_bytes=settings.block_size, prefetch_slot=host.prefetch_slot)
     listings = Listings(
-        LimitedListing(HtmlListing(client), limiter.demand, retry_policy),
+        host.listing,
         index,
-        listing_ttl=settings.listing_ttl,
+        listing_ttl=math.inf if settings.offline else settings.listing_ttl,
         clock=time.time,
         background=refreshing,
+        scans=SingleFlight(host.latency.hedge_delay, host.submit),
+        absent=math.inf if settings.offline else ABSENT_SECONDS,
     )
     tree = Tree(
         listings,
-        origin,
-        ahead,
-        _sizes(settings, lambda: semaphore.acquire(SLOT_SECONDS)),
+        host.origin,
+        host.prefetch_origin,
+        None if settings.offline else _sizes(settings, host.acquire_slot),
+        single_flight=SingleFlight(host.latency.hedge_delay, host.submit),
         sizes_background=sizing,
-        hedge_delay=latency.hedge_delay,
         agrees=agrees,
         background=background,
+        prefetch_slot=host.prefetch_slot,
+        keep_head=reader.keep,
         only=only,
     )
-    threading.Thread(target=_tidy, args=(pool, semaphore, stopping), name="tidy", daemon=True).start()
-
-    of_the_cache = _counters(settings, reader, cache, store, looking)
+    prefetcher = Prefetcher(
+        reader,
+        tree,
+        background,
+        # offline, what is ahead of a reader may be missing where what it asks for is here
+        most_ahead=0 if settings.offline else settings.memory_cache_size * 5 // 8,
+        request_size_bounds=host.latency.request_size_bounds,
+    )
+    disk_bytes = PolledValue(store.kept, looking)
 
     def counters() -> Counters:
-        return dataclasses.replace(
-            of_the_cache(),
-            requests=client.requests,
-            retries=retry_policy.retries,
-            hedged_requests=hedged.hedged_requests + reader.hedged_requests,
-            stalls=client.stalls,
-            connections_busy=limiter.busy,
-            connections_open=pool.open,
-            connections_peak=limiter.peak,
-            connections_allowed=limiter.allowed,
-            connections_limit=settings.max_connections,
-            readers_waiting=limiter.waiting,
+        return Counters(
+            base_url=without_credentials(settings.base_url),
+            blocks_read=reader.blocks_read,
+            blocks_from_memory=reader.blocks_from_memory,
+            blocks_from_disk=cache.store_hits,
+            blocks_fetched=fetcher.blocks_fetched,
+            fetched_bytes=fetcher.bytes_fetched,
+            dropped_writes=cache.dropped_writes,
+            corrupt_blocks=store.broken,
+            memory_bytes=cache.size,
+            memory_limit_bytes=settings.memory_cache_size,
+            disk_bytes=disk_bytes(),
+            disk_limit_bytes=settings.cache_size,
+            blocks_in_flight=in_flight.count,
+            write_queue_bytes=cache.write_queue_bytes,
             background_queue_length=background.waiting + refreshing.waiting + sizing.waiting,
-            first_byte_seconds=latency.ttfb_median if latency.has_samples else 0.0,
-            slow_first_byte_seconds=latency.ttfb_p95 if latency.has_samples else 0.0,
-            connection_bytes_per_second=latency.rate,
+            **host.counters(),
         )
 
     def close() -> None:
-        stopping.set()
-        for threads in (background, refreshing, sizing, looking):
-            threads.close()
+        for one in workers:
+            one.close()
+        host.close()
         cache.close(CLOSE_SECONDS)
         store.close()
-        pool.close()
         index.close()
 
-    return Archive(
-        tree,
-        reader,
-        background,
-        close,
-        most_ahead=settings.memory_cache_size * 5 // 8,
-        request_size_bounds=latency.request_size_bounds,
-        counters=counters,
-        has_answered=lambda: latency.has_samples,
-    )
-
-
-def _counters(
-    settings: Settings, reader: Reader, cache: Cache, store: "DiskStore | _NoStore", looking: BackgroundWorkers
-) -> Callable[[], Counters]:
-    """Give what tells how much was read, and whence; it needs no server, and a disk that hangs does not hold it."""
-    disk_bytes = PolledValue(store.kept, looking)
-    return lambda: Counters(
-        base_url=without_credentials(settings.base_url),
-        blocks_read=reader.blocks_read,
-        blocks_from_memory=reader.blocks_from_memory,
-        blocks_from_disk=cache.store_hits,
-        blocks_fetched=reader.blocks_fetched,
-        fetched_bytes=reader.bytes_fetched,
-        dropped_writes=cache.dropped_writes,
-        corrupt_blocks=store.broken,
-        memory_bytes=cache.size,
-        memory_limit_bytes=settings.memory_cache_size,
-        disk_bytes=disk_bytes(),
-        disk_limit_bytes=settings.cache_size,
-        blocks_in_flight=reader.in_flight,
-        write_queue_bytes=cache.write_queue_bytes,
-    )
-
-
-def _offline(settings: Settings, only: Sequence[str], store: "DiskStore | _NoStore", index: SqliteIndex) -> Archive:
-    """Open what is kept alone: no part is made that could open a connection, and nothing is done ahead."""
-    origin, latency = OfflineOrigin(index), LatencyEstimator(RUN)
-    cache = Cache(settings.memory_cache_size, store)
-    reader = Reader(origin, origin, cache, block_bytes=settings.block_size, longest_run=RUN, latency=latency)
-    listings = Listings(
-        OfflineListing(), index, listing_ttl=math.inf, clock=time.time, background=_never, absent=math.inf
-    )
-    tree = Tree(listings, origin, origin, None, only=only)
-
-    looking = BackgroundWorkers(1, "look")
-
-    def close() -> None:
-        looking.close()
-        store.close()
-        index.close()
-
-    return Archive(
-        tree,
-        reader,
-        _never,
-        close,
-        most_ahead=0,  # what is ahead of a reader may be missing where what he asks for is here
-        request_size_bounds=latency.request_size_bounds,
-        counters=_counters(settings, reader, cache, store, looking),
-    )
-
-
-def _never(_: Callable[[], object]) -> None:
-    """Drop a task."""
-
-
-def _semaphore(settings: Settings, url: str) -> ProcessSemaphore:
-    return ProcessSemaphore(runtime_folder(), urlsplit(without_credentials(url)).netloc, settings.max_connections)
-
-
-def _pool(settings: Settings, url: str, semaphore: ProcessSemaphore) -> ConnectionPool:
-    bundle = None if settings.ca_bundle is None else os.fspath(settings.ca_bundle)
-    return ConnectionPool(url, semaphore.acquire, ca_bundle=bundle)
-
-
-@contextmanager
-def client_of(settings: Settings, url: str) -> Iterator[HttpClient]:
-    """Lend what asks the server of `url`, a directory, by itself: over connections of the budget, and once."""
-    pool = _pool(settings, url, _semaphore(settings, url))
-    try:
-        yield HttpClient(without_credentials(url), pool, LatencyEstimator(RUN))
-    finally:
-        pool.close()
-
-
-@contextmanager
-def origin_of(settings: Settings) -> Iterator[Origin]:
-    """Lend the archive's origin by itself: nothing cached, one request after the other over one connection."""
-    with client_of(settings, settings.base_url) as asking:
-        retry_policy = RetryPolicy(
-            settings.patience, time.monotonic, random.random, threading.Event(), interactive=True
-        )
-        yield Retrying(HttpOrigin(asking), retry_policy)
+    return Archive(tree, reader, prefetcher, host.run_all, close, counters=counters, has_answered=host.has_answered)
 
 
 def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:
@@ -295,7 +180,8 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
 
 def ftp_of(settings: Settings) -> FtpSizes | None:
     """Return the FTP server beside the base URL by itself; None where there is none."""
-    return _sizes(settings, lambda: _semaphore(settings, settings.base_url).acquire(SLOT_SECONDS))
+    slots = process_semaphore(settings.base_url, settings.max_connections)
+    return _sizes(settings, lambda: slots.acquire(SLOT_SECONDS))
 
 
 def ftp_url(settings: Settings) -> str:
@@ -306,9 +192,3 @@ def ftp_url(settings: Settings) -> str:
     if not settings.ftp_url and (base.hostname or "").startswith("ftp."):
         return f"ftp://{base.hostname}{base.path}"
     return settings.ftp_url
-
-
-def _tidy(pool: ConnectionPool, semaphore: ProcessSemaphore, stopping: threading.Event) -> None:
-    """Close connections that are idle for long, or that another process waits for."""
-    while not stopping.wait(TIDY_SECONDS):
-        pool.close_idle(0.0 if semaphore.has_waiters() else IDLE_SECONDS)

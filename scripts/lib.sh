@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What scripts/demo, test and check share: apt packages, a Python, a virtual environment, steps that speak one line.
-# Sourced, never run. Nothing here asks anything; apt's and pip's own configuration is left as it is.
+# Functions of scripts/demo, test, check and bare: apt packages, Python, a virtual environment, steps of one line each.
+# Sourced, never run. Nothing here prompts, except sudo at a terminal; apt's and pip's configuration is not changed.
 
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$(realpath --canonicalize-missing --no-symlinks -- "${EMPIARFS_VENV:-$checkout/.venv}")
@@ -16,7 +16,7 @@ die() {
   exit 1
 }
 
-# show_progress LABEL LOG: say every so often how long it has taken and what it printed last; ended by a signal.
+# show_progress LABEL LOG: print from time to time the elapsed seconds and the last line of LOG; ended by a signal.
 show_progress() {
   local began=$SECONDS last
   while sleep 1 >/dev/null; do
@@ -29,7 +29,7 @@ show_progress() {
   done
 }
 
-# step LABEL COMMAND...: run it, showing that it goes on; say how long it took, or show what it printed and end.
+# step LABEL COMMAND...: run it and show its progress; print how long it took, or its output and exit.
 step() {
   local label=$1 log status=0 began=$SECONDS progress
   shift
@@ -48,20 +48,20 @@ step() {
   if $tell_failure; then
     cat -- "$log" >&2
     rm -f -- "$log"
-    die "$label: failed with status $status after $((SECONDS - began)) s; its output stands above"
+    die "$label: failed with status $status after $((SECONDS - began)) s; its output is above"
   fi
   rm -f -- "$log"
   return "$status"
 }
 
-# want PACKAGE PROBE...: the package is to be installed unless the probe succeeds.
+# want PACKAGE PROBE...: mark the package for installation unless the probe succeeds.
 want() {
   local package=$1
   shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
 }
 
-# check_device: see that FUSE can be used, before anything is installed for it.
+# check_device: fail early if FUSE cannot be used.
 check_device() {
   local device=/dev/fuse trouble
   if [[ ! -c $device ]]; then
@@ -70,28 +70,28 @@ check_device() {
   trouble=$({ : <>"$device"; } 2>&1) && return
   case $trouble in
     *"Permission denied"*)
-      die "$device may not be opened by you; now: sudo chmod 666 $device; for good: echo 'KERNEL==\"fuse\", MODE=\"0666\"' | sudo tee /etc/udev/rules.d/99-fuse.rules"
+      die "you may not open $device; for now: sudo chmod 666 $device; permanently: echo 'KERNEL==\"fuse\", MODE=\"0666\"' | sudo tee /etc/udev/rules.d/99-fuse.rules"
       ;;
     *"No such device"*) die "$device has no driver; load it: sudo modprobe fuse" ;;
     *) die "$device cannot be opened ($trouble); in a container start it with --device /dev/fuse --cap-add SYS_ADMIN" ;;
   esac
 }
 
-# check_room MEGABYTES: see that a new virtual environment finds room, before anything is installed.
+# check_room MEGABYTES: fail early if there is no space for a new virtual environment.
 check_room() {
   local above=$venv free
   [[ ! -x $venv/bin/python ]] || return 0
   while [[ ! -d $above ]]; do above=$(dirname -- "$above"); done
   free=$(df --output=avail --block-size=1M -- "$above" | tail -n 1)
   ((free >= $1)) ||
-    die "$venv needs about $1 MB, and $above has$free MB free; make room, or name another directory: EMPIARFS_VENV=/big/disk/empiarfs-venv $0"
+    die "$venv needs about $1 MB, and $above has$free MB free; free some, or choose another directory: EMPIARFS_VENV=/big/disk/empiarfs-venv $0"
 }
 
 has_library() { [[ $(ldconfig -p) == *"$1"* ]]; }
 
 has_fuse() { command -v fusermount3 && has_library libfuse3.so.; }
 
-# as_root COMMAND...: through sudo where we are not root; the proxies that apt may need come along.
+# as_root COMMAND...: run it as root, with sudo if needed, and with the proxies that apt may need.
 as_root() {
   local settings=(DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a) name
   for name in http_proxy https_proxy no_proxy; do
@@ -108,23 +108,23 @@ may_install() {
   local wanted=("${missing[@]}")
   fit_python >/dev/null || wanted+=(python3 python3-venv)
   command -v apt-get >/dev/null ||
-    die "this machine has no apt; install what these are called here, then run again: ${wanted[*]}"
+    die "this machine has no apt; install the equivalents of these packages, then run again: ${wanted[*]}"
   ((EUID != 0)) || return 0
   if command -v sudo >/dev/null; then
     sudo -n true 2>/dev/null && return
-    # a person at a terminal may give sudo the password; everybody else gets the line below
+    # at a terminal sudo may prompt for the password
     [[ -t 0 ]] && sudo -v && return
   fi
-  die "packages are missing and sudo is not open to you; have an administrator run: apt-get install ${wanted[*]}"
+  die "packages are missing and you may not use sudo; ask an administrator to run: apt-get install ${wanted[*]}"
 }
 
 new_lists() {
   $lists_are_new && return
   may_install
-  # a broken third-party source fails the update and is no reason to stop: the install will tell
+  # a broken third-party source fails the update, but the installation may still work
   tell_failure=false
   step "apt: package lists" as_root apt-get -o DPkg::Lock::Timeout=300 update ||
-    say "apt: some package lists could not be fetched; going on with what is there"
+    say "apt: some package lists could not be fetched; continuing with the existing ones"
   tell_failure=true
   lists_are_new=true
 }
@@ -135,12 +135,12 @@ candidate() {
   [[ -n $version && $version != "(none)" ]] && printf '%s\n' "$version"
 }
 
-# mend_mtab: where nobody made /etc/mtab (a bare debootstrap), fusermount3 cannot unmount for an ordinary user.
+# mend_mtab: without /etc/mtab (as after a bare debootstrap) fusermount3 cannot unmount for an ordinary user.
 mend_mtab() {
   [[ -e /etc/mtab ]] || as_root ln -s ../proc/self/mounts /etc/mtab
 }
 
-# install_missing: install what `want` and `choose_python` found wanting, all at once; without services, without extras.
+# install_missing: install the packages that `want` and `choose_python` marked, in one step, without recommended ones.
 install_missing() {
   ((${#missing[@]})) || return 0
   new_lists
@@ -152,7 +152,7 @@ install_missing() {
     elif candidate "${package}t64" >/dev/null; then # libfuse2 since Ubuntu 24.04 and Debian 13
       found+=("${package}t64")
     else
-      say "apt: this machine's sources have no package $package; what needs it will FAIL: install $package by hand"
+      say "apt: there is no package $package; tests that need it will FAIL: install $package yourself"
     fi
   done
   missing=()
@@ -175,7 +175,7 @@ fit_python() {
   return 1
 }
 
-# choose_python: add to `missing` what brings a Python >= 3.11 with venv, where the machine has none.
+# choose_python: mark the packages of a Python >= 3.11 with venv if the machine has none.
 choose_python() {
   fit_python >/dev/null && return
   new_lists
@@ -191,10 +191,10 @@ choose_python() {
       return
     fi
   done
-  die "there is no Python 3.11 or newer here, nor in apt; install one (uv python install 3.13, pyenv, conda, or Ubuntu's deadsnakes archive) and name it: PYTHON=/path/to/python3.13 $0"
+  die "there is no Python 3.11 or newer, neither installed nor in apt; install one (uv python install 3.13, pyenv, conda, or Ubuntu's deadsnakes archive) and choose it: PYTHON=/path/to/python3.13 $0"
 }
 
-# make_venv run|dev: a virtual environment with the package in it, editable; the one that is there if it is up to date.
+# make_venv run|dev: make a virtual environment with the package, editable, unless there is one that is up to date.
 make_venv() {
   local kind=$1 stamp="$venv/.empiarfs-installed" python expected
   expected=$(
@@ -206,14 +206,14 @@ make_venv() {
     PATH="$venv/bin:$PATH"
     return
   fi
-  python=$(fit_python) || die "there is no Python 3.11 or newer with venv; install python3-venv, or name one: PYTHON=... $0"
+  python=$(fit_python) || die "there is no Python 3.11 or newer with venv; install python3-venv, or choose one: PYTHON=... $0"
   if ! mkdir -p -- "$venv" 2>/dev/null || [[ ! -w $venv ]]; then
-    die "$venv may not be written by you; name a directory of your own: EMPIARFS_VENV=~/empiarfs-venv $0"
+    die "$venv is not writable for you; choose a directory of your own: EMPIARFS_VENV=~/empiarfs-venv $0"
   fi
-  # one that was moved, or whose Python is gone, is made anew; what is no virtual environment is never cleared
+  # one that was moved, or whose Python is gone, is made again; a directory of another kind is never cleared
   if ! is_fit "$venv/bin/python" || [[ -f $stamp-path && $(<"$stamp-path") != "$venv" ]]; then
     if [[ ! -f $venv/pyvenv.cfg && -n $(ls -A -- "$venv") ]]; then
-      die "$venv holds something else; name another directory: EMPIARFS_VENV=~/empiarfs-venv $0"
+      die "$venv is not a virtual environment; choose another directory: EMPIARFS_VENV=~/empiarfs-venv $0"
     fi
     step "virtual environment $venv" "$python" -m venv --clear "$venv"
   fi

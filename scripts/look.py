@@ -1,4 +1,4 @@
-"""Shows an MRC header and two particles of the sample archive, read through a mount; a part of scripts/demo."""
+"""Shows an MRC header and two particles of the built-in archive, read through a mount; part of scripts/demo."""
 # ruff: noqa: INP001, T201 - a script, and printing is what it is for
 
 import sys
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 Picture = NDArray[np.float64]
 
 COLUMNS, ROWS = 38, 19  # of a picture; a character is twice as high as wide, and two fit side by side in 80 columns
-MARGIN = 8  # pixels of the box that hold no particle
+MARGIN = 8  # pixels of background around a particle
 FINEST = 0.12  # cycles a pixel; what is finer is noise
-SHADES = {True: " ░▒▓█", False: " .:-=+*#%@"}  # where the terminal has blocks, and where not
+SHADES = {True: " ░▒▓█", False: " .:-=+*#%@"}  # with and without block characters of the terminal
 
 
 def smoothed(image: Picture) -> Picture:
-    """Give `image` without detail finer than `FINEST`."""
+    """Return `image` without detail finer than `FINEST`."""
     down, across = np.meshgrid(*(np.fft.fftfreq(side) for side in image.shape), indexing="ij")
     kept = np.exp(-((np.hypot(down, across) / FINEST) ** 2))
     calm: Picture = np.fft.ifft2(np.fft.fft2(image) * kept).real
@@ -25,7 +25,7 @@ def smoothed(image: Picture) -> Picture:
 
 
 def drawn(image: Picture, shades: str) -> list[str]:
-    """Give the lines of a picture of `image`, bright as dense characters."""
+    """Return the lines of a picture of `image`, with dense characters for bright pixels."""
     rows = np.linspace(MARGIN, image.shape[0] - 1 - MARGIN, ROWS).round().astype(int)
     columns = np.linspace(MARGIN, image.shape[1] - 1 - MARGIN, COLUMNS).round().astype(int)
     seen = smoothed(image)[np.ix_(rows, columns)]
@@ -51,7 +51,7 @@ def main(data: Path) -> None:
     with mrcfile.mmap(data / "Particles" / "particles.mrcs") as file:
         print(f"  particles.mrcs   {file.data.shape} of {file.data.dtype}, {file.voxel_size.x:.2f} Å a pixel")
         for kind in sorted({kind for kind, _ in truth}):
-            # the one that stands most upright, for the reader's sake
+            # the most upright one, which is easiest to recognise
             number = truth.index(min(one for one in truth if one[0] == kind))
             image = np.asarray(file.data[number], dtype=np.float64)
             spread = f"min {image.min():.2f}, mean {image.mean():.2f}, max {image.max():.2f}"

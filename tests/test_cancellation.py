@@ -3,16 +3,17 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 from support.fakes import SOON
 
-from empiarfs.cancellation import call_cancellable, cancel_scope, is_cancellable, wait
-from empiarfs.errors import Cancelled, NotFound
+from empiarfs.cancellation import CancelToken, cancel_scope, wait, wait_future
+from empiarfs.errors import Cancelled
 
 
 class Looks:
-    """Is wanted for so many looks."""
+    """A condition that holds for so many looks."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -49,38 +50,25 @@ def test_a_cancelled_wait_ends_soon() -> None:
     assert time.monotonic() - begun < SOON
 
 
-def test_a_cancellable_call_goes_on_in_its_own_thread() -> None:
-    """A call in another thread goes on after its caller was cancelled; its result or error reaches the caller."""
-    over, ended = threading.Event(), threading.Event()
-
-    def ask() -> int:
-        assert not is_cancellable()
-        over.wait(SOON)
-        ended.set()
-        return 7
-
-    def missing() -> int:
-        raise NotFound("10028/a")
-
-    with cancel_scope(lambda: False), pytest.raises(Cancelled):
-        call_cancellable(ask)
-    over.set()
-    assert ended.wait(SOON)
-    with cancel_scope(lambda: True):
-        assert call_cancellable(ask) == 7
-        with pytest.raises(NotFound):
-            call_cancellable(missing)
+def test_a_future_is_waited_for_in_the_same_way() -> None:
+    """Waiting for a future ends with its result, its time, or its condition."""
+    future: Future[int] = Future()
+    assert not wait_future(future, 0.05)
+    with cancel_scope(Looks(1)), pytest.raises(Cancelled):
+        wait_future(future)
+    future.set_result(1)
+    assert wait_future(future)
 
 
-def test_a_call_without_a_scope_runs_in_the_callers_thread() -> None:
-    """A call runs in its caller's thread without a cancel scope, and where no thread can be started."""
-    here = threading.get_ident()
-    assert call_cancellable(threading.get_ident) == here
-    with cancel_scope(lambda: True), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_thread)
-        assert call_cancellable(threading.get_ident) == here
-
-
-def no_thread(_: threading.Thread) -> None:
-    """Start no thread."""
-    raise RuntimeError("can't start new thread")
+def test_cancelling_breaks_off_what_is_under_way_and_lets_nothing_begin() -> None:
+    """What is under way is broken off, what would begin afterwards may not, and what is over is left alone."""
+    token = CancelToken()
+    broken: list[str] = []
+    assert token.on_cancel(lambda: broken.append("first"))
+    assert not token.is_cancelled
+    token.cancel()
+    assert token.is_cancelled
+    assert not token.on_cancel(lambda: broken.append("second"))
+    token.on_cancel(None)
+    token.cancel()
+    assert broken == ["first"]

@@ -42,7 +42,7 @@ def read(number):
     chance = random.Random(number)
     while not stop.is_set():
         offset = chance.randrange(len(truth))
-        if opened.read(offset, 200_000) != truth[offset : offset + 200_000]:
+        if opened.read_at(offset, 200_000) != truth[offset : offset + 200_000]:
             wrong.append(offset)
 
 def refuses(ask):
@@ -53,12 +53,12 @@ def refuses(ask):
     return False
 
 def child():
-    asks = (lambda: opened.read(0, 10), lambda: archive.stat("10100"), lambda: archive.listdir("10100"))
+    asks = (lambda: opened.read_at(0, 10), lambda: archive.stat("10100"), lambda: archive.listdir("10100"))
     if not all(map(refuses, asks)):
         return 3
     archive.close()
     mine = wire.archive(chosen)
-    right = mine.open("10100/data/random.bin").read(1000, 500_000) == truth[1000:501_000]
+    right = mine.open("10100/data/random.bin").read_at(1000, 500_000) == truth[1000:501_000]
     mine.close()
     return 0 if right else 4
 
@@ -113,7 +113,7 @@ def part(chosen: Settings, offset: int) -> bytes:
     signal.alarm(60)
     archive = wire.archive(chosen)
     try:
-        return archive.open(PATH).read(offset, 100_000)
+        return archive.open(PATH).read_at(offset, 100_000)
     finally:
         archive.close()
 
@@ -128,7 +128,7 @@ def test_workers_open_archives_of_their_own(apache: Apache, tree: FixtureTree, t
     with multiprocessing.get_context(method).Pool(2) as pool:
         parts = pool.starmap(part, [(chosen, offset) for offset in offsets])
     assert parts == [truth[offset : offset + 100_000] for offset in offsets]
-    assert archive.open(PATH).read(0, 10) == truth[:10]
+    assert archive.open(PATH).read_at(0, 10) == truth[:10]
     archive.close()
 
 

@@ -16,7 +16,7 @@ WRONG = {
     "model": {"cachetools", "click", "diskcache", "empiarfs.archive", "ftplib", "fuse", "lxml", "mfusepy"}
     | {"requests", "rich", "sqlite3", "threading", "urllib3"},
     "engine/blocks": {"empiarfs.engine.reader", "time"},
-    "cli/complete": {"requests"},
+    "cli/complete": {"empiarfs.engine.blocks", "requests"},
 }
 
 

@@ -104,8 +104,8 @@ def test_a_user_name_in_an_address_does_not_matter(text: str, base: str) -> None
     ],
 )  # fmt: skip
 def test_no_message_shows_a_password(text: str) -> None:
-    """No error shows a password of the address or of the base URL."""
-    with pytest.raises(ValueError, match=r"address|write") as error:
+    """No error shows a password of the URL or of the base URL."""
+    with pytest.raises(ValueError, match=r"URL|write") as error:
         archive_path(text, "https://me:secret@host/base")
     assert "secret" not in str(error.value)
 
@@ -119,7 +119,7 @@ def test_a_url_of_any_name_is_that_name(name: bytes) -> None:
     assert archive_path(url, BASE) == "10028/" + os.fsdecode(name)
 
 
-@pytest.mark.promise("What is typed or asked for may not climb either.")
+@pytest.mark.promise("A path that is typed or passed to the archive must not contain `..` either.")
 @pytest.mark.parametrize("text", ["..", "10028/..", "https://host/base/%2e%2e", "https://host/bas"])
 def test_climbing_out_is_an_error(text: str) -> None:
     """A path with `..` is refused in whatever form it is written."""

@@ -56,7 +56,7 @@ def test_a_folder_that_others_could_look_into_is_closed(tmp_path: Path) -> None:
     assert mode(tmp_path / "shown") == 0o700
 
 
-@pytest.mark.promise("A cache folder that belongs to someone else, or that others may write to, is refused.")
+@pytest.mark.promise("A cache folder that belongs to another user, or that others may write to, is refused.")
 @pytest.mark.parametrize("permissions", [0o777, 0o1777, 0o702, 0o770, 0o720])
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, permissions: int) -> None:
     """A directory that others may write is refused and not changed."""
@@ -91,7 +91,7 @@ def plain(path: Path) -> Path:
     return path
 
 
-@pytest.mark.promise("A cache folder that belongs to someone else, or that others may write to, is refused.")
+@pytest.mark.promise("A cache folder that belongs to another user, or that others may write to, is refused.")
 @pytest.mark.parametrize("way", [plain, by_link])
 @pytest.mark.parametrize("check", [ensure_private, prepare_cache_dir, check_holder, check_private_file])
 def test_what_belongs_to_someone_else_is_refused(
@@ -227,7 +227,7 @@ archive.close()
 """
 
 
-@pytest.mark.promise("Where nothing can be written, nothing is kept, and one line says so.")
+@pytest.mark.promise("If the cache cannot be written, nothing is cached, and the log says so in one line.")
 @pytest.mark.root
 @pytest.mark.parametrize("there", ["", "v1"])
 def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder: Path, there: str) -> None:

@@ -8,7 +8,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from empiarfs.settings import READERS, BadSetting, Settings, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import ROWS, BadSetting, Row, Settings
 from empiarfs.units import GIB, KIB, MIB, byte_count, seconds
 from empiarfs.urls import web_address, without_credentials
 
@@ -113,7 +114,7 @@ FILES = {"ca_bundle"}  # whose values must be there
 
 def test_every_setting_can_be_read() -> None:
     """Every field of Settings has a reader and a value in this test."""
-    assert {field.name for field in dataclasses.fields(Settings)} == set(READERS) == set(VALUES) | FILES
+    assert {field.name for field in dataclasses.fields(Settings)} == set(ROWS) == set(VALUES) | FILES
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
@@ -122,10 +123,23 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
     flag, variable, line = VALUES[name]
     environ = {f"EMPIARFS_{name.upper()}": variable}
     file = f'{name} = "{line}"'
-    assert getattr(load({name: flag}, environ, file, "f"), name) == READERS[name](flag)
-    assert getattr(load({name: None}, environ, file, "f"), name) == READERS[name](variable)
-    assert getattr(load({}, {}, file, "f"), name) == READERS[name](line)
+    assert getattr(load({name: flag}, environ, file, "f"), name) == ROWS[name].parse(flag)
+    assert getattr(load({name: None}, environ, file, "f"), name) == ROWS[name].parse(variable)
+    assert getattr(load({}, {}, file, "f"), name) == ROWS[name].parse(line)
     assert getattr(load({}, {}), name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_a_row_is_whole(row: Row) -> None:
+    """A switch has no value to name and every other flag has; the texts are there, the summary is a sentence."""
+    assert (row.variable, row.flag) == (f"EMPIARFS_{row.name.upper()}", f"--{row.name.replace('_', '-')}")
+    assert row.takes in {"archive", "mount", ""}
+    if row.takes:
+        assert bool(row.metavar) != isinstance(getattr(Settings(), row.name), bool)
+    assert row.summary[0].isupper()
+    assert row.summary.endswith(".")
+    assert row.note
+    assert not row.note.endswith(".")
 
 
 def test_one_setting_leaves_the_others_at_their_defaults() -> None:
@@ -135,10 +149,10 @@ def test_one_setting_leaves_the_others_at_their_defaults() -> None:
 
 def test_the_defaults_can_be_written_down() -> None:
     """The reader of a setting accepts the text of its default."""
-    for name, reader in READERS.items():
+    for name, row in ROWS.items():
         value = getattr(Settings(), name)
         if value not in {None, ""}:
-            assert reader(str(value)) == value
+            assert row.parse(str(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -208,7 +222,7 @@ def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> No
     assert load({"cache_dir": "c"}, {}).cache_dir == Path.cwd() / "c"
 
 
-@given(st.sampled_from(sorted(READERS)), st.text(max_size=30))
+@given(st.sampled_from(sorted(ROWS)), st.text(max_size=30))
 def test_no_text_is_a_surprise(name: str, text: str) -> None:
     """Any text of a variable is a value or a BadSetting that names the variable."""
     told = f"EMPIARFS_{name.upper()}: "

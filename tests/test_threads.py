@@ -178,18 +178,31 @@ def test_without_threads_the_caller_runs_the_call(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_more_threads_a_call_waits_for_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no further thread, a call waits for one of the pool."""
+    """Where the system starts no further thread, a call waits for one of a bounded pool."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    pool = ThreadPool("disk")
+    pool = ThreadPool("disk", 2)
     mine = pool.submit(threading.get_ident).result(SOON)
     with held(pool, 1):
         monkeypatch.setattr(threading.Thread, "start", refuse)
         late = pool.submit(threading.get_ident)
         assert not late.done()
     assert late.result(SOON) == mine
+    assert pool.close(SOON)
+
+
+def test_without_more_threads_an_unbounded_pool_runs_a_call_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of an unbounded pool may itself wait for the call, so the call does not wait for that thread."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = ThreadPool("requests")
+    with held(pool, 1):
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert pool.submit(threading.get_ident).result(0) == threading.get_ident()
     assert pool.close(SOON)
 
 

@@ -1,11 +1,8 @@
-"""The command line; a thin face, each family of commands in a module of its own."""
-
-from collections.abc import Sequence
-from typing import Any
+"""The command line: a thin face over the archive, with one module for each family of commands."""
 
 import click
 
-from empiarfs.cli import cache, doctor, files, mounts, status, streams
+from empiarfs.cli import about, cache, doctor, files, mounts, status, streams
 from empiarfs.cli.groups import Group
 from empiarfs.cli.text import reason
 from empiarfs.settings import BadSetting
@@ -14,11 +11,7 @@ _SILENT = {"mount", "umount"}  # they write nothing to standard output
 
 
 class _Program(streams.Guarded, Group):
-    """The group of all commands; what goes wrong in any of them is one line and a status."""
-
-    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> click.Context:
-        """Read the command line, also as people type it."""
-        return super().make_context(info_name, _usual(args), *more, **options)
+    """The group of all commands; turns an error of any of them into one line and an exit status."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
@@ -30,17 +23,6 @@ class _Program(streams.Guarded, Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(reason(error)) from error
-
-
-def _usual(words: Sequence[str]) -> list[str]:
-    """Return the command line with `help COMMAND` and `version` as the options that they mean."""
-    match words:
-        case ["help", *rest]:
-            return [*rest, "--help"]
-        case ["version"]:
-            return ["--version"]
-        case _:
-            return list(words)
 
 
 @click.group(
@@ -59,10 +41,11 @@ def main(context: click.Context) -> None:
     empiarfs umount ~/empiar          when you are done
     """  # noqa: D301 - click wants the character itself
     if streams.is_closed() and context.invoked_subcommand not in _SILENT:
-        raise click.ClickException("standard output is closed; there is nowhere to write to")
+        raise click.ClickException("standard output is closed; redirect it to a file or a pipe")
 
 
 for _command in (
     mounts.mount, mounts.umount, status.status, files.ls, files.stat, files.cat, cache.cache, doctor.doctor,
+    about.show_help, about.version,
 ):  # fmt: skip
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""What the shell offers at the tab key: paths that the index knows, and mount points; never asks the network."""
+"""Shell completion: paths that the index knows, and mount points; sends no request."""
 
 import os
 import re
@@ -18,19 +18,19 @@ _FILES_OF_THE_SHELL = ("/", ".", "~")
 
 
 def archive_paths(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the paths that begin with `incomplete`, as far as they were ever listed."""
+    """Return the paths that begin with `incomplete`, of those that were ever listed."""
     if incomplete.startswith(_FILES_OF_THE_SHELL):
         return [CompletionItem(incomplete, type="file")]  # inside a mount
     return [CompletionItem(path) for path in _paths(context, incomplete)]
 
 
 def entries(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the entries that begin with `incomplete`, as far as they were ever listed."""
+    """Return the entries that begin with `incomplete`, of those that were ever listed."""
     return [CompletionItem(path[:-1]) for path in _paths(context, incomplete) if path.find("/") == len(path) - 1]
 
 
 def mount_points(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the mounts of empiarfs that begin with `incomplete`; directories, where the user means another."""
+    """Return the mounts of empiarfs that begin with `incomplete`; directories if none does."""
     from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
 
     ours = [one.point for one in mountpoints.table() if one.kind == mountpoints.KIND]
@@ -50,12 +50,12 @@ def _paths(context: click.Context, incomplete: str) -> Iterator[str]:
             yield shown
             continue
         yield f"{shown}/"
-        if len(matching) == 1:  # else the shell puts a space behind the one that it has found
+        if len(matching) == 1:  # else the shell puts a space behind the only match
             yield from (f"{shown}/{base_name(child.path)}" for child in _children(context, node.path))
 
 
 def _children(context: click.Context, directory: str) -> list[Node]:
-    """Return what the index knows of `directory` and a shell can take; nothing where there is no index."""
+    """Return the known children of `directory` whose names need no quoting; none if there is no index."""
     try:
         chosen = options.load(context.params, Settings())
     except BadSetting:
@@ -71,6 +71,6 @@ def _children(context: click.Context, directory: str) -> list[Node]:
 
 
 def _is_fit(node: Node) -> bool:
-    """Return whether a shell can take the name of `node` as it is, and whether it is one that the root shows."""
+    """Return whether the name of `node` needs no quoting and, at the root, is an entry."""
     name = base_name(node.path)
     return _PLAIN.fullmatch(name) is not None and ("/" in node.path or is_entry_number(name))

@@ -1,4 +1,4 @@
-"""`empiarfs doctor`: what stands in the way of a mount, and what to do about it."""
+"""`empiarfs doctor`: check what a mount needs, and advise on what is missing."""
 
 import json
 from typing import Any
@@ -14,9 +14,9 @@ from empiarfs.cli.text import printable
 @options.some("base_url", "ftp_url", "no_ftp", "cache_dir", "offline", "ca_bundle", "verbose")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable JSON output.")
 def doctor(*, as_json: bool, **flags: Any) -> None:
-    """Check that this machine can mount and reach the archive; say what to do where it cannot.
+    """Check that this machine can mount and reach the archive; say what to do if it cannot.
 
-    Takes up to 15 seconds. The status is 1 if anything is bad, 0 where there are warnings alone.
+    Takes up to 15 seconds. The exit status is 1 if a check is bad, and 0 if there are only warnings.
     """
     chosen = options.load(flags)
     options.log_to(None, verbose=chosen.verbose)
@@ -36,7 +36,7 @@ def doctor(*, as_json: bool, **flags: Any) -> None:
 
 
 def _verdict(states: list[State]) -> str:
-    """Return the last line, which hides neither what is bad nor a warning."""
+    """Return the last line: how many checks are bad, or how many are warnings."""
     bad = states.count("bad")
     if bad:
         return f'{bad} problem{"s" * (bad > 1)} found (see "bad" above)'

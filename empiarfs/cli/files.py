@@ -1,4 +1,4 @@
-"""`empiarfs ls`, `stat` and `cat`: looking without a mount."""
+"""`empiarfs ls`, `stat` and `cat`: read the archive without a mount."""
 
 import sys
 import time
@@ -20,16 +20,23 @@ from empiarfs.model import Directory, File, Node, Stub, base_name
     epilog="Example: empiarfs ls -lh 10028/data/Micrographs",
 )
 @click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete.archive_paths)
-@click.option("--long", "-l", is_flag=True, help="Sizes and dates too; ~ marks a size that the server rounds.")
-@click.option("--human-readable", "-h", "human", is_flag=True, help="With -l: sizes like 1.2G.")
-@click.option("--recursive", "-R", is_flag=True, help="Directories below too; one request for each.")
-@click.option("--all", "-a", is_flag=True, expose_value=False, help="Accepted; no name is left out anyway.")
+@click.option(
+    "--long",
+    "-l",
+    is_flag=True,
+    help="Show sizes and dates; ~ marks a size that the server rounds, dates without UTC are in its time zone.",
+)
+@click.option("--human-readable", "-h", "human", is_flag=True, help="With -l: show sizes like 1.2G.")
+@click.option("--recursive", "-R", is_flag=True, help="List subdirectories too; one request for each.")
+@click.option(
+    "--all", "-a", is_flag=True, expose_value=False, help="Accepted for compatibility; all names are shown anyway."
+)
 @options.archive_options
 def ls(paths: tuple[str, ...], *, long: bool, human: bool, recursive: bool, **flags: Any) -> None:
-    """List directories, one name a line; the entries of EMPIAR where PATH is left out.
+    """List directories, one name a line; without PATH the entries of EMPIAR.
 
     PATH is 10028/data, EMPIAR-10028/data, empiar://10028/data, a URL, the web page of an entry, or a path inside a
-    mount. Costs one request a directory, or none where the listing is known.
+    mount. Costs one request for a directory, or none if its listing is cached.
     """
     many = recursive or len(paths) > 1
     failed: list[str] = []
@@ -67,7 +74,7 @@ def ls(paths: tuple[str, ...], *, long: bool, human: bool, recursive: bool, **fl
 
 @contextmanager
 def _going_on(failed: list[str], *, among: bool) -> Iterator[None]:
-    """Report what fails here and go on, where it is one `among` several."""
+    """Report an error of the block and go on, if it is one `among` several; else raise it."""
     try:
         yield
     except (click.ClickException, OSError) as error:
@@ -81,15 +88,16 @@ def _print(named: Iterable[tuple[str, Node]], *, long: bool, human: bool) -> Non
     # plain lines: a table of rich's takes half a minute for 100,000 rows
     rows = [(_size(node, human=human), _date(node), _shown(name, node)) for name, node in named]
     width = max((len(size) for size, *_ in rows), default=0)
+    date_width = max((len(date) for _, date, _ in rows), default=0)
     for size, date, shown in rows:
-        click.echo(f"{size:>{width}}  {date:16}  {shown}" if long else shown)
+        click.echo(f"{size:>{width}}  {date:{date_width}}  {shown}" if long else shown)
 
 
 @click.command(epilog="Example: empiarfs stat EMPIAR-10028/10028.xml")
 @click.argument("path", shell_complete=complete.archive_paths)
 @options.archive_options
 def stat(path: str, **flags: Any) -> None:
-    """Tell the kind, exact size, date and address of PATH; a file is measured by one request, once."""
+    """Show the kind, exact size, date and address of PATH; a file costs one request, once."""
     with place_of(path, flags) as (place, where):
         found = place.stat(where)
     lines = {
@@ -109,9 +117,9 @@ def stat(path: str, **flags: Any) -> None:
 @click.argument("path", shell_complete=complete.archive_paths)
 @options.archive_options
 def cat(path: str, **flags: Any) -> None:
-    """Write the bytes of the file PATH to standard output; with a progress bar where that is a file or a pipe.
+    """Write the file PATH to standard output; with a progress bar if that is a file or a pipe.
 
-    A terminal gets text alone: bytes that are none would change its modes and colours.
+    Binary data are not written to a terminal, because they would change its modes and colours.
     """
     to_terminal = sys.stdout.isatty()
     with place_of(path, flags) as (place, where):
@@ -144,4 +152,7 @@ def _size(node: Node, *, human: bool) -> str:
 def _date(node: Node) -> str:
     if isinstance(node, Stub):
         return printable(node.listed_date)  # as the server wrote it
-    return "" if node.modified is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(node.modified))
+    if node.modified is None:
+        return ""
+    zone = " UTC" if isinstance(node, File) and not node.coarse_mtime else ""  # a listing does not name its zone
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(node.modified)) + zone

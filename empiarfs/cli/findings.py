@@ -1,4 +1,4 @@
-"""What `empiarfs doctor` finds: a state, a line, an advice."""
+"""One result of `empiarfs doctor`: a state, a line, advice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ State = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look has found.
+    """The result of one check.
 
     Attributes:
         state: `"bad"` where a mount will not work.
         what: one line.
-        advice: what to do; empty where nothing is to be done.
+        advice: what to do; empty if nothing is to be done.
     """
 
     state: State

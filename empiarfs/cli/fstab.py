@@ -1,4 +1,4 @@
-"""`mount.fuse.empiarfs`: what mount(8) calls for a line of fstab, or for `mount -t fuse.empiarfs`."""
+"""`mount.fuse.empiarfs`: the helper that mount(8) runs for a line of fstab, or for `mount -t fuse.empiarfs`."""
 
 import re
 import sys
@@ -21,14 +21,14 @@ _ALL = {"", "none", "empiar", "empiarfs"}
 @click.option("-o", "extra", multiple=True, metavar="OPT", help="The options, as in fstab.")
 @click.option("-t", "kind", metavar="TYPE", help=f"The type, {KIND}.")
 @click.option("-v", "verbose", is_flag=True, help="Log every request.")
-@click.option("-s", "sloppy", is_flag=True, help="Taken and not needed.")
-@click.option("-n", "no_table", is_flag=True, help="Taken and not needed.")
-@click.option("-f", "fake", is_flag=True, help="Do all but the mount itself.")
+@click.option("-s", "sloppy", is_flag=True, help="Accepted and ignored.")
+@click.option("-n", "no_table", is_flag=True, help="Accepted and ignored.")
+@click.option("-f", "fake", is_flag=True, help="Do everything except the mount itself.")
 def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **flags: bool) -> None:
-    """Mount the archive on MOUNTPOINT as mount(8) asks; link this program into /sbin for that.
+    """Mount the archive on MOUNTPOINT; mount(8) runs this program once it is linked into /sbin.
 
     SOURCE is empiar for the whole archive, or the entries to show, like 10028,10934 or 10028+10934
-    (which mount -a knows again).
+    (which mount -a recognises when it is mounted).
     """
     del kind
     if flags["fake"]:
@@ -37,7 +37,7 @@ def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **fl
     name = source.rpartition("/")[2]
     entries = [] if name in _ALL else re.split("[,+]", name)
     given = ",".join(extra).split(",")
-    # mount(8) says rw wherever a line does not say ro, and nobody has asked for it
+    # mount(8) adds rw if a line does not say ro; the user did not choose it
     words = [
         "-o",
         ",".join((*(option for option in given if option not in {"", "rw"}), f"fsname={source.replace(',', '+')}")),
@@ -47,5 +47,5 @@ def helper(source: str, mountpoint: str, extra: tuple[str, ...], kind: str, **fl
 
 
 def mount_helper() -> None:
-    """Start; mount(8) puts the options behind the two names."""
+    """Run the helper; mount(8) puts the options after the two names."""
     helper(sys.argv[1:], prog_name=f"mount.{KIND}")

@@ -8,7 +8,7 @@ _WHOLE = 1000  # characters; click cuts a sentence that does not fit into a line
 
 
 class Group(click.Group):
-    """A group whose help shows the first sentence of each command's, wrapped where click would cut it."""
+    """A group whose help shows the first sentence of each command's help, wrapped where click would cut it."""
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""

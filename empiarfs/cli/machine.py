@@ -1,4 +1,4 @@
-"""What of this machine stands in the way of a mount."""
+"""The checks of this machine: FUSE, folders, limits, proxies."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ REMOTE = {
 
 
 def findings(chosen: Settings) -> Findings:
-    """Look at all that needs no network."""
+    """Run all checks that need no network."""
     yield from device()
     yield from helper()
     yield from library()
@@ -50,19 +50,19 @@ def device() -> Findings:
 
 
 def helper() -> Findings:
-    """Look for the program by which ordinary users mount."""
+    """Check for the program with which ordinary users mount."""
     found = requirements.fusermount()
     missing = requirements.missing_fusermount()
     if found:
         yield Finding("ok", f"{found} mounts for ordinary users")
     elif os.geteuid() == 0:
-        yield Finding("ok", f"{missing.what}, and root needs none")
+        yield Finding("ok", f"{missing.what}, which root does not need")
     else:
         yield Finding("bad", missing.what, missing.advice)
 
 
 def library() -> Findings:
-    """Load the binding that a mount would use, and the libfuse below it."""
+    """Check that the binding that a mount would use, and its libfuse, can be loaded."""
     missing = requirements.missing_binding()
     if missing is not None:
         yield Finding("bad", missing.what, missing.advice)
@@ -81,27 +81,27 @@ def library() -> Findings:
 
 
 def others(chosen: Settings) -> Findings:
-    """Check whether ordinary users may let others read."""
+    """Check whether this user may use --allow-other."""
     try:
         lines = FUSE_CONFIG.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     if os.geteuid() == 0 or "user_allow_other" in {line.strip() for line in lines}:
-        yield Finding("ok", "--allow-other is open to you")
+        yield Finding("ok", "you may use --allow-other")
     elif chosen.allow_other:
         yield Finding(
             "bad",
-            "--allow-other is set, and not open to you",
-            f"leave it out, or have an administrator write the line user_allow_other into {FUSE_CONFIG}",
+            "--allow-other is set, but you may not use it",
+            f"leave it out, or ask an administrator to add the line user_allow_other to {FUSE_CONFIG}",
         )
     else:
         yield Finding(
-            "ok", f"others cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
+            "ok", f"other users cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
         )
 
 
 def cache_folder(folder: Path) -> Findings:
-    """Look at where blocks and listings are kept: whose it is, on what, and how much room there is."""
+    """Check the cache folder: its owner and mode, its file system, and the free space."""
     there = nearest(folder)
     try:
         if there == folder:
@@ -109,10 +109,12 @@ def cache_folder(folder: Path) -> Findings:
             if (folder / FOLDER).exists():
                 ensure_private(folder / FOLDER)
     except OSError as error:
-        yield Finding("bad", f"the cache is refused: {error}")
+        yield Finding("bad", f"the cache folder is refused: {error}")
         return
     if not os.access(there, os.W_OK):
-        yield Finding("warn", f"{there} may not be written: nothing will be kept", "choose another: --cache-dir")
+        yield Finding(
+            "warn", f"{there} is not writable: nothing will be cached", "choose another folder: --cache-dir"
+        )
     text = os.fspath(there.resolve())
     above = [one for one in mountpoints.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
     kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else "an unknown file system"
@@ -125,21 +127,23 @@ def cache_folder(folder: Path) -> Findings:
     room = shutil.disk_usage(there)
     left = room.free - min_free_of(room.total)
     if left < 0:
-        yield Finding("warn", "there is no room for the cache", "make room, or choose another disk: --cache-dir")
+        yield Finding(
+            "warn", "there is no free space for the cache", "free some, or choose another disk: --cache-dir"
+        )
     else:
-        yield Finding("ok", f"the cache may take {left / MIB:.0f} MiB of the {room.free / MIB:.0f} MiB free there")
+        yield Finding("ok", f"the cache may use {left / MIB:.0f} MiB of the {room.free / MIB:.0f} MiB free there")
 
 
 def log_folder(named: Path | None) -> Findings:
-    """Check whether a mount in the background can write its log, to the file `named` or where it goes by itself."""
+    """Check whether a mount in the background can write its log, to the file `named` or to the default folder."""
     folder = named.parent if named else Path(platformdirs.user_log_dir("empiarfs"))
     there = nearest(folder)
     if there.is_dir() and os.access(there, os.W_OK):
         yield Finding("ok", f"mounts write their logs to {folder}")
     elif named:
-        yield Finding("bad", f"the log {named}: {there} may not be written", "choose another file: --log-file")
+        yield Finding("bad", f"the log {named}: {there} is not writable", "choose another file: --log-file")
     else:
-        yield Finding("warn", f"{there} may not be written: mounts will have no log", "choose a file: --log-file")
+        yield Finding("warn", f"{there} is not writable: mounts will have no log", "choose a file: --log-file")
 
 
 def slots_folder() -> Findings:
@@ -162,16 +166,18 @@ def slots_folder() -> Findings:
 
 
 def open_files() -> Findings:
-    """Look how many files a process may open."""
+    """Check how many files a process may open."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < FEWEST_FILES:
-        yield Finding("warn", f"a process may open {most} files; a busy mount needs more", "ulimit -n 1024")
+        yield Finding(
+            "warn", f"a process may open {most} files; a busy mount needs more", "raise the limit: ulimit -n 1024"
+        )
     else:
         yield Finding("ok", f"a process may open {'any number of' if most < 0 else most} files")
 
 
 def proxies(chosen: Settings) -> Findings:
-    """Tell which proxy stands before the server."""
+    """Report the proxy between this machine and the server."""
     named = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES}
     shown = [f"{name}={without_credentials(value)}" for name, value in named.items() if value]
     if not shown:
@@ -185,4 +191,4 @@ def proxies(chosen: Settings) -> Findings:
     if used.lower().startswith("socks"):
         yield Finding("bad", f"a SOCKS proxy is set: {', '.join(shown)}", "empiarfs needs an HTTP proxy")
     else:
-        yield Finding("ok", f"by proxy: {', '.join(shown)}")
+        yield Finding("ok", f"through a proxy: {', '.join(shown)}")

@@ -17,22 +17,22 @@ from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
-from empiarfs.settings import READERS, BadSetting, Settings
+from empiarfs.settings import ROWS, BadSetting, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 5.0  # how long the shell waits for the server to know the entries it named
+CHECK_SECONDS = 5.0  # how long the command waits for the server to confirm the named entries
 
-# of libfuse's options those that change nothing of what SEMANTICS.md promises; a mistyped setting is none of them
+# options of libfuse that leave every promise of SEMANTICS.md as it is
 _FOR_LIBFUSE = {
     "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname", "max_read",
     "max_readahead", "rootcontext",
 }  # fmt: skip
 
-# what mount(8), fstab and systemd hand on, and what a read-only mount has anyway
+# options that mount(8), fstab and systemd pass on, and those that a read-only mount has anyway
 _IDLE = {
     "ro", "nosuid", "nodev", "noexec", "exec", "suid", "dev", "noatime", "relatime", "auto", "noauto", "user",
     "users", "nouser", "defaults", "_netdev", "nofail", "owner", "group", "async", "sync",
@@ -45,16 +45,14 @@ _IDLE = {
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.argument("entry", nargs=-1, shell_complete=complete.entries)
 @options.archive_options
-@options.setting("kernel_readahead", "Let the kernel read KIB ahead; root alone may.", "KIB")
-@options.setting("allow_other", "Let other users read; needs user_allow_other in /etc/fuse.conf.")
-@options.setting("log_file", "Where a mount in the background writes its log.", "FILE")
-@click.option("--foreground", "-f", is_flag=True, help="Stay, and end with Ctrl-C.")
+@options.mount_options
+@click.option("--foreground", "-f", is_flag=True, help="Stay in the foreground; Ctrl-C unmounts.")
 @click.option("-o", "extra", multiple=True, metavar="OPT", help="Options as in fstab: cache_size=50G,allow_other.")
 def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **flags: Any) -> None:
-    """Mount the archive, or the given entries alone, on MOUNTPOINT, which is made if it is missing.
+    """Mount the archive, or only the given entries, on MOUNTPOINT, which is created if it is missing.
 
-    Returns when the mount answers. Name the entries where programs may search the tree: a find through all
-    of EMPIAR would ask for 20 million files.
+    Returns when the mount answers. Name the entries if programs may search the tree: a find through all of
+    EMPIAR would request 20 million files.
     """
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
@@ -86,7 +84,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     try:
         if flags["foreground"]:
             _log(chosen, None, recent_warnings)
-            daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C ends it", err=True))
+            daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C unmounts it", err=True))
         else:
             _log(chosen, _log_file(path), recent_warnings)
             daemon.in_background(start)
@@ -101,7 +99,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
 @click.command(epilog="Example: empiarfs umount ~/empiar")
 @click.argument("mountpoint", type=click.Path(path_type=Path), shell_complete=complete.mount_points)
-@click.option("--lazy", "-z", is_flag=True, help="Take it away even from programs that use it.")
+@click.option("--lazy", "-z", is_flag=True, help="Unmount even while programs use it.")
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount MOUNTPOINT; also one whose daemon died ("Transport endpoint is not connected")."""
     try:
@@ -111,7 +109,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
-    """Return the full path of a mount point that may be used, made if it was missing, and hold it.
+    """Return the full path of a mount point that may be used, created if it was missing, and lock it.
 
     Args:
         mountpoint: as it was written.
@@ -121,10 +119,10 @@ def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
     text = os.fspath(mountpoint)
     entry = text if entry_of(text) or (alone and is_entry_number(text)) else _entry_at(text, base_url)
     if entry:
-        raise click.UsageError(f"where to? write it like: empiarfs mount ~/empiar {entry}")
+        raise click.UsageError(f"the mount point is missing; write it like: empiarfs mount ~/empiar {entry}")
     if not text.strip(".") or ":/" in text:
-        here = "the directory you are in would be hidden" if text == "." else "not a valid mount point"
-        raise click.UsageError(f"{text!r}: {here}; name an empty directory, or one to be made: ~/empiar")
+        here = "the current directory would be hidden" if text == "." else "not a valid mount point"
+        raise click.UsageError(f"{text!r}: {here}; name an empty directory, or one to be created: ~/empiar")
     try:
         mountpoints.check_fuse()
         mountpoints.lock(mountpoints.absolute(mountpoint))
@@ -134,7 +132,7 @@ def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:
 
 
 def _entry_at(text: str, base_url: str) -> str | None:
-    """Return the entry whose address stands in the place of a mount point; None where there is no such address."""
+    """Return the entry whose URL was given in place of a mount point; None if it is no such URL."""
     url = text.replace(":/", "://", 1)  # a Path has lost one of the slashes
     try:
         return entry_number(url, base_url) if "://" in url else None
@@ -143,16 +141,16 @@ def _entry_at(text: str, base_url: str) -> str | None:
 
 
 def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:
-    """Find a mistyped entry now, while someone reads; a server that is away is no reason not to mount.
+    """Report a mistyped entry now, while the user can see it; an unreachable server is no reason not to mount.
 
     Args:
         archive: what is mounted.
         only: the entries that were named.
-        chosen: whether the server is to be asked, and how long reads wait for it.
-        sample: whether it is the embedded one.
+        chosen: whether the server may be contacted, and how long reads wait for it.
+        sample: whether it is the built-in archive.
 
     Raises:
-        daemon.Failed: an entry is not there.
+        daemon.Failed: an entry does not exist.
     """
     missing: list[str] = []
     troubles: list[str] = []
@@ -176,34 +174,32 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         one.join(max(0.0, deadline - time.monotonic()))
     if missing:
         lacking = ", ".join(sorted(missing))
-        what = f"there is {places.no_entry(lacking, sample=sample)}" if lacking else "nothing is there"
-        raise daemon.Failed(what if sample else f"{what}; --base-url may name another place")
+        what = places.no_entry(lacking, sample=sample) if lacking else "the server has no such directory"
+        raise daemon.Failed(what if sample else f"{what}; choose another directory with --base-url")
     if any(one.is_alive() for one in asking):
         troubles.append("the server does not answer")
     if troubles:
         then = (
-            "what is not there answers 'No route to host'"
+            "what is not cached fails with 'No route to host'"
             if chosen.offline
             else f"until it answers names fail after {min(chosen.patience, names.SECONDS):.0f} s, and reads after "
-            f"{chosen.patience:.0f} s (--patience); why: empiarfs doctor"
+            f"{chosen.patience:.0f} s (--patience); for the cause run: empiarfs doctor"
         )
-        click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted all the same, {then}", err=True)
+        click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted anyway: {then}", err=True)
 
 
 def _read_ahead(path: str, kib: int) -> None:
     try:
         mountpoints.set_readahead(path, kib)
     except OSError as error:
-        click.echo(
-            f"empiarfs: warning: --kernel-readahead is left out ({error.strerror}); root may set it", err=True
-        )
+        click.echo(f"empiarfs: warning: --kernel-readahead was not set ({error.strerror}); it needs root", err=True)
 
 
 def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list[str]]:
-    """Sort the options of `-o` into settings, idle ones, and those for libfuse; a flag goes before them.
+    """Sort the options of `-o` into settings, ignored ones, and those for libfuse; a flag takes precedence.
 
     Raises:
-        BadSetting: one of them is none of these.
+        BadSetting: one of them is unknown.
     """
     merged = dict(flags)
     rest = []
@@ -212,7 +208,7 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
         setting = name.replace("-", "_")
         if setting == "rw":
             raise BadSetting("-o rw: EMPIAR is read-only, and so is its mount")
-        if setting in READERS:
+        if setting in ROWS:
             if merged.get(setting) in {None, False}:
                 merged[setting] = value if equals else "yes"
         elif setting == "sample":
@@ -220,14 +216,12 @@ def _with_extra(flags: dict[str, Any], extra: str) -> tuple[dict[str, Any], list
         elif name in _FOR_LIBFUSE:
             rest.append(option)
         elif name not in _IDLE and not name.lower().startswith(("x-", "comment")):
-            raise BadSetting(
-                f"-o {name}: there is no such option; there are {', '.join((*READERS, *sorted(_FOR_LIBFUSE)))}"
-            )
+            raise BadSetting(f"-o {name}: unknown option; choose from {', '.join((*ROWS, *sorted(_FOR_LIBFUSE)))}")
     return merged, rest
 
 
 def _log(chosen: Settings, otherwise: Path | None, recent_warnings: status.RecentWarnings) -> None:
-    """Send the log to the file that was named, or else to `otherwise`, without which a mount can do."""
+    """Send the log to the chosen file, or else to `otherwise`; warn if that cannot be written, and go on."""
     file = chosen.log_file or otherwise
     try:
         options.log_to(file, recent_warnings, verbose=chosen.verbose)
@@ -235,7 +229,9 @@ def _log(chosen: Settings, otherwise: Path | None, recent_warnings: status.Recen
         reason = printable(f"{error.filename or file}: {error.strerror or error}")
         if chosen.log_file:
             raise click.ClickException(f"--log-file: {reason}") from error
-        click.echo(f"empiarfs: warning: {reason}; there will be no log, another file may do: --log-file", err=True)
+        click.echo(
+            f"empiarfs: warning: {reason}; there will be no log; choose another file with --log-file", err=True
+        )
         options.log_to(None, recent_warnings, verbose=chosen.verbose)
 
 

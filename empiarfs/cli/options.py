@@ -1,7 +1,6 @@
-"""What all commands take: settings from flags, the environment and the configuration file."""
+"""The options that commands share: settings from flags, the environment and the configuration file."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import platformdirs
 
-from empiarfs import paths, settings, units
+from empiarfs import paths, setting_sources, units
 from empiarfs.cli.text import printable, short_size
+from empiarfs.settings import ROWS, SAMPLE, Row, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
@@ -21,48 +20,32 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 * units.MIB
-PROMPT_PATIENCE = 30.0  # seconds; who sits at a prompt can ask again, the programs behind a mount cannot
 
 
 class _Printable(logging.Formatter):
-    """Lines in which a name from the server neither begins another line nor moves a cursor."""
+    """Formats log records so that a name from the server neither begins another line nor moves a cursor."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
 
 
-def config_file() -> Path:
-    """Return where the configuration file is looked for."""
-    named = os.environ.get("EMPIARFS_CONFIG")
-    return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
-
-
-def load(flags: dict[str, Any], defaults: settings.Settings | None = None) -> settings.Settings:
-    """Return the settings; of `flags` those that are settings and were given.
+def load(flags: dict[str, Any], defaults: Settings | None = None) -> Settings:
+    """Return the settings, from those of `flags` that are settings and were given, and the other sources.
 
     Args:
         flags: of a command.
-        defaults: see `settings.load`.
+        defaults: see `setting_sources.load`.
 
     Raises:
-        BadSetting: a value makes no sense, or the file cannot be read.
+        BadSetting: a value is invalid, or the file cannot be read.
     """
-    given = {name: str(flags[name]) for name in settings.READERS if flags.get(name) not in {None, False}}
-    file = config_file()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if os.environ.get("EMPIARFS_CONFIG"):
-            raise settings.BadSetting(f"EMPIARFS_CONFIG: there is no file {file}") from error
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise settings.BadSetting(f"{file}: cannot be read: {error}") from error
-    return settings.load(given, os.environ, text, str(file), defaults)
+    given = {name: str(flags[name]) for name in ROWS if flags.get(name) not in {None, False}}
+    return setting_sources.load_here(given, defaults)
 
 
-def _default(name: str) -> str:
-    """Return the default of a setting as a user would write it; empty where there is none worth a word."""
-    value = getattr(settings.Settings(), name)
+def _default(row: Row) -> str:
+    """Return the default of a setting as a user would write it; empty if there is none."""
+    value = getattr(Settings(), row.name)
     match value:
         case bool() | "" | None:
             return ""
@@ -71,72 +54,51 @@ def _default(name: str) -> str:
             return f"~{str(value).removeprefix(home)}" if str(value).startswith(home) else str(value)
         case float():
             return f"{value:.0f}s"
-        case int() if name in _SIZES:
+        case int() if row.metavar == "SIZE":
             return short_size(value)
         case _:
             return str(value)
 
 
-def setting(name: str, description: str, metavar: str = "", *more: str) -> Callable[[F], F]:
-    """Return the option of the setting `name`; its help ends with the default and the environment variable.
-
-    Args:
-        name: as in `Settings`.
-        description: what it is, a sentence.
-        metavar: what its value is called; a flag where it is empty.
-        more: other names of the option.
-    """
-    default = ", ".join(filter(None, (_default(name), _OTHERWISE.get(name))))
-    known = "; ".join(filter(None, (f"default: {default}" if default else "", f"EMPIARFS_{name.upper()}")))
-    kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True}
-    return click.option(f"--{name.replace('_', '-')}", *more, help=f"{description} [{known}]", **kind)
+def _option(row: Row) -> Callable[[F], F]:
+    """Return the option of a setting; its help ends with the default and the environment variable."""
+    default = ", ".join(filter(None, (_default(row), row.otherwise)))
+    known = "; ".join(filter(None, (f"default: {default}" if default else "", row.variable)))
+    kind: dict[str, Any] = {"metavar": row.metavar} if row.metavar else {"is_flag": True}
+    names = filter(None, (row.flag, row.short))
+    return click.option(*names, help=f"{row.summary} [{known}]", **kind)
 
 
-_SIZES = {"cache_size", "memory_cache_size"}
-_OTHERWISE = {
-    "patience": f"at a prompt {PROMPT_PATIENCE:.0f}s",
-    "kernel_readahead": "the kernel's own 128",
-    "ftp_url": "derived where the host is called ftp.",
-    "ca_bundle": "certifi's",
-    "log_file": "in ~/.local/state/empiarfs/log",
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "sample": click.option("--sample", is_flag=True, help="Use the small built-in archive; needs no network."),
+    **{name: _option(row) for name, row in ROWS.items() if row.takes},
 }
-_ARCHIVE = {
-    "sample": click.option(
-        "--sample", is_flag=True, help="Use the small archive that comes with empiarfs; no network."
-    ),
-    "base_url": setting("base_url", "The directory that holds the numbered entries.", "URL"),
-    "ftp_url": setting("ftp_url", "The same directory on FTP, for exact sizes in bulk.", "URL"),
-    "no_ftp": setting("no_ftp", "Do not ask FTP for sizes."),
-    "cache_dir": setting("cache_dir", "Where blocks and listings are kept.", "DIR"),
-    "cache_size": setting("cache_size", "Maximum disk cache (LRU); 0 disables it.", "SIZE"),
-    "memory_cache_size": setting("memory_cache_size", "Maximum memory for cached blocks.", "SIZE"),
-    "max_connections": setting("max_connections", "Maximum number of connections at once, 1 to 12.", "N"),
-    "patience": setting("patience", "How long to keep retrying an unresponsive server.", "TIME"),
-    "offline": setting("offline", "Leave the network alone; show what is kept on disk."),
-    "ca_bundle": setting("ca_bundle", "The certificate authorities to trust, in PEM form.", "FILE"),
-    "verbose": setting("verbose", "Log every request.", "", "-v"),
-}
-
-
-def archive_options(command: F) -> F:
-    """Return `command` the options that tell which archive, and what it may use."""
-    return some(*_ARCHIVE)(command)
 
 
 def some(*names: str) -> Callable[[F], F]:
-    """Return what gives a command some of these options."""
+    """Return a decorator that adds these options to a command."""
 
     def with_options(command: F) -> F:
         for name in reversed(names):
-            command = _ARCHIVE[name](command)
+            command = _OPTIONS[name](command)
         return command
 
     return with_options
 
 
+def archive_options(command: F) -> F:
+    """Return `command` with the options that choose the archive, and what it may use."""
+    return some("sample", *(name for name, row in ROWS.items() if row.takes == "archive"))(command)
+
+
+def mount_options(command: F) -> F:
+    """Return `command` with the options of a mount alone."""
+    return some(*(name for name, row in ROWS.items() if row.takes == "mount"))(command)
+
+
 @contextmanager
-def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
-    """Open the archive, or the embedded one, for one command."""
+def archive(chosen: Settings, *, sample: bool) -> Iterator["Archive"]:
+    """Open the archive, or the built-in one, for one command."""
     log_to(None, verbose=chosen.verbose)
     opened, close = opener(chosen, sample=sample, interactive=True)
     try:
@@ -147,9 +109,9 @@ def archive(chosen: settings.Settings, *, sample: bool) -> Iterator["Archive"]:
 
 
 def opener(
-    chosen: settings.Settings, *, sample: bool, interactive: bool = False
+    chosen: Settings, *, sample: bool, interactive: bool = False
 ) -> tuple[Callable[[tuple[str, ...]], "Archive"], Callable[[], None]]:
-    """Return what opens the archive, and what is to be called when it is closed.
+    """Return a function that opens the archive, and one to call when it is closed.
 
     The sample's server starts when the archive is opened: a daemon forks before.
     """
@@ -163,22 +125,22 @@ def opener(
 
 
 @contextmanager
-def located(chosen: settings.Settings, *, sample: bool) -> Iterator[tuple[settings.Settings, str]]:
-    """Yield settings whose base URL answers while this lasts, and what the cache knows the archive by."""
+def located(chosen: Settings, *, sample: bool) -> Iterator[tuple[Settings, str]]:
+    """Yield settings whose base URL answers inside the block, and the name of the archive in the cache."""
     if not sample:
         yield chosen, ""
         return
     from empiarfs.sample import embedded  # noqa: PLC0415 - brings requests, which `--help` need not wait for
 
     with embedded.served(chosen) as there:
-        yield there, settings.SAMPLE
+        yield there, SAMPLE
 
 
-def entry_numbers(texts: Iterable[str], chosen: settings.Settings) -> tuple[str, ...]:
+def entry_numbers(texts: Iterable[str], chosen: Settings) -> tuple[str, ...]:
     """Return the numbers of the entries that `texts` name, each once, in their order.
 
     Raises:
-        click.BadParameter: one of them names none.
+        click.BadParameter: one of them is not an entry.
     """
     try:
         return tuple(dict.fromkeys(paths.entry_number(text, chosen.base_url) for text in texts))
@@ -187,7 +149,7 @@ def entry_numbers(texts: Iterable[str], chosen: settings.Settings) -> tuple[str,
 
 
 def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
-    """Send the log of empiarfs to `file`, or to standard error: warnings, or everything; and to `others`."""
+    """Send the log of empiarfs to `file` or to standard error, warnings or everything, and to `others`."""
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)

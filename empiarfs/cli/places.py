@@ -1,4 +1,4 @@
-"""Where a PATH of the command line points: into the archive, or into a mount of it."""
+"""What a PATH of the command line names: a path in the archive, or in a mount of it."""
 
 import os
 import re
@@ -12,18 +12,18 @@ import click
 
 from empiarfs.cli import options
 from empiarfs.cli.text import printable
-from empiarfs.model import Directory, File, Node, Stub, is_entry_number
-from empiarfs.paths import archive_path, entry_of
-from empiarfs.settings import Settings
+from empiarfs.model import Directory, File, Node, Stub
+from empiarfs.paths import archive_path, is_local
+from empiarfs.settings import PROMPT_PATIENCE, Settings
 
 if TYPE_CHECKING:
     from empiarfs.archive import Archive
 
-PIECE = 4 * 1024 * 1024  # bytes of a file that are read at once
+PIECE = 4 * 1024 * 1024  # bytes of a file that one call reads
 
 
 class Mount:
-    """A mount of empiarfs, read by its own files: the same three methods as the archive's."""
+    """A mount of empiarfs, read through its files: the same three methods as `Remote`."""
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
@@ -33,7 +33,7 @@ class Mount:
         base = f"{directory}/" if directory else ""
         with os.scandir(self._root / directory) as children:
             return [
-                # the listing itself tells the kind; following a link would have the mount measure a file
+                # the listing itself has the kind; following a link would have the mount measure a file
                 Directory(base + child.name) if child.is_dir(follow_symlinks=False) else Stub(base + child.name)
                 for child in children
             ]
@@ -53,7 +53,7 @@ class Mount:
 
 
 class Remote:
-    """The archive itself, with whole files in pieces."""
+    """The archive itself, whose files are read in pieces."""
 
     def __init__(self, archive: "Archive") -> None:
         self.entries = archive.listdir
@@ -63,20 +63,19 @@ class Remote:
     def pieces(self, path: str) -> Iterator[bytes]:
         """Yield the bytes of the file at `path`."""
         opened = self._archive.open(path)
-        for offset in range(0, opened.file.size, PIECE):
-            yield opened.read(offset, PIECE)
+        while piece := opened.read(PIECE):
+            yield piece
 
 
 def _is_of_archive(text: str, flags: dict[str, Any]) -> bool:
-    """Return whether `text` means the archive also where a file in the current directory is called so."""
+    """Return whether `text` means the archive even if the current directory holds a file of that name."""
     if text.startswith((".", "/")):
         return False
-    first = text.partition("/")[0]
-    return bool(flags["sample"] or flags["base_url"]) or is_entry_number(entry_of(first) or first)
+    return bool(flags["sample"] or flags["base_url"]) or not is_local(text)
 
 
 class Places:
-    """The places that the PATHs of one command point to; the archive is opened once, when the first one needs it.
+    """Resolves the PATHs of one command; the archive is opened once, when the first PATH needs it.
 
     Args:
         flags: those of the command.
@@ -84,7 +83,7 @@ class Places:
 
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
-        self._settings = options.load(flags, Settings(patience=options.PROMPT_PATIENCE))
+        self._settings = options.load(flags, Settings(patience=PROMPT_PATIENCE))
         self._stack = ExitStack()
         self._opened: Archive | None = None
 
@@ -98,10 +97,10 @@ class Places:
 
     @contextmanager
     def find(self, text: str) -> Iterator[tuple[Mount | Remote, str]]:
-        """Return where `text` points, and the path there; what is missing there is explained.
+        """Yield the place that `text` names, and the path there; explain a path that is not found.
 
         Raises:
-            click.ClickException: it points nowhere, and why.
+            click.ClickException: it names no such place.
         """
         if "://" not in text:
             from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
@@ -110,7 +109,7 @@ class Places:
             if root is not None:
                 if mountpoints.is_dead(root):
                     raise click.ClickException(
-                        f"{printable(root)}: the daemon of this mount is dead; take it away with: "
+                        f"{printable(root)}: the daemon of this mount is dead; unmount it with: "
                         f"empiarfs umount {printable(root)}"
                     )
                 yield (
@@ -120,7 +119,7 @@ class Places:
                 return
             if text.startswith("/"):
                 raise click.ClickException(
-                    f"{printable(text)} is in no mount of empiarfs; write it like 10028/data"
+                    f"{printable(text)} is not in a mount of empiarfs; write it like 10028/data"
                 )
         try:
             path = archive_path(text, self._settings.base_url)
@@ -141,20 +140,20 @@ class Places:
 
 @contextmanager
 def place(text: str, flags: dict[str, Any]) -> Iterator[tuple[Mount | Remote, str]]:
-    """Return where the one PATH of a command points, and the path there."""
+    """Yield the place that the one PATH of a command names, and the path there."""
     with Places(flags) as places, places.find(text) as found:
         yield found
 
 
 def no_entry(names: str, *, sample: bool) -> str:
-    """Say that there are no such entries, and which command shows those there are."""
-    return f"no entry {names} here; empiarfs ls{' --sample' * sample} shows those there are"
+    """Return a message that there are no such entries, and which command lists those that exist."""
+    return f"there is no entry {names}; empiarfs ls{' --sample' * sample} lists all entries"
 
 
 def _explained(
     error: FileNotFoundError, path: str, archive: "Archive", *, sample: bool
 ) -> FileNotFoundError | click.ClickException:
-    """Return what to say of a path that is not there: it may be its entry that is not, or no entry at all."""
+    """Return the error for a path that is not found: its entry may not exist, or be mistyped."""
     first = path.partition("/")[0]
     digits = re.sub(r"(?i)^empiar[\W_]*", "", first)
     if digits != first and digits.isascii() and digits.isdigit():

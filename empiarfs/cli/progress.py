@@ -1,4 +1,4 @@
-"""How far a command has come, for who looks on."""
+"""The progress bar of a command."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def shown(size: int, *, wanted: bool = True) -> Iterator[Callable[[int], object]]:
-    """Show how far `size` bytes have come, where it is `wanted` and standard error is a terminal."""
+    """Show the progress through `size` bytes, if `wanted` and standard error is a terminal."""
     if not wanted or sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich import console, progress  # noqa: PLC0415 - 0.1 s that other commands need not wait for
+    from rich import console, progress  # noqa: PLC0415 - takes 0.1 s that other commands save
 
     with progress.Progress(
         progress.BarColumn(),

@@ -1,4 +1,4 @@
-"""`empiarfs status`: what the mounts tell of themselves."""
+"""`empiarfs status`: the statistics of mounts."""
 
 import json
 import textwrap
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from empiarfs.cli import complete, prometheus
-from empiarfs.cli.text import local_time, printable, size
+from empiarfs.cli.text import counted, local_time, printable, size
 from empiarfs.counters import Counters
 from empiarfs.mount import mountpoints, probe
 from empiarfs.mount.probe import ProbeResult
@@ -23,17 +23,20 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 @click.command(epilog="Example: empiarfs status ~/empiar")
 @click.argument("mountpoint", type=click.Path(path_type=Path), required=False, shell_complete=complete.mount_points)
 @click.option(
-    "--json", "as_json", is_flag=True, help="As JSON: one object, or a list where no MOUNTPOINT is given."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Machine-readable JSON output: one object, or a list without MOUNTPOINT.",
 )
-@click.option("--prometheus", "for_prometheus", is_flag=True, help="As Prometheus reads it.")
+@click.option("--prometheus", "for_prometheus", is_flag=True, help="Output in the text format of Prometheus.")
 @click.pass_context
 def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, for_prometheus: bool) -> None:
-    """Show statistics of the mount on MOUNTPOINT, or of all that you may look into.
+    """Show statistics of the mount on MOUNTPOINT, or of all mounts that you can read.
 
-    One that is dead or does not answer is shown as such, and makes the exit status 1.
+    A mount that is dead or does not answer is shown as such, and makes the exit status 1.
     """
     if as_json and for_prometheus:
-        raise click.UsageError("--json or --prometheus, not both")
+        raise click.UsageError("choose --json or --prometheus, not both")
     try:
         results = probe.probe_all(probe.mounts() if mountpoint is None else [mountpoints.own(mountpoint)])
     except mountpoints.CannotMount as error:
@@ -51,17 +54,17 @@ def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, fo
 
 
 def _values(one: ProbeResult) -> dict[str, Any]:
-    """Return what a program wants to know; `trouble` is empty where the mount answers."""
+    """Return the JSON object of one mount; `trouble` is empty if the mount answers."""
     return {**(flat(one.status) if one.status else {}), "mountpoint": one.mountpoint, "trouble": one.trouble}
 
 
 def table(one: ProbeResult) -> str:
-    """Return the lines of one mount for people: 80 columns, where no name in it is longer."""
+    """Return the lines of one mount for people, at most 80 columns wide if no name in it is longer."""
     if one.status is None:
         return _wrapped(f"{one.mountpoint} {one.trouble}")
     rows = {**_of_the_mount(one.status), **_of_the_archive(one.status.counters)}
-    waiting = f"programs wait for {one.status.names_waiting:,} names and {one.status.reads_waiting:,} reads"
-    rows["waiting"].insert(0, waiting)
+    names, reads = counted(one.status.names_waiting, "name"), counted(one.status.reads_waiting, "read")
+    rows["waiting"].insert(0, f"programs wait for {names} and {reads}")
     newest = one.status.warnings[-WARNINGS_SHOWN:]
     rows["warnings"] = [f"{local_time(trouble.time)} {trouble.text}" for trouble in newest] or ["none"]
     lines = [
@@ -90,21 +93,23 @@ def _of_the_mount(of: Status) -> dict[str, list[str]]:
         "version": [f"{of.version}, {of.binding}"],
         "archive": [of.counters.base_url],
         "entries": [" ".join(of.entries) or "none opened yet"],
-        "read": [f"{size(of.served_bytes)} in {of.reads:,} reads; {of.open_files:,} files are open"],
+        "read": [f"{size(of.served_bytes)} in {counted(of.reads, 'read')}; {counted(of.open_files, 'open file')}"],
     }
 
 
 def _of_the_archive(of: Counters) -> dict[str, list[str]]:
     """Return the lines of text by label."""
     brought = of.blocks_from_disk + of.blocks_fetched
+    retries = counted(of.retries, "retry", "retries")
+    in_flight, queued = counted(of.blocks_in_flight, "block"), counted(of.background_queue_length, "task")
     return {
         "fetched": [
-            f"{size(of.fetched_bytes)} in {of.requests:,} requests",
-            f"{of.retries:,} retries, {of.hedged_requests:,} hedged, {of.stalls:,} timeouts",
+            f"{size(of.fetched_bytes)} in {counted(of.requests, 'request')}",
+            f"{retries}, {of.hedged_requests:,} hedged, {counted(of.stalls, 'timeout')}",
         ],
         "blocks": [
-            f"{share(of.blocks_from_memory, of.blocks_read)} of {of.blocks_read:,} were in memory when asked for",
-            f"{share(of.blocks_from_disk, brought)} of {brought:,} brought there came from disk",
+            f"{share(of.blocks_from_memory, of.blocks_read)} of {of.blocks_read:,} read were in memory",
+            f"{share(of.blocks_from_disk, brought)} of {brought:,} loaded into memory came from disk",
             f"{share(of.blocks_fetched, brought)} came from the network",
         ],
         "connections": ["offline"]
@@ -117,17 +122,18 @@ def _of_the_archive(of: Counters) -> dict[str, list[str]]:
         "memory": [f"{size(of.memory_bytes)} of {size(of.memory_limit_bytes)}"],
         "disk": [
             f"{size(of.disk_bytes)} of {size(of.disk_limit_bytes)}",
-            f"{of.dropped_writes:,} blocks not written in time, {of.corrupt_blocks:,} found damaged",
+            f"{counted(of.dropped_writes, 'block')} not written in time, {of.corrupt_blocks:,} found damaged",
         ],
         "waiting": [
-            f"{of.readers_waiting:,} requests for a connection, {of.blocks_in_flight:,} blocks under way",
-            f"{of.background_queue_length:,} tasks ahead of readers, {size(of.write_queue_bytes)} for the disk",
+            f"{counted(of.readers_waiting, 'request')} for a connection",
+            f"{in_flight} in flight, {queued} queued",
+            f"{size(of.write_queue_bytes)} to be written to disk",
         ],
     }
 
 
 def _is_offline(of: Counters) -> bool:
-    """Return whether an archive was opened that may use no connection."""
+    """Return whether the archive is offline."""
     return bool(of.base_url) and not of.connections_limit
 
 
@@ -138,8 +144,8 @@ def _of_the_server(of: Counters) -> list[str]:
         return ["has not answered yet"]
     rate = of.connection_bytes_per_second
     return [
-        f"answers in {of.first_byte_seconds:.3f} s, 95 of 100 times in {of.slow_first_byte_seconds:.3f} s",
-        f"{size(rate)}/s over a connection" if rate else "how fast it sends is not known yet",
+        f"first byte after {of.first_byte_seconds:.3f} s (median), {of.slow_first_byte_seconds:.3f} s (95 %)",
+        f"{size(rate)}/s over a connection" if rate else "transfer rate not known yet",
     ]
 
 
@@ -156,5 +162,5 @@ def duration(seconds: float) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Return which part of `whole` that is, in hundredths; none where there is no whole."""
+    """Return `part` of `whole` in per cent; none if `whole` is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "none"

@@ -1,4 +1,4 @@
-"""Standard output and standard error, so that what cannot be written is an error of the program, not of Python."""
+"""Standard output and standard error: what cannot be written is reported by the program, not by Python."""
 
 import errno
 import io
@@ -10,24 +10,51 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
+from empiarfs.cli.text import reason
+
 BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class _Closed(io.BufferedIOBase):
-    """Stands in for a standard output that is closed; every write fails."""
+    """Stands in for a closed standard output; every write fails."""
 
     def writable(self) -> bool:
         return True
 
     def write(self, _: object) -> NoReturn:
-        raise OSError(errno.EBADF, "standard output is closed; there is nowhere to write to")
+        raise OSError(errno.EBADF, "standard output is closed; redirect it to a file or a pipe")
+
+
+class _Named(io.RawIOBase):
+    """Standard output, whose errors name it: "No space left on device" may as well be the cache's."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__()
+        self._raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return self._raw.write(data)
+        except BrokenPipeError:
+            raise  # is no error of ours to report
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 class Guarded(click.Command):
-    """A program that writes its output before Python does, which would exit with 120 where it cannot."""
+    """A program that flushes its output itself; Python would exit with 120 if it could not."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        """Run; what cannot be written is one line and status 1, a reader that went away is status 141."""
+        """Run; output that cannot be written is one line and status 1, a closed pipe is status 141."""
         if sys.stdout is None:
             sys.stdout = io.TextIOWrapper(_Closed(), "utf-8", write_through=True)
         sys.stdout = _buffered(sys.stdout)
@@ -38,7 +65,7 @@ class Guarded(click.Command):
             sys.exit(BROKEN_PIPE)
         except OSError as error:
             with suppress(OSError):
-                click.echo(f"Error: {error.strerror or error}", err=True)
+                click.echo(f"Error: {reason(error)}", err=True)
             sys.exit(1)
         finally:
             with suppress(OSError):
@@ -54,10 +81,10 @@ class Guarded(click.Command):
 
 @contextmanager
 def _written_out() -> Iterator[None]:
-    """Write out standard output in the end.
+    """Flush standard output at the end.
 
     Raises:
-        OSError: that failed, and nothing else had.
+        OSError: it could not be written, and there was no error before.
     """
     try:
         yield
@@ -77,16 +104,18 @@ def is_closed() -> bool:
 
 
 def _buffered(stream: TextIO) -> TextIO:
-    """Return `stream` with a buffer; without one (PYTHONUNBUFFERED) what a write does not take is lost."""
-    raw: object = getattr(stream, "buffer", None)
+    """Return `stream` with a buffer; without one (PYTHONUNBUFFERED) the rest of a partial write is lost."""
+    buffer: object = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
     if not isinstance(raw, io.RawIOBase):
         return stream
-    buffer = io.BufferedWriter(raw)
-    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.isatty())
+    stream.flush()
+    named = io.BufferedWriter(_Named(raw))
+    return io.TextIOWrapper(named, stream.encoding, stream.errors, line_buffering=stream.isatty())
 
 
 def _flush(stream: TextIO | None) -> None:
-    """Write out what `stream` holds; drop it where that fails, for it would fail again."""
+    """Flush `stream`; drop its content if that fails, because Python would try again at its end."""
     if stream is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""What people read: text from elsewhere made fit for a terminal and a log, numbers of bytes, times."""
+"""Text for people: strings made safe for a terminal and a log, sizes, counts, times."""
 
 import re
 import time
@@ -12,7 +12,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return `text` with everything escaped that could move a cursor, turn the line around, or is no character."""
+    """Return `text` with everything escaped that could move a cursor, reverse the line, or is not a character."""
 
     def escaped(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -26,17 +26,22 @@ def printable(text: str) -> str:
 
 
 def size(count: float) -> str:
-    """Return `count` bytes in the unit in which they are read best."""
+    """Return `count` bytes in the largest unit that they fill, like 1.2 GiB."""
     for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"
     return f"{count:.0f} B"
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return `count` and its noun: 1 file, 2,000 files; `plural` where it is not `noun` with an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def short_size(count: int) -> str:
     """Return `count` bytes as the server's listings and `ls -h` write them, like 1.2G; at most 4 characters."""
     value, unit = float(count), ""
-    for unit in ("", "K", "M", "G", "T", "P"):  # noqa: B007 - the last one serves
+    for unit in ("", "K", "M", "G", "T", "P"):  # noqa: B007 - the last one is used
         if value < 1000:  # noqa: PLR2004 - three digits fit
             break
         value /= 1024
@@ -44,7 +49,7 @@ def short_size(count: int) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Return what to say of `error` in one line."""
+    """Return the message of `error` in one line."""
     if isinstance(error, ArchiveError):
         return printable(str(error))
     where = f"{error.filename}: " if error.filename else ""
@@ -52,5 +57,5 @@ def reason(error: OSError) -> str:
 
 
 def local_time(seconds: float) -> str:
-    """Return the moment `seconds` since 1970 by the clock on the wall."""
+    """Return the time `seconds` since 1970 in the local time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

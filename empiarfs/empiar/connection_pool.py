@@ -26,9 +26,16 @@ class ConnectionPool:
         ca_bundle: the file of the authorities to trust; the environment's, or the machine's, where it is None.
     """
 
-    def __init__(self, url: str, slot: Callable[[float], Callable[[], None]], ca_bundle: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        slot: Callable[[float], Callable[[], None]],
+        ca_bundle: str | None,
+        submit: Callable[[Callable[[], None]], object],
+    ) -> None:
         self._url = without_credentials(url)
         self._slot = slot
+        self._submit = submit
         self._factory = ConnectionFactory(url, ca_bundle)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -67,7 +74,7 @@ class ConnectionPool:
             if not (sound and not connection.was_aborted and self._put_back(connection, last=True)):
                 self._close(connection)
                 if connection.was_aborted and not self._closed:
-                    threading.Thread(target=self._replace, name="line", daemon=True).start()
+                    self._submit(self._replace)
 
     def close(self) -> None:
         """Close the lines; those that are lent when they come back."""

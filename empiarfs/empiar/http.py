@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
+from empiarfs.cancellation import CancelToken
 from empiarfs.empiar import validation
 from empiarfs.empiar.connection import Connection, Reply
 from empiarfs.empiar.connection_pool import ConnectionPool
 from empiarfs.empiar.transport_errors import Kind, TransportError
-from empiarfs.engine.hedge import CancelToken
-from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.errors import CertificateError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
+from empiarfs.ports import NEVER, Timings
 from empiarfs.urls import without_credentials
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class HttpClient:
         latency: what is usual there; learns from every reply.
     """
 
-    def __init__(self, base_url: str, pool: ConnectionPool, latency: LatencyEstimator) -> None:
+    def __init__(self, base_url: str, pool: ConnectionPool, latency: Timings) -> None:
         self._base_url = base_url
         self._host = urlsplit(base_url).hostname
         self._places = _places(base_url)
@@ -63,12 +63,23 @@ class HttpClient:
         path: str,
         *,
         slash: bool = False,
+        query: str = "",
         part: Span | None = None,
+        deadline: float = NEVER,
         token: CancelToken | None = None,
     ) -> Iterator[Reply]:
-        """Ask for `path`, or a part of it, and give the reply with status 200 or 206, its body unread.
+        """Request `path`, or a part of it; yield the reply with status 200 or 206, its body unread.
 
         Redirects are followed on this server alone.
+
+        Args:
+            method: GET or HEAD.
+            path: what lies there.
+            slash: whether it is a directory.
+            query: what stands behind the question mark, escaped.
+            part: the bytes that are wanted; all where it is None.
+            deadline: when the reply must have begun, in seconds of `time.monotonic`.
+            token: lets another thread break the request off.
 
         Raises:
             NotFound, Forbidden, Stale (416), Unavailable; IsADirectory where the server sends to the same URL
@@ -80,9 +91,8 @@ class HttpClient:
             if token is not None and not token.on_cancel(connection.abort):
                 raise Unavailable(path, "another request has answered")
             try:
-                with self._reply(
-                    connection, method, self.url(path) + ("/" if slash else ""), headers, path
-                ) as reply:
+                url = self.url(path) + "/" * slash + f"?{query}" * bool(query)
+                with self._reply(connection, method, url, headers, path, deadline) as reply:
                     validation.check_status(reply, path, is_part=part is not None)
                     yield reply
             except (NotFound, Forbidden, Stale, IsADirectory) as error:
@@ -123,10 +133,10 @@ class HttpClient:
 
     @contextmanager
     def _reply(
-        self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str
+        self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str, deadline: float
     ) -> Iterator[Reply]:
         for _ in range(MOST_REDIRECTS + 1):
-            reply = self._send(connection, method, url, headers, path)
+            reply = self._send(connection, method, url, headers, path, deadline)
             try:
                 if reply.status not in _REDIRECTS:
                     yield reply
@@ -136,13 +146,17 @@ class HttpClient:
                 reply.close()
         raise Unavailable(path, "the server redirects in a circle")
 
-    def _send(self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str) -> Reply:
+    def _send(
+        self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str, deadline: float
+    ) -> Reply:
         self.requests += 1
         log.debug("%s %s %s", method, url, headers.get("Range", ""))
         begun = time.monotonic()
         kind = f"{method} {'a part' if headers else 'all'}"
+        # each request has the usual time at least, also the last one of an impatient caller
+        silence = min(self._latency.read_timeout(kind), max(self._latency.read_timeout(), deadline - begun))
         try:
-            reply = connection.send(method, url, headers, self._latency.read_timeout(kind))
+            reply = connection.send(method, url, headers, silence)
         except TransportError as error:
             if error.kind is Kind.SILENT:
                 self.stalls += 1
@@ -189,35 +203,50 @@ class HttpOrigin:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
 
-    def measure(self, path: str, token: CancelToken | None = None) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        with self._client.request("HEAD", path, token=token) as reply:
+        with self._client.request("HEAD", path, deadline=deadline, token=token) as reply:
             validation.check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            told = (
+            said = (
                 None if length is None else File(path, validation.length(length, path), validation.modified(reply))
             )
-        if told is not None and told.size:
-            return told
-        # Apache tells no length of an empty file, and some servers zero of any
-        return self._measured_by_its_first_byte(path, told, token)
-
-    def _measured_by_its_first_byte(self, path: str, told: File | None, token: CancelToken | None) -> File:
+        if said is not None and said.size:
+            return said
+        # Apache says no length of an empty file, and some servers zero of any
         try:
-            with self._client.request("GET", path, part=Span(0, 1), token=token) as reply:
-                validation.check_is_file(reply, path)
-                length = reply.headers.get("Content-Length", "")
-                if reply.status == HTTPStatus.PARTIAL_CONTENT:
-                    length = reply.headers.get("Content-Range", "").rpartition("/")[2]
-                return File(path, validation.length(length, path), validation.modified(reply))
+            return self._open(path, 1, deadline, token)[0]
         except Stale as error:  # 416: there is no first byte
-            if told is None:
-                raise Unavailable(path, "the server tells no length") from error
-            return told
+            if said is None:
+                raise Unavailable(path, "the server says no length") from error
+            return said
 
-    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
+    def open(
+        self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> tuple[File, bytes]:
+        """See `Origin.open`."""
+        try:
+            return self._open(path, size, deadline, token)
+        except Stale:  # 416: it may be empty
+            return self.measure(path, deadline=deadline, token=token), b""
+
+    def _open(self, path: str, size: int, deadline: float, token: CancelToken | None) -> tuple[File, bytes]:
+        with self._client.request("GET", path, part=Span(0, size), deadline=deadline, token=token) as reply:
+            validation.check_is_file(reply, path)
+            if reply.status != HTTPStatus.PARTIAL_CONTENT:  # all of it, which may be large
+                length = validation.length(reply.headers.get("Content-Length", ""), path)
+                return File(path, length, validation.modified(reply)), b""
+            file, span = validation.first_part(reply, path, size)
+            data = b"".join(self._client.body(reply, path))
+            if len(data) != span.size:
+                raise Unavailable(path, f"short read: expected {span.size} bytes, got {len(data)}")
+            return file, data
+
+    def fetch(
+        self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
-        with self._client.request("GET", file.path, part=span, token=token) as reply:
+        with self._client.request("GET", file.path, part=span, deadline=deadline, token=token) as reply:
             validation.check_range(reply, file, span)
             received = 0
             for piece in self._client.body(reply, file.path):

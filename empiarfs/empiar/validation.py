@@ -90,6 +90,23 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
         raise Stale(file.path, "the file at the server was replaced")
 
 
+def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
+    """Return the file that the reply holds the first `size` bytes of, and which bytes these are.
+
+    Raises:
+        Unavailable: it is another part, or the reply does not say how long the file is.
+    """
+    _check_identity(reply, path)
+    match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
+    if match is None or match[3] == "*":
+        raise Unavailable(path, "the server says no length")
+    file = File(path, length(match[3], path), modified(reply))
+    span = Span(0, min(size, file.size))
+    if match.groups()[:2] != (str(span.start), str(span.stop - 1)):
+        raise Unavailable(path, "the server sends another part than was asked for")
+    return file, span
+
+
 def modified(reply: Reply) -> int | None:
     """Return the Last-Modified in seconds since 1970; None where there is none that can be read."""
     return seconds(reply.headers.get("Last-Modified", ""))

@@ -1,61 +1,70 @@
-"""Work that nobody waits for, or not for long; threads of its own."""
+"""Work that no reader waits for, or not for long, in threads of a pool."""
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
 
-from empiarfs.engine.origins import Enter
+from empiarfs.engine.single_flight import Submit
 from empiarfs.errors import ArchiveError
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 2000  # waiting ahead of the readers; those beyond are dropped
+MAX_TASKS = 2000  # that wait; those beyond are dropped
 LOOK_SECONDS = 0.2  # how long a look may take that is waited for
 
 
 class BackgroundWorkers:
-    """Threads for requests that nobody waits for yet. Too many tasks are dropped.
+    """Runs tasks, at most so many at once. Too many tasks are dropped.
 
-    Those at the gate hold their place before they claim anything; else a reader would wait for a block whose owner
-    waits behind all readers.
+    Args:
+        submit: runs a task in another thread.
+        most: how many at once.
     """
 
-    def __init__(self, threads: int, name: str, enter: Enter = nullcontext) -> None:
-        self._enter = enter
-        self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._threads = threads
-        for number in range(threads):
-            threading.Thread(target=self._work, name=f"{name} {number}", daemon=True).start()
+    def __init__(self, submit: Submit, most: int) -> None:
+        self._submit = submit
+        self._most = most
+        self._lock = threading.Lock()
+        self._tasks: deque[Callable[[], object]] = deque()
+        self._running = 0
+        self._is_closed = False
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a thread."""
-        return self._tasks.qsize()
+        return len(self._tasks)
 
     def __call__(self, task: Callable[[], object]) -> None:
         """Run `task` soon, or never."""
-        if self._tasks.qsize() < MAX_TASKS:
-            self._tasks.put(task)
+        with self._lock:
+            if self._is_closed or len(self._tasks) >= MAX_TASKS:
+                return
+            self._tasks.append(task)
+            if self._running >= self._most:
+                return
+            self._running += 1
+        self._submit(self._work)
 
     def close(self) -> None:
-        """Let the threads end; what still waits is dropped."""
-        with suppress(queue.Empty):
-            while True:
-                self._tasks.get_nowait()
-        for _ in range(self._threads):
-            self._tasks.put(None)
+        """Drop what waits."""
+        with self._lock:
+            self._is_closed = True
+            self._tasks.clear()
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        while True:
+            with self._lock:
+                if not self._tasks:
+                    self._running -= 1
+                    return
+                task = self._tasks.popleft()
             try:
-                with self._enter():
-                    task()
+                task()
             except ArchiveError as error:
-                log.debug("%s", error)  # left to the reader who will need it
+                log.debug("%s", error)  # left to the reader that will need it
             except Exception:
-                log.exception("a task ahead of the reader")
+                log.exception("a background task")
 
 
 class PolledValue:
@@ -72,7 +81,7 @@ class PolledValue:
         self._value = 0
 
     def __call__(self) -> int:
-        """Look, and give what comes of it in a moment; else what came the last time."""
+        """Look, and return what comes of it in a moment; else what came the last time."""
         looked = threading.Event()
 
         def look() -> None:

@@ -1,6 +1,7 @@
 """The arithmetic of blocks and runs; pure."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from empiarfs.model import Span
 
@@ -23,7 +24,7 @@ def span_of(numbers: range, block_bytes: int, length: int) -> Span:
     return Span(numbers.start * block_bytes, min(numbers.stop * block_bytes, length))
 
 
-def runs(numbers: Iterable[int], longest: int) -> Iterator[range]:
+def runs(numbers: Iterable[int], longest: int = sys.maxsize) -> Iterator[range]:
     """Join ascending block numbers that follow each other into runs of at most `longest` blocks."""
     run = range(0)
     for number in numbers:
@@ -40,3 +41,23 @@ def runs(numbers: Iterable[int], longest: int) -> Iterator[range]:
 def cut(span: Span, longest: int) -> list[Span]:
     """Cut `span` into parts of `longest` bytes; the last may be shorter."""
     return [Span(start, min(start + longest, span.stop)) for start in range(span.start, span.stop, longest)]
+
+
+def coalesced(spans: Sequence[Span], gap: int, longest: int) -> list[Span]:
+    """Return ascending spans that hold all of `spans`, in any order and overlapping, and as little else as will do.
+
+    Args:
+        spans: what is wanted; empty ones need nothing.
+        gap: the most bytes between two spans that are cheaper to fetch than to leave out.
+        longest: the most bytes of a span that was joined; one that is wanted as it is may be longer.
+    """
+    joined: list[Span] = []
+    for span in sorted((span for span in spans if span.size > 0), key=lambda span: (span.start, span.stop)):
+        last = joined[-1] if joined else None
+        if last is not None and span.stop <= last.stop:
+            continue
+        if last is not None and span.start - last.stop <= gap and span.stop - last.start <= longest:
+            joined[-1] = Span(last.start, span.stop)
+        else:
+            joined.append(span)
+    return joined

@@ -1,56 +1,63 @@
 """Memory in front of a store of blocks, and the writing to it."""
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+from empiarfs.engine import blocks
 from empiarfs.lru import LruCache
-from empiarfs.model import Block
+from empiarfs.model import Block, File
 from empiarfs.ports import BlockStore
-from empiarfs.units import MIB
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.1  # for which blocks wait for their neighbours, on their way to the store
+GATHER_SECONDS = 0.5  # for which the blocks of a chunk wait for their neighbours on their way to the store
+ROOM_SECONDS = 0.5  # the longest that prefetch waits for the store: one that hangs must not stop it
+PREFETCH_SHARE = 0.75  # of the write queue, which prefetch may fill; the rest takes what readers fetched
 
 
 class Cache:
-    """Blocks in memory, in front of a store that is written behind the reader's back.
+    """Blocks in memory, and behind them those of a store.
 
     Args:
-        memory: the most bytes in memory; a quarter of it is for blocks on their way to the store.
-        store: where blocks are kept for longer.
-        coalesce: the most bytes of neighbouring blocks that are stored as one.
+        memory: the most bytes to hold, those on their way to the store included.
+        store: what keeps blocks.
+        chunk_blocks: how many blocks the store keeps together; those that come together are written in one call.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, memory: int, store: BlockStore, coalesce: int = MIB) -> None:
+    def __init__(
+        self, memory: int, store: BlockStore, chunk_blocks: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lru: LruCache[Block, bytes] = LruCache(memory - memory // 4, len)
         self._store = store
-        self._coalesce = coalesce
-        self._most_waiting = memory // 4
-        self._waiting = 0
+        self._queue = _WriteQueue(memory // 4, chunk_blocks, clock)
         self._lock = threading.Lock()
-        self._writes: queue.SimpleQueue[tuple[Block, bytes] | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
-        self.memory_hits = self.store_hits = self.misses = self.dropped_writes = 0
+        self.memory_hits = self.store_hits = self.misses = 0
 
     def __repr__(self) -> str:
         return (
-            f"<Cache size={self._lru.size} waiting={self._waiting} memory_hits={self.memory_hits} "
-            f"store_hits={self.store_hits} misses={self.misses} dropped_writes={self.dropped_writes}>"
+            f"<Cache size={self.size} memory_hits={self.memory_hits} store_hits={self.store_hits} "
+            f"misses={self.misses} dropped_writes={self.dropped_writes}>"
         )
 
     @property
     def size(self) -> int:
         """The bytes in memory, those on their way to the store included."""
-        return self._lru.size + self._waiting
+        return self._lru.size + self._queue.size
 
     @property
     def write_queue_bytes(self) -> int:
         """The bytes on their way to the store."""
-        return self._waiting
+        return self._queue.size
+
+    @property
+    def dropped_writes(self) -> int:
+        """How many blocks the store could not keep up with."""
+        return self._queue.dropped
 
     def __contains__(self, block: Block) -> bool:
         return block in self._lru
@@ -60,8 +67,8 @@ class Cache:
 
         Args:
             block: which one.
-            fully_read: whether its reader has now had all of it, as one who reads in line has. It then goes first:
-                the kernel has it now, and what was fetched ahead, in whatever order it came, is still to be read.
+            fully_read: whether its reader now has all of it, as one that reads in sequence has. Such a block is
+                evicted first: the kernel has it, and what was prefetched is still to be read.
         """
         data = self._lru.demote(block) if fully_read else self._lru.get(block)
         if data is not None:
@@ -69,71 +76,136 @@ class Cache:
         return data
 
     def demote(self, blocks: Iterable[Block]) -> None:
-        """Record that the reader of `blocks` has taken the whole of them; see `in_memory`."""
+        """Record that the reader of `blocks` has all of each; see `in_memory`."""
         for block in blocks:
             self._lru.demote(block)
 
-    def get(self, block: Block) -> bytes | None:
-        """Return `block` from memory, or from the store, whence it comes to memory."""
-        data = self.in_memory(block)
-        if data is not None:
-            return data
-        data = self._store.get(block)
-        if data is None:
-            self.misses += 1
-            return None
-        self.store_hits += 1
-        self._lru.put(block, data)
-        return data
+    def load(self, file: File, numbers: Iterable[int]) -> dict[int, bytes]:
+        """Return those blocks of `numbers`, which ascend, that the store holds; they are in memory from now on."""
+        found: dict[int, bytes] = {}
+        count = 0
+        for run in blocks.runs(numbers):
+            count += len(run)
+            found |= self._store.get(file, run)
+        for number, data in found.items():
+            self._lru.put(Block(file, number), data)
+        self.store_hits += len(found)
+        self.misses += count - len(found)
+        return found
 
     def put(self, block: Block, data: bytes) -> None:
-        """Keep `block` now in memory, soon in the store; a store that cannot keep up loses it."""
+        """Hold `block` in memory now, and soon in the store; one that cannot keep up loses it."""
         self._lru.put(block, data)
-        with self._lock:
-            if self._waiting + len(data) > self._most_waiting:
-                self.dropped_writes += 1
-                return
-            self._waiting += len(data)
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="block writer", daemon=True)
-                self._writer.start()
-        self._writes.put((block, data))
+        self._queue.put(block, data)
+        if self._writer is None:
+            with self._lock:
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write, name="block writer", daemon=True)
+                    self._writer.start()
 
-    def close(self, patience: float) -> None:
-        """Write what waits, for at most `patience` seconds."""
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Wait a moment until the store can take `size` bytes more, and reserve room for them meanwhile."""
+        self._queue.reserve(size)
+        try:
+            yield
+        finally:
+            self._queue.unreserve(size)
+
+    def close(self, seconds: float) -> None:
+        """Write what waits, for at most `seconds`."""
+        self._queue.close()
         if self._writer is not None:
-            self._writes.put(None)
-            self._writer.join(patience)
+            self._writer.join(seconds)
 
     def _write(self) -> None:
-        going_on = True
-        while going_on:
-            waiting = [self._writes.get()]
-            if waiting[0] is not None:
-                time.sleep(GATHER_SECONDS)
-            while not self._writes.empty():  # this is the only thread that takes from it
-                waiting.append(self._writes.get())
-            going_on = None not in waiting
-            for segment in _coalesced([item for item in waiting if item is not None], self._coalesce):
-                data = [data for _, data in segment]
-                try:
-                    self._store.put(segment[0][0], *data)
-                except Exception:
-                    log.exception("a block could not be kept")
-                with self._lock:
-                    self._waiting -= sum(map(len, data))
+        while (chunk := self._queue.take()) is not None:
+            file, data = chunk
+            try:
+                self._store.put(file, data)
+            except Exception:
+                log.exception("%s: blocks could not be stored", file.path)
+            self._queue.done(data)
 
 
-def _coalesced(blocks: list[tuple[Block, bytes]], most: int) -> list[list[tuple[Block, bytes]]]:
-    """Put blocks that follow each other together, up to `most` bytes."""
-    segments: list[list[tuple[Block, bytes]]] = []
-    room = 0
-    after = None
-    for block, data in sorted(blocks, key=lambda item: (item[0].file.path, item[0].number)):
-        if block != after or len(data) > room:
-            segments.append([])
-            room = most
-        segments[-1].append((block, data))
-        room -= len(data)
-        after = Block(block.file, block.number + 1)
-    return segments
+class _WriteQueue:
+    """The blocks on their way to the store, by chunk; a chunk goes when it is whole, or has waited long enough."""
+
+    def __init__(self, most: int, chunk_blocks: int, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._chunk_blocks = chunk_blocks
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._chunks: dict[tuple[File, int], dict[int, bytes]] = {}  # the one that came first stands first
+        self._since: dict[tuple[File, int], float] = {}
+        self._whole: list[tuple[File, int]] = []
+        self._reserved = 0
+        self._is_closed = False
+        self.size = self.dropped = 0
+
+    def put(self, block: Block, data: bytes) -> None:
+        """Add a block, or drop it where there is no room."""
+        key = block.file, block.number // self._chunk_blocks
+        with self._changed:
+            if self.size + len(data) > self._most:
+                self.dropped += 1
+                return
+            chunk = self._chunks.get(key)
+            if chunk is None:
+                chunk = self._chunks[key] = {}
+                self._since[key] = self._clock()
+                self._changed.notify_all()
+            before = len(chunk)
+            self.size += len(data) - len(chunk.get(block.number, b""))
+            chunk[block.number] = data
+            if before < len(chunk) == self._chunk_blocks:
+                self._whole.append(key)
+                self._changed.notify_all()
+
+    def reserve(self, size: int) -> None:
+        """Reserve room for `size` bytes; wait for it, but not for a store that hangs."""
+        most = int(self._most * PREFETCH_SHARE)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or self.size + self._reserved + min(size, most) <= most, ROOM_SECONDS
+            )
+            self._reserved += size
+
+    def unreserve(self, size: int) -> None:
+        """Give reserved room back: what came is in the queue now."""
+        with self._changed:
+            self._reserved -= size
+            self._changed.notify_all()
+
+    def take(self) -> tuple[File, dict[int, bytes]] | None:
+        """Wait for a chunk to be written; return None once the queue is closed and empty."""
+        with self._changed:
+            while True:
+                key = self._due()
+                if key is not None:
+                    del self._since[key]
+                    return key[0], self._chunks.pop(key)
+                if self._is_closed:
+                    return None
+                first = next(iter(self._since.values()), None)
+                self._changed.wait(None if first is None else max(0.0, first + GATHER_SECONDS - self._clock()))
+
+    def done(self, chunk: dict[int, bytes]) -> None:
+        """Record that `chunk` is written, or lost."""
+        with self._changed:
+            self.size -= sum(map(len, chunk.values()))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let everything be written without waiting for neighbours."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _due(self) -> tuple[File, int] | None:
+        """Return the chunk to be written now: a whole one, or the one that has waited longest."""
+        if self._whole:
+            return self._whole.pop(0)
+        key, since = next(iter(self._since.items()), (None, 0.0))
+        is_late = self._is_closed or 2 * self.size > self._most or self._clock() - since >= GATHER_SECONDS
+        return key if is_late else None

@@ -1,192 +1,243 @@
-"""A second asking where the first is silent for too long; the first answer wins, the other asking is broken."""
+"""A hedged request: sent a second time where the first is silent for too long; the first answer counts.
 
-import queue
+The threads that wait for an answer decide when it is late (`Hedgeable.hedge_if_silent`): a request that no thread
+waits for is never sent twice, and one that is answered in time costs no thread but the one it runs in.
+"""
+
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from typing import Generic, Protocol, TypeVar, cast
+from contextlib import AbstractContextManager, closing
+from typing import Generic, TypeVar, cast
 
-from empiarfs.cancellation import remaining, wait
-from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.cancellation import CancelToken
 from empiarfs.engine.limiter import ConnectionLimiter
-from empiarfs.errors import Unavailable
+from empiarfs.errors import ArchiveError, Unavailable
 from empiarfs.model import File, Span
+from empiarfs.ports import NEVER, Origin
 
 T = TypeVar("T")
 
 HEDGE_SHARE = 0.05  # of all requests that may be sent a second time
-MAX_CREDIT = 8.0  # second askings that may be sent one right after the other
-LAST_SECONDS = 30.0
+MAX_CREDIT = 8.0  # hedged requests that may follow each other at once
 
 
-class CancelToken:
-    """Lets one thread break what another one waits for."""
+class Hedgeable(CancelToken):
+    """A request that the threads waiting for its answer may have sent a second time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._act: Callable[[], None] | None = None
-        self._is_cancelled = False
+        super().__init__()
+        self._hedge: Callable[[], None] | None = None
+        self._sent_at = 0.0
 
-    def on_cancel(self, act: Callable[[], None] | None) -> bool:
-        """Say what breaks it: `act`, or nothing any more. Tell whether it may begin at all."""
+    def sent(self, hedge: Callable[[], None]) -> None:
+        """Record that the request is sent now; `hedge` sends it a second time."""
+        self._sent_at = time.monotonic()
+        self._hedge = hedge
+
+    def answered(self) -> None:
+        """Record that the answer has begun: slow is not silent."""
+        self._hedge = None
+
+    def hedge_if_silent(self, seconds: float) -> None:
+        """Send the request a second time, once, if it was sent `seconds` ago and no answer has begun."""
         with self._lock:
-            self._act = act
-            return not self._is_cancelled
-
-    def cancel(self) -> None:
-        """Break it, or see to it that it does not begin."""
-        with self._lock:
-            self._is_cancelled = True
-            if self._act is not None:
-                self._act()
-
-
-class CancellableOrigin(Protocol):
-    """An origin whose requests another thread can break."""
-
-    def measure(self, path: str, token: CancelToken | None = None) -> File:
-        """See `Origin.measure`."""
-        ...
-
-    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
-        """See `Origin.fetch`."""
-        ...
+            hedge = self._hedge
+            if hedge is None or time.monotonic() - self._sent_at < seconds:
+                return
+            self._hedge = None
+        hedge()
 
 
 class _Race(Generic[T]):
-    """The same question, asked once or twice: the first answer wins, the other asking is broken."""
+    """One question, and its hedge: the first answer counts, the other request is broken off.
 
-    def __init__(self, ask: Callable[[CancelToken], T], discard: Callable[[T], None]) -> None:
+    Args:
+        ask: sends the question.
+        discard: disposes of an answer that came too late.
+        admit: takes what a second request needs; returns what gives it back, None where there is none to be had.
+        submit: runs a task in another thread.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[CancelToken], T],
+        discard: Callable[[T], None],
+        admit: Callable[[], Callable[[], None] | None],
+        submit: Callable[[Callable[[], object]], object],
+    ) -> None:
         self._ask = ask
         self._discard = discard
+        self._admit = admit
+        self._submit = submit
         self._lock = threading.Lock()
-        self._answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-        self._over = False
-        self._tokens: list[CancelToken] = []
+        self._is_over = False
+        self._first = CancelToken()
+        self._second: CancelToken | None = None
+        self._second_ended = threading.Event()
+        self._second_outcome: tuple[T | None, ArchiveError | None] | None = None
 
-    def start(self) -> bool:
-        """Ask in a thread of its own; tell whether there was one to be had."""
-        token = CancelToken()
+    def run(self) -> T:
+        """Ask in this thread; return the first answer of the two."""
         try:
-            threading.Thread(target=self._run, args=(token,), name="request", daemon=True).start()
-        except RuntimeError:
-            return False
-        self._tokens.append(token)
+            answer = self._ask(self._first)
+        except Unavailable as error:
+            return self._rescue(error)
+        except BaseException:
+            self._end()
+            raise
+        if self._end():
+            return answer
+        self._discard(answer)
+        return self._answer_of_second()
+
+    def hedge(self) -> None:
+        """Ask a second time, in another thread."""
+        with self._lock:
+            release = None if self._is_over or self._second is not None else self._admit()
+            if release is None:
+                return
+            self._second = token = CancelToken()
+        self._submit(lambda: self._run_second(token, release))
+
+    def abort(self) -> None:
+        """Break both requests off."""
+        self._first.cancel()
+        if self._second is not None:
+            self._second.cancel()
+
+    def _run_second(self, token: CancelToken, release: Callable[[], None]) -> None:
+        outcome: tuple[T | None, ArchiveError | None]
+        try:
+            outcome = self._ask(token), None
+        except ArchiveError as error:
+            outcome = None, error
+        try:
+            with self._lock:
+                # what is unavailable to the second may yet come over the first
+                is_first = not self._is_over and not isinstance(outcome[1], Unavailable)
+                if is_first:
+                    self._is_over, self._second_outcome = True, outcome
+            if is_first:
+                self._first.cancel()
+            elif outcome[1] is None:
+                self._discard(outcome[0])
+        finally:
+            release()
+            self._second_ended.set()
+
+    def _end(self) -> bool:
+        """Return whether the first request is the first to answer; the second is broken off then."""
+        with self._lock:
+            if self._is_over:
+                return False
+            self._is_over = True
+        if self._second is not None:
+            self._second.cancel()
         return True
 
-    def ask(self) -> None:
-        """Ask in this thread."""
-        self._run(CancelToken())
-
-    def answer(self, seconds: float | None) -> tuple[T | None, BaseException | None] | None:
-        """Return the next answer, or the error of one asking; None when `seconds` have passed."""
-        come: list[tuple[T | None, BaseException | None]] = []
-
-        def poll(most: float | None) -> bool:
-            with suppress(queue.Empty):
-                come.append(self._answers.get(timeout=most))
-            return bool(come)
-
-        return come[0] if wait(poll, seconds) else None
-
-    def end(self) -> None:
-        """Break every asking that has not answered."""
+    def _rescue(self, error: Unavailable) -> T:
+        """Return the answer of the second request; raise `error` where there is none."""
         with self._lock:
-            self._over = True
-        for token in self._tokens:
-            token.cancel()
+            if self._second is None:
+                self._is_over = True
+                raise error
+        self._second_ended.wait()
+        if self._second_outcome is None:
+            raise error
+        return self._answer_of_second()
 
-    def _run(self, token: CancelToken) -> None:
-        try:
-            answer = self._ask(token)
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            self._answers.put((None, error))
-            return
-        with self._lock:
-            lost = self._over
-            if not lost:
-                self._over = True
-                token.on_cancel(None)
-                self._answers.put((answer, None))
-        if lost:
-            self._discard(answer)
+    def _answer_of_second(self) -> T:
+        assert self._second_outcome is not None  # noqa: S101 - it has answered first
+        answer, error = self._second_outcome
+        if error is not None:
+            raise error
+        return cast("T", answer)
 
 
 class Hedged:
-    """An origin for those who wait: it asks a second time when the first asking is silent for unusually long.
+    """An origin that can send a request a second time; see `Hedgeable`.
 
     Args:
-        origin: who is asked.
-        limiter: where both askings take their places.
-        latency: what is usual.
+        origin: what is asked.
+        limiter: where a second request takes its place.
+        enter: holds a place for the first one.
+        submit: runs a task in another thread.
     """
 
-    def __init__(self, origin: CancellableOrigin, limiter: ConnectionLimiter, latency: LatencyEstimator) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        limiter: ConnectionLimiter,
+        enter: Callable[[str], AbstractContextManager[None]],
+        submit: Callable[[Callable[[], object]], object],
+    ) -> None:
         self._origin = origin
         self._limiter = limiter
-        self._latency = latency
+        self._enter = enter
+        self._submit = submit
         self._credit = MAX_CREDIT
         self.hedged_requests = 0
 
     def __repr__(self) -> str:
         return f"<Hedged hedged_requests={self.hedged_requests}>"
 
-    def measure(self, path: str) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        with (
-            self._limiter.demand(path),
-            self._answered(path, lambda cut: self._origin.measure(path, cut), lambda _: None) as file,
-        ):
-            return file
+        with self._enter(path):
+            return self._answer(
+                lambda one: self._origin.measure(path, deadline=deadline, token=one), lambda _: None, token
+            )
 
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+    def open(
+        self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> tuple[File, bytes]:
+        """See `Origin.open`."""
+        with self._enter(path):
+            return self._answer(
+                lambda one: self._origin.open(path, size, deadline=deadline, token=one), lambda _: None, token
+            )
+
+    def fetch(
+        self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
 
-        def ask(token: CancelToken) -> tuple[bytes, Generator[bytes]]:
-            return start_fetch(file.path, self._origin.fetch(file, span, token))
+        def ask(one: CancelToken) -> tuple[bytes, Generator[bytes]]:
+            return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=one))
 
-        with (
-            self._limiter.demand(file.path),
-            self._answered(file.path, ask, lambda answer: answer[1].close()) as (first, pieces),
-            closing(pieces),
-        ):
-            yield first
-            yield from pieces
+        with self._enter(file.path):
+            first, pieces = self._answer(ask, lambda answer: answer[1].close(), token)
+            with closing(pieces):
+                yield first
+                yield from pieces
 
-    @contextmanager
-    def _answered(self, path: str, ask: Callable[[CancelToken], T], discard: Callable[[T], None]) -> Iterator[T]:
-        race = _Race(ask, discard)
+    def _answer(
+        self, ask: Callable[[CancelToken], T], discard: Callable[[T], None], token: CancelToken | None
+    ) -> T:
         self._credit = min(MAX_CREDIT, self._credit + HEDGE_SHARE)  # a lost update is a hedge more or less
-        second_place = False
-        try:
-            if not race.start():
-                race.ask()
-            outcome = race.answer(self._latency.hedge_delay())
-            if outcome is None and self._credit >= 1 and self._limiter.try_acquire():
-                second_place = race.start()
-                if second_place:
-                    self._credit -= 1
-                    self.hedged_requests += 1
-                else:
-                    self._limiter.release()
-            # the lines have deadlines of their own; this one is for what slips through them, and for the impatient
-            fair = self._latency.read_timeout()
-            last = min(fair * 2 + LAST_SECONDS, max(fair, remaining()))
-            late = (None, Unavailable(path, "the server does not answer"))
-            answer, error = outcome or race.answer(last) or late
-            if isinstance(error, Unavailable) and second_place:  # the other may yet answer
-                answer, error = race.answer(last) or late
-        finally:
-            race.end()
-            if second_place:
-                self._limiter.release()
-        if error is not None:
-            raise error
-        yield cast("T", answer)
+        race = _Race(ask, discard, self._admit, self._submit)
+        if token is not None and not token.on_cancel(race.abort):
+            race.abort()
+        if isinstance(token, Hedgeable):
+            token.sent(race.hedge)
+            try:
+                return race.run()
+            finally:
+                token.answered()
+        return race.run()
+
+    def _admit(self) -> Callable[[], None] | None:
+        """Take a place for a second request; return what gives it back, None where it may not be sent."""
+        if self._credit < 1 or not self._limiter.try_acquire():
+            return None
+        self._credit -= 1
+        self.hedged_requests += 1
+        return self._limiter.release
 
 
 def start_fetch(path: str, pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:
-    """Begin a fetch; give its first piece and the rest."""
+    """Begin a fetch; return its first piece and the rest."""
     first = next(pieces, b"")
     if not first:
         raise Unavailable(path, "the reply is empty")

@@ -29,6 +29,7 @@ class Listings:
         listing_ttl: seconds for which a listing is not asked for again.
         clock: seconds since 1970.
         background: runs a task that lists soon, behind the caller's back.
+        scans: the directories that are listed now.
         absent: seconds for which a name that was not there is not asked for again.
     """
 
@@ -40,6 +41,7 @@ class Listings:
         listing_ttl: float,
         clock: Callable[[], float],
         background: Callable[[Callable[[], object]], None],
+        scans: SingleFlight[str, Known],
         absent: float = ABSENT_SECONDS,
     ) -> None:
         self._listing = listing
@@ -48,7 +50,7 @@ class Listings:
         self._clock = clock
         self._background = background
         self._absent = absent
-        self._scans = SingleFlight()
+        self._scans = scans
         self._keeping = threading.Lock()
         self._refresh_tried: LruCache[str, float] = LruCache(MOST_NOTED, lambda _: 1)
         self._forbidden: LruCache[str, float] = LruCache(MOST_NOTED, lambda _: 1)
@@ -79,7 +81,7 @@ class Listings:
         Raises:
             NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
         """
-        return self._scans.call(directory, lambda: self._scan(directory))
+        return self._scans.call(directory, lambda _: self._scan(directory))
 
     def cached(self, directory: str) -> Known | None:
         """Return what memory holds of `directory`; None where that is nothing."""

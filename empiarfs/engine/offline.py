@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from empiarfs.cancellation import CancelToken
 from empiarfs.errors import IsADirectory, Offline
 from empiarfs.model import Directory, File, Node, Span
-from empiarfs.ports import Index
+from empiarfs.ports import NEVER, Index
 
 REASON = "not in the cache, and empiarfs is offline"
 
@@ -19,7 +20,7 @@ class OfflineOrigin:
     def __init__(self, index: Index) -> None:
         self._index = index
 
-    def measure(self, path: str) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:  # noqa: ARG002 - see `Origin`
         """See `Origin.measure`.
 
         Raises:
@@ -33,7 +34,29 @@ class OfflineOrigin:
             raise IsADirectory(path)
         raise Offline(path, REASON)
 
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:  # noqa: ARG002 - none of it is to be had
+    def open(
+        self,
+        path: str,
+        size: int,  # noqa: ARG002 - there are no bytes
+        *,
+        deadline: float = NEVER,
+        token: CancelToken | None = None,
+    ) -> tuple[File, bytes]:
+        """See `Origin.open`.
+
+        Raises:
+            IsADirectory, Offline: as `measure`.
+        """
+        return self.measure(path, deadline=deadline, token=token), b""
+
+    def fetch(
+        self,
+        file: File,
+        span: Span,  # noqa: ARG002 - there are no bytes
+        *,
+        deadline: float = NEVER,  # noqa: ARG002 - nothing is waited for
+        token: CancelToken | None = None,  # noqa: ARG002 - nothing is begun
+    ) -> Iterator[bytes]:
         """See `Origin.fetch`.
 
         Raises:

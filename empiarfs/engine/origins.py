@@ -1,18 +1,17 @@
-"""Asked again: wrappers that are themselves an origin or a listing. Their order is written in `wire.py`."""
+"""Retries: wrappers that are themselves an origin or a listing. Their order is written in `host.py`."""
 
 import itertools
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from functools import partial
 from typing import TypeVar
 
-from empiarfs.cancellation import call_cancellable, deadline, wait
+from empiarfs.cancellation import CancelToken, wait
 from empiarfs.engine.hedge import start_fetch
-from empiarfs.errors import CertificateError, Closed, NotFound, Throttled, Unavailable
+from empiarfs.errors import Cancelled, CertificateError, Closed, NotFound, Throttled, Unavailable
 from empiarfs.model import File, Node, Span
-from empiarfs.ports import Listing, Origin
+from empiarfs.ports import NEVER, Listing, Origin
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +24,16 @@ MAX_LOGGED = 1000  # paths
 NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
 
 
-Enter = Callable[[], AbstractContextManager[None]]
-
-
 class RetryPolicy:
-    """How long to ask again.
+    """How long to retry.
 
     Args:
-        seconds: how long in all, from the first asking.
-        clock: seconds that only grow.
-        chance: a number from 0 to 1; spreads the pauses of many readers.
+        seconds: how long in all, from the first request.
+        clock: monotonic seconds.
+        chance: returns a number from 0 to 1; spreads the pauses of many readers.
         stopping: set when the archive closes; ends every pause.
-        asked_for: gives for how many seconds the server wants to be left alone by all.
-        interactive: whether somebody waits who can do something about a certificate that cannot be verified.
+        cool_down: returns for how many seconds the server is to be left alone by all.
+        interactive: whether the user waits and can do something about a certificate that cannot be verified.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class RetryPolicy:
         clock: Callable[[], float],
         chance: Callable[[], float],
         stopping: threading.Event,
-        asked_for: Callable[[], float] = lambda: 0.0,
+        cool_down: Callable[[], float] = lambda: 0.0,
         *,
         interactive: bool = False,
     ) -> None:
@@ -54,38 +50,35 @@ class RetryPolicy:
         self._clock = clock
         self._chance = chance
         self._stopping = stopping
-        self._asked_for = asked_for
-        self._logged: dict[
-            str, float
-        ] = {}  # paths whose trouble is in the log, and how long it was said to be tried
-        self.retries = 0  # requests that were asked again
+        self._cool_down = cool_down
+        self._logged: dict[str, float] = {}  # paths whose failure is in the log, and until when that is no news
+        self.retries = 0
         self._interactive = interactive
 
-    def call(self, path: str, ask: Callable[[], T], since: float | None = None) -> T:
-        """Return what `ask` gives, asking again while it says `Unavailable` and patience lasts.
+    def call(self, path: str, ask: Callable[[float], T], since: float | None = None) -> T:
+        """Return what `ask` returns, called again while it raises `Unavailable` and patience lasts.
 
-        A server that wants to be left alone is, for as long as it says, but not beyond patience: then it is asked
-        once more.
+        A server in its cool-down is left alone, but not beyond patience: then it is tried once more.
 
         Args:
             path: what it is about.
-            ask: asks once.
+            ask: asks once; takes the deadline for its answer.
             since: the time from which patience counts; now where it is None.
 
         Raises:
             Unavailable: the last one, when patience is at its end.
-            Cancelled: nobody waits for it any more.
+            Cancelled: the caller is to stop waiting.
             Closed: the archive closes.
         """
         since = self._clock() if since is None else since
+        deadline = since + self._seconds
         pause = FIRST_PAUSE
         for tries in itertools.count(1):
-            left_alone = min(self._asked_for(), max(0.0, since + self._seconds - self._clock()))
+            left_alone = min(self._cool_down(), max(0.0, deadline - self._clock()))
             if self._stopping.is_set() or (left_alone and wait(self._stopping.wait, left_alone)):
                 break
             try:
-                with deadline(max(0.0, since + self._seconds - self._clock())):
-                    answer = ask()
+                answer = ask(deadline)
             except Unavailable as error:
                 delay = self._pause(error, since, pause, tries)
             else:
@@ -103,7 +96,7 @@ class RetryPolicy:
         return self._clock()
 
     def backoff(self, path: str, since: float, breaks: int) -> None:
-        """Wait before a reply that broke off is asked to go on: longer each time, for as long as patience lasts.
+        """Wait before a reply that broke off is continued: longer each time, for as long as patience lasts.
 
         Raises:
             Unavailable: nothing of any length has come since `since`.
@@ -120,14 +113,14 @@ class RetryPolicy:
         untrusted = isinstance(error, CertificateError)
         if left <= 0 or (untrusted and self._interactive):
             raise error
-        asked_for = error.pause if isinstance(error, Throttled) else 0.0
-        # the pause that a server asks for is told by the gate
-        if tries == (1 if untrusted else NEWS) and not asked_for and self._is_news(error.path, left):
-            log.warning("%s; asking again for up to %.0f s", error, left)
-        return min(left, max(asked_for, pause * (0.5 + self._chance())))
+        cool_down = error.pause if isinstance(error, Throttled) else 0.0
+        # the limiter logs the cool-down of a server
+        if tries == (1 if untrusted else NEWS) and not cool_down and self._is_news(error.path, left):
+            log.warning("%s; retrying for up to %.0f s", error, left)
+        return min(left, max(cool_down, pause * (0.5 + self._chance())))
 
     def _is_news(self, path: str, left: float) -> bool:
-        """Return whether the trouble with `path` is to be told; the many requests of one reader are one trouble."""
+        """Return whether the failure of `path` is to be logged; the many requests of one reader fail together."""
         now = self._clock()
         if now < self._logged.get(path, now):
             return False
@@ -138,23 +131,39 @@ class RetryPolicy:
 
 
 class Retrying:
-    """An origin that asks again; a fetch that broke off goes on at the byte where it stopped."""
+    """An origin that retries; a fetch that broke off is continued at the byte where it stopped."""
 
     def __init__(self, origin: Origin, retry_policy: RetryPolicy) -> None:
         self._origin = origin
         self._retry_policy = retry_policy
 
-    def measure(self, path: str) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        return self._retry_policy.call(path, lambda: self._origin.measure(path))
+        return self._call(
+            path, lambda last: self._origin.measure(path, deadline=min(last, deadline), token=token), token
+        )
 
-    def fetch(self, file: File, span: Span) -> Iterator[bytes]:
+    def open(
+        self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> tuple[File, bytes]:
+        """See `Origin.open`."""
+        return self._call(
+            path, lambda last: self._origin.open(path, size, deadline=min(last, deadline), token=token), token
+        )
+
+    def fetch(
+        self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         start = mark = span.start
         since, breaks = self._retry_policy.now(), 0
         while start < span.stop:
             left = Span(start, span.stop)
-            first, pieces = self._retry_policy.call(file.path, partial(self._begun, file, left), since)
+
+            def begin(last: float, left: Span = left) -> tuple[bytes, Generator[bytes]]:
+                return self._begin(file, left, min(last, deadline), token)
+
+            first, pieces = self._call(file.path, begin, token, since)
             with closing(pieces):
                 start += len(first)
                 yield first
@@ -172,17 +181,34 @@ class Retrying:
             if start < span.stop:
                 self._retry_policy.retries += 1
 
-    def _begun(self, file: File, span: Span) -> tuple[bytes, Generator[bytes]]:
+    def _call(
+        self, path: str, ask: Callable[[float], T], token: CancelToken | None, since: float | None = None
+    ) -> T:
+        """Retry `ask`, but not once it was broken off by `token`."""
+
+        def ask_unless_cancelled(deadline: float) -> T:
+            try:
+                return ask(deadline)
+            except Unavailable as error:
+                if token is not None and token.is_cancelled:
+                    raise Cancelled(path) from error
+                raise
+
+        return self._retry_policy.call(path, ask_unless_cancelled, since)
+
+    def _begin(
+        self, file: File, span: Span, deadline: float, token: CancelToken | None
+    ) -> tuple[bytes, Generator[bytes]]:
         """Begin a fetch; once more where a server does not know a file that was measured: another one may."""
         try:
-            return start_fetch(file.path, self._origin.fetch(file, span))
+            return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=token))
         except NotFound as error:
-            log.debug("%s; asking once more", error)
-        return start_fetch(file.path, self._origin.fetch(file, span))
+            log.debug("%s; trying once more", error)
+        return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=token))
 
 
 class LimitedListing:
-    """A listing that asks only while it holds a place at the gate, and asks again."""
+    """A listing that holds a place at the limiter while it is asked, and retries."""
 
     def __init__(
         self, listing: Listing, enter: Callable[[str], AbstractContextManager[None]], retry_policy: RetryPolicy
@@ -193,8 +219,8 @@ class LimitedListing:
 
     def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
-        return self._retry_policy.call(directory, lambda: self._scan(directory))
+        return self._retry_policy.call(directory, lambda _: self._scan(directory))
 
     def _scan(self, directory: str) -> Sequence[Node]:
         with self._enter(directory):
-            return call_cancellable(lambda: self._listing.scan(directory))
+            return self._listing.scan(directory)

@@ -1,196 +1,174 @@
-"""Single flight: who fetches what, and who waits for it; the only place where readers meet.
+"""Single flight: one thread fetches a thing, all others wait for it; the only place where readers meet.
 
-Whoever claims a block lands it or fails it. A thread finishes its own claims before it waits for another's, so
-no ring of waiting can form.
+The thread that claims a key completes it or fails it. A thread finishes its own claims before it waits for those of
+another, so no ring of waiting threads can form.
 """
 
 import threading
-import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
-from empiarfs.cancellation import wait, wait_future
-from empiarfs.errors import ArchiveError, Cancelled
-from empiarfs.model import Block
+from empiarfs.cancellation import wait
+from empiarfs.engine.hedge import Hedgeable
+from empiarfs.errors import ArchiveError
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class InFlightBlock:
-    """One block on its way. Waiters get the bytes from here, whatever a cache has evicted meanwhile."""
+class Submit(Protocol):
+    """Runs a task in a thread of its own, soon."""
 
-    __slots__ = ("_data", "_error", "_is_hedged", "_over", "_waiters", "has_started", "sent_at")
+    def __call__(self, task: Callable[[], object], /) -> object:
+        """Run `task`."""
+        ...
+
+
+class Flight(Generic[T]):
+    """One thing under way. Waiters get it from here, whatever a cache has evicted meanwhile."""
+
+    __slots__ = ("_error", "_is_over", "_value", "_waiters", "requests")
 
     def __init__(self) -> None:
-        self.sent_at = 0.0  # when its request was sent; 0 before
-        self.has_started = False  # whether bytes of its request have come
-        self._is_hedged = False
-        self._over = False
-        self._waiters: list[threading.Event] = []  # most flights land before anyone waits
-        self._data: bytes | None = None
-        self._error: ArchiveError | None = None
+        self.requests: tuple[Hedgeable, ...] = ()  # those that bring it
+        self._is_over = False
+        self._waiters: list[threading.Event] = []  # most flights are over before any thread waits
+        self._value: T | None = None
+        self._error: BaseException | None = None
 
-    def finish(self, data: bytes | None, error: ArchiveError | None) -> None:
-        """Wake everyone who waits. The first word counts: a late flight may have been rescued."""
-        if self._over:
+    def finish(self, value: T | None, error: BaseException | None) -> None:
+        """Wake all waiters; only the first call counts."""
+        if self._is_over:
             return
-        self._data, self._error = data, error
-        self._over = True  # before the look at who waits, as they look in the other order
+        self._value, self._error = value, error
+        self._is_over = True  # before the waiters are read, which look in the other order
         for waiter in self._waiters:
             waiter.set()
 
-    def _completion_event(self) -> threading.Event:
-        """Return what is set when it ends."""
-        over = threading.Event()
-        self._waiters.append(over)
-        if self._over:
-            over.set()
-        return over
+    def wait(self, hedge_delay: Callable[[], float]) -> T | None:
+        """Wait for the thing, and hedge the requests that bring it while they are silent.
 
-    def is_late(self, seconds: float) -> bool:
-        """Wait; tell one of those who wait, once, if nothing has come `seconds` after its request was sent."""
-        over = self._completion_event()
-        while not wait(over.wait, seconds):
-            if self.has_started or self._is_hedged:
-                return False
-            if self.sent_at and time.monotonic() - self.sent_at >= seconds:
-                self._is_hedged = True  # two threads here at once are two requests where one would do
-                return True
-        return False
-
-    def wait(self) -> bytes | None:
-        """Wait for the block; None where the flight was given up, and the caller may claim it itself.
+        Returns:
+            The thing; None where its owner gave it up: the caller may claim it.
 
         Raises:
-            ArchiveError: the reader who fetched it met this; asking again would only meet it later.
+            ArchiveError: what the owner met, as an exception of the caller's own.
+            Cancelled: the condition of the scope is false.
         """
-        if not self._over:  # most are
-            wait(self._completion_event().wait)
+        if not self._is_over:
+            over = threading.Event()
+            self._waiters.append(over)
+            if not self._is_over:
+                while not wait(over.wait, delay := hedge_delay()):
+                    for request in self.requests:
+                        request.hedge_if_silent(delay)
         if self._error is not None:
             raise copy_error(self._error)
-        return self._data
+        return self._value
 
 
-def copy_error(error: ArchiveError) -> ArchiveError:
-    """Return the error for another thread: one exception raised twice would mix their tracebacks."""
+def copy_error(error: BaseException) -> BaseException:
+    """Return `error` for another thread: one exception raised twice would mix their tracebacks."""
+    if not isinstance(error, ArchiveError):
+        return error
     kind, values = error.__reduce__()
     copy = kind(*values)
     copy.__cause__ = error.__cause__
     return copy
 
 
-class InFlightBlocks:
-    """The blocks under way."""
+class SingleFlight(Generic[K, T]):
+    """What is under way now, by key.
 
-    def __init__(self) -> None:
+    Args:
+        hedge_delay: returns after how many seconds of silence a waiter hedges.
+        submit: runs a task in another thread.
+    """
+
+    def __init__(self, hedge_delay: Callable[[], float], submit: Submit) -> None:
+        self._hedge_delay = hedge_delay
+        self._submit = submit
         self._lock = threading.Lock()
-        self._in_flight: dict[Block, InFlightBlock] = {}
+        self._flights: dict[K, Flight[T]] = {}
 
     def __repr__(self) -> str:
-        return f"<InFlightBlocks in_flight={self.count}>"
+        return f"<SingleFlight in_flight={self.count}>"
 
     @property
     def count(self) -> int:
-        """How many blocks are under way."""
-        return len(self._in_flight)
+        """How many things are under way."""
+        return len(self._flights)
 
-    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, InFlightBlock]]:
-        """Return the blocks that are now the caller's to fetch, in order, and those that others fetch."""
-        mine: list[Block] = []
-        theirs: dict[Block, InFlightBlock] = {}
-        blocks = list(wanted)
+    def claim(self, keys: Iterable[K]) -> tuple[dict[K, Flight[T]], dict[K, Flight[T]]]:
+        """Return the flights that the caller is now to complete or fail, in order, and those of others."""
+        mine: dict[K, Flight[T]] = {}
+        theirs: dict[K, Flight[T]] = {}
+        wanted = list(keys)
         with self._lock:
-            for block in blocks:
-                flight = self._in_flight.get(block)
+            for key in wanted:
+                flight = self._flights.get(key)
                 if flight is None:
-                    self._in_flight[block] = InFlightBlock()
-                    mine.append(block)
+                    mine[key] = self._flights[key] = Flight()
                 else:
-                    theirs[block] = flight
+                    theirs[key] = flight
         return mine, theirs
 
-    def of(self, blocks: Iterable[Block]) -> dict[Block, InFlightBlock]:
-        """Return the flights of claimed blocks, for who has them fetched by another thread."""
-        with self._lock:
-            return {block: self._in_flight[block] for block in blocks}
+    def wait(self, flight: Flight[T]) -> T | None:
+        """Wait for `flight`; see `Flight.wait`."""
+        return flight.wait(self._hedge_delay)
 
-    def mark_sent(self, blocks: Iterable[Block]) -> list[InFlightBlock]:
-        """Note that a request for these claimed blocks is sent now; give their flights."""
-        now = time.monotonic()
+    def complete(self, key: K, value: T) -> None:
+        """Hand the thing to all waiters; a cache has it before, so that a later caller finds it."""
         with self._lock:
-            flights = [self._in_flight[block] for block in blocks if block in self._in_flight]
-        for flight in flights:
-            flight.sent_at = now
-        return flights
+            flight = self._flights.pop(key)
+        flight.finish(value, None)
 
-    def complete(self, block: Block, data: bytes) -> None:
-        """Return the bytes of a claimed block to all who wait; the caller has put them into the cache before."""
-        with self._lock:
-            flight = self._in_flight.pop(block)
-        flight.finish(data, None)
-
-    def fail(self, blocks: Iterable[Block], error: ArchiveError | None) -> None:
-        """Return claimed blocks up: with an error that is everyone's, or None and the next one may try."""
-        for block in list(blocks):
+    def fail(self, keys: Iterable[K], error: BaseException | None) -> None:
+        """Give claims up: with an error that is every waiter's, or with None, and a waiter may try."""
+        for key in list(keys):
             with self._lock:
-                flight = self._in_flight.pop(block, None)  # one that had landed when its thread was interrupted
+                flight = self._flights.pop(key, None)  # complete already where its thread was interrupted
             if flight is not None:
                 flight.finish(None, error)
 
+    def call(self, key: K, fetch: Callable[[Hedgeable], T]) -> T:
+        """Return what `fetch` returns, or what another thread's call for the same `key` is about to return.
 
-class SingleFlight:
-    """Many callers that want the same thing at the same time, and one call that gets it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._in_flight: dict[Hashable, Future[Any]] = {}
-
-    def call(self, key: Hashable, ask: Callable[[], T]) -> T:
-        """Return what `ask` gives, or what another thread's call for the same `key` is about to give."""
+        `fetch` runs in a thread of its own to its end, also where the caller stops waiting.
+        """
         while True:
-            with self._lock:
-                future: Future[T] | None = self._in_flight.get(key)
-                if future is None:
-                    mine: Future[T] = Future()
-                    self._in_flight[key] = mine
-                    break
-            wait_future(future)
-            try:
-                return future.result()
-            except Cancelled:  # who asked was ended; ask ourselves
-                continue
-            except ArchiveError as error:
-                raise copy_error(error) from error.__cause__
+            mine, theirs = self.claim([key])
+            if mine:
+                self._submit(partial(self._run, key, fetch, mine[key]))
+            value = self.wait((mine or theirs)[key])
+            if value is not None:
+                return value
+
+    def try_run(self, key: K, fetch: Callable[[Hedgeable], T]) -> T | None:
+        """Return what `fetch` returns, run in this thread; None, without waiting, where `key` is under way.
+
+        What it raises is its caller's alone: a waiter tries for itself.
+        """
+        mine, _ = self.claim([key])
+        if not mine:
+            return None
         try:
-            result = ask()
-        except BaseException as error:
-            self._leave(key)
-            mine.set_exception(error if isinstance(error, ArchiveError) else Cancelled(""))
+            request = Hedgeable()
+            mine[key].requests = (request,)
+            value = fetch(request)
+        except BaseException:
+            self.fail([key], None)
             raise
-        self._leave(key)
-        mine.set_result(result)
-        return result
+        self.complete(key, value)
+        return value
 
-    def try_run(self, key: Hashable, ask: Callable[[], T], *, unless: Hashable) -> T | None:
-        """Return what `ask` gives; None, without waiting, where another thread asks for `key` or `unless` now."""
-        with self._lock:
-            if key in self._in_flight or unless in self._in_flight:
-                return None
-            mine: Future[None] = Future()
-            self._in_flight[key] = mine
+    def _run(self, key: K, fetch: Callable[[Hedgeable], T], flight: Flight[T]) -> None:
+        request = Hedgeable()
+        flight.requests = (request,)
         try:
-            return ask()
-        finally:
-            self._leave(key)
-            mine.set_result(None)
-
-    def wait(self, key: Hashable, seconds: float) -> bool:
-        """Wait for at most `seconds` for another thread's asking; tell whether there was one and it is over."""
-        with self._lock:
-            future = self._in_flight.get(key)
-        return future is not None and wait_future(future, seconds)
-
-    def _leave(self, key: Hashable) -> None:
-        with self._lock:
-            del self._in_flight[key]
+            value = fetch(request)
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+            self.fail([key], error)
+        else:
+            self.complete(key, value)

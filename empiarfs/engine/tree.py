@@ -1,13 +1,15 @@
-"""The tree: names as they are listed, files measured once, when someone looks or a little before."""
+"""The tree: names as they are listed, files measured once, when a program asks or a little before."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from empiarfs.cancellation import wait
 from empiarfs.engine import sequence
+from empiarfs.engine.hedge import Hedgeable
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Throttled, Unavailable
@@ -53,13 +55,15 @@ class Tree:
 
     Args:
         listings: the names.
-        origin: who measures files that someone waits for.
-        ahead: who measures files that nobody waits for yet.
-        sizes: who knows the sizes of a whole directory; None where nobody does.
+        origin: measures files that a program waits for.
+        ahead: measures files that no program waits for yet.
+        sizes: the sizes of a whole directory at once; None where there is no such source.
+        single_flight: the paths that are measured now.
         sizes_background: runs a task that asks for sizes soon.
-        agrees: tells whether a measured file is one that the listing may round like this.
-        hedge_delay: gives how long to wait for a request of somebody else.
-        background: runs a task that asks the server for something that nobody waits for yet.
+        agrees: returns whether a measured file is one that the listing may round like this.
+        background: runs a task that measures ahead.
+        prefetch_slot: holds a connection for what no program waits for yet.
+        keep_head: caches the first bytes of a file, which came with its size.
         only: the entries shown at the root; all that the server lists where it is empty.
     """
 
@@ -70,10 +74,12 @@ class Tree:
         ahead: Origin,
         sizes: Sizes | None,
         *,
+        single_flight: SingleFlight[str, File | Directory],
         sizes_background: Callable[[Callable[[], object]], None] = lambda _: None,
-        hedge_delay: Callable[[], float] = lambda: 1.0,
         agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True,
         background: Callable[[Callable[[], object]], None] = lambda _: None,
+        prefetch_slot: Callable[[], AbstractContextManager[None]] = nullcontext,
+        keep_head: Callable[[File, bytes], None] = lambda _file, _data: None,
         only: Sequence[str] = (),
     ) -> None:
         self._listings = listings
@@ -81,11 +87,12 @@ class Tree:
         self._ahead = ahead
         self._sizes = sizes
         self._sizes_background = sizes_background
-        self._hedge_delay = hedge_delay
         self._agrees = agrees
         self._background = background
+        self._prefetch_slot = prefetch_slot
+        self._keep_head = keep_head
         self._only = tuple(only)
-        self._single_flight = SingleFlight()
+        self._single_flight = single_flight
         self._orders: LruCache[str, sequence.SequenceDetector] = LruCache(
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
@@ -103,8 +110,8 @@ class Tree:
         known = self._listings.known(directory)
         return list(known.nodes.values())  # one step of the interpreter: another thread may add a name
 
-    def stat(self, path: str) -> File | Directory:
-        """Return what is at `path`; a file that was never measured is measured now.
+    def stat(self, path: str, head: int = 0) -> File | Directory:
+        """Return what is at `path`; a file that was never measured is measured now, and its `head` bytes cached.
 
         A name that its directory does not list is asked for: the servers sometimes leave one out. An entry that was
         named is a directory, as the root shows it, and is not asked for.
@@ -121,11 +128,11 @@ class Tree:
                 self._background(partial(self.measure_ahead, sibling))
         match self._listings.node(path):
             case Stub():
-                return self._first_look(path)
+                return self._first_look(path, head)
             case None if path in self._only and not self._listings.is_absent(path):
                 return Directory(path)
             case None:
-                return self._single_flight.call(("stat", path), lambda: self._ask(path))
+                return self._single_flight.call(path, lambda request: self._ask(path, request, head))
             case known:
                 return known
 
@@ -137,7 +144,7 @@ class Tree:
         """
         self._check_entry(entry)
         if self._listings.node(entry) is None:
-            self._single_flight.call(("stat", entry), lambda: self._ask(entry))
+            self._single_flight.call(entry, lambda request: self._ask(entry, request))
 
     def next_after(self, path: str, *, use: str) -> list[str]:
         """Record that `path` is used, and give the siblings that its user will want next; none unless he walks.
@@ -160,21 +167,22 @@ class Tree:
             self._orders.put(key, detector)
         return detector.after(base_name(path))
 
-    def measure_ahead(self, path: str) -> File | Directory | None:
-        """Return what is at `path`, measured while nobody waits; None if that does not work out now.
+    def measure_ahead(self, path: str, head: int = 0) -> Node | None:
+        """Return what is at `path`, measured before a program asks, its `head` bytes cached; None where that fails.
 
-        Nobody's asking is joined, and nothing is listed: this runs while it holds a place at the gate.
+        Nothing is listed for it, and what is measured already by another thread is not waited for.
 
         Raises:
-            Throttled: the server wants to be asked less.
+            Throttled: the server is to be asked less.
         """
         node = self._listings.cached_node(path)
         if not isinstance(node, Stub):
             return node
         try:
-            return self._single_flight.try_run(
-                ("ahead", path), lambda: self._known_or_found(path, self._ahead), unless=("stat", path)
-            )
+            with (
+                self._prefetch_slot()
+            ):  # before the claim: a program that waits for it would wait for the slot, too
+                return self._single_flight.try_run(path, lambda request: self._find_ahead(path, request, head))
         except Throttled:
             raise
         except ArchiveError:
@@ -201,30 +209,18 @@ class Tree:
         listed = self._listings.known("").nodes.values()
         return [node for node in list(listed) if isinstance(node, Directory) and is_entry_number(node.path)]
 
-    def _first_look(self, path: str) -> File | Directory:
-        """Measure a file, and see to it that its siblings are measured when they are wanted."""
+    def _first_look(self, path: str, head: int) -> File | Directory:
+        """Measure a file, and begin to measure its siblings."""
         known = self._known_sizes(parent_path(path))
         node = known.nodes.get(base_name(path))
         if isinstance(node, File | Directory):
             return node
-        return self._single_flight.call(("stat", path), lambda: self._look(path))
-
-    def _look(self, path: str) -> File | Directory:
-        """Measure a file, unless the measuring ahead of us, which may be under way, comes soon."""
-        self._single_flight.wait(("ahead", path), self._hedge_delay())
-        return self._known_or_found(path)
-
-    def _known_or_found(self, path: str, ahead: Origin | None = None) -> File | Directory:
-        """Look once more, now that nobody else asks; then ask."""
-        node = self._listings.cached_node(path)
-        if isinstance(node, File | Directory):
-            return node
-        return self._find(path) if ahead is None else self._find_ahead(path, ahead)
+        return self._single_flight.call(path, lambda request: self._find(path, request, head))
 
     def _known_sizes(self, directory: str) -> Known:
         """Return the directory, with all its sizes where they can be had at once.
 
-        The first to look asks for them and does not wait; who comes while they are on their way does.
+        The first caller starts the request for them and does not wait; later callers wait while it is under way.
         """
         known = self._listings.known(directory)
         if self._sizes is None:
@@ -253,45 +249,62 @@ class Tree:
         finally:
             bulk.forgo()
 
-    def _ask(self, path: str) -> File | Directory:
+    def _ask(self, path: str, request: Hedgeable, head: int = 0) -> File | Directory:
         if self._listings.is_absent(path):
             raise NotFound(path)
-        return self._find(path)
+        return self._find(path, request, head)
 
-    def _find(self, path: str) -> File | Directory:
-        """Measure what is at `path` for someone who waits, and keep what comes of it."""
-        found = self._measure(path, self._origin, again=isinstance(self._listings.cached_node(path), Stub))
+    def _find(self, path: str, request: Hedgeable, head: int) -> File | Directory:
+        """Measure what is at `path` for a program that waits, unless it is known by now; keep what comes of it."""
+        node = self._listings.cached_node(path)
+        if isinstance(node, File | Directory):
+            return node
+        found, data = self._measure(path, request, head, again=isinstance(node, Stub))
         if not self._is_plausible(found):
             self._listings.rescan(parent_path(path))
         if not self._is_plausible(found):  # then it was not the listing that was wrong
-            found = self._measure(path, self._origin, again=False)
+            found, data = self._measure(path, request, head, again=False)
         if isinstance(found, File) and not self._is_plausible(found):
             stub = self._listings.cached_node(path)
             listed = f"~{stub.listed_size}" if isinstance(stub, Stub) else "another size"
             raise Unavailable(path, f"size mismatch: HEAD says {found.size} bytes, the listing says {listed}")
-        return self._listings.keep(found)
+        return self._keep(found, data)
 
-    def _find_ahead(self, path: str, origin: Origin) -> File | Directory:
-        """The same for nobody yet: what is odd is left to the one who will look."""
-        found = self._measure(path, origin, again=True)
+    def _find_ahead(self, path: str, request: Hedgeable, head: int) -> File | Directory:
+        """Measure what is at `path`; what is odd is left to the program that will ask."""
+        node = self._listings.cached_node(path)
+        if isinstance(node, File | Directory):
+            return node
+        found, data = _measured(self._ahead, path, request, head)
         if not self._is_plausible(found):
             raise Unavailable(path, "the server contradicts its listing")
-        return self._listings.keep(found)
+        return self._keep(found, data)
 
-    def _measure(self, path: str, origin: Origin, *, again: bool) -> File | Directory:
+    def _keep(self, found: File | Directory, data: bytes) -> File | Directory:
+        known = self._listings.keep(found)
+        if data and isinstance(known, File):
+            self._keep_head(known, data)
+        return known
+
+    def _measure(self, path: str, request: Hedgeable, head: int, *, again: bool) -> tuple[File | Directory, bytes]:
         """Ask for `path`; once more for a listed file that a server did not know: another one may."""
         try:
-            return origin.measure(path)
-        except IsADirectory:
-            return Directory(path)
+            return _measured(self._origin, path, request, head)
         except NotFound:
-            if again and origin is self._origin:
-                return self._measure(path, origin, again=False)
-            if origin is self._origin:
-                self._listings.mark_absent(path)
+            if again:
+                return self._measure(path, request, head, again=False)
+            self._listings.mark_absent(path)
             raise
 
     def _is_plausible(self, found: File | Directory) -> bool:
         """Return whether the listing may have rounded the length of what was measured."""
         node = self._listings.cached_node(found.path)
         return not (isinstance(node, Stub) and isinstance(found, File)) or self._agrees(node, found)
+
+
+def _measured(origin: Origin, path: str, request: Hedgeable, head: int) -> tuple[File | Directory, bytes]:
+    """Return what `origin` says is at `path`, and its first `head` bytes."""
+    try:
+        return origin.open(path, head, token=request) if head else (origin.measure(path, token=request), b"")
+    except IsADirectory:
+        return Directory(path), b""

@@ -1,1 +1,1 @@
-"""The archive as a file system of the kernel's."""
+"""The archive as a FUSE file system."""

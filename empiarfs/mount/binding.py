@@ -1,6 +1,6 @@
-"""The FUSE binding, and the one module that knows it: mfusepy on libfuse 3, or fusepy on libfuse 2.
+"""The FUSE binding; the only module that imports it: mfusepy on libfuse 3, or fusepy on libfuse 2.
 
-The binding loads its library when it is imported, so this module is imported by who mounts alone.
+The binding loads its library when it is imported, so only a process that mounts imports this module.
 """
 
 import codecs
@@ -15,7 +15,7 @@ from empiarfs.model import Stub, base_name, parent_path
 from empiarfs.mount import requirements, status, view
 from empiarfs.mount.operations import BACKGROUND, Operations
 
-# with libfuse 2 beside libfuse 3, mfusepy loads libfuse 2 unless it is told
+# if both are installed, mfusepy would load libfuse 2 by default
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
 
 ON_FUSEPY = requirements.binding_name() == "fusepy"
@@ -24,9 +24,9 @@ if ON_FUSEPY:
 else:
     import mfusepy as fuse
 
-THREADS = 96  # that libfuse keeps: more than the kernel's background requests
-# in all: programs that wait at once, before the next one cannot even ask. One that reads has the database open, and
-# a process may have 1,024 files
+THREADS = 96  # idle threads that libfuse keeps: more than the kernel's background requests
+# in all: so many programs can wait at once before the next request is not even received. A thread that reads has
+# the database open, and a process may have 1,024 files
 MOST_THREADS = 256
 HOUR = 3600  # how long the kernel keeps attributes, names, and names that were not there
 FILL_PLUS = 2  # FUSE_FILL_DIR_PLUS of fuse.h
@@ -48,17 +48,17 @@ def _escaped(name: str) -> codecs.CodecInfo | None:
 
 
 class _Called(Operations):
-    """The same for fusepy, which calls the object itself."""
+    """Operations for fusepy, which calls the object itself."""
 
     def __call__(self, operation: str, *arguments: Any) -> Any:
         return getattr(self, operation)(*arguments)
 
 
 class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
-    """The binding, with a readdir that hands the kernel attributes and offsets.
+    """The binding, with a readdir that returns attributes and offsets to the kernel.
 
     Without offsets libfuse holds the whole directory and looks every name up again; without the flag the kernel
-    asks for each file of `ls -l` anew.
+    requests the attributes of each file of `ls -l` again.
     """
 
     operations: Operations
@@ -77,7 +77,7 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
         return 0
 
     def _fill(self, here: str, offset: int, handle: int, fill: Callable[..., int], *, plus: bool) -> None:
-        """Hand over the names behind `offset`, until `fill` says that it has no room for one."""
+        """Pass the names after `offset` to `fill`, until it returns that its buffer is full."""
         operations = self.operations
         shown = fuse.c_stat()
         reference = ctypes.byref(shown)
@@ -92,7 +92,7 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
                 measured = operations.to_announce(node)
                 fuse.set_st_attrs(shown, operations.attributes(measured), use_ns=True)
                 if fill(name, reference, number, FILL_PLUS):
-                    return  # and the kernel was not told of it
+                    return  # the kernel did not get it
                 operations.announced(measured)
                 continue
             shown.st_mode, shown.st_ino = view.kind(node), view.inode(node.path)
@@ -102,7 +102,7 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
 
 if ON_FUSEPY:
     codecs.register(_escaped)
-    _Fuse.readdir = _Fuse.readdir_fuse_2  # fusepy knows libfuse 2 alone, and names no version
+    _Fuse.readdir = _Fuse.readdir_fuse_2  # fusepy supports libfuse 2 only, and has no name for each version
     del _Fuse.readdir_fuse_2, _Fuse.readdir_fuse_3
 
 
@@ -115,7 +115,7 @@ def serve(
     stats: status.MountStats,
     options: Sequence[str],
 ) -> None:
-    """Mount, and answer the kernel until it is unmounted.
+    """Mount, and answer the kernel until the mount is gone.
 
     Args:
         archive: see `Operations`.
@@ -127,7 +127,7 @@ def serve(
         options: further options for libfuse, `"name"` or `"name=value"`.
 
     Raises:
-        RuntimeError: libfuse could not mount; it has said why on standard error.
+        RuntimeError: libfuse could not mount; it has written the reason to standard error.
     """
     kind = _Called if ON_FUSEPY else Operations
     chosen: dict[str, Any] = {
@@ -155,14 +155,14 @@ def serve(
 
 
 def _caller() -> int:
-    """Return the thread that the kernel asks for; in the thread that answers."""
+    """Return the id of the thread whose request this thread answers."""
     return int(fuse.fuse_get_context()[2])
 
 
 def library() -> str:
-    """Return the name of the binding, and the version of libfuse that it has loaded."""
+    """Return the name of the binding and the version of libfuse that it has loaded."""
     if ON_FUSEPY:
-        major, minor = divmod(fuse._libfuse.fuse_version(), 10)  # noqa: SLF001 - it tells in no other way
+        major, minor = divmod(fuse._libfuse.fuse_version(), 10)  # noqa: SLF001 - there is no public way
     else:
         major, minor = fuse.fuse_version_major, fuse.fuse_version_minor
     return f"{'fusepy' if ON_FUSEPY else 'mfusepy'} on libfuse {major}.{minor}"

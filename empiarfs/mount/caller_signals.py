@@ -1,30 +1,34 @@
-"""Whether the program that asks is at its end: then it is not held until the server answers.
+"""Whether a signal is about to end the program that waits for an answer; then it is answered at once.
 
-The kernel lets a program that waits for FUSE go only with an answer (request_wait_answer in fs/fuse/dev.c).
+A program that waits for FUSE ends only after it has an answer (request_wait_answer in fs/fuse/dev.c).
 """
 
 import re
 import signal
 from pathlib import Path
 
-# what ends a program leaves a SIGKILL for each of its threads (complete_signal in kernel/signal.c); these do not,
-# because they dump its core
+# a signal that ends a program leaves a SIGKILL pending for each thread (complete_signal in kernel/signal.c);
+# these do not, because they dump core
 _DUMPS = (
     signal.SIGQUIT, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV,
     signal.SIGXCPU, signal.SIGXFSZ, signal.SIGSYS,
 )  # fmt: skip
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a program may catch them, but who sends them wants an end
+_ENDS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGQUIT,
+)  # a program may catch them, but their sender wants it to end
 _MASKS = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re.MULTILINE)
 
 
 def is_ending(thread: int) -> bool:
-    """Return whether a signal that ends its program, or asks it to end, waits for a thread."""
+    """Return whether a signal that ends, or is meant to end, its program is pending for a thread."""
     waiting, caught = _signals(thread)
     return _is_dead(waiting, caught) or bool(waiting & _mask(_ENDS))
 
 
 def is_dead(thread: int) -> bool:
-    """Return whether a signal that ends its program waits for a thread: what it gets now, nobody sees."""
+    """Return whether a signal that ends its program is pending for a thread: no answer will be seen."""
     return _is_dead(*_signals(thread))
 
 
@@ -33,7 +37,7 @@ def _is_dead(waiting: int, caught: int) -> bool:
 
 
 def _signals(thread: int) -> tuple[int, int]:
-    """Return the signals that wait for a thread and would reach it, and those it catches (proc(5), `status`)."""
+    """Return the pending signals that would reach a thread, and those it catches (proc(5), `status`)."""
     try:
         text = Path(f"/proc/{thread}/status").read_text("ascii", "replace")
     except OSError:  # of another namespace, or gone

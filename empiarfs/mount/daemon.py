@@ -1,4 +1,4 @@
-"""The life of a mount: fork, ready, signals, exit."""
+"""The daemon's life: fork, readiness, signals, exit."""
 
 import faulthandler
 import logging
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 _TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _READY = b"ready"
-LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to be done with us
+LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to finish
 
 
 class Failed(Exception):
-    """The daemon could not mount; the text is what it said."""
+    """The daemon could not mount; the text is its error message."""
 
 
 def in_background(start: Callable[[Callable[[], None]], None]) -> None:
-    """Run `start` in a process of its own, and come back when it has called what it was given.
+    """Run `start` in a process of its own, and return when it has called its argument.
 
     Args:
-        start: mounts, calls its argument when the mount answers, and returns when it is gone.
+        start: mounts, calls its argument when the mount answers, and returns when the mount is gone.
 
     Raises:
-        Failed: it ended before; with its last words.
+        Failed: the process ended before; the text is its error message.
     """
     read_end, write_end = os.pipe()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})  # it waits until the daemon can answer
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})  # stays pending until the daemon can answer it
     child = os.fork()
     if child == 0:
         os.close(read_end)
@@ -48,7 +48,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
         said = pipe.read()
     if said.endswith(_READY):
         lines = said.removesuffix(_READY).decode(errors="replace").splitlines()
-        ours = [line for line in lines if line.startswith("empiarfs:")]  # libfuse has words of its own
+        ours = [line for line in lines if line.startswith("empiarfs:")]  # libfuse writes lines of its own
         sys.stderr.write("".join(f"{line}\n" for line in ours))
         return
     os.waitpid(child, 0)
@@ -56,7 +56,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
 
 
 def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
-    """Be the daemon. What goes wrong before the mount answers goes through the pipe, libfuse's own words too."""
+    """Run as the daemon. Errors before the mount answers go through the pipe, libfuse's messages too."""
     number = 1
     try:
         os.setsid()
@@ -68,7 +68,7 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
         os.set_inheritable(pipe, False)
 
         def ready() -> None:
-            os.dup2(nowhere, 2)  # before the last word, behind which nothing may come
+            os.dup2(nowhere, 2)  # first: nothing may follow the ready message in the pipe
             os.write(pipe, _READY)
             os.close(pipe)
 
@@ -84,7 +84,7 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        advice = "" if "--cache-dir" in error.strerror else "; another folder may do: --cache-dir"
+        advice = "" if "--cache-dir" in error.strerror else "; choose another folder: --cache-dir"
         return f"{os.fsdecode(error.filename)}: {error.strerror}{advice}"
     return str(error)
 
@@ -94,17 +94,16 @@ def _last_words(said: bytes) -> str:
     text = " / ".join(lines)
     if "user_allow_other" in text:
         return (
-            "--allow-other is not open to you; ask an administrator to write the line user_allow_other "
-            "into /etc/fuse.conf"
+            "you may not use --allow-other; ask an administrator to add the line user_allow_other to /etc/fuse.conf"
         )
     if "fusermount" in text and ("Operation not permitted" in text or "Permission denied" in text):
         return (
-            f"mounting is not permitted to you here ({lines[0]}); in a container, start it with "
+            f"mounting is not permitted here ({lines[0]}); start a container with "
             "--device /dev/fuse --cap-add SYS_ADMIN"
         )
-    # libfuse has said why; the binding then raises its exit status alone
+    # libfuse has written the reason; the binding raises only its exit status
     words = [line for line in lines if not line.isdigit()]
-    return words[-1] if words else "the daemon ended without a word; try --foreground --verbose"
+    return words[-1] if words else "the daemon ended without a message; try --foreground --verbose"
 
 
 def serve(
@@ -115,13 +114,13 @@ def serve(
     recent_warnings: status.RecentWarnings,
     options: Sequence[str] = (),
 ) -> None:
-    """Mount, answer the kernel, and return when the mount is gone: by umount, or by a signal.
+    """Mount, answer the kernel, and return when the mount is gone, by umount or by a signal.
 
     Args:
-        opened: opens what is mounted; called in this process, since threads do not survive a fork.
+        opened: opens the archive; called in this process, because threads do not survive a fork.
         mountpoint: an empty directory.
         ready: called when the mount answers.
-        recent_warnings: the newest warnings, for the status.
+        recent_warnings: collects the newest warnings for the status.
         options: further options for libfuse.
 
     Raises:
@@ -131,12 +130,12 @@ def serve(
     def begun() -> None:
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # by all threads made from here on, libfuse's too
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # in all threads started from here on, libfuse's too
     stats = status.MountStats(mountpoint, recent_warnings)
     threading.Thread(target=_answer_signals, args=(mountpoint, stats), name="signals", daemon=True).start()
     archive = stats.archive = opened()
     faulthandler.enable()
-    from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, once we are the process that stays
+    from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, in the process that stays
 
     stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
@@ -148,26 +147,26 @@ def serve(
 
 def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     Path(mountpoint).stat()
-    # The kernel looks up one name of a directory at a time, unless libfuse allows more, as 2.9 and 3.14 do not: one
-    # that it knows already is found while the server keeps another waiting.
+    # The kernel looks up one name of a directory at a time, unless libfuse allows more, which 2.9 and 3.14 do not:
+    # a name that it has cached is found even while the look-up of another waits for the server.
     (Path(mountpoint) / status.NAME).stat()
     ready()
 
 
 def _answer_signals(mountpoint: str, stats: status.MountStats) -> None:
-    """Tell what goes on inside, as often as that is asked; end when that is asked."""
+    """Write threads and status to the log at each SIGUSR1; unmount and exit at a signal to end."""
     while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
         try:
             _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
             _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(stats.status()))
         except Exception:
-            log.exception("the status cannot be told")  # and the next signal is answered all the same
+            log.exception("the status could not be written to the log")  # the next signal is still answered
     log.info("signal %d: unmounting %s", received, mountpoint)
     _end(mountpoint, stats.archive)
 
 
 def _tell_log(title: str, text: str) -> None:
-    """Write to the log what was asked for, however quiet it is; the lines of `text`, which may hold no raw name."""
+    """Write `text` to the log at any log level, line by line; it must not contain an unescaped name."""
     log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, title, (), None, sinfo=text.rstrip()))
 
 
@@ -176,16 +175,16 @@ def stacks() -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"{names.get(number, 'of libfuse')} ({number})\n{''.join(traceback.format_stack(frame))}"
-        for number, frame in sys._current_frames().items()  # noqa: SLF001 - the one way there is
+        for number, frame in sys._current_frames().items()  # noqa: SLF001 - there is no other way
     )
 
 
 def _end(mountpoint: str, archive: Archive | None) -> None:
-    """Let every reader go, unmount, and be gone in bounded time whatever hangs."""
+    """Cancel every reader, unmount, and exit in bounded time, whatever hangs."""
     if archive is not None:
         threading.Thread(target=archive.close, name="closing", daemon=True).start()
     deadline = time.monotonic() + LAST_SECONDS
-    while time.monotonic() < deadline:  # libfuse may be about to mount just now
+    while time.monotonic() < deadline:  # libfuse may be mounting at this moment
         try:
             if mountpoints.is_ours(Path(mountpoint)):
                 mountpoints.detach(mountpoint)
@@ -198,10 +197,10 @@ def _end(mountpoint: str, archive: Archive | None) -> None:
 def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:
     """Run `start` in this process; `say` is called when the mount answers.
 
-    SIGUSR1 waits from now on until `serve` answers it.
+    SIGUSR1 stays pending until `serve` answers it.
 
     Raises:
-        Failed: it could not mount; libfuse has said why on standard error.
+        Failed: it could not mount; libfuse has written the reason to standard error.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})
     try:

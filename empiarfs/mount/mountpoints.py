@@ -1,4 +1,4 @@
-"""Mount points: which there are, whether one may be used, and how to take one down."""
+"""Mount points: list them, check and lock one, unmount."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ LOCK_SECONDS = 10.0
 
 
 class CannotMount(Exception):
-    """Why a mount cannot be made or taken down; the text says what to do."""
+    """A mount cannot be made or unmounted; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Mounted:
 
 
 def table() -> list[Mounted]:
-    """Return what is mounted now, as this process sees it."""
+    """Return all mounts that this process sees."""
     lines = _TABLE.read_bytes().splitlines()
     fields = [line.split(b" ") for line in lines]
     return [
@@ -47,18 +47,18 @@ def table() -> list[Mounted]:
 
 
 def is_ours(point: Path) -> bool:
-    """Tell whether empiarfs is what is mounted on `point`; asks the table alone, so a dead mount cannot hang it."""
+    """Return whether empiarfs is mounted on `point`; reads only the table, so a dead mount cannot hang it."""
     on_top = _on_top(absolute(point))
     return on_top is not None and on_top.kind == KIND
 
 
 def _on_top(path: str) -> Mounted | None:
-    """Return what was mounted on `path` last; None where nothing is."""
+    """Return the last mount on `path`; None if there is none."""
     return next((mounted for mounted in reversed(table()) if mounted.point == path), None)
 
 
 def holder(path: Path) -> str | None:
-    """Return the mount of empiarfs that `path` lies in; None where it lies in none."""
+    """Return the mount of empiarfs that contains `path`; None if none does."""
     text = absolute(path)
     inside = [m for m in table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
     deepest = max(inside, key=lambda m: len(m.point), default=None)
@@ -66,7 +66,7 @@ def holder(path: Path) -> str | None:
 
 
 def absolute(path: Path) -> str:
-    """Return `path` without links, `.` and `..`; never looks at a mount, which may be dead."""
+    """Return `path` without links, `.` and `..`; never accesses a mount, which may be dead."""
     whole = Path(os.path.normpath(path.expanduser().absolute()))
     points = {mounted.point for mounted in table()}
     for _ in range(MOST_LINKS):
@@ -81,9 +81,9 @@ def absolute(path: Path) -> str:
 
 
 def lock(path: str) -> None:
-    """Take the mount point `path` for this process and its children, so that two mounts at once do not stack.
+    """Lock the mount point `path` for this process and its children, so that two mounts at once do not stack.
 
-    The lock lives as long as they do. Of a mount that was just taken down the daemon may need a moment to end.
+    The lock lives as long as they do. The daemon of a mount that was just unmounted may need a moment to end.
 
     Raises:
         CannotMount: another process holds it.
@@ -94,7 +94,7 @@ def lock(path: str) -> None:
         ensure_private(folder)
         lock = os.open(folder / f"mount-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
-        return  # nowhere to lock: the table of mounts is all there is to go by
+        return  # nowhere to lock: rely on the table of mounts
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -110,7 +110,7 @@ def lock(path: str) -> None:
 
 
 def _held(path: str, lock: int) -> str:
-    """Say which process keeps the mount point `path`, whose file is open as `lock`."""
+    """Return a message that names the process that holds the lock of `path`, whose file is open as `lock`."""
     files = _open_files()
     name = os.fspath(Path(f"/proc/self/fd/{lock}").readlink())
     keepers = [process for process, names in files.items() if name in names]
@@ -126,12 +126,12 @@ def _held(path: str, lock: int) -> str:
 
 
 def _open_files() -> dict[int, set[str]]:
-    """Return the names of the files that other processes of the user have open; looks at none of the files."""
+    """Return the names of the files that other processes of the user have open; accesses none of the files."""
     found: dict[int, set[str]] = {}
     for folder in Path("/proc").glob("[1-9]*/fd"):
         process = int(folder.parent.name)
         names = found[process] = set()
-        with suppress(OSError):  # another user's, or gone meanwhile
+        with suppress(OSError):  # belongs to another user, or has ended
             for one in folder.iterdir():
                 with suppress(FileNotFoundError):  # closed meanwhile
                     names.add(os.fspath(one.readlink()))
@@ -140,14 +140,14 @@ def _open_files() -> dict[int, set[str]]:
 
 
 def _taken(path: str) -> str:
-    return f"{path} is mounted already; use it, or first: empiarfs umount {path}"
+    return f"{path} is already mounted; use it, or unmount it first: empiarfs umount {path}"
 
 
 def prepare(point: Path) -> str:
-    """Make `point` fit to be mounted on, and give its full path: made if missing, a dead mount taken away.
+    """Prepare `point` for a mount and return its full path: create it if missing, unmount a dead mount.
 
     Raises:
-        CannotMount: it is a file, not empty, mounted already, or may not be used.
+        CannotMount: it is a file, not empty, already mounted, or may not be used.
     """
     path = absolute(point)
     if is_ours(point):
@@ -158,23 +158,23 @@ def prepare(point: Path) -> str:
         Path(path).mkdir(parents=True, exist_ok=True)
         occupied = next(os.scandir(path), None) is not None
     except FileExistsError as error:
-        raise CannotMount(f"{path} is not a directory; name a directory, or one to be made") from error
+        raise CannotMount(f"{path} is not a directory; name an empty directory, or one to be created") from error
     except NotADirectoryError as error:
-        raise CannotMount(f"{path} lies below a file; name a directory, or one to be made") from error
+        raise CannotMount(f"{path} is below a file; name an empty directory, or one to be created") from error
     except OSError as error:
         raise CannotMount(f"{path}: {error.strerror}; choose a directory of your own") from error
     if occupied:
-        raise CannotMount(f"{path} is not empty; name an empty directory, or one to be made")
+        raise CannotMount(f"{path} is not empty; name an empty directory, or one to be created")
     if os.geteuid() and not os.access(path, os.W_OK):
-        raise CannotMount(f"{path} may not be written by you; choose a directory of your own")
+        raise CannotMount(f"{path} is not writable for you; choose a directory of your own")
     return path
 
 
 def is_dead(path: str) -> bool:
     """Return whether the daemon behind the mount on `path` is gone.
 
-    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone, and
-    is not waited for.
+    The kernel answers `stat` from its cache for an hour, and `statvfs` never. A daemon that hangs is not gone; the
+    call returns without it after `ANSWER_SECONDS`.
     """
     errors: list[int | None] = []
 
@@ -211,33 +211,33 @@ def own(point: Path) -> str:
     """
     path = absolute(point)
     if not is_ours(point):
-        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} shows them all")
+        raise CannotMount(f"{path} is not a mount of empiarfs; findmnt -t {KIND} lists them all")
     return path
 
 
 def unmount(point: Path, *, lazy: bool) -> None:
-    """Unmount what empiarfs has mounted on `point`; a dead mount goes too.
+    """Unmount empiarfs from `point`, a dead mount too.
 
     Raises:
-        CannotMount: nothing of ours is there, it is another user's, or programs still use it.
+        CannotMount: empiarfs is not mounted there, the mount is another user's, or programs still use it.
     """
     path = own(point)
     _check_owner(path)
-    if lazy or is_dead(path):  # nobody can be using a dead one
+    if lazy or is_dead(path):  # no program can use a dead one
         detach(path)
         return
     trouble = _unmount(path, lazy=False)
     if trouble.rstrip(".").endswith("busy"):
         raise CannotMount(
-            f"{path} is in use (fuser -vm {path} shows by whom); close those programs, "
-            f"or take it from them: empiarfs umount --lazy {path}"
+            f"{path} is in use (fuser -vm {path} lists the programs); close them, "
+            f"or unmount while they run: empiarfs umount --lazy {path}"
         )
     if trouble:
         raise CannotMount(trouble)
 
 
 def _check_owner(path: str) -> None:
-    """Raise CannotMount if the mount on `path` is another user's, which fusermount leaves to its owner and root."""
+    """Raise CannotMount if the mount on `path` is another user's: only its owner and root may unmount it."""
     mounted = _on_top(path)
     given = dict(option.split("=", 1) for option in mounted.options if "=" in option) if mounted else {}
     owner = int(given.get("user_id", os.geteuid()))
@@ -251,7 +251,7 @@ def _check_owner(path: str) -> None:
 
 
 def detach(path: str) -> None:
-    """Take the mount on `path` away at once, whoever uses it.
+    """Unmount `path` at once, even while programs use it.
 
     Raises:
         CannotMount: it may not be done.
@@ -263,7 +263,7 @@ def detach(path: str) -> None:
 
 
 def set_readahead(path: str, kib: int) -> None:
-    """Let the kernel read `kib` KiB ahead on the mount at `path`.
+    """Set the kernel's readahead of the mount at `path` to `kib` KiB.
 
     Raises:
         OSError: only root may.
@@ -273,7 +273,7 @@ def set_readahead(path: str, kib: int) -> None:
 
 
 def _unmount(path: str, *, lazy: bool) -> str:
-    """Unmount; give what went wrong, empty when nothing did."""
+    """Unmount; return the error message, empty if there was none."""
     program = requirements.fusermount()
     if os.geteuid() == 0:
         command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), path]
@@ -285,7 +285,7 @@ def _unmount(path: str, *, lazy: bool) -> str:
     if done.returncode == 0:
         return ""
     if "/etc/mtab" in done.stderr and not Path("/etc/mtab").exists():
-        return "fusermount3 wants /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
+        return "fusermount3 needs /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
     return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""How long a program waits for a name: until it is to end, and not for long while the server has never answered."""
+"""Bounds how long a program waits for a name: until it ends, and 30 s while the server has never answered."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,26 +9,26 @@ from empiarfs.errors import Cancelled, Unavailable
 from empiarfs.lru import LruCache
 from empiarfs.mount.caller_signals import is_ending
 
-SECONDS = 30.0  # a prompt that completes a name, and a `cd`, stand still as long; patience is meant for reads
-# A shell tries a name that failed once or twice more, another way (bash: stat, then chdir, twice): it would have to
-# be interrupted, or waited for, each time.
+SECONDS = 30.0  # a shell that completes a name hangs for as long; the patience is meant for reads
+# A shell tries a name that failed once or twice more, in another way (bash: stat, then chdir, twice): each time the
+# user would have to wait again, or to interrupt it.
 AGAIN_SECONDS = 2.0
-MOST_THREADS = 10_000  # that have waited in vain a short while ago
+MOST_THREADS = 10_000  # whose last wait for a name failed a moment ago
 
 
 class WaitedInVain(Unavailable):
-    """A name that a thread asks for right after it has waited in vain for one."""
+    """A thread looks a name up right after its wait for another one has failed."""
 
 
 class NameWaits:
     """Bounds how long programs wait for names, wherever in the engine they wait.
 
-    Patience bounds the pauses between requests; this bounds all of it, the wait for a connection, for a request of
-    another thread and for the reply too. It ends with the first answer of the server: it is known to be there then.
+    The patience bounds the pauses between requests; this bounds everything: also the wait for a connection, for a
+    request of another thread and for the reply. The bound ends with the first answer of the server.
 
     Args:
         has_answered: returns whether the server has answered since the mount.
-        asker: returns the id of the thread that the kernel asks for, in the thread that answers; 0 if unknown.
+        asker: returns the id of the thread whose request is answered, in the thread that answers; 0 if unknown.
         clock: monotonic seconds.
     """
 
@@ -48,9 +48,9 @@ class NameWaits:
         """Bound all waiting for the name `path` in this block and thread.
 
         Raises:
-            Cancelled: the program is to end.
+            Cancelled: the program is about to end.
             Unavailable: the server has not answered since the mount, and `SECONDS` have passed.
-            WaitedInVain: the same, where the thread has waited for another name until a moment ago.
+            WaitedInVain: the same, and the wait of this thread for another name failed a moment ago.
         """
         begun = self._clock()
 
@@ -74,11 +74,11 @@ class NameWaits:
                 raise WaitedInVain(path, "the server has not answered since the mount") from error
             raise Unavailable(
                 path,
-                f"the server has not answered since the mount, and until it does names fail after {SECONDS:.0f} s; "
-                "why: empiarfs doctor",
+                f"the server has not answered since the mount; until it does, names fail after {SECONDS:.0f} s; "
+                "for the cause run: empiarfs doctor",
             ) from error
 
     def _most(self, thread: int, begun: float) -> float:
-        """Return for how many seconds `thread` may wait for a name that it has asked for at `begun`."""
+        """Return for how many seconds `thread` may wait for a name whose look-up began at `begun`."""
         gave_up = self._gave_up.get(thread)
         return SECONDS if gave_up is None or begun - gave_up >= AGAIN_SECONDS else 0.0

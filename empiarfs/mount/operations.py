@@ -1,4 +1,4 @@
-"""What the kernel asks, answered by an archive; knows no FUSE binding, and is importable without libfuse."""
+"""Answers the kernel's requests from an archive; independent of the FUSE binding, importable without libfuse."""
 
 import errno
 import itertools
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from empiarfs.archive import Archive, OpenFile
+from empiarfs.archive import Archive
 from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Offline, Unavailable
 from empiarfs.lru import LruCache
@@ -21,24 +21,24 @@ from empiarfs.mount.versions import KernelViewStale, Versions
 log = logging.getLogger(__name__)
 
 BACKGROUND = 48  # requests of the kernel's readahead at once
-MOST_OFFLINE = 10_000  # files and directories that were told to be out of reach
+MOST_OFFLINE = 10_000  # files and directories that were logged as not available offline
 
 Measured = File | Directory
 
 
 class Operations:
-    """What the kernel asks, answered by an archive.
+    """Answers the kernel's requests from an archive.
 
-    Neither binding's class of defaults stands above it: what is not here (extended attributes, locks) libfuse
-    answers itself, once, and the kernel asks no more. Writing never comes here: the mount is read-only.
+    It does not inherit from a binding's class of defaults: what is not here (extended attributes, locks) libfuse
+    answers itself, once, and the kernel does not request it again. Writes never come here: the mount is read-only.
 
     Args:
         archive: what is mounted.
-        owner: whose the files are.
+        owner: the owner of all files.
         mounted: the time of the mount, in seconds since 1970.
-        ready: called when the kernel has been answered for the first time.
-        stats: counts, and tells what the hidden file holds.
-        caller: gives the id of the thread that the kernel asks for, in the thread that answers it; 0 where it is
+        ready: called when the kernel gets its first answer.
+        stats: the counters, and the content of the status file.
+        caller: returns the id of the thread whose request is answered, in the thread that answers; 0 if it is
             not known.
     """
 
@@ -62,13 +62,13 @@ class Operations:
         self._caller = caller
         self._names = NameWaits(archive.has_answered, caller)
         self._versions = Versions()
-        self._handles: dict[int, OpenFile | list[Node] | bytes] = {}
-        # what was told to be out of reach: programs ask again and again, and `ls -l` for each name of a directory
+        self._handles: dict[int, File | list[Node] | bytes] = {}
+        # logged as not available offline: programs try again and again, and `ls -l` tries each name of a directory
         self._told_offline: LruCache[tuple[str, str], bool] = LruCache(MOST_OFFLINE, lambda _: 1)
         self._numbers = itertools.count(1)
 
     def init_with_config(self, connection: Any, config: Any) -> None:
-        """Begin; libfuse 3 takes here what libfuse 2 takes as options."""
+        """Set up the connection; libfuse 2 takes these values as options."""
         if connection is not None:
             connection.max_background = BACKGROUND
             connection.congestion_threshold = BACKGROUND * 3 // 4
@@ -78,11 +78,11 @@ class Operations:
         self._ready()
 
     def init(self, _path: str) -> None:
-        """Begin, under fusepy."""
+        """Set up the connection, with fusepy."""
         self._ready()
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
-        """Answer `stat`."""
+        """Return the attributes for `stat`."""
         path = path[1:]
         if view.is_too_long(base_name(path)):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
@@ -98,28 +98,28 @@ class Operations:
             return self.attributes(node)
 
     def readlink(self, path: str) -> str:
-        """Answer where a link leads."""
+        """Return the target of a link."""
         target = view.link_target(path[1:])
         if target is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return target
 
     def opendir(self, path: str) -> int:
-        """List a directory; the handle keeps what was listed, so that names neither double nor go missing."""
+        """List a directory; the handle holds the listing, so that no name is repeated or missing."""
         with self.errors("list", path[1:]), self._waiting_for_name(path[1:]):
             return self._new_handle(self._archive.listdir(path[1:]))
 
     def releasedir(self, _path: str | None, handle: int) -> int:
-        """Forget a listing."""
+        """Drop the listing of an open directory."""
         self._handles.pop(handle, None)
         return 0
 
     def open(self, path: str, info: Any) -> int:
-        """Open a file; its pages are kept across opens as long as it is the same version."""
+        """Open a file; the kernel keeps its pages across opens while it is the same version."""
         path = path[1:]
         with self.errors("open", path):
             if path == status.NAME:
-                # what it tells is of this moment, and the kernel keeps neither it nor its length
+                # it is made at this moment; the kernel must cache neither it nor its length
                 info.direct_io = True
                 info.fh = self._new_handle(status.as_text(self._stats.status()).encode())
                 return 0
@@ -127,18 +127,18 @@ class Operations:
                 found = self._archive.stat(path)
             if isinstance(found, Directory):
                 raise IsADirectory(path)
-            opened = OpenFile(self._archive, self._versions.to_open(found))
+            opened = self._versions.to_open(found)
             self._stats.record_open(path)
-            info.keep_cache = self._versions.open(opened.file)
-            info.fh = self._new_handle(opened)  # with nothing that can fail in between: no `release` would follow
+            info.keep_cache = self._versions.open(opened)
+            info.fh = self._new_handle(opened)  # last: after an error no `release` follows
         return 0
 
     def release(self, path: str | None, info: Any) -> int:
-        """Forget an open file."""
+        """Close an open file."""
         with self.errors("release", (path or "/")[1:]):
             opened = self._handles.pop(info.fh, None)
-            if isinstance(opened, OpenFile):
-                self._versions.close(opened.file)
+            if isinstance(opened, File):
+                self._versions.close(opened)
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
@@ -147,44 +147,44 @@ class Operations:
             opened = self._handles[info.fh]
             if isinstance(opened, bytes):
                 return opened[offset : offset + size]
-            assert isinstance(opened, OpenFile)  # noqa: S101 - the kernel reads only what it opened
-            # to a program that catches SIGINT a read that fails is an error of the file; some ignore it
+            assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
+            # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
             with self._stats.reads_waiting, cancel_scope(self._is_alive):
-                data = opened.read(offset, size)
+                data = self._archive.read(opened, offset, size)
             count = len(data)
             self._stats.reads += 1
             self._stats.served_bytes += count
             return data
 
     def statfs(self, _path: str) -> dict[str, int]:
-        """Answer the size of the file system."""
+        """Return the size of the file system."""
         return view.statfs()
 
     def readdir(self, _path: str | None, handle: int, offset: int = 0) -> Iterator[tuple[int, Node]]:
-        """Return the entries of a listed directory from the one after `offset` on, each with its own offset.
+        """Return the nodes of a listed directory after `offset`, each with its own offset.
 
         The offsets 1 and 2 are those of the directory itself and its parent.
         """
         entries = self._handles[handle]
         assert isinstance(entries, list)  # noqa: S101 - the kernel lists only what it opened
-        # the kernel takes some tens of names at a time: to count from the first one each time is a million squared
+        # the kernel takes some tens of names at a time: counting from the first one each time would be quadratic
         return ((place + 3, entries[place]) for place in range(max(0, offset - 2), len(entries)))
 
     def to_announce(self, node: Measured) -> Measured:
-        """Return what the kernel may be told of `node`: of a file the version that is open, or else the newest."""
+        """Return the node to announce to the kernel: of a file the version that is open, or else the newest."""
         return self._versions.to_announce(node) if isinstance(node, File) else node
 
     def announced(self, node: Measured) -> None:
-        """Record that the kernel was told of `node`."""
+        """Record that `node` was announced to the kernel."""
         if isinstance(node, File):
             self._versions.announced(node)
 
     def attributes(self, node: Measured) -> dict[str, int]:
-        """Return all attributes of `node`, for the kernel to keep."""
+        """Return all attributes of `node`, which the kernel caches."""
         return view.attributes(node, self._owner, self._mounted)
 
     def errors(self, verb: str, path: str) -> "_Errors":
-        """Return what stands around an answer to the kernel: it logs an error once, and a surprise becomes EIO."""
+        """Return a context that logs an error once, and turns an unexpected exception into EIO."""
         return _Errors(verb, path, self._told_offline)
 
     @contextmanager
@@ -197,21 +197,21 @@ class Operations:
         return not is_dead(self._caller())
 
     def _open_files(self) -> int:
-        return sum(isinstance(thing, OpenFile) for thing in list(self._handles.values()))
+        return sum(isinstance(thing, File) for thing in list(self._handles.values()))
 
-    def _new_handle(self, thing: OpenFile | list[Node] | bytes) -> int:
+    def _new_handle(self, thing: File | list[Node] | bytes) -> int:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
 
 
 class _Errors:
-    """Hand on what an OSError says; what nobody foresaw is logged and becomes EIO.
+    """Lets an OSError pass with its errno; an unexpected exception is logged and becomes EIO.
 
     Args:
-        verb: what the kernel asked.
-        path: of what.
-        told: what was told to be out of reach.
+        verb: the operation.
+        path: the path it was called with.
+        told: paths that were logged as not available offline.
     """
 
     def __init__(self, verb: str, path: str, told: LruCache[tuple[str, str], bool]) -> None:
@@ -239,7 +239,7 @@ class _Errors:
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 
     def _is_news(self, path: str) -> bool:
-        """Tell, once for each file that is read and each directory looked into, that `path` is out of reach."""
+        """Return True once for each file, and each directory, that was to be read and is not available offline."""
         about = (self._verb, parent_path(path) if self._verb == "stat" else path)
         news = self._told.get(about) is None
         self._told.put(about, True)

@@ -1,4 +1,4 @@
-"""A look at mounts from outside: which there are, and what each tells; a mount that hangs hangs nobody."""
+"""Reads the status of mounts from outside; a mount that hangs does not hang the caller."""
 
 import errno
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 from empiarfs.mount import mountpoints, status
 
 ANSWER_SECONDS = 5.0
-LAST_SECONDS = 0.5  # for what has answered while another was waited for, and for what must end
-# The kernel does not let a process end that waits for an answer which the daemon has begun, so another one asks.
+LAST_SECONDS = 0.5  # for a process that has its answer, and for one that was killed
+# A process that waits for an answer which the daemon has begun cannot end, so a process of its own reads.
 _READ = """\
 import sys
 try:
@@ -27,12 +27,12 @@ except OSError as error:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one mount tells.
+    """The status of one mount, or why it has none.
 
     Attributes:
-        mountpoint: which one.
-        status: what it tells; None where it does not.
-        trouble: why it does not, and what to do; empty where it does.
+        mountpoint: its path.
+        status: its status; None if it does not answer.
+        trouble: why it does not answer, and what to do; empty if it does.
     """
 
     mountpoint: str
@@ -41,7 +41,7 @@ class ProbeResult:
 
 
 def mounts() -> list[str]:
-    """Return the mounts of empiarfs that this user may look into: those of his own, and those open to all."""
+    """Return the mounts of empiarfs that this user can read: the user's own, and those open to all."""
     on_top = {mounted.point: mounted for mounted in mountpoints.table()}
     mine = f"user_id={os.geteuid()}"
     return [
@@ -52,12 +52,12 @@ def mounts() -> list[str]:
 
 
 def probe_all(mountpoints: Sequence[str], seconds: float = ANSWER_SECONDS) -> list[ProbeResult]:
-    """Ask all `mountpoints` at once, and give what each tells within `seconds`."""
-    asked = [(point, _start(point)) for point in mountpoints]
+    """Read the status of all `mountpoints` at once, for at most `seconds`."""
+    started = [(point, _start(point)) for point in mountpoints]
     deadline = time.monotonic() + seconds
     return [
         _collect(point, process, max(LAST_SECONDS, deadline - time.monotonic()), seconds)
-        for point, process in asked
+        for point, process in started
     ]
 
 
@@ -75,13 +75,13 @@ def _collect(point: str, process: "subprocess.Popen[bytes]", left: float, second
         process.kill()
         if process.stdout is not None:
             process.stdout.close()
-        with suppress(subprocess.TimeoutExpired):  # it may be past killing
+        with suppress(subprocess.TimeoutExpired):  # it may be in a state that cannot be killed
             process.wait(LAST_SECONDS)
         return ProbeResult(
             point,
             None,
-            f"does not answer within {seconds:.0f} s: its process hangs, or was stopped. To be rid of it: end it "
-            f"with kill -9, then empiarfs umount {point}",
+            f"does not answer within {seconds:.0f} s: its process hangs, or is stopped; end it with kill -9, "
+            f"then: empiarfs umount {point}",
         )
     if process.returncode == 0:
         with suppress(ValueError):
@@ -92,12 +92,12 @@ def _collect(point: str, process: "subprocess.Popen[bytes]", left: float, second
 def _why(number: int, point: str) -> str:
     match number:
         case errno.ENOTCONN:
-            return f"is dead: its process ended. Clean it: empiarfs umount {point}, or mount there again"
+            return f"is dead: its process ended; clean up with: empiarfs umount {point}, or mount there again"
         case errno.EACCES:
-            return "is closed to you: ask as the user who mounted it"
+            return "is not readable for you: run this as the user who mounted it"
         case errno.ENOENT:
-            return "tells nothing of itself: it was mounted by an older empiarfs. Mount it anew"
+            return "has no status: it was mounted by an older empiarfs; mount it again"
         case number if number in errno.errorcode:
             return f"cannot be read: {os.strerror(number)}"
         case _:
-            return "tells something that is no status: it was mounted by another empiarfs"
+            return "has a status that cannot be read: it was mounted by another version of empiarfs"

@@ -1,4 +1,4 @@
-"""What a mount needs of this machine: the device, the program by which ordinary users mount, and a binding."""
+"""What a mount needs of this machine: the device, the program with which ordinary users mount, and a binding."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ BINDINGS = ("mfusepy", "fusepy")
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is not there.
+    """A requirement that is missing.
 
     Attributes:
         what: one line.
@@ -28,11 +28,11 @@ class Missing:
 
 
 def missing_device() -> Missing | None:
-    """Return why the FUSE device cannot be opened; None where it can."""
+    """Return why the FUSE device cannot be opened; None if it can."""
     nothing = Missing(
         f"there is no {DEVICE}",
         "load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN; "
-        "ls, stat and cat work without",
+        "ls, stat and cat work without it",
     )
     try:
         if not stat.S_ISCHR(DEVICE.stat().st_mode):
@@ -52,23 +52,23 @@ def missing_device() -> Missing | None:
 
 
 def fusermount() -> str | None:
-    """Return the program by which ordinary users mount and unmount."""
+    """Return the program with which ordinary users mount and unmount; None if there is none."""
     return shutil.which("fusermount3") or shutil.which("fusermount")
 
 
 def missing_fusermount() -> Missing:
-    """Return what to say where it is needed and not there."""
+    """Return the finding that it is missing."""
     return Missing("there is no fusermount3", "install it: apt install fuse3, or dnf install fuse3")
 
 
 def binding_name() -> str:
-    """Return the binding that the user wants."""
+    """Return the binding that the user has chosen."""
     return os.environ.get("EMPIARFS_FUSE", BINDINGS[0])
 
 
 def missing_binding() -> Missing | None:
-    """Tell that there is no binding of that name; None where there is."""
+    """Return that the chosen binding is unknown; None if it is known."""
     name = binding_name()
     if name in BINDINGS:
         return None
-    return Missing(f"EMPIARFS_FUSE: {name!r} is no binding", f"write {' or '.join(BINDINGS)}")
+    return Missing(f"EMPIARFS_FUSE: {name!r} is not a binding", f"use {' or '.join(BINDINGS)}")

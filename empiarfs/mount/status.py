@@ -1,4 +1,4 @@
-"""What a mount tells of itself: in one value, as text in a hidden file."""
+"""The status of a mount: a value, and its text in a hidden file."""
 
 import json
 import logging
@@ -25,8 +25,8 @@ class LoggedWarning:
     """A warning of the log.
 
     Attributes:
-        time: when, in seconds since 1970.
-        text: what it says.
+        time: when it was logged, in seconds since 1970.
+        text: its message.
     """
 
     time: float
@@ -35,23 +35,23 @@ class LoggedWarning:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A mount at one moment.
+    """The statistics of a mount at one moment.
 
     Attributes:
-        mountpoint: where it is.
-        version: of empiarfs.
-        binding: what speaks to the kernel.
-        pid: the number of the daemon.
+        mountpoint: its path.
+        version: the version of empiarfs.
+        binding: the FUSE binding and its libfuse.
+        pid: the process id of the daemon.
         since: when it was mounted, in seconds since 1970.
-        now: the moment, in seconds since 1970.
-        entries: those in which files were opened, the newest first.
-        open_files: how many are open.
-        reads: how many reads of the kernel were answered.
-        served_bytes: the bytes given to it.
-        names_waiting: how many lookups, opens and listings programs wait for now.
-        reads_waiting: how many reads they wait for now.
+        now: the time of these statistics, in seconds since 1970.
+        entries: the entries in which files were opened, the newest first.
+        open_files: the number of open files.
+        reads: the number of the kernel's reads that were answered.
+        served_bytes: the bytes returned to it.
+        names_waiting: the number of lookups, opens and listings that programs wait for now.
+        reads_waiting: the number of reads they wait for now.
         warnings: the newest warnings of the log, the newest last.
-        counters: those of the archive.
+        counters: the counters of the archive.
     """
 
     mountpoint: str = ""
@@ -71,22 +71,22 @@ class Status:
 
 
 def flat(status: Status) -> dict[str, Any]:
-    """Return all that `status` holds by name, the counters among the rest."""
+    """Return all values of `status` by name, the counters among them."""
     values = asdict(status)
     counters = values.pop("counters")
     return {**values, **counters, "warnings": values["warnings"]}
 
 
 def as_text(status: Status) -> str:
-    """Return `status` as JSON, one value a line, in plain ASCII whatever bytes a name is made of."""
+    """Return `status` as JSON, one value a line, in plain ASCII whatever bytes a name consists of."""
     return json.dumps(flat(status), indent=2) + "\n"
 
 
 def from_text(text: str) -> Status:
-    """Return the status that `as_text` wrote, maybe of another version: what is not known there is nothing here.
+    """Return the status that `as_text` wrote, maybe in another version; a missing value is empty.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is something else.
     """
     values = json.loads(text)
     try:
@@ -97,7 +97,7 @@ def from_text(text: str) -> Status:
             counters=Counters(**_chosen(Counters, values)),
         )
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"no status: {error}") from error
+        raise ValueError(f"not a status: {error}") from error
 
 
 def _chosen(kind: type[Status | LoggedWarning | Counters], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class RecentWarnings(logging.Handler):
         self._newest: deque[LoggedWarning] = deque(maxlen=MAX_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep `record`, in one line."""
+        """Store the message of `record`, in one line."""
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
@@ -121,15 +121,15 @@ class RecentWarnings(logging.Handler):
         self._newest.append(LoggedWarning(record.created, " ".join(text[:MAX_WARNING_LENGTH].split())))
 
     def newest(self) -> tuple[LoggedWarning, ...]:
-        """Return what was kept, the newest last."""
+        """Return the stored warnings, the newest last."""
         return tuple(self._newest)
 
 
 class Inside:
-    """The threads that are in a block of code now; each may be there once."""
+    """The set of threads that are in a block of code now; not reentrant."""
 
     def __init__(self) -> None:
-        self._threads: set[int] = set()  # one step of the interpreter adds or removes one
+        self._threads: set[int] = set()  # adding or removing one is atomic
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -142,19 +142,19 @@ class Inside:
 
 
 class MountStats:
-    """Counts what goes through one mount, and tells it together with what the archive tells.
+    """The counters of one mount, and its status together with the counters of the archive.
 
     Args:
-        mountpoint: where it is.
+        mountpoint: its path.
         recent_warnings: the newest warnings.
 
     Attributes:
-        archive: what is mounted; None until it is open.
-        binding: what speaks to the kernel; empty until that is known.
-        open_files: gives how many files are open.
-        reads, served_bytes: counted by whoever answers a read. Another thread may come between two calls of a
-            function and not within one addition of a number.
-        names_waiting, reads_waiting: entered by whoever answers the kernel, for as long as that takes.
+        archive: the archive that is mounted; None until it is open.
+        binding: the FUSE binding and its libfuse; empty until it is loaded.
+        open_files: returns the number of open files.
+        reads, served_bytes: increased by each thread that answers a read. Threads switch between calls of
+            functions, not within the addition of a number.
+        names_waiting, reads_waiting: entered by each thread that answers the kernel, for as long as that takes.
     """
 
     def __init__(self, mountpoint: str, recent_warnings: RecentWarnings) -> None:
@@ -179,7 +179,7 @@ class MountStats:
                 del self._entries[next(iter(self._entries))]
 
     def status(self) -> Status:
-        """Tell all of it, now; never waits for the server."""
+        """Return the status of this moment; never waits for the server."""
         with self._lock:
             entries = tuple(reversed(self._entries))
         return Status(

@@ -1,4 +1,4 @@
-"""What the kernel is told: attributes, names, links; pure, and free of any FUSE binding."""
+"""What the kernel sees: attributes, names, links; pure, independent of the FUSE binding."""
 
 import hashlib
 import stat
@@ -12,25 +12,25 @@ SECTOR = 512  # the unit of st_blocks
 NAME_MAX = 255
 ARCHIVE_BYTES = 10 << 50  # EMPIAR holds about 9 PiB
 ROOT_INODE = 1
-# as of files that can be written, although the mount is read-only: `cp`, `tar` and overlays hand the modes on, and
-# whoever made a copy must be able to write into it and to delete it
+# modes of writable files, although the mount is read-only: `cp`, `tar` and overlays copy the modes, and the owner
+# of a copy must be able to write into it and to delete it
 FILE_MODE, DIRECTORY_MODE = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose the files are: the user who mounted."""
+    """The owner of all files: the user who mounted."""
 
     uid: int
     gid: int
 
 
 def inode(path: str) -> int:
-    """Return the number of `path`: the same at every mount, since it is made of the path alone."""
+    """Return the inode number of `path`: the same at every mount, because it depends on the path alone."""
     if not path:
         return ROOT_INODE
     digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1 | 2  # positive as a signed number, and never the root's
+    return int.from_bytes(digest) >> 1 | 2  # positive as a signed number, and never that of the root
 
 
 def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, int]:
@@ -38,8 +38,8 @@ def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, 
 
     Args:
         node: a measured file or a directory.
-        owner: whose it is.
-        mounted: seconds since 1970; the time of what the server gives no time for.
+        owner: its owner.
+        mounted: seconds since 1970; the time of a node for which the server has none.
     """
     match node:
         case File():
@@ -50,7 +50,7 @@ def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, 
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
-    """Return the `stat` of the file that tells of the mount; its length shows, as in /proc, when it is read."""
+    """Return the `stat` of the status file; its length is known, as in /proc, only when it is read."""
     return _attributes(path, FILE_MODE, 1, 0, owner, mounted)
 
 
@@ -77,12 +77,12 @@ def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, secon
 
 
 def kind(node: Node) -> int:
-    """Return the file type bits of `node`, all that a listing needs to know."""
+    """Return the file type bits of `node`, which are all that a listing needs."""
     return stat.S_IFDIR if isinstance(node, Directory) else stat.S_IFREG
 
 
 def link_target(path: str) -> str | None:
-    """Return where the link `path` leads: `EMPIAR-10028` to `10028`; None where it is no link."""
+    """Return the target of the link `path`: `10028` of `EMPIAR-10028`; None if it is not a link."""
     return None if "/" in path else entry_of(path)
 
 
@@ -92,7 +92,7 @@ def is_too_long(name: str) -> bool:
 
 
 def statfs() -> dict[str, int]:
-    """Return the size of the file system: that of EMPIAR, and no room, as on any read-only medium."""
+    """Return the size of the file system: that of EMPIAR, with no free space, as on any read-only medium."""
     return {
         "f_bsize": BLOCK_SIZE,
         "f_frsize": BLOCK_SIZE,

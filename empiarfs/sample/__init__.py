@@ -1,1 +1,1 @@
-"""The embedded archive: a small synthetic EMPIAR, and the loopback server that serves it as EBI would."""
+"""The built-in archive: a small synthetic EMPIAR, and the loopback server that serves it as EBI would."""

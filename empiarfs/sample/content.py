@@ -1,4 +1,4 @@
-"""The files of the embedded archive: made once in a folder, atomically, and the same bytes every time."""
+"""The files of the built-in archive: created once in a folder, atomically, the same bytes every time."""
 
 import fcntl
 import os
@@ -6,18 +6,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
-VERSION = 1  # raise it when any byte below changes: a newer program then builds its own, beside the old one
-# 2024-05-17 12:00 UTC and a day for each version, since caches know a file's version by its size and date;
-# the n-th path of an entry is n seconds younger
+VERSION = 1  # increase it when any byte below changes: a newer program then builds its own, beside the old one
+# 2024-05-17 12:00 UTC plus a day for each version, because caches know a file's version by its size and date;
+# the n-th path of an entry is n seconds newer
 MODIFIED = 1715947200 + 86400 * (VERSION - 1)
 WORLD = "world_availability"
 
 
 def build(folder: Path) -> Path:
-    """Return the directory of numbered entries below `folder`, made first if it is not there yet.
+    """Return the directory of numbered entries below `folder`, after building it if it does not exist.
 
-    Processes may call it at once: one builds, the others wait for it. A build that was killed is never
-    used, and its remains go with the next one.
+    Processes may call it at once: one builds, the others wait. A build that was killed is never used, and the next
+    one removes what it left.
 
     Raises:
         OSError: `folder` cannot be written, or is full.
@@ -35,14 +35,14 @@ def build(folder: Path) -> Path:
 
 def _build_new(done: Path) -> None:
     unfinished = f".{done.name}.unfinished-"
-    for left in done.parent.glob(f"{unfinished}*"):  # under the lock nobody else is at work: it was killed
+    for left in done.parent.glob(f"{unfinished}*"):  # under the lock no other build runs: it was killed
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=unfinished, dir=done.parent))
     try:
         world = work / WORLD
         world.mkdir()
         _fill(world)
-        work.chmod(0o755)  # mkdtemp makes it private; a server may run as someone else
+        work.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
         work.rename(done)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -50,7 +50,7 @@ def _build_new(done: Path) -> None:
 
 
 def _fill(world: Path) -> None:
-    # mrcfile, tifffile and the rest take half a second to import; a build that is there already needs none of them
+    # mrcfile, tifffile and the rest take half a second to import, and only a new build needs them
     from empiarfs.sample import entries  # noqa: PLC0415 - brings numpy
 
     for number, entry in entries.ENTRIES.items():

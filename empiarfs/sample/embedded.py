@@ -1,4 +1,4 @@
-"""The embedded archive, opened like any other."""
+"""Opens the built-in archive like any other."""
 
 import dataclasses
 import errno
@@ -15,7 +15,7 @@ from empiarfs.settings import SAMPLE, Settings
 
 
 def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Callable[[], None]]:
-    """Return what opens the sample archive, made now if it is not there, and what closes its server.
+    """Return a function that opens the built-in archive, and one that stops its server; build its files now.
 
     The server starts when the archive is opened, so that a daemon can fork in between. Offline there is none.
     """
@@ -32,17 +32,17 @@ def opener(settings: Settings) -> tuple[Callable[[Sequence[str]], Archive], Call
 
 @contextmanager
 def served(settings: Settings) -> Iterator[Settings]:
-    """Yield `settings` with the base URL of the sample's server, which answers meanwhile."""
+    """Yield `settings` with the base URL of the server of the built-in archive, which runs inside the block."""
     with _server(settings) as server:
         yield dataclasses.replace(settings, base_url=server.base_url)
 
 
 def _server(settings: Settings) -> SampleServer:
-    """Return the server of the sample, made in the cache folder if it is not there.
+    """Return the server of the built-in archive, whose files are built in the cache folder if they do not exist.
 
     Raises:
-        NotSafe: others may write in the cache folder.
-        OSError: the sample cannot be made there; the text says what may help.
+        UnsafePath: others may write to the cache folder.
+        OSError: the files cannot be built there; the text says what to do.
     """
     folder = settings.cache_dir
     try:
@@ -54,5 +54,5 @@ def _server(settings: Settings) -> SampleServer:
     except UnsafePath:
         raise
     except OSError as error:
-        advice = f"{error.strerror or error}; another folder may do: --cache-dir"
+        advice = f"{error.strerror or error}; choose another folder: --cache-dir"
         raise OSError(error.errno or errno.EIO, advice, os.fspath(folder)) from error

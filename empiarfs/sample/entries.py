@@ -1,4 +1,4 @@
-"""The four entries of the embedded archive, file by file: particles, movies, a tilt series, odd names."""
+"""The four entries of the built-in archive, file by file: particles, movies, a tilt series, odd names."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ _OPTICS: dict[str, list[object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an entry is called and holds; `fill` writes its files into its `data` directory."""
+    """The title and image sets of an entry; `fill` writes its files into its `data` directory."""
 
     title: str
     experiment: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 def write(entry: Entry, number: int, folder: Path) -> None:
-    """Make `folder` and write the data and the header of `entry` into it."""
+    """Create `folder` and write the data and the header of `entry` into it."""
     data = folder / "data"
     data.mkdir(parents=True)
     entry.fill(data)
@@ -133,7 +133,7 @@ def _tomography(data: Path) -> None:
     formats.mrc(folder / "TS_01.st", series, TILT_PIXEL, image_stack=True)
     formats.mdoc(folder / "TS_01.st.mdoc", series, TILTS, TILT_PIXEL)
     (folder / "TS_01.rawtlt").write_text("".join(f"{angle:7.2f}\n" for angle in TILTS))
-    alignment = data / "alignment" / "TS_01.mrc"  # a directory, whatever its name says: 11561 has such ones
+    alignment = data / "alignment" / "TS_01.mrc"  # a directory in spite of its name, as in entry 11561
     alignment.mkdir(parents=True)
     unmoved = "   1.0000000   0.0000000   0.0000000   1.0000000       0.000       0.000\n"
     (alignment / "TS_01.xf").write_text(unmoved * len(TILTS))
@@ -143,7 +143,7 @@ def _odd_names(data: Path) -> None:
     texts = [
         "a#b.txt",
         "100% done.txt",
-        "percent%41.txt",  # decoded once it is this name; decoded twice it would be another
+        "percent%41.txt",  # this name after decoding once, another after decoding twice
         "a+b=c.txt",
         "a&b;c.txt",
         "fish&amp;chips.txt",
@@ -154,10 +154,10 @@ def _odd_names(data: Path) -> None:
         "-leading minus.txt",
         "Gitter_µ-Åring.txt",
         os.fsdecode(b"caf\xe9_latin1.txt"),  # not UTF-8
-        "fifty_" + "x" * 40 + ".txt",  # the longest name a listing shows uncut
+        "fifty_" + "x" * 40 + ".txt",  # the longest name that a listing shows whole
         "fifty-one_" + "x" * 37 + ".txt",
         "long_" + "n" * 246 + ".txt",  # 255 bytes, the most a Linux file system takes
-        "README.md",  # a listing hides this one and the next
+        "README.md",  # listings hide this one and the next
         ".hidden",
         "directory with spaces/inside.txt",
         "l1/l2/l3/l4/l5/l6/l7/l8/deep.txt",
@@ -179,7 +179,7 @@ def _odd_file(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        # some file systems take no such name (eCryptfs: 143 bytes; ZFS may insist on UTF-8): do without it
+        # some file systems refuse such a name (eCryptfs: over 143 bytes; ZFS may insist on UTF-8): leave it out
         if error.errno not in {errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG}:
             raise
 

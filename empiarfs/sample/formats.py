@@ -1,4 +1,4 @@
-"""Writes MRC, STAR, TIFF and mdoc files without the time of day in them: the same bytes every time."""
+"""Writes MRC, STAR, TIFF and mdoc files without a time in them: the same bytes every time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ def mrc(path: Path, image: NDArray[np.generic], pixel: float, *, image_stack: bo
         if image_stack:
             file.set_image_stack()
         file.voxel_size = pixel
-        file.header.label[0] = "Drawn by empiarfs"  # mrcfile's own label holds the time of day
+        file.header.label[0] = "Drawn by empiarfs"  # mrcfile's own label contains the time
 
 
 def star(path: Path, tables: Mapping[str, Mapping[str, Sequence[object]]]) -> None:
-    """Write tables, each a column of values by label, under the names of their blocks in RELION's form 3.1.
+    """Write tables, each a list of values for each label, by the name of their block, in RELION's format 3.1.
 
-    Written here, since starfile brings pandas and pyarrow: 250 MB that a mount does not need. Values hold no space.
+    Not with starfile, which brings pandas and pyarrow, 250 MB that a mount does not need. Values contain no space.
     """
-    lines = ["# version 30001", "", ""]  # by this line RELION tells form 3.1 from older ones
+    lines = ["# version 30001", "", ""]  # by this line RELION recognises format 3.1
     for name, table in tables.items():
         rows = zip(*table.values(), strict=True)
         lines += [
@@ -57,7 +57,7 @@ def tiff(path: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def mdoc(path: Path, series: NDArray[np.int16], angles: NDArray[np.float64], pixel: float) -> None:
-    """Write the table SerialEM keeps beside a tilt series, with its CRLF line ends and Windows paths."""
+    """Write the table that SerialEM stores beside a tilt series, with its CRLF line ends and Windows paths."""
     lines = [
         f"PixelSpacing = {pixel}",
         f"ImageFile = {path.stem}",

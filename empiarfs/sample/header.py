@@ -1,6 +1,6 @@
-"""The header of an entry, `<number>.xml`, in the shape EMPIAR publishes; it alone knows that schema.
+"""The header of an entry, `<number>.xml`, in the schema that EMPIAR publishes; the only module that knows it.
 
-Like the real ones it has its quirks: an ampersand escaped twice, empty elements.
+It has the quirks of real headers: an ampersand escaped twice, empty elements.
 """
 
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ class ImageSet:
     """One image set as its depositor describes it.
 
     Attributes:
-        name: for a person.
-        directory: where its files are, from the entry's root.
-        category: in EMPIAR's words, as `micrographs - single frame`.
+        name: its title.
+        directory: the directory of its files, from the entry's root.
+        category: in EMPIAR's words, such as `micrographs - single frame`.
         data_format: `MRC`, `MRCS` or `TIFF`.
-        count: images, or tilt series.
-        frames: images in each.
-        voxel_type: in EMPIAR's words, as `32 BIT FLOAT`.
+        count: the number of images, or of tilt series.
+        frames: the number of frames in each.
+        voxel_type: in EMPIAR's words, such as `32 BIT FLOAT`.
         side: width and height in pixels.
         pixel: width and height of a pixel in Angstrom.
         details: free text.
         micrographs_pattern: a glob from the entry's root; may be empty.
         particles_pattern: the same for picked particles.
-        particles_directory: where picked particles are; may be empty.
+        particles_directory: the directory of picked particles; may be empty.
     """
 
     name: str

@@ -14,10 +14,10 @@ from empiarfs.units import KIB
 
 NAME_WIDTH = 50  # bytes of a name that a row shows; its link always holds all of it
 
-_PLAIN = "$-_.+!*'(),:;@&=/~"  # what Apache leaves as it is in a path, beside letters and digits
+_PLAIN = "$-_.+!*'(),:;@&=/~"  # characters that Apache does not escape in a path, beside letters and digits
 # the stock IndexIgnore: .??* *~ *# HEADER* README* RCS CVS *,v *,t
 _HIDDEN = re.compile(rb"\...+|.*~|.*#|HEADER.*|README.*|RCS|CVS|.*,v|.*,t", re.DOTALL)
-_WIDE = 973  # from here on 4 characters would not hold the number: the next unit
+_WIDE = 973  # from here on the number needs more than 4 characters: the next unit
 _PICTURES = {b"tif": ("image2", "[IMG]"), b"tiff": ("image2", "[IMG]"), b"txt": ("text", "[TXT]")}
 
 _TOP = """\
@@ -48,7 +48,7 @@ _BOTTOM = """\
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing in a directory.
+    """One file or subdirectory of a directory.
 
     Attributes:
         name: its bytes on disk, with a `/` at the end if it is a directory.
@@ -62,16 +62,16 @@ class Row:
 
 
 def page(path: bytes, rows: Iterable[Row]) -> bytes:
-    """Return the listing of the directory with the URL path `path`, decoded and without a slash at its end."""
+    """Return the listing of the directory at the URL path `path`, which is decoded and has no slash at its end."""
     title = _marked(path)
     parent = _marked(escaped(path.rpartition(b"/")[0] + b"/").encode())
     shown = sorted((row for row in rows if not is_hidden(row.name.rstrip(b"/"))), key=lambda row: row.name)
     text = _TOP.format(title=title, parent=parent) + "".join(map(_row, shown)) + _BOTTOM
-    return text.encode("latin-1")  # each character stands for one byte: names go through as they are
+    return text.encode("latin-1")  # each character is one byte: names stay unchanged
 
 
 def is_hidden(name: bytes) -> bool:
-    """Return whether a listing leaves `name` out, though a request for it is answered."""
+    """Return whether a listing hides `name`, although a request for it is answered."""
     return _HIDDEN.fullmatch(name) is not None
 
 
@@ -91,7 +91,7 @@ def listed_size(size: int) -> str:
 
 
 def escaped(path: bytes) -> str:
-    """Percent-escape `path` as Apache does, with lower-case hex and fewer escapes than urllib would make."""
+    """Return `path` percent-escaped as Apache does: lower-case hex, and fewer escapes than urllib."""
     quoted = urllib.parse.quote_from_bytes(path, safe=_PLAIN)
     return re.sub("%[0-9A-F]{2}", lambda found: found.group().lower(), quoted)
 
@@ -102,7 +102,7 @@ def _row(row: Row) -> str:
     icon, alt = ("folder", "[DIR]") if is_directory else _PICTURES.get(suffix, ("unknown", "[   ]"))
     link = escaped(row.name)
     if ":" in link.partition("/")[0]:
-        link = f"./{link}"  # else a browser takes what is before the colon for a scheme
+        link = f"./{link}"  # else a browser takes the part before the colon for a scheme
     text = row.name if len(row.name) <= NAME_WIDTH else row.name[: NAME_WIDTH - 3] + b"..>"
     return _ROW.format(
         icon=icon,
@@ -115,5 +115,5 @@ def _row(row: Row) -> str:
 
 
 def _marked(text: bytes) -> str:
-    """Escape for HTML as `ap_escape_html` does, which leaves the apostrophe alone."""
+    """Return `text` escaped for HTML as `ap_escape_html` does, which does not escape the apostrophe."""
     return html.escape(text.decode("latin-1"), quote=False).replace('"', "&quot;")

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.float32]
 
-BOX = 64  # particles are cut with this side; what is drawn stays within 23 pixels of the centre
-BACKGROUND_RADIUS = 26.0  # pixels of a box farther out than this hold no particle
+BOX = 64  # side of a particle box; particles stay within 23 pixels of the centre
+BACKGROUND_RADIUS = 26.0  # pixels of a box farther out than this are background
 KINDS = 2  # 0 is a letter E, 1 a ring with a bar through it
 
-_EDGE = 2.0  # an edge falls from 1 to 0 over this width, so that rotating leaves no jagged steps
-_CONTRAST = 1.0  # how much darker than the ice a particle is, against a noise of 1
-_CELL = 94  # a micrograph is a chessboard of such cells, at most one particle in each
-_JITTER = 11  # how far from its cell's middle a particle may lie: no two come closer than 72
+_EDGE = 2.0  # an edge falls from 1 to 0 over this width, so that rotated edges are smooth
+_CONTRAST = 1.0  # how much darker than the ice a particle is, at a noise of 1
+_CELL = 94  # a micrograph is a grid of such cells, with at most one particle in each
+_JITTER = 11  # how far from the centre of its cell a particle may be: no two are closer than 72
 
 
 @dataclass(frozen=True, slots=True)
 class Particle:
-    """Where a particle lies (`x`, `y`), which it is (`kind`) and its turn in degrees (`angle`)."""
+    """The position of a particle (`x`, `y`), its `kind`, and its rotation in degrees (`angle`)."""
 
     x: int
     y: int
@@ -31,7 +31,7 @@ class Particle:
 
 
 def projection(kind: int, angle: float) -> Picture:
-    """Draw one particle without noise, turned by `angle` degrees: shape `(BOX, BOX)`, 0 outside, 1 inside."""
+    """Draw one particle without noise, rotated by `angle` degrees: shape `(BOX, BOX)`, 0 outside, 1 inside."""
     axis = np.arange(BOX, dtype=np.float32) - BOX // 2
     across, down = np.meshgrid(axis, axis)
     turn = np.deg2rad(angle)
@@ -43,7 +43,7 @@ def projection(kind: int, angle: float) -> Picture:
 
 
 def scatter(count: int, size: int, seed: int) -> list[Particle]:
-    """Choose places, kinds and angles for `count` particles on a micrograph of side `size`; none overlap."""
+    """Choose positions, kinds and angles for `count` particles on a micrograph of side `size`; none overlap."""
     chance = np.random.default_rng(seed)
     cells = (size - 2 * (BOX // 2)) // _CELL
     margin = (size - cells * _CELL) // 2 + _CELL // 2
@@ -71,7 +71,7 @@ def scene(particles: list[Particle], size: int) -> Picture:
 
 
 def micrograph(particles: list[Particle], size: int, seed: int) -> Picture:
-    """Draw a micrograph: dark particles in ice of mean 30 and noise 1, a little brighter to one corner."""
+    """Draw a micrograph: dark particles in ice of mean 30 and noise 1, a little brighter towards one corner."""
     noise = np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32)
     slope = np.linspace(-1, 1, size, dtype=np.float32)
     ice = 30 + 0.2 * (slope[:, np.newaxis] + slope[np.newaxis, :])
@@ -152,6 +152,6 @@ def _ring(x: Picture, y: Picture) -> Picture:
 
 
 def _block(x: Picture, y: Picture, *, half_width: float, half_height: float) -> Picture:
-    """Return the signed distance to a rectangle about the origin; exact inside, near enough outside."""
+    """Return the signed distance to a rectangle about the origin; exact inside, approximate outside."""
     nearest: Picture = np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
     return nearest

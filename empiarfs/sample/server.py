@@ -1,4 +1,4 @@
-"""The loopback server of the embedded archive; answers as EBI's Apache does; standard library only."""
+"""The loopback server of the built-in archive, which answers as EBI's Apache does; standard library only."""
 
 import contextlib
 import logging
@@ -26,17 +26,17 @@ ROOT = b"/empiar/world_availability"
 
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII | re.IGNORECASE)
 _TYPES = {b".md": "text/markdown", b".tif": "image/tiff", b".txt": "text/plain", b".xml": "application/xml"}
-_POLL_SECONDS = 0.1  # how long `stop` may have to wait for the accepting thread to look up
+_POLL_SECONDS = 0.1  # how long `stop` may wait for the accepting thread
 
 
 class SampleServer:
     """Serves the numbered entries in `world` on a free port of 127.0.0.1.
 
-    The port is taken at once, so that `base_url` is known and connections queue; the first thread is made by
-    `start`, so that a daemon may fork in between.
+    The port is bound at once, so that `base_url` is known and connections queue; `start` starts the first thread,
+    so that a daemon may fork in between.
 
     Args:
-        world: the directory of numbered entries, as `content.build` gives it.
+        world: the directory of numbered entries, as `content.build` returns it.
     """
 
     def __init__(self, world: Path) -> None:
@@ -45,11 +45,11 @@ class SampleServer:
 
     @property
     def base_url(self) -> str:
-        """Where the entries are, without a slash at the end."""
+        """The URL of the directory of entries, without a slash at the end."""
         return f"http://127.0.0.1:{self._server.server_port}{ROOT.decode()}"
 
     def start(self) -> None:
-        """Begin to answer, in threads that do not keep the process alive."""
+        """Start answering, in daemon threads."""
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": _POLL_SECONDS},
@@ -59,7 +59,7 @@ class SampleServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port and hang up on every client; harmless if it was never started, or stopped before."""
+        """Close the port and every connection; does nothing if it was never started, or is stopped."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -82,11 +82,11 @@ class SampleServer:
 
 
 def span_of(header: str, size: int) -> Span | None:
-    """Read a Range header for a file of `size` bytes, as Apache does.
+    """Parse a Range header for a file of `size` bytes, as Apache does.
 
     Returns:
-        None to send the whole file: no range, several, or a malformed one, or nothing to cut. An empty span
-        where the range lies behind the end of the file.
+        None to send the whole file: no range, several, or a malformed one, or an empty file. An empty span if
+        the range is behind the end of the file.
     """
     match = _RANGE.fullmatch(header)
     if match is None or size == 0:
@@ -102,9 +102,9 @@ def span_of(header: str, size: int) -> Span | None:
 
 
 def parts_of(target: str) -> list[bytes] | None:
-    """Return the names below the world that a request's path asks for; None if it leads anywhere else.
+    """Return the names below the directory of entries in the path of a request; None if it is elsewhere.
 
-    As in Apache a doubled slash counts once. A `..`, an escaped slash or a NUL is refused wherever it leads.
+    As in Apache a double slash counts once. A `..`, an escaped slash or a NUL is always refused.
     """
     segments = [urllib.parse.unquote_to_bytes(part.encode("latin-1")) for part in target.split("/")]
     names = [name for name in segments if name not in {b"", b"."}]
@@ -126,16 +126,16 @@ class _Server(ThreadingHTTPServer):
 
     @property
     def clients(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._clients)
 
     def server_bind(self) -> None:
-        """Bind without HTTPServer's look-up of the host's name, which may wait for DNS."""
+        """Bind without HTTPServer's look-up of the host name, which may wait for DNS."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment] # str, int here
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember the connection, and answer it in a thread of its own."""
+        """Record the connection, and answer it in a thread of its own."""
         with self._lock:
             self._clients.add(request)
         super().process_request(request, client_address)
@@ -147,15 +147,15 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
-        """Break every open connection: their threads see the end and close them."""
+        """Shut down every open connection; their threads then close them."""
         with self._lock:
             clients = list(self._clients)
         for client in clients:
-            with contextlib.suppress(OSError):  # it may have closed by itself meanwhile
+            with contextlib.suppress(OSError):  # it may be closed already
                 client.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 # socketserver's signature
-        """Log what ended a connection: that a client left is no news, anything else is a fault of ours."""
+        """Log the error of a connection: a client that disconnects is normal, anything else is a bug."""
         error = sys.exception()
         level = logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR
         LOGGER.log(level, "the connection of %s broke", client_address, exc_info=error)
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = _answer  # noqa: N815 # http.server looks for these names
 
     def _real(self, parts: list[bytes]) -> bytes | None:
-        """Return the path on disk; None if nothing is there, or a symbolic link leads out of the world."""
+        """Return the path on disk; None if it does not exist, or a symbolic link leads outside."""
         world = self.server.world
         try:
             path = os.path.realpath(b"/".join([world, *parts]), strict=True)
@@ -242,14 +242,16 @@ class _Handler(BaseHTTPRequestHandler):
         span = span or Span(0, size)
         kind = _TYPES.get(os.path.splitext(path)[1].lower())  # noqa: PTH122 # bytes
         if kind is not None:
-            headers["Content-Type"] = kind  # as with Apache a file of unknown kind has none
+            headers["Content-Type"] = kind  # as in Apache a file of unknown type has none
         self._head(code, headers, span.size)
         if self.command == "GET" and span.size:
             sent = self.connection.sendfile(file, offset=span.start, count=span.size)
-            self.close_connection |= sent < span.size  # the file shrank: only a hang-up tells the client
+            self.close_connection |= (
+                sent < span.size
+            )  # the file shrank: closing the connection is the only sign for the client
 
     def _say(self, code: HTTPStatus, body: bytes | None = None, headers: dict[str, str] | None = None) -> None:
-        """Answer with a short `body` that is at hand; without one, with a page that names the status."""
+        """Send a reply with a short `body`; without one, with a page that names the status."""
         if body is None:
             title = f"{code.value} {code.phrase}"
             body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n".encode()
@@ -265,5 +267,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 # the name is http.server's
-        """Log a request quietly; http.server would write it to stderr."""
+        """Log a request at debug level; http.server would write it to stderr."""
         LOGGER.debug("%s %s", self.address_string(), format % args)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from empiarfs.storage.table import Row, Segment
+from empiarfs.storage.chunks import Chunk
+from empiarfs.storage.database import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ class VerifyReport:
 
     Attributes:
         blocks: how many were read.
-        bytes: theirs.
-        damaged: how many were not what their names say; they are gone now.
-        missing: of how many the file was gone; their rows are, too.
-        orphans: how many files nobody knew of; they are gone now.
+        bytes: those of their chunks.
+        damaged: how many were not what their names say; their chunks are removed.
+        missing: of how many chunks the file was gone; their rows are removed.
+        orphans: how many files belonged to no row; they are removed.
         errors: what could not be looked at, and why.
         unrecognised: what is not ours, and stays.
     """
@@ -90,16 +91,16 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class SampledBlock:
-    """One kept block, to be compared with the server's.
+    """One stored block, to be compared with the server's.
 
     Attributes:
-        row: where it is kept, with others.
-        segment: what that holds.
+        chunk: the chunk that holds it.
+        place: where that is.
         number: which block of the file it is.
         data: its bytes.
     """
 
-    row: Row
-    segment: Segment
+    chunk: Chunk
+    place: Place
     number: int
     data: bytes

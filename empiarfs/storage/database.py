@@ -1,68 +1,89 @@
-"""The database of a store of blocks, and the files it tells of; the only module that knows diskcache.
+"""The database of a store of chunks; the only module that knows diskcache.
 
-Nothing is ever unpickled, whatever the database says (CVE-2025-69872).
+Nothing is ever unpickled, whatever the database says (CVE-2025-69872): values are files of our own, keys are text.
 """
 
-import errno
 import os
 import re
 import shutil
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import wraps
-from io import FileIO
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
-from empiarfs.storage import segments
+from empiarfs.storage import chunk_file, sqlite
 from empiarfs.storage.circuit_breaker import JOURNAL
+from empiarfs.storage.fork_guard import fork_guard
+from empiarfs.threads import ThreadPool
+from empiarfs.units import MIB
 
 NAME: str = DBNAME  # of the database, in the folder of the store
-BINARY: int = MODE_BINARY  # the mode of a row whose value is bytes in a file
+FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
+VERSION = 3  # of what is stored; a database of another version is begun anew, without its files
 BUSY_SECONDS = 2.0  # how long a database that another process locks is waited for
-MOST_TRIES = 5  # to make a file
+THREADS = 4  # for reads and writes at once
 PRAGMAS = {
+    "auto_vacuum": 1,
     "journal_mode": JOURNAL,
     "synchronous": 0,  # a block that a crash cuts fails its checksum
     "mmap_size": 0,
-    "cache_size": 256,  # pages, 1 MiB: as many threads as read at once have a connection each
+    "cache_size": 256,  # pages, 1 MiB
 }
 FAILURES = (sqlite3.Error, diskcache.Timeout)  # of the database itself
+EVICTED_AT_ONCE = 10  # chunks, by a chunk that is stored when the limit is reached; fewer where that is much of it
+EXCESS = 1.1  # times the limit, beyond which more are evicted
+CENTURY = 100 * 365.25 * 86400  # seconds
 
-P = ParamSpec("P")
+# With diskcache's own least-recently-used policy each look, hit or miss, writes: it locks the database, and fails
+# on a disk that is full or read-only. With this one a look is one SELECT, and `touch` moves many chunks in one
+# transaction: each expires a century after its last use, and diskcache keeps an index of that.
+_POLICY = "expires-first"
+diskcache.EVICTION_POLICY[_POLICY] = {
+    "init": None,
+    "get": None,
+    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT ?",
+}
+
 T = TypeVar("T")
 
 _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 
 
-def is_block_file(filename: object) -> TypeGuard[str]:
-    """Return whether `filename`, below the folder of a store, is called like the file of a segment."""
+class ForeignKey(NamedTuple):
+    """A key that this program did not write, as the database has it."""
+
+    value: Any
+    is_raw: Any
+
+
+class Place(NamedTuple):
+    """Where a chunk is: in the file `path`; and when it was stored or used last, in seconds since 1970."""
+
+    path: str
+    used: float
+
+
+def is_chunk_file(filename: object) -> TypeGuard[str]:
+    """Return whether `filename`, below the folder of a store, is called like the file of a chunk."""
     return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
 
 
-def _connected(method: Callable[Concatenate["Database", P], T]) -> Callable[Concatenate["Database", P], T]:
-    """Lend the thread that calls `method` a connection meanwhile."""
-
-    @wraps(method)
-    def with_connection(self: "Database", /, *arguments: P.args, **options: P.kwargs) -> T:
-        with self._cache.connection():
-            return method(self, *arguments, **options)
-
-    return with_connection
-
-
 class Database:
-    """The rows of the segments in `folder`, one a segment, and their files.
+    """The chunks in `folder`, by key, and their files.
+
+    diskcache has a connection for each thread that uses it, which that thread alone can close; and the threads of
+    libfuse, which are not Python's, would open one at each call. So what uses this class runs in its own threads,
+    by `submit`; or in one thread that closes it at the end.
 
     Args:
         folder: is there, and safe.
-        most: the most bytes to keep.
+        most: the most bytes to store.
 
     Raises:
         sqlite3.Error: it cannot be opened, or what is in it is not diskcache's.
@@ -70,233 +91,174 @@ class Database:
     """
 
     def __init__(self, folder: Path, most: int) -> None:
-        _check(folder)
-        self._cache = _Cache(
-            folder,
-            disk=_OnlyBytes,
-            size_limit=most,
-            # With its own least-recently-used diskcache locks the whole database for every look, hit or miss;
-            # here looks are free, and what was used is given a newer store time now and then.
-            eviction_policy="least-recently-stored",
-            cull_limit=10,
-            timeout=BUSY_SECONDS,
-            tag_index=False,
-            statistics=0,
-            **{f"sqlite_{pragma}": value for pragma, value in PRAGMAS.items()},
-        )
-        self.directory: str = self._cache.directory
-
-    def close(self) -> None:
-        """Close all connections; what is used after that opens one for itself."""
-        self._cache.close_all()
-
-    @_connected
-    def files(self, prefix: str) -> list[tuple[str, str]]:
-        """Return the names that begin with `prefix`, which ends with a space, and where each segment lies."""
-        rows = self._cache._sql(  # noqa: SLF001 - diskcache has no way to ask for a range
-            "SELECT key, filename FROM Cache WHERE raw = 1 AND mode = ? AND key >= ? AND key < ?",
-            (BINARY, prefix, prefix[:-1] + "!"),
-        )
-        # else a row that someone else wrote
-        return [(name, file) for name, file in rows if isinstance(name, str) and is_block_file(file)]
-
-    @_connected
-    def store(self, name: str, blocks: Sequence[bytes]) -> str:
-        """Store the segment `name`; give where it lies now."""
-        segment = _Segment(blocks)
-        self._cache.set(name, segment)
-        return segment.filename
-
-    @_connected
-    def drop(self, name: str, filename: str) -> None:
-        """Drop the segment `name` if it still lies in `filename`: what was stored anew meanwhile is good."""
-        row = (name, filename)
-        sql = self._cache._sql  # noqa: SLF001 - diskcache deletes by name alone
-        if sql("SELECT 1 FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", row).fetchone() is None:
-            return  # without a lock
-        if sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", row).rowcount:
-            self._cache.disk.remove(filename)
-
-    @_connected
-    def touch(self, names: Iterable[str]) -> None:
-        """Record that segments were used now, in one go."""
-        with self._cache.transact():
-            now = time.time()
-            for name in names:
-                self._cache._sql(  # noqa: SLF001 - diskcache's own touch costs a transaction each
-                    "UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", (now, name)
-                )
-
-    @_connected
-    def block_bytes(self) -> int:
-        """Return the bytes of all segments: the sum of their sizes, which diskcache keeps for us."""
-        (size,) = self._cache._sql("SELECT value FROM Settings WHERE key = 'size'").fetchone()  # noqa: SLF001 - it tells in no other way
-        return int(size)
-
-    @_connected
-    def volume(self) -> int:
-        """Return the bytes of all segments and of the database, which the limit is for."""
-        return int(self._cache.volume())
-
-    @_connected
-    def limit(self, most: int) -> None:
-        """Keep at most `most` bytes from now on."""
-        self._cache.reset("size_limit", most, update=False)
-
-    @_connected
-    def shrink(self) -> None:
-        """Evict what is more than the limit, the segments used last at last."""
-        self._cache.cull()
-
-
-def _check(folder: Path) -> None:
-    """Check that diskcache can open the database: it would wait for a lock for a whole minute.
-
-    Raises:
-        sqlite3.Error: it cannot, or what is in it is not diskcache's.
-    """
-    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
-        database.execute("BEGIN IMMEDIATE")
-        if database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            database.execute("SELECT rowid, key, raw, store_time, size, mode, filename, value FROM Cache")
-            return
-        for below in folder.glob("[0-9a-f][0-9a-f]"):  # blocks that nobody knows of any more
-            shutil.rmtree(below, ignore_errors=True)
-
-
-def _create(path: str) -> FileIO:
-    """Make the file `path` and its two folders; another thread may be tidying empty ones away.
-
-    The store's own folder is not made here: that would be open to others.
-    """
-    for _ in range(MOST_TRIES):
-        try:
-            return open(path, "xb", buffering=0)  # noqa: PTH123 - a Path costs as much as the block
-        except FileNotFoundError:
-            folder = os.path.dirname(path)  # noqa: PTH120 - see above
-            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see above
-                with suppress(FileNotFoundError, FileExistsError):
-                    os.mkdir(one, 0o700)  # noqa: PTH102 - see above
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
-
-class _OnlyBytes(diskcache.Disk):  # type: ignore[misc] # it ships no types
-    """A disk of diskcache that stores bytes under text, and refuses everything else."""
-
-    def put(self, key: str) -> tuple[str, bool]:
-        return key, True
-
-    def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001 - diskcache's signature
-        if not raw or not isinstance(key, str):
-            raise ValueError("a key that this program did not write")
-        return key
-
-    def store(self, value: "_Segment", read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: FBT001 - see `get`
-        if read or not isinstance(value, _Segment):
-            raise ValueError("only segments are stored")
-        path = os.path.join(self._directory, value.filename)  # noqa: PTH118 - a Path costs as much as the block
-        file = _create(path)
-        head = segments.head(key, value.blocks)
-        size = len(head) + sum(map(len, value.blocks))
-        try:
-            with file:
-                if os.writev(file.fileno(), (head, *value.blocks)) != size:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
-        except OSError:
-            os.unlink(path)  # noqa: PTH108 - see above
-            raise
-        return size, BINARY, value.filename, None
-
-    def fetch(self, *_: Any) -> bytes:
-        raise ValueError("DiskStore reads the files itself, block by block")
-
-    def remove(self, file_path: str) -> None:
-        if is_block_file(file_path):  # else it is a row that someone else wrote, and a file that is not ours
-            super().remove(file_path)
-
-
-class _Segment:
-    """Blocks to be stored together, and the name of their file."""
-
-    def __init__(self, blocks: Sequence[bytes]) -> None:
-        self.blocks = blocks
-        name = os.urandom(16).hex()
-        self.filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
-
-
-class _Cache(diskcache.Cache):  # type: ignore[misc] # it ships no types
-    """diskcache with connections that are lent for one use, and closed when the store is.
-
-    diskcache keeps a connection for each thread in a `threading.local`, and that thread alone can close it. The
-    threads of libfuse are not Python's: theirs is lost after each call, and every block would open the database.
-    """
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self._lock = threading.Lock()
-        self._free: list[sqlite3.Connection] | None = []  # None once closed
-        self._lent: dict[int, sqlite3.Connection] = {}  # by thread
-        self._process = os.getpid()
         self._file = folder / NAME
-        with self.connection():
-            super().__init__(os.fspath(folder), **settings)
+        self._local = threading.local()
+        with fork_guard:
+            _prepare(folder)
+            self._cache = diskcache.Cache.__new__(diskcache.Cache)
+            try:
+                self._cache.__init__(
+                    os.fspath(folder),
+                    disk=_FilesOnly,
+                    size_limit=most,
+                    eviction_policy=_POLICY,
+                    cull_limit=max(1, min(EVICTED_AT_ONCE, most // (EVICTED_AT_ONCE * MIB))),
+                    timeout=BUSY_SECONDS,
+                    tag_index=False,
+                    statistics=0,
+                    **{f"sqlite_{pragma}": value for pragma, value in PRAGMAS.items()},
+                )
+            finally:
+                self._cache.close()  # the connection of this thread, also where the constructor fails
+        self._threads = ThreadPool("disk cache", THREADS, on_exit=self._disconnect)
+
+    def submit(self, call: Callable[[], T]) -> "Future[T] | None":
+        """Return the future result of `call`, which may use the database; None where that is closed."""
+        try:
+            return self._threads.submit(call)
+        except RuntimeError:
+            return None
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Accept no more calls, and wait for at most `seconds` until those that run end and all is closed."""
+        self._threads.close(seconds)
+        self._disconnect()
+
+    def find(self, key: str | ForeignKey) -> Place | None:
+        """Return where the chunk `key` is; None where it is not stored, or another program wrote its row."""
+        with self.connected() as cache:
+            path, expires = cache.get(key, read=True, expire_time=True)
+        return None if path is None else Place(path, _moment(expires))
+
+    def store(self, key: str, pieces: Sequence[bytes]) -> None:
+        """Store a chunk of `pieces` in place of what `key` was before; evict what is too much."""
+        value = _Pieces(pieces)
+        with self.connected() as cache:
+            try:
+                cache.set(key, value, expire=CENTURY)
+            except BaseException:
+                cache.disk.remove(value.filename)
+                raise
+            if cache.volume() > EXCESS * cache.size_limit:  # chunks of few blocks made room for whole ones
+                cache.cull()
+
+    def delete(self, *rows: tuple[str | ForeignKey, Place | None]) -> list[bool]:
+        """Delete the row of each key if `find` still returns its place, and return whether it did; all at once."""
+        with self.connected() as cache, cache.transact():
+            return [
+                cache.get(key, read=True) == (place and place.path) and bool(cache.delete(key))
+                for key, place in rows
+            ]
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of all chunks, of which diskcache keeps a sum."""
+        with self.connected() as cache:
+            cache.get("")  # fails in time where the database is locked; `reset` tries for a whole minute
+            return int(cache.reset("size"))
 
     @contextmanager
-    def connection(self) -> Iterator[None]:
-        """Lend this thread a connection. One that failed may hold a lock, and is closed."""
-        connection = self._acquire()
-        thread = threading.get_ident()
-        self._lent[thread] = connection
-        try:
-            yield
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            self._release(connection)
-        finally:
-            del self._lent[thread]
+    def connected(self) -> Iterator[diskcache.Cache]:
+        """Yield diskcache while no fork happens; where that fails close its connection, which may hold a lock."""
+        with fork_guard:
+            try:
+                if not getattr(self._local, "is_connected", False):
+                    _wait_for_lock(self._file)
+                    self._local.is_connected = True
+                yield self._cache
+            except BaseException:
+                self._local.is_connected = False
+                self._cache.close()
+                raise
 
-    def _acquire(self) -> sqlite3.Connection:
-        if self._process != os.getpid():  # a child of a fork, and its parent's connections
-            self._process = os.getpid()
-            self._drop_free(None if self._free is None else [])
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        connection = sqlite3.connect(
-            self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            for pragma, value in PRAGMAS.items():
-                connection.execute(f"PRAGMA {pragma} = {value}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _disconnect(self) -> None:
+        """Close the connection of this thread."""
+        with fork_guard:
+            self._local.is_connected = False
+            self._cache.close()
 
-    def _release(self, connection: sqlite3.Connection) -> None:
-        with self._lock:
-            if self._free is not None:
-                self._free.append(connection)
-                return
-        connection.close()
 
-    @property
-    def _con(self) -> sqlite3.Connection:
-        """Return the connection that this thread was lent; diskcache asks for it before each statement."""
-        return self._lent[threading.get_ident()]
+def fault(folder: Path) -> str:
+    """Return why the database in `folder` cannot be used; empty where it can, or is not there yet."""
 
-    def close(self) -> None:
-        """Close the connections that are not in use; diskcache's constructor does that at its end."""
-        self._drop_free([])
+    def objection(database: sqlite3.Connection) -> str:
+        _check(database)
+        return ""
 
-    def close_all(self) -> None:
-        """Close all connections; one that is in use, or is opened later, closes after its use."""
-        self._drop_free(None)
+    return sqlite.fault(folder / NAME, objection, BUSY_SECONDS)
 
-    def _drop_free(self, free: list[sqlite3.Connection] | None) -> None:
-        with self._lock:
-            dropped, self._free = self._free or [], free
-        for connection in dropped:
-            connection.close()
+
+def _prepare(folder: Path) -> None:
+    """Check that diskcache can open the database, for whose lock it would wait a minute; make an empty one ours.
+
+    Raises:
+        sqlite3.Error: it cannot, or what is in it is not diskcache's, or of another version.
+    """
+    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS, isolation_level=None)) as database:
+        for pragma in ("auto_vacuum", "journal_mode"):  # the first cannot be set later
+            database.execute(f"PRAGMA {pragma} = {PRAGMAS[pragma]}")
+        database.execute("BEGIN IMMEDIATE")
+        if database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            _check(database)
+            return
+        for below in folder.glob("[0-9a-f][0-9a-f]"):  # chunks that no row names
+            shutil.rmtree(below, ignore_errors=True)
+        database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute("COMMIT")
+
+
+def _check(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise sqlite3.DatabaseError(f"version {version} of the blocks, and this program writes {VERSION}")
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():  # else it is being made
+        database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1").fetchone()
+
+
+def _wait_for_lock(file: Path) -> None:
+    """Wait until the database can be read: a new connection of diskcache would wait a minute.
+
+    Raises:
+        sqlite3.Error: it cannot, in `BUSY_SECONDS`.
+    """
+    with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
+        database.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def _moment(expires: object) -> float:
+    return expires - CENTURY if isinstance(expires, int | float) else 0.0
+
+
+class _Pieces:
+    """The content of a file, and its name once it is written."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+        self.filename = ""
+
+
+class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
+    """A disk of diskcache that stores files under text, and takes nothing else for a value."""
+
+    def __init__(self, directory: str, **settings: Any) -> None:
+        super().__init__(directory, **settings)
+        self._folder = directory
+
+    def put(self, key: str | ForeignKey) -> tuple[Any, Any]:
+        return key if isinstance(key, ForeignKey) else (key, True)
+
+    def get(self, key: Any, raw: Any) -> str | ForeignKey:
+        return key if raw == 1 and isinstance(key, str) else ForeignKey(key, raw)
+
+    def store(self, value: _Pieces, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001 - diskcache's signature
+        if not isinstance(value, _Pieces):
+            raise TypeError("only chunks are stored")
+        value.filename, path = self.filename()
+        return chunk_file.write(path, value.pieces), MODE_BINARY, value.filename, None
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: bool) -> str | None:  # noqa: ARG002, FBT001 - see `store`
+        """Return the path of a file; None where another program wrote the row."""
+        return f"{self._folder}/{filename}" if mode == MODE_BINARY and is_chunk_file(filename) else None
+
+    def remove(self, file_path: Any) -> None:
+        if is_chunk_file(file_path):  # else another program wrote the row, and the file is not ours
+            super().remove(file_path)

@@ -1,11 +1,13 @@
-"""The tables of an index, and how entries are written into their rows and read from them."""
+"""The tables of an index: how entries are written into their rows and read from them, counted and forgotten."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
+from empiarfs.storage import sqlite
 from empiarfs.storage.circuit_breaker import JOURNAL
-from empiarfs.storage.sqlite import beside
 
 VERSION = 2  # of the tables; a file of another version is set aside
 BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
@@ -32,6 +34,7 @@ CREATE TABLE entries (
 """,
     "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
 )
+_PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
 COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"
 _Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
@@ -129,7 +132,7 @@ def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, 
 
 def set_aside(file: Path) -> None:
     """Keep a file that cannot be used under another name."""
-    for path in beside(file):
+    for path in sqlite.beside(file):
         path.unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
 
@@ -175,3 +178,51 @@ def connect(file: Path | None) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def fault(file: Path) -> str:
+    """Say why the index in `file` cannot be used; empty where it can, or is not there yet."""
+
+    def objection(database: sqlite3.Connection) -> str:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            return f"version {version} of the tables, and this program writes {VERSION}"
+        database.execute("SELECT count(*) FROM directories").fetchone()
+        return ""
+
+    return sqlite.fault(file, objection, BUSY_SECONDS)
+
+
+def counted(file: Path) -> tuple[int, int]:
+    """Return how many directories are listed in `file`, and of how many files the exact size is known.
+
+    Raises:
+        sqlite3.Error: it cannot be used.
+    """
+    with _opened(file) as database:
+        (directories,) = database.execute("SELECT count(*) FROM directories").fetchone()
+        (files,) = database.execute("SELECT count(*) FROM entries WHERE size IS NOT NULL").fetchone()
+        return directories, files
+
+
+def forget(file: Path, entries: Sequence[str]) -> None:
+    """Forget what lies in `entries`, but not that they are there; or all that `file` knows, where there are none.
+
+    Raises:
+        sqlite3.Error: it cannot be used, or not now.
+    """
+    with _opened(file) as database:
+        for entry in entries or ("",):
+            values = (entry.encode(), *below(entry))
+            for table, column in _PATHS:
+                database.execute(
+                    f"DELETE FROM {table} WHERE {column} = ? OR {column} > ? AND {column} < ?",  # noqa: S608 - constants
+                    values,
+                )
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """Lend the database for one transaction."""
+    with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database, database:
+        yield database

@@ -3,26 +3,38 @@
 All of it may be done while mounts use the folder: what they miss then they fetch again.
 """
 
+import heapq
 import os
 import random
 import shutil
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
-from empiarfs.storage import listed, sqlite, table
+from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
+from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
-from empiarfs.storage.database import NAME, is_block_file
-from empiarfs.storage.disk import min_free_of
-from empiarfs.storage.table import Row, Segment, Table
+from empiarfs.storage.database import NAME, Database, ForeignKey, Place, is_chunk_file
+from empiarfs.storage.disk import TROUBLES, min_free_of
 
-YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a block that is being stored now
+YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a chunk that is being stored now
 TOGETHER = 500  # rows removed in one go; a mount that stores waits for no longer than that takes
+UNLIMITED = 1 << 62  # bytes: nothing is evicted here
 _LISTINGS, _SILENT = "tree-", "ftp-silent-"  # what the names of our files begin with
+
+
+class _Row(NamedTuple):
+    """A row of the database: its key, what that names and where it is, if it is ours, and the bytes of its file."""
+
+    key: str | ForeignKey
+    chunk: Chunk | None
+    place: Place | None
+    size: int
 
 
 class CacheMaintenance:
@@ -41,26 +53,25 @@ class CacheMaintenance:
             ensure_private(self._kept)
 
     def contents(self) -> Contents:
-        """Return what is there; nothing is changed."""
+        """Return what is there; nothing is removed."""
         errors = self._errors()
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
-        oldest = newest = None
+        used: list[float] = []
         with self._store(errors) as store:
-            for row in store.rows() if store is not None else ():
-                segment = row.segment
-                key = (segment.archive, _entry(segment)) if segment else ("", "")
-                parts[key][0] += len(segment.numbers) if segment else 0
-                parts[key][1] += row.size
-                files[key].add(segment and segment.file)
-                oldest = row.stored if oldest is None else min(oldest, row.stored)
-                newest = row.stored if newest is None else max(newest, row.stored)
-        counts = [listed.counted(file) for file in self._indexes() if file not in errors]
+            for _, chunk, place, size in _rows(store):
+                if chunk is not None and place is not None:
+                    key = (chunk.archive, _entry(chunk))
+                    parts[key][0] += chunks.block_count(chunk, size)
+                    parts[key][1] += size
+                    files[key].add(chunk.file)
+                    used.append(place.used)
+        counts = [index_tables.counted(file) for file in self._indexes() if file not in errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(EntryUsage(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
-            oldest,
-            newest,
+            min(used, default=None),
+            max(used, default=None),
             sum(file.stat().st_size for file in self._kept.glob(f"{_LISTINGS}*")),
             sum(directories for directories, _ in counts),
             sum(measured for _, measured in counts),
@@ -71,85 +82,74 @@ class CacheMaintenance:
         )
 
     def verify(self, shown: Callable[[int], AbstractContextManager[Callable[[int], object]]]) -> VerifyReport:
-        """Read every block; remove those that are not whole, and what belongs to nothing.
+        """Read every block; remove chunks that are not whole, and what belongs to nothing.
 
         Args:
-            shown: takes how many bytes there are to read, and gives what is told how many more were read.
+            shown: takes how many bytes there are to read, and yields what is called with how many more were read.
 
         Raises:
             OSError: a file cannot be read now, which is no damage.
         """
         errors = self._errors()
-        found = VerifyReport(errors=_described(errors), unrecognised=tuple(self.unrecognised()))
+        found = VerifyReport(unrecognised=tuple(self.unrecognised()))
         with self._store(errors) as store:
-            if store is None:
-                return found
-            files = self._files()  # before the rows: what is stored later is known to them
-            bad: list[Row] = []
-            with shown(store.volume()) as advance:
-                for row in store.rows():
-                    files.pop(row.file or "", None)
-                    advance(row.size)
-                    try:
-                        blocks = store.blocks(row)
-                    except FileNotFoundError:
-                        found.missing += _remove(store, [row])  # 0 where a mount has given it up meanwhile
-                        continue
-                    found.blocks += len(blocks)
-                    found.bytes += row.size
-                    if not blocks or None in blocks:
-                        found.damaged += max(1, blocks.count(None))
-                        bad.append(row)
-            _remove(store, bad)
-            found.orphans = self._drop_files(files)
+            if store is not None:
+                files = self._files()  # before the rows: what is stored later has one
+                with shown(store.stored_bytes()) as advance:
+                    for row in _rows(store):
+                        if row.place is not None:
+                            files.pop(os.path.relpath(row.place.path, self._blocks), None)
+                        advance(row.size)
+                        _verify(store, row, found)
+                found.orphans = self._drop_files(files)
+        found.errors = _described(errors)
         return found
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
         """Return `count` whole blocks of `archive` at random; all of them where there are fewer."""
-        chosen: list[tuple[Row, int]] = []
+        sampled = []
         with self._store(self._error_of_blocks()) as store:
-            if store is None:
-                return []
-            seen = 0
-            for row in store.rows():
-                segment = row.segment
-                for at in range(len(segment.numbers)) if segment and segment.archive == archive else ():
-                    seen += 1
-                    if len(chosen) < count:
-                        chosen.append((row, at))
-                    elif (place := random.randrange(seen)) < count:  # noqa: S311 - a sample, no secret
-                        chosen[place] = (row, at)
-            sampled = []
-            for row, at in chosen:
+            blocks_of_archive = (
+                (chunk, place, index)
+                for _, chunk, place, size in _rows(store)
+                if chunk is not None and place is not None and chunk.archive == archive
+                for index in range(chunks.block_count(chunk, size))
+            )
+            chance = random.Random()  # noqa: S311 - a sample, no secret
+            for chunk, place, index in heapq.nsmallest(count, blocks_of_archive, key=lambda _: chance.random()):
                 with suppress(FileNotFoundError):
-                    data = store.blocks(row)[at]
-                    if data is not None and row.segment is not None:
-                        sampled.append(SampledBlock(row, row.segment, row.segment.numbers[at], data))
-            return sampled
+                    blocks = list(chunk_file.read(place.path, chunk, chunk.numbers).blocks.items())
+                    sampled += [SampledBlock(chunk, place, *block) for block in blocks[index : index + 1]]
+        return sampled
 
-    def drop(self, rows: Sequence[Row]) -> None:
-        """Remove blocks."""
+    def drop(self, blocks: Sequence[SampledBlock]) -> None:
+        """Remove blocks, and what is in their chunks: those are not trusted for the rest."""
         with self._store(self._error_of_blocks()) as store:
             if store is not None:
-                _remove(store, rows)
+                store.delete(*((block.chunk.key, block.place) for block in blocks))
 
     def clear(self, entries: Sequence[str]) -> int:
-        """Remove blocks and listings, all or those of some `entries`; give the bytes of blocks that are gone.
+        """Remove blocks and listings, all or those of some `entries`; return the bytes of blocks that are gone.
 
         Raises:
-            OSError: a listing is in use for too long.
+            OSError: a database is in use for too long.
         """
         count = 0
         errors = self._errors()
+        with self._store(errors) as store:
+            if store is not None and entries:
+                rows = [row for row in _rows(store) if row.chunk is not None and _entry(row.chunk) in entries]
+                for begin in range(0, len(rows), TOGETHER):
+                    part = rows[begin : begin + TOGETHER]
+                    gone = store.delete(*((row.key, row.place) for row in part))
+                    count += sum(row.size for row, is_gone in zip(part, gone, strict=True) if is_gone)
+            elif store is not None:
+                count = store.stored_bytes()
+                with store.connected() as cache:
+                    cache.clear()
+                self._drop_files(self._files())
         if not entries and self._blocks in errors:
             count += self._delete_blocks()
-        with self._store(errors) as store:
-            if store is not None:
-                rows = [row for row in store.rows() if not entries or _is_in(row, entries)]
-                _remove(store, rows)
-                count += sum(row.size for row in rows)
-                if not entries:
-                    self._drop_files(self._files())
         for file in self._indexes():
             if file not in errors:
                 _forget(file, entries)
@@ -175,26 +175,34 @@ class CacheMaintenance:
         for folder, _, names in os.walk(self._blocks):
             for name in names:
                 inside = os.path.relpath(Path(folder) / name, self._blocks)
-                if inside not in table.FILES and not is_block_file(inside):
+                if inside not in database.FILES and not is_chunk_file(inside):
                     yield Path(folder) / name
 
     def _errors(self) -> dict[Path, str]:
         """Look through each database, which takes a while; give those that cannot be used, and why."""
-        found = {file: listed.fault(file) for file in self._indexes()}
+        found = {file: index_tables.fault(file) for file in self._indexes()}
         return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
 
     def _error_of_blocks(self) -> dict[Path, str]:
-        reason = table.fault(self._blocks)
+        reason = database.fault(self._blocks)
         return {self._blocks: reason} if reason else {}
 
     @contextmanager
-    def _store(self, errors: Container[Path]) -> Iterator[Table | None]:
-        """Lend the blocks, as they are; None where there are none, or their database cannot be used."""
-        if not (self._blocks / NAME).exists() or self._blocks in errors:
-            yield None
-            return
-        with closing(Table(self._blocks)) as store:
+    def _store(self, errors: dict[Path, str]) -> Iterator[Database | None]:
+        """Yield the blocks; None where there are none, or their database cannot be used, which goes to `errors`."""
+        store = None
+        if (self._blocks / NAME).exists() and self._blocks not in errors:
+            try:
+                store = Database(self._blocks, UNLIMITED)
+            except TROUBLES as error:
+                errors[self._blocks] = str(error)
+        try:
             yield store
+        except database.FAILURES as error:
+            raise _busy(self._blocks, error) from error
+        finally:
+            if store is not None:
+                store.close()
 
     def _indexes(self) -> list[Path]:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
@@ -204,7 +212,7 @@ class CacheMaintenance:
         found = {}
         for path in self._blocks.glob("??/??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
-            if is_block_file(inside):
+            if is_chunk_file(inside):
                 with suppress(OSError):
                     found[inside] = path.lstat().st_mtime
         return found
@@ -224,7 +232,7 @@ class CacheMaintenance:
                 count += (self._blocks / name).stat().st_size
                 (self._blocks / name).unlink()
         for path in _children(self._blocks):
-            if path.name in table.FILES:
+            if path.name in database.FILES:
                 path.unlink(missing_ok=True)
         return count
 
@@ -233,23 +241,51 @@ def _described(errors: Mapping[Path, str]) -> tuple[str, ...]:
     return tuple(f"{path}: {reason}" for path, reason in errors.items())
 
 
-def _entry(segment: Segment) -> str:
-    return segment.file.path.partition("/")[0]
+def _entry(chunk: Chunk) -> str:
+    return chunk.file.path.partition("/")[0]
 
 
-def _is_in(row: Row, entries: Sequence[str]) -> bool:
-    return row.segment is not None and _entry(row.segment) in entries
+def _rows(store: Database | None) -> Iterator[_Row]:
+    """Yield the rows of `store`; one that is evicted meanwhile has no place."""
+    if store is None:
+        return
+    with store.connected() as cache:
+        keys = iter(cache)  # `iterkeys` would end at a row of another program whose key is NULL
+    for key in keys:
+        place = store.find(key)
+        size = 0
+        if place is not None:
+            with suppress(OSError):
+                size = os.lstat(place.path).st_size
+        yield _Row(key, None if isinstance(key, ForeignKey) else chunks.parse_key(key), place, size)
 
 
-def _remove(store: Table, rows: Sequence[Row]) -> int:
-    return sum(store.remove(rows[begin : begin + TOGETHER]) for begin in range(0, len(rows), TOGETHER))
+def _verify(store: Database, row: _Row, found: VerifyReport) -> None:
+    """Read the chunk of `row`, and remove it where it is not whole."""
+    if row.chunk is None or row.place is None:
+        found.damaged += sum(store.delete((row.key, row.place)))  # 0 where it was evicted meanwhile
+        return
+    try:
+        stored = chunk_file.read(row.place.path, row.chunk, row.chunk.numbers)
+    except FileNotFoundError:
+        found.missing += sum(store.delete((row.key, row.place)))  # 0 where it was evicted or stored again meanwhile
+        return
+    found.blocks += len(stored.blocks) + stored.damaged
+    found.bytes += row.size
+    found.damaged += stored.damaged
+    if stored.damaged:
+        store.delete((row.key, row.place))
 
 
 def _forget(file: Path, entries: Sequence[str]) -> None:
     try:
-        listed.forget(file, entries)
+        index_tables.forget(file, entries)
     except sqlite3.Error as error:
-        raise OSError(f"{file}: {error}; try once more") from error
+        raise _busy(file, error) from error
+
+
+def _busy(file: Path, error: Exception) -> OSError:
+    return OSError(f"{file}: {str(error) or 'it is locked'}; try once more")
 
 
 def _remove_database(file: Path) -> None:

@@ -97,13 +97,13 @@ def tables(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def for_readme(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield the lines of the README's table: a row for each job and line, a column for each program."""
+    """Yield the lines of the table of docs/benchmarks.md: a row for each job and network."""
     figures = [figure for run in runs for figure in run.figures]
     names = list(dict.fromkeys(figure.tool for figure in figures))
     versions = {name: version for run in runs for name, version in run.versions.items()}
     said = dict.fromkeys(version for name in names if (version := versions.get(name, name)))
     calls = ", ".join(dict.fromkeys(f"`{run.command}` on {run.date}" for run in runs))
-    yield f"{calls}; {runs[0].machine}; {', '.join(said)}. Seconds (fastest-slowest), with fresh caches; lines:"
+    yield f"{calls}; {runs[0].machine}; {', '.join(said)}. Seconds (fastest-slowest), with fresh caches; networks:"
     lines = [name for name in LINES if any(figure.profile == name for figure in figures)]
     yield f"{'; '.join(f'{name} {described(LINES[name])}' for name in lines)}."
     yield ""
@@ -115,7 +115,7 @@ def for_readme(runs: Sequence[Run]) -> Iterator[str]:
         "connections",
         "worst read",
     ]
-    yield f"| job | line | {' | '.join(columns)} |"
+    yield f"| job | network | {' | '.join(columns)} |"
     yield "|---" * (len(columns) + 2) + "|"
     order = {
         (figure.job, figure.profile): None for profile in LINES for figure in figures if figure.profile == profile
@@ -137,10 +137,12 @@ def for_readme(runs: Sequence[Run]) -> Iterator[str]:
             f"{worst:.2f}" if worst else "",
         ]
         yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "`-` = not measured."
 
 
 def described(line: Line) -> str:
-    """Say what a line is like."""
+    """Return the round trip, the rates and the faults of an emulated network, in words."""
     if line == Line():
         return "loopback"
     words = (

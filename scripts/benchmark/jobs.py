@@ -75,7 +75,7 @@ def listed_long(data: Path) -> list[float]:
     return []
 
 
-def in_line(name: str, size: int) -> Callable[[Path], list[float]]:
+def sequential(name: str, size: int) -> Callable[[Path], list[float]]:
     """Return a job that reads a file from its start to its end."""
 
     def run(data: Path) -> list[float]:
@@ -91,7 +91,7 @@ def in_line(name: str, size: int) -> Callable[[Path], list[float]]:
 def together(data: Path) -> list[float]:
     """Read eight files at once."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: in_line(f"eight/f{n}.bin", EIGHTH)(data), range(8)))
+        list(pool.map(lambda n: sequential(f"eight/f{n}.bin", EIGHTH)(data), range(8)))
     return []
 
 
@@ -157,19 +157,19 @@ JOBS = (
     Job("`ls -l` of them, FTP answers", ("near",), listed_long),
     Job("`ls -l` of them, no FTP", ("near",), listed_long, no_ftp=True),
     Job("`ls -l` again after a remount", ("near",), listed_long, remount=True, after=True),
-    Job("400 MB in line", ("near", "far", "lan"), in_line("big.bin", BIG)),
-    Job("400 MB again, page cache dropped", ("near",), in_line("big.bin", BIG), drop=True, after=True),
-    Job("400 MB again, warm", ("near",), in_line("big.bin", BIG), after=True),
+    Job("400 MB sequential", ("near", "far", "lan"), sequential("big.bin", BIG)),
+    Job("400 MB again, page cache dropped", ("near",), sequential("big.bin", BIG), drop=True, after=True),
+    Job("400 MB again, warm", ("near",), sequential("big.bin", BIG), after=True),
     Job("8 files of 64 MB at once", ("near",), together),
     Job("60 random 64 KiB of 1 GiB", ("near", "far", "ebi"), scattered("stack1.mrcs", 60, 64 * KIB)),
     Job("30 random 1 MiB of 1 GiB", ("near",), scattered("stack2.mrcs", 30, MIB)),
     Job("one cold 128 KiB", ("near", "far"), cold, single=True),
     Job("first KiB of 100 files", ("near", "far"), heads(100)),
-    Job("64 MB in line", ("ebi",), in_line("eight/f0.bin", EIGHTH)),
+    Job("64 MB sequential", ("ebi",), sequential("eight/f0.bin", EIGHTH)),
     Job("first KiB of 40 files", ("ebi",), heads(40)),
 )
 READAHEAD_JOBS = (  # that show what the kernel's reading ahead costs and gains
-    Job("400 MB in line", ("near", "lan"), in_line("big.bin", BIG)),
+    Job("400 MB sequential", ("near", "lan"), sequential("big.bin", BIG)),
     Job("60 random 64 KiB of 1 GiB", ("near",), scattered("stack1.mrcs", 60, 64 * KIB)),
     Job("30 random 1 MiB of 1 GiB", ("near",), scattered("stack2.mrcs", 30, MIB)),
     Job("60 random pages of 1 GiB by mmap", ("near",), mapped),

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,19 +15,22 @@ from typing import Any, ClassVar
 import click
 import pytest
 from support import cache_files
+from support.cache_files import get, put
 from support.commands import isolated, run
 from support.fakes import noise
 from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
 from empiarfs.model import Block, File
-from empiarfs.settings import Settings, archive_name, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import Settings, archive_name
+from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.table import Table, parsed
-from empiarfs.units import KIB
+from empiarfs.storage.maintenance import CacheMaintenance
+from empiarfs.units import KIB, MIB
 
-SIZE = 128 * KIB
+SIZE = 512 * KIB  # two blocks a chunk
 LARGE = noise(4 * SIZE + 100)
 FILES = {
     b"10028/data/large.mrc": LARGE,
@@ -42,14 +46,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
     isolated(tmp_path, monkeypatch)
     with ScriptedServer(Website(FILES)) as server:
         monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
+        monkeypatch.setenv("EMPIARFS_BLOCK_SIZE", f"{SIZE}")
         for path in FILES:
             assert run("stat", os.fsdecode(path)).exit_code == 0
         with closing(store()) as kept:
             for path, content in FILES.items():
                 file = File(os.fsdecode(path), len(content), MODIFIED)
                 parts = [content[begin : begin + SIZE] for begin in range(0, len(content), SIZE)]
-                for numbers in filter(None, (range(len(parts))[:2], range(len(parts))[2:3], range(len(parts))[3:])):
-                    kept.put(Block(file, numbers.start), *(parts[number] for number in numbers))
+                put(kept, Block(file, 0), *parts)
         yield server
 
 
@@ -65,22 +69,22 @@ def cache() -> Path:
     return load({}, os.environ).cache_dir
 
 
-def segments() -> list[Path]:
-    """Return the files of segments: of the large file two, one and two blocks together, and of the others one."""
-    return cache_files.segments(cache() / "v1" / "blocks")
+def stored_chunks() -> list[Path]:
+    """Return the files of chunks: of the large file two, two and one block together, and of the others one."""
+    return cache_files.chunks(cache() / "v1" / "blocks")
 
 
 def kept_text() -> str:
-    """Return the bytes of all segments, as people read them."""
-    return f"{cache_files.volume(cache()) / KIB:.1f} KiB"
+    """Return the bytes of all chunks, as people read them."""
+    return f"{cache_files.volume(cache()) / MIB:.1f} MiB"
 
 
-def large_segment(number: int) -> Path:
-    """Return the file of the segment that holds a block of the large file."""
+def large_chunk(number: int) -> Path:
+    """Return the file of the chunk that holds a block of the large file."""
     folder = cache() / "v1" / "blocks"
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         for key, name in database.execute("SELECT key, filename FROM Cache"):
-            found = parsed(key)
+            found = parse_key(key)
             if found and found.file.path == "10028/data/large.mrc" and number in found.numbers:
                 return Path(folder / name)
     raise AssertionError("it is not kept")
@@ -120,7 +124,7 @@ def test_info_is_for_people_too(server: ScriptedServer) -> None:
     """Every entry has a line, the largest first."""
     lines = run("cache", "info").stdout.splitlines()
     assert lines[0] == f"folder:    {cache()}"
-    assert lines[1].startswith(f"kept:      {kept_text()} of at most 20.0 GiB: 7 blocks of 3 files")
+    assert lines[1].startswith(f"cached:    {kept_text()} of at most 20.0 GiB: 7 blocks of 3 files")
     assert [line.split()[0] for line in lines[-2:]] == ["10028", "10029"]
 
 
@@ -138,7 +142,7 @@ def test_verify_finds_nothing_wrong_with_a_good_cache(server: ScriptedServer) ->
     result = run("cache", "verify")
     assert (result.exit_code, result.stdout) == (0, f"7 blocks, {kept_text()}: 0 damaged, 0 without a file\n")
     assert len(server.requests) == asked
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
 
 
 def flipped(file: Path) -> None:
@@ -162,7 +166,7 @@ def replaced(file: Path) -> None:
 @pytest.mark.parametrize("harm", [flipped, emptied, replaced])
 def test_verify_removes_a_damaged_block(server: ScriptedServer, harm: Callable[[Path], None]) -> None:
     """It says so, by its status too; the next look finds all well, and the block is fetched again."""
-    harm(large_segment(2))
+    harm(large_chunk(4))
     result = run("cache", "verify")
     assert result.exit_code == 1
     assert "1 damaged" in result.stdout
@@ -175,15 +179,15 @@ def test_verify_removes_nothing_that_cannot_be_read_now(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files are no damage: it says why it goes no further."""
-    read = Path.read_bytes
+    opens = os.open
 
-    def refuse(path: Path) -> bytes:
-        if path.suffix == ".val":
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), os.fspath(path))
-        return read(path)
+    def refuse(path: str, *arguments: int) -> int:
+        if path.endswith(".val"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opens(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(os, "open", refuse)
         result = run("cache", "verify")
     assert (result.exit_code, "Too many open files" in result.stderr) == (1, True)
     assert kept() == {"10028": 6, "10029": 1}
@@ -232,9 +236,9 @@ def test_the_bytes_of_info_are_those_of_the_status(server: ScriptedServer) -> No
         assert kept.kept() == info()["bytes"]
 
 
-def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
+def test_verify_removes_a_chunk_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
     """A file in which something went wrong is not trusted for the rest."""
-    flipped(large_segment(4))
+    flipped(large_chunk(3))
     assert "7 blocks" in (said := run("cache", "verify").stdout)
     assert "1 damaged" in said
     assert kept() == {"10028": 4, "10029": 1}
@@ -242,7 +246,7 @@ def test_verify_removes_a_segment_of_which_one_block_is_damaged(server: Scripted
 
 def test_verify_removes_rows_whose_files_are_gone(server: ScriptedServer) -> None:
     """Which counts as damage: somebody was in the folder."""
-    large_segment(2).unlink()
+    large_chunk(4).unlink()
     result = run("cache", "verify")
     assert result.exit_code == 1
     assert "1 without a file" in result.stdout
@@ -258,7 +262,7 @@ def test_verify_removes_files_that_nobody_knows_of(server: ScriptedServer) -> No
         file.write_bytes(b"left over")
     os.utime(old, (LONG_AGO, LONG_AGO))
     result = run("cache", "verify")
-    assert (result.exit_code, "1 files that belonged to no block are removed" in result.stdout) == (0, True)
+    assert (result.exit_code, "removed 1 file that belonged to no block" in result.stdout) == (0, True)
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -279,31 +283,54 @@ def test_verify_removes_rows_of_other_programs_and_not_the_files_they_name(
     assert run("cache", "verify").exit_code == 0
 
 
+def test_a_row_without_a_key_hides_no_other(server: ScriptedServer) -> None:
+    """A row that another program wrote is no block, ends no walk through the others, and goes with `clear`."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database:
+        with database:
+            database.execute("INSERT INTO Cache (key, raw, store_time, size, mode) VALUES (NULL, 1, 0, 0, 4)")
+        assert kept() == {"10028": 6, "10029": 1}
+        assert run("cache", "verify").stdout.startswith("7 blocks, ")
+        assert run("cache", "clear", "--yes").exit_code == 0
+        assert database.execute("SELECT count(*) FROM Cache").fetchone() == (0,)
+
+
+def test_info_counts_the_blocks_of_a_chunk_and_when_it_was_used(server: ScriptedServer) -> None:
+    """What is read now is used now, whenever it was stored."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET expire_time = expire_time - 5000")
+    assert time.time() - info()["newest"] >= 5000
+    with closing(store()) as kept:
+        assert get(kept, Block(File("10029/x", 1, MODIFIED), 0)) == b"x"
+    found = info()
+    assert time.time() - found["oldest"] >= 5000
+    assert time.time() - found["newest"] < 1000
+
+
 def test_a_sample_is_compared_with_the_server(server: ScriptedServer) -> None:
     """As many blocks as are asked for, one request each, over one connection."""
     asked, lines = len(server.requests), server.connections
     result = run("cache", "verify", "--against-origin", "3")
     assert result.exit_code == 0
-    assert "3 blocks compared with the server's: 3 the same" in result.stdout
+    assert "3 blocks compared with the server: 3 identical" in result.stdout
     assert len(server.requests) - asked == 3
     assert server.connections - lines == 1
 
 
 def test_all_are_compared_where_there_are_fewer(server: ScriptedServer) -> None:
     """Each once."""
-    assert "7 blocks compared with the server's: 7 the same" in run("cache", "verify", "--against-origin=99").stdout
+    assert "7 blocks compared with the server: 7 identical" in run("cache", "verify", "--against-origin=99").stdout
 
 
 def test_a_block_that_differs_from_the_servers_is_removed(server: ScriptedServer) -> None:
     """A block that is whole and wrong can be found in no other way; the status says so."""
     file = File("10028/data/large.mrc", len(LARGE), MODIFIED)
     with closing(store()) as kept:
-        assert kept.get(Block(file, 2)) == LARGE[2 * SIZE : 3 * SIZE]
-        kept.put(Block(file, 2), noise(SIZE, 7))
+        assert get(kept, Block(file, 2)) == LARGE[2 * SIZE : 3 * SIZE]
+        put(kept, Block(file, 2), noise(SIZE, 7))
     assert run("cache", "verify").exit_code == 0
     result = run("cache", "verify", "--against-origin", "99")
     assert result.exit_code == 1
-    assert "10028/data/large.mrc: block 2 differs; it is removed" in result.stdout
+    assert "10028/data/large.mrc: block 2 differs and was removed" in result.stdout
     assert run("cat", "10028/data/large.mrc").stdout_bytes == LARGE
 
 
@@ -312,29 +339,29 @@ def test_a_file_that_changed_at_the_server_is_no_damage(server: ScriptedServer) 
     server.answer = Website(FILES | {b"10029/x": b"longer"})
     result = run("cache", "verify", "--against-origin", "99")
     assert result.exit_code == 0
-    assert "6 the same, 1 of files that changed there" in result.stdout
+    assert "6 identical, 1 of files that have changed there" in result.stdout
 
 
 def test_blocks_of_another_archive_are_not_compared(server: ScriptedServer) -> None:
     """This server knows nothing of them."""
     folder = cache() / "v1" / "blocks"
     with closing(DiskStore(folder, 1 << 30, archive="another", block_bytes=SIZE)) as other:
-        other.put(Block(File("10029/x", 1, MODIFIED), 0), b"y")
-    assert "7 the same, 0 of files" in run("cache", "verify", "--against-origin", "99").stdout
+        put(other, Block(File("10029/x", 1, MODIFIED), 0), b"y")
+    assert "7 identical, 0 of files" in run("cache", "verify", "--against-origin", "99").stdout
     assert info()["blocks"] == 8
 
 
 def test_a_block_that_was_stored_anew_meanwhile_is_not_removed(server: ScriptedServer) -> None:
     """What was found of the one before is no word about it."""
-    file, folder = File("10029/x", 1, MODIFIED), cache() / "v1" / "blocks"
-    with closing(Table(folder)) as table, closing(store()) as kept:
-        (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
-        kept.put(Block(file, 0), b"x")
-        assert table.remove([row]) == 0
-        assert kept.get(Block(file, 0)) == b"x"
-        (row,) = [row for row in table.rows() if row.segment and row.segment.file == file]
-        assert table.remove([row]) == 1
-        assert table.volume() == cache_files.volume(cache())
+    file = File("10029/x", 1, MODIFIED)
+    (sampled,) = [
+        one for one in CacheMaintenance(cache()).sample(archive_name(server.base_url), 99) if one.chunk.file == file
+    ]
+    with closing(store()) as kept:
+        put(kept, Block(file, 0), b"y")
+        CacheMaintenance(cache()).drop([sampled])
+        assert get(kept, Block(file, 0)) == b"y"
+        assert kept.kept() == cache_files.volume(cache())
 
 
 def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
@@ -342,8 +369,8 @@ def test_a_server_that_is_away_is_an_error(server: ScriptedServer) -> None:
     server.stop()
     result = run("cache", "verify", "--against-origin", "1")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: ")
-    assert len(segments()) == 5
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert len(stored_chunks()) == 5
 
 
 def test_clear_removes_everything(server: ScriptedServer) -> None:
@@ -351,7 +378,7 @@ def test_clear_removes_everything(server: ScriptedServer) -> None:
     words = f"{kept_text()} removed"
     result = run("cache", "clear", "--yes")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, words)
-    assert segments() == []
+    assert stored_chunks() == []
     told = info()
     assert told["blocks"] == 0
     assert (told["index"]["directories"], told["index"]["measured"]) == (0, 0)
@@ -380,7 +407,7 @@ def test_clear_of_an_entry_leaves_the_others(server: ScriptedServer, name: str) 
 def test_clear_wants_entries(server: ScriptedServer) -> None:
     """What is none removes nothing."""
     assert run("cache", "clear", "../10028").exit_code == 2
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5
 
 
 @pytest.mark.parametrize(("answer", "left"), [("no", 5), ("yes", 0)])
@@ -399,10 +426,10 @@ def test_clear_asks_on_a_terminal(
     monkeypatch.setattr(click, "confirm", confirm)
     assert run("cache", "clear").exit_code == (0 if answer == "yes" else 1)
     assert len(asked) == 1
-    assert len(segments()) == left
+    assert len(stored_chunks()) == left
     assert run("cache", "clear", "--yes").exit_code == 0
     assert len(asked) == 1
-    assert segments() == []
+    assert stored_chunks() == []
 
 
 def test_what_is_not_ours_stays_and_is_named(server: ScriptedServer) -> None:
@@ -431,9 +458,20 @@ def test_a_broken_database_is_told_and_cleared(server: ScriptedServer) -> None:
     assert run("cache", "verify").exit_code == 1
     assert file.read_bytes()[:7] == b"rubbish"
     assert run("cache", "clear", "--yes").exit_code == 0
-    assert segments() == []
+    assert stored_chunks() == []
     assert run("cache", "verify").exit_code == 0
     assert run("cat", "10029/x").stdout == "x"
+
+
+def test_blocks_of_another_version_are_told_and_cleared(server: ScriptedServer) -> None:
+    """What an older program stored is named, is no block, and goes with `clear`."""
+    with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database:
+        database.execute("PRAGMA user_version = 0")
+    (fault,) = info()["errors"]
+    assert "version 0 of the blocks" in fault
+    assert info()["blocks"] == 0
+    assert run("cache", "clear", "--yes").exit_code == 0
+    assert (info()["errors"], stored_chunks()) == ([], [])
 
 
 @pytest.mark.parametrize("version", [1, 99])
@@ -465,10 +503,10 @@ def test_a_store_that_is_in_use_goes_on(server: ScriptedServer) -> None:
     settings = load({}, os.environ)
     with closing(wire.archive(settings)) as archive:
         opened = archive.open("10028/data/large.mrc")
-        assert opened.read(0, 10) == LARGE[:10]
+        assert opened.read_at(0, 10) == LARGE[:10]
         assert run("cache", "clear", "--yes").exit_code == 0
         asked = len(server.requests)
-        assert opened.read(3 * SIZE, 10) == LARGE[3 * SIZE : 3 * SIZE + 10]
+        assert opened.read_at(3 * SIZE, 10) == LARGE[3 * SIZE : 3 * SIZE + 10]
         assert len(server.requests) > asked
     with closing(SqliteIndex(next((cache() / "v1").glob("tree-*.sqlite")))) as index:
         assert index.directory("10028/data") is None
@@ -487,4 +525,4 @@ def test_what_the_server_says_of_itself_is_compared_by_its_bytes(server: Scripte
 
     server.answer = cut
     assert run("cache", "verify", "--against-origin", "1").exit_code == 1
-    assert len(segments()) == 5
+    assert len(stored_chunks()) == 5

@@ -64,7 +64,7 @@ def silent(result: Result, folder: Path) -> None:
     assert not any(SECRET in name for _, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_credentials_in_the_base_url_are_used(server: ScriptedServer, tmp_path: Path) -> None:
     """Listings and bytes are fetched with the credentials, and the verbose log does not contain the password."""
     for words, output in ((("ls", "10028"), "10028.xml"), (("cat", "10028/data/a.mrc"), "bytes")):
@@ -99,7 +99,7 @@ def test_an_invalid_host_does_not_reveal_the_password(server: ScriptedServer, tm
     silent(result, tmp_path)
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_messages_of_libraries_lose_the_password() -> None:
     """Credentials are removed from the messages of libraries, whether a scheme precedes them or not."""
     assert SECRET not in str(transport_error(OSError(f"cannot reach http://{LOGIN}@h/x nor {LOGIN}@h")))
@@ -118,7 +118,7 @@ def test_an_address_below_the_base_url_needs_no_password_of_its_own(server: Scri
         assert "data/" in run("ls", f"{url}/10028").stdout
 
 
-@pytest.mark.promise("User names and passwords in addresses stand in no log, message or file name.")
+@pytest.mark.promise("User names and passwords in URLs never appear in a log, message or file name.")
 def test_the_cache_knows_no_password(server: ScriptedServer, tmp_path: Path) -> None:
     """The cache is the same for all credentials: what was fetched with one login is found with another."""
     run("ls", "10028")

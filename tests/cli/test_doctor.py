@@ -17,7 +17,8 @@ from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
 from empiarfs.mount import mountpoints, requirements
-from empiarfs.settings import Settings, load
+from empiarfs.setting_sources import load
+from empiarfs.settings import Settings
 from empiarfs.units import GIB, MIB
 from empiarfs.urls import BASE_URL
 
@@ -104,7 +105,7 @@ def test_the_rate_is_measured_politely(server: ScriptedServer) -> None:
     """The rate is measured with three ranges of one file, in at most 12 requests over one connection."""
     found = of_network()
     assert states(found) == ["ok"] * 5
-    assert found[3].what.startswith("one connection brings ")
+    assert found[3].what.startswith("one connection transfers ")
     assert "10028/data/part 1/a.mrc" in found[3].what
     assert len(server.requests) <= 12
     assert server.connections == 1
@@ -122,7 +123,7 @@ def test_a_file_that_is_too_short_is_read_all_the_same(server: ScriptedServer, f
 def test_an_archive_without_files_is_a_warning(server: ScriptedServer) -> None:
     """An archive in which no file is found is a warning."""
     server.answer = Dated({b"10028/y/z/1/2/3/4/5/6/7": b""})
-    assert of_network()[3] == Finding("warn", "no file was found to measure the rate by")
+    assert of_network()[3] == Finding("warn", "found no file to measure the transfer rate with")
 
 
 def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
@@ -132,7 +133,7 @@ def test_a_server_that_is_away_is_bad(server: ScriptedServer) -> None:
     result = run("doctor")
     assert time.monotonic() - begun < IN_ALL
     assert result.exit_code == 1
-    assert "bad   the server refuses connections\n      is there a network" in result.stdout
+    assert ": the server refuses connections\n      is there a network" in result.stdout
     assert result.stdout.splitlines()[-1].endswith('found (see "bad" above)')
 
 
@@ -176,10 +177,10 @@ def test_what_breaks_off_in_the_middle_is_a_warning(server: ScriptedServer) -> N
 
 INDEX = "<html><head><title>Index of /</title></head><body><pre>{}</pre></body></html>"
 NO_ARCHIVES = {
-    "nothing": ("", "is no listing of entries"),
+    "nothing": ("", "is not a listing of entries"),
     "an application": (
         '<html><head><title>Log in</title></head><body><div id="app"></div></body></html>',
-        "no listing",
+        "is not a listing",
     ),
     "an empty index": (INDEX.format('<a href="../">..</a>'), "lists no entry: it holds nothing"),
     "an entry": (
@@ -205,7 +206,7 @@ def test_a_server_of_no_entries_is_bad(server: ScriptedServer, page: str) -> Non
     (bad,) = [number for number, line in enumerate(lines) if line.startswith("bad")]
     assert says in lines[bad]
     assert server.base_url in lines[bad]
-    assert "--base-url names another" in lines[bad + 1]
+    assert "choose another with --base-url" in lines[bad + 1]
     assert (result.exit_code, lines[-1]) == (1, '1 problem found (see "bad" above)')
 
 
@@ -239,7 +240,7 @@ def test_a_network_that_is_silent_is_given_up_in_time(
     begun = time.monotonic()
     found = of_network(seconds=0.3)
     assert time.monotonic() - begun < SOON / 2
-    assert found[0] == Finding("bad", "the server does not answer", network.NO_NETWORK)
+    assert found[0] == Finding("bad", "http://archive.invalid/x does not answer", network.NO_NETWORK)
     release.set()
 
 
@@ -247,8 +248,19 @@ def test_offline_no_connection_is_made(server: ScriptedServer) -> None:
     """With `--offline` no connection is made, and that is no problem."""
     result = run("doctor", "--offline")
     assert result.exit_code == 0
-    assert "no server is asked" in result.stdout
+    assert "no server was contacted" in result.stdout
     assert server.connections == 0
+
+
+def test_the_lines_of_the_network_name_the_url_that_they_check(server: ScriptedServer) -> None:
+    """The answer, the round trip and a refused connection are reported with the base URL."""
+    url = server.base_url
+    found = [one.what for one in of_network()]
+    assert found[0].startswith(f"{url} answers, and lists ")
+    assert any(what.startswith(f"a round trip to {url} takes ") for what in found)
+    server.stop()
+    (refused, _) = of_network()
+    assert refused.what == f"{url}: the server refuses connections"
 
 
 def test_a_password_in_an_address_is_not_shown(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,17 +282,20 @@ def test_the_api_is_checked_for_empiar_alone(monkeypatch: pytest.MonkeyPatch, se
     monkeypatch.setattr(network, "server", lambda _: iter(()))
     monkeypatch.setattr(network, "ftp", lambda _: iter(()))
     server.answer = Website({b"api/10028/": b"{"})
-    assert states(list(network.findings(Settings(base_url=BASE_URL)))) == ["ok"]
+    assert list(network.findings(Settings(base_url=BASE_URL))) == [
+        Finding("ok", f"{server.base_url}/api answers (EMPIAR's API)")
+    ]
 
 
 def test_ftp_that_does_not_answer_is_a_warning(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An FTP server that does not answer is a warning with advice, and its password is not shown."""
     monkeypatch.delenv("EMPIARFS_NO_FTP")
-    monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@127.0.0.1:{server.port}/x")
+    place = f"127.0.0.1:{server.port}/x"
+    monkeypatch.setenv("EMPIARFS_FTP_URL", f"ftp://me:secret@{place}")
     server.stop()
     found = of_network()[-1]
     assert found.state == "warn"
-    assert "FTP" in found.what
+    assert found.what.startswith(f"ftp://{place}: FTP does not answer")
     assert "--no-ftp" in found.advice
     assert "secret" not in found.what
 
@@ -344,7 +359,7 @@ def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown FUSE binding is bad, and the advice names those that exist."""
     monkeypatch.setenv("EMPIARFS_FUSE", "pyfuse3")
     (found,) = machine.library()
-    assert (found.state, found.advice) == ("bad", "write mfusepy or fusepy")
+    assert (found.state, found.advice) == ("bad", "use mfusepy or fusepy")
 
 
 @pytest.mark.parametrize(
@@ -365,10 +380,10 @@ def test_others_may_read_where_the_administrator_says_so(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (found,) = machine.others(load({"allow_other": wanted}, {}))
     assert found.state == state
-    assert ("is open" in found.what) == bool(open_to_us)
+    assert ("you may use" in found.what) == bool(open_to_us)
     if not open_to_us and state == "ok":
         needs_it = f"--allow-other needs user_allow_other in {machine.FUSE_CONFIG}"
-        assert found == Finding("ok", f"others cannot read your mounts: {needs_it}")
+        assert found == Finding("ok", f"other users cannot read your mounts: {needs_it}")
 
 
 @pytest.mark.parametrize(("kind", "state"), [("ext4", "ok"), ("nfs4", "warn"), ("lustre", "warn")])
@@ -425,10 +440,10 @@ def test_few_open_files_are_a_warning(monkeypatch: pytest.MonkeyPatch, most: int
     ("environ", "state", "words"),
     [
         ({}, "ok", "no proxy"),
-        ({"HTTPS_PROXY": "http://p:1"}, "ok", "by proxy: https_proxy=http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1"}, "ok", "through a proxy: https_proxy=http://p:1"),
         ({"https_proxy": "socks5://p:1"}, "bad", "SOCKS"),
         ({"ALL_PROXY": "socks5://p:1"}, "bad", "SOCKS"),
-        ({"HTTP_PROXY": "socks5://p:1"}, "ok", "by proxy"),
+        ({"HTTP_PROXY": "socks5://p:1"}, "ok", "through a proxy"),
         ({"https_proxy": "http://p:1", "no_proxy": "ebi.ac.uk"}, "ok", "no proxy for ftp.ebi.ac.uk"),
     ],
 )

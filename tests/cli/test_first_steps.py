@@ -42,7 +42,7 @@ def test_doctor_looks_at_the_folder_of_the_logs(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("sample")
 def test_a_missing_entry_differs_from_a_missing_file() -> None:
     """The error for a missing entry names the command that lists the entries, with the flag that was given."""
-    assert "no entry 10028 here; empiarfs ls --sample shows" in refused("ls", "--sample", "10028/data")
+    assert "there is no entry 10028; empiarfs ls --sample lists" in refused("ls", "--sample", "10028/data")
     assert refused("ls", "--sample", "99001/none").startswith("Error: 99001/none: ")
 
 
@@ -71,7 +71,7 @@ def test_a_sample_that_cannot_be_made_says_what_may_help(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "cache"
     assert refused("ls", "--sample", "--cache-dir", str(folder)) == (
-        f"Error: {folder}: Not a directory; another folder may do: --cache-dir\n"
+        f"Error: {folder}: Not a directory; choose another folder: --cache-dir\n"
     )
 
 
@@ -97,7 +97,7 @@ def test_clear_needs_confirmation(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     assert "use --yes" in refused("cache", "clear")
     said = run("cache", "clear", "--yes", "77777").stdout
-    assert said.startswith("nothing of 77777 was kept\n"), said
+    assert said.startswith("nothing of 77777 was cached\n"), said
 
 
 def test_a_comparison_of_nothing_is_no_success(tmp_path: Path) -> None:

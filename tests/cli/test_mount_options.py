@@ -103,7 +103,7 @@ def test_an_entry_in_place_of_the_mount_point_is_a_usage_error(text: str) -> Non
     result = run("mount", text)
     assert result.exit_code == 2
     name = "EMPIAR-10028" if text == "EMPIAR-10028" else "10028"
-    assert f"where to? write it like: empiarfs mount ~/empiar {name}\n" in result.stderr
+    assert f"the mount point is missing; write it like: empiarfs mount ~/empiar {name}\n" in result.stderr
 
 
 @pytest.mark.parametrize("point", ["/mnt/empiar", "/", "/home/\u017e/\udcff", "/" + "x" * 4000])

@@ -18,8 +18,8 @@ from support.scripted import Website
 from empiarfs.cli import main
 
 CONTENT = noise(9_000_000)
-FULL = "Error: No space left on device\n"
-CLOSED = "Error: standard output is closed; there is nowhere to write to\n"
+FULL = "Error: standard output: No space left on device\n"
+CLOSED = "Error: standard output is closed; redirect it to a file or a pipe\n"
 
 
 def helps(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -165,7 +165,7 @@ def test_a_disk_that_fills_up_under_the_last_bytes_is_no_success(tmp_path: Path)
                 preexec_fn=limited,
                 timeout=60,
             )
-        assert (done.returncode, done.stderr) == (1, "Error: File too large\n")
+        assert (done.returncode, done.stderr) == (1, "Error: standard output: File too large\n")
         assert (tmp_path / "copy").read_bytes() == CONTENT[:most]
 
 
@@ -191,7 +191,7 @@ def test_a_line_that_is_cut_by_a_full_disk_is_no_success(tmp_path: Path) -> None
                 timeout=60,
             )
         assert done.returncode == 1
-        assert done.stderr.endswith("Error: File too large\n")
+        assert done.stderr.endswith("Error: standard output: File too large\n")
 
 
 def test_nothing_that_standard_error_cannot_take_ends_in_status_120() -> None:

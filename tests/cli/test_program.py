@@ -16,7 +16,7 @@ from support.commands import own_logging, run
 
 from empiarfs.cli import main
 from empiarfs.cli.fstab import helper
-from empiarfs.settings import READERS, Settings
+from empiarfs.settings import ROWS, Settings
 
 COMMANDS = sorted(main.commands)
 
@@ -268,7 +268,7 @@ def test_every_setting_is_a_flag_of_mount_or_an_option_of_it() -> None:
         "log_file",
     } <= names
     assert {"verbose", "extra", "foreground", "sample", "patience"} <= names
-    assert names & set(READERS)
+    assert names & set(ROWS)
 
 
 @pytest.mark.parametrize("words", [("help",), ("--help",), ("-h",)])
@@ -281,6 +281,8 @@ def test_help_of_a_command_is_a_word_too() -> None:
     """`empiarfs help COMMAND` prints the command's help, and fails for an unknown command."""
     assert run("help", "cache", "info").stdout == run("cache", "info", "--help").stdout
     assert "No such command 'nosuch'" in run("help", "nosuch").stderr
+    result = run("help", "ls", "nosuch")
+    assert (result.exit_code, "empiarfs ls has no command 'nosuch'" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words", [("version",), ("-V",)])
@@ -300,7 +302,7 @@ def test_the_list_of_commands_shows_whole_sentences(group: list[str], columns: s
         assert sentence in " ".join(shown.split())
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ROWS)
 def test_help_names_default_and_variable_of_each_setting(name: str) -> None:
     """The help of a command names the default and the environment variable of each setting."""
     option = next((one for one in main.commands["mount"].params if one.name == name), None)
@@ -313,4 +315,4 @@ def test_help_names_default_and_variable_of_each_setting(name: str) -> None:
     if isinstance(value, int) and not isinstance(value, bool):
         assert "default: " in (option.help or "")
         said = (option.help or "").partition("default: ")[2].partition(";")[0].partition(",")[0]
-        assert READERS[name](said) == value
+        assert ROWS[name].parse(said) == value

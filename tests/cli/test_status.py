@@ -112,16 +112,16 @@ def test_the_table_shows_all_of_a_mount() -> None:
         "version": "0.1.0, mfusepy on libfuse 3",
         "archive": "https://ftp.ebi.ac.uk/empiar/world_availability",
         "entries": "10934 10028",
-        "read": "12.0 GiB in 98,304 reads; 3 files are open",
+        "read": "12.0 GiB in 98,304 reads; 3 open files",
         "fetched": "1.5 GiB in 1,310 requests 12 retries, 3 hedged, 9 timeouts",
-        "blocks": "91.6 % of 98,304 were in memory when asked for 25.0 % of 800 brought there came from disk "
+        "blocks": "91.6 % of 98,304 read were in memory 25.0 % of 800 loaded into memory came from disk "
         "75.0 % came from the network",
         "connections": "7 in use, 10 at most so far, 8 open 5 of 10 allowed now",
-        "server": "answers in 0.021 s, 95 of 100 times in 0.045 s 40.0 MiB/s over a connection",
+        "server": "first byte after 0.021 s (median), 0.045 s (95 %) 40.0 MiB/s over a connection",
         "memory": "200.0 MiB of 256.0 MiB",
         "disk": "3.0 GiB of 20.0 GiB 4 blocks not written in time, 1 found damaged",
-        "waiting": "programs wait for 5 names and 21 reads 2 requests for a connection, 64 blocks under way "
-        "31 tasks ahead of readers, 17.0 MiB for the disk",
+        "waiting": "programs wait for 5 names and 21 reads 2 requests for a connection "
+        "64 blocks in flight, 31 tasks queued 17.0 MiB to be written to disk",
     }
 
 
@@ -348,7 +348,7 @@ def test_only_accessible_mounts_are_probed(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "older empiarfs"), (b"{}", ""), (b"no status", "another empiarfs"), (b"\xff", "another")],
+    [(None, "older empiarfs"), (b"{}", ""), (b"no status", "another version of empiarfs"), (b"\xff", "another")],
 )
 def test_an_invalid_status_file_is_a_reason(tmp_path: Path, content: bytes | None, words: str) -> None:
     """A mount whose status file is missing or invalid is reported with the reason."""

@@ -74,7 +74,7 @@ def test_the_authority_of_the_bundle_is_trusted(authority: Authority, start: Sta
     assert run("cat", "10028/data/a.mrc", bundle).stdout == "bytes"
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_an_unknown_authority_is_not_trusted(authority: Authority, start: Start) -> None:
     """No request is sent to a server of an unknown authority, and the error names `--ca-bundle`."""
     server = start(authority.certificate(HERE))
@@ -82,7 +82,7 @@ def test_an_unknown_authority_is_not_trusted(authority: Authority, start: Start)
     assert server.requests == []
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_a_certificate_for_another_host_is_rejected(authority: Authority, start: Start) -> None:
     """No request is sent to a server whose certificate names another host."""
     server = start(authority.certificate("elsewhere.example"))
@@ -90,7 +90,7 @@ def test_a_certificate_for_another_host_is_rejected(authority: Authority, start:
     assert server.requests == []
 
 
-@pytest.mark.promise("TLS is verified, and cannot be told not to be.")
+@pytest.mark.promise("TLS certificates are always verified; no option disables that.")
 def test_an_expired_certificate_is_rejected(authority: Authority, start: Start) -> None:
     """A certificate that has expired or is not valid yet is rejected."""
     now = datetime.now(UTC)

@@ -8,10 +8,11 @@ from typing import cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fakes import FakeClock, FakeOrigin, FakeStopping, FixedLatency, at_once, noise
+from support.fakes import FakeClock, FakeOrigin, FakeStopping, at_once, in_threads, noise
+from support.parts import HedgedAtOnce
 from support.scripted import MODIFIED, Client, ScriptedServer, Website
 
-from empiarfs.engine.hedge import CancellableOrigin, Hedged
+from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import Retrying, RetryPolicy
 from empiarfs.errors import IsADirectory, NotFound, Stale
@@ -36,20 +37,18 @@ def in_memory() -> FakeOrigin:
     return origin
 
 
-class AskedTwice(FixedLatency):
-    """A pace at which every request is sent a second time, as far as may be."""
-
-    def hedge_delay(self) -> float:
-        """Return after how many seconds of silence a request is sent a second time."""
-        return 0.0
+def hedged(origin: Origin) -> Hedged:
+    """Return an origin of which nothing is late."""
+    limiter = ConnectionLimiter(3, 1)
+    return Hedged(origin, limiter, limiter.demand, in_threads)
 
 
-WRAPPERS: dict[str, Callable[[CancellableOrigin], Origin]] = {
+WRAPPERS: dict[str, Callable[[Origin], Origin]] = {
     "bare": lambda origin: origin,
-    "hedged": lambda origin: Hedged(origin, ConnectionLimiter(3, 1), FixedLatency()),
-    "asked twice": lambda origin: Hedged(origin, ConnectionLimiter(3, 1), AskedTwice()),
+    "hedged": hedged,
+    "hedged at once": lambda origin: HedgedAtOnce(origin, ConnectionLimiter(3, 1)),
     "retrying": lambda origin: Retrying(origin, patience()),
-    "all": lambda origin: Retrying(Hedged(origin, ConnectionLimiter(3, 2), AskedTwice()), patience()),
+    "all": lambda origin: Retrying(HedgedAtOnce(origin, ConnectionLimiter(3, 2)), patience()),
 }
 
 
@@ -75,6 +74,21 @@ def fetched(origin: Origin, file: File, span: Span) -> bytes:
 def test_measuring_gives_the_exact_length_and_date(origin: Origin, path: str) -> None:
     """Of any file, empty or with an odd name."""
     assert origin.measure(path) == File(path, len(FILES[path]), MODIFIED)
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("size", [1, 10_000, 1_000_000])
+def test_opening_measures_and_brings_the_first_bytes(origin: Origin, path: str, size: int) -> None:
+    """The file is the one that measuring returns, and the bytes are its first, or none of an empty file."""
+    assert origin.open(path, size) == (File(path, len(FILES[path]), MODIFIED), FILES[path][:size])
+
+
+def test_what_is_not_there_or_a_directory_does_not_open(origin: Origin) -> None:
+    """Opening raises as measuring does."""
+    with pytest.raises(NotFound):
+        origin.open("10028/none", 10)
+    with pytest.raises(IsADirectory):
+        origin.open("10028/data", 10)
 
 
 def test_a_file_is_the_same_each_time_it_is_measured(origin: Origin) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.cache_files import get, put
 from support.fakes import BrokenStore, MemoryStore, at_once, noise
 
 from empiarfs import wire
@@ -44,32 +45,32 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockStore
 
 def test_what_was_never_put_is_none(store: BlockStore) -> None:
     """A block nobody put is not there."""
-    assert store.get(Block(FILE, 0)) is None
+    assert get(store, Block(FILE, 0)) is None
 
 
 def test_what_was_put_is_given_back_or_none(store: BlockStore) -> None:
     """A store may lose a block, and never changes one."""
     for number in range(5):
-        store.put(Block(FILE, number), noise(1000, number))
+        put(store, Block(FILE, number), noise(1000, number))
     for number in range(5):
-        assert store.get(Block(FILE, number)) in {None, noise(1000, number)}
+        assert get(store, Block(FILE, number)) in {None, noise(1000, number)}
 
 
 def test_a_keeping_store_keeps(keeping: BlockStore) -> None:
     """What was put is there: each block its own bytes, also none, and the last put of two."""
-    keeping.put(Block(FILE, 0), b"old")
-    keeping.put(Block(FILE, 0), noise(1000))
-    keeping.put(Block(FILE, 1), b"")
-    assert keeping.get(Block(FILE, 0)) == noise(1000)
-    assert keeping.get(Block(FILE, 1)) == b""
+    put(keeping, Block(FILE, 0), b"old")
+    put(keeping, Block(FILE, 0), noise(1000))
+    put(keeping, Block(FILE, 1), b"")
+    assert get(keeping, Block(FILE, 0)) == noise(1000)
+    assert get(keeping, Block(FILE, 1)) == b""
 
 
 def test_blocks_of_other_files_and_versions_are_others(store: BlockStore) -> None:
     """No block is given for another path, size, date or number."""
-    store.put(Block(FILE, 0), b"1")
+    put(store, Block(FILE, 0), b"1")
     for file in (File("10028/b", 10_000, 5), File(FILE.path, 9999, 5), File(FILE.path, 10_000, None)):
-        assert store.get(Block(file, 0)) is None
-    assert store.get(Block(FILE, 1)) is None
+        assert get(store, Block(file, 0)) is None
+    assert get(store, Block(FILE, 1)) is None
 
 
 def test_a_store_is_safe_for_threads(store: BlockStore) -> None:
@@ -78,7 +79,7 @@ def test_a_store_is_safe_for_threads(store: BlockStore) -> None:
     def work(seed: int) -> bool:
         blocks = [Block(FILE, (seed + turn) % 5) for turn in range(20)]
         for block in blocks:
-            store.put(block, noise(1000, block.number))
-        return all(store.get(block) in {None, noise(1000, block.number)} for block in blocks)
+            put(store, block, noise(1000, block.number))
+        return all(get(store, block) in {None, noise(1000, block.number)} for block in blocks)
 
     assert at_once([partial(work, seed) for seed in range(4)]) == [True] * 4

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from support.fakes import in_threads
 
 from empiarfs.empiar.connection import Connection, _Watched, transport_error
 from empiarfs.empiar.connection_pool import ConnectionPool
@@ -35,7 +36,7 @@ def slots() -> Slots:
 @pytest.fixture
 def pool(slots: Slots) -> ConnectionPool:
     """A pool for a port on which nothing listens; none of its connections is established."""
-    return ConnectionPool("http://127.0.0.1:9", slots)
+    return ConnectionPool("http://127.0.0.1:9", slots, None, in_threads)
 
 
 def used(pool: ConnectionPool) -> Connection:

@@ -144,7 +144,7 @@ STUBS = [
 
 
 @pytest.mark.promise(
-    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "If the sizes of a directory came from one FTP list it is the listed date, in whole minutes and the "
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.promise("Data never come over FTP; one list of a directory may.")

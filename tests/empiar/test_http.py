@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from support.fakes import SOON, at_once, noise
 from support.scripted import MODIFIED, ROOT, Client, Reply, Request, ScriptedServer, Website, always
 
-from empiarfs.engine.hedge import CancelToken
+from empiarfs.cancellation import CancelToken
+from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.errors import ArchiveError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 
@@ -168,8 +169,8 @@ WRONG: dict[str, tuple[dict[str, object], type[ArchiveError]]] = {
 
 
 @pytest.mark.promise(
-    "A reply is used only if it is the part that was asked for (206, the very Content-Range) of a file of the "
-    "length and date that were measured."
+    "A reply is used only if it is the requested part (206, with exactly the requested Content-Range) of a "
+    "file of the length and date that were measured."
 )
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_reply_that_does_not_match_the_request_is_refused(
@@ -200,7 +201,7 @@ def test_too_much_is_never_handed_on(client: Client, server: ScriptedServer) -> 
 
 
 @pytest.mark.promise(
-    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "If the sizes of a directory came from one FTP list it is the listed date, in whole minutes and the "
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.parametrize("apart", [0, -20, 3600, -3600, 3600 - 20, 8 * 3600, 20_700 - 20])
@@ -210,7 +211,7 @@ def test_a_date_of_a_listing_is_good_to_a_minute_and_a_time_zone(client: Client,
 
 
 @pytest.mark.promise(
-    "Where the sizes of a directory came from one FTP list it is the listed date, whole minutes in the "
+    "If the sizes of a directory came from one FTP list it is the listed date, in whole minutes and the "
     "server's time zone; the reply to every read is then checked against it as closely as that allows."
 )
 @pytest.mark.parametrize("apart", [120, -120, 3600 + 120, 7 * 60, 86400, -86400 * 365])
@@ -221,7 +222,7 @@ def test_a_date_of_a_listing_that_is_further_off_is_another_version(client: Clie
 
 
 @pytest.mark.promise(
-    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+    "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 @pytest.mark.parametrize(
     ("text", "low", "high"),
@@ -432,7 +433,7 @@ def test_a_redirect_that_leads_nowhere_ends(client: Client, server: ScriptedServ
 
 
 @pytest.mark.promise(
-    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+    "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 def test_a_refused_connection_is_unavailable() -> None:
     """A refused connection raises Throttled, which is an Unavailable."""
@@ -600,7 +601,7 @@ def test_an_aborted_connection_is_replaced_in_advance(client: Client, server: Sc
 
     def ask() -> None:
         with pytest.raises(Unavailable):
-            client.origin.measure(PATH, token)
+            client.origin.measure(PATH, token=token)
 
     server.answer = silent
     asking = threading.Thread(target=ask)
@@ -774,3 +775,75 @@ def test_a_file_of_no_length_that_has_no_first_byte_is_not_measured(client: Clie
     with pytest.raises(Unavailable):
         client.origin.measure(PATH)
     assert [one.method for one in server.requests] == ["HEAD", "GET"]
+
+
+def test_opening_sends_one_request_for_size_date_and_bytes(client: Client, server: ScriptedServer) -> None:
+    """The Content-Range and Last-Modified of the first bytes say all that HEAD says."""
+    assert client.origin.open(PATH, 300) == (FILE, CONTENT[:300])
+    assert [(one.method, one.headers["range"]) for one in server.requests] == [("GET", "bytes=0-299")]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (part(Content_Range="bytes 5-204/1000"), Unavailable),
+        (part(Content_Range="bytes 0-198/1000"), Unavailable),
+        (part(Content_Range="bytes 0-199/*"), Unavailable),
+        (part(Content_Range=None), Unavailable),
+        (part(Content_Range="bytes 0-199/1000", body=CONTENT[:150], then="close"), Unavailable),
+        (part(Content_Range="bytes 0-199/1000", Content_Length=None, then="close", body=b""), Unavailable),
+        (part(Content_Range="bytes 0-199/1000", Content_Encoding="gzip"), Unavailable),
+        (Reply("404 Not Found", {"Content-Length": "0"}), NotFound),
+        (Reply("503 Busy", {"Content-Length": "0"}), Throttled),
+    ],
+)
+def test_a_reply_that_is_not_the_first_bytes_opens_nothing(
+    client: Client, server: ScriptedServer, reply: Reply, error: type[ArchiveError]
+) -> None:
+    """Another part, no total, a body that was cut, or an error is an error, and never a size or bytes."""
+    server.answer = always(reply)
+    with pytest.raises(error):
+        client.origin.open(PATH, 200)
+
+
+def test_a_server_without_ranges_still_tells_the_size(client: Client, server: ScriptedServer) -> None:
+    """A reply with all of the file opens it without bytes: it may be large, and is not read."""
+    server.answer = always(Reply("200 OK", {"Content-Length": "1000", "Last-Modified": DATE}, CONTENT))
+    assert client.origin.open(PATH, 200) == (FILE, b"")
+
+
+def test_an_empty_file_opens(client: Client, server: ScriptedServer) -> None:
+    """416 for its first bytes has it measured by HEAD."""
+    server.answer = lambda one: (
+        Reply("200 OK", {"Content-Length": "0", "Last-Modified": DATE})
+        if one.method == "HEAD"
+        else Reply("416 Requested Range Not Satisfiable", {"Content-Length": "0"})
+    )
+    assert client.origin.open(PATH, 200) == (File(PATH, 0, MODIFIED), b"")
+
+
+def test_a_silent_server_is_given_up_at_the_deadline(server: ScriptedServer) -> None:
+    """Where the usual timeout is shorter than the one for slow requests, a deadline brings that back."""
+
+    class Backed(LatencyEstimator):
+        """What is usual of a server that has been slow for its last requests."""
+
+        def read_timeout(self, kind: str = "") -> float:
+            """Return how long a request may be silent."""
+            return SOON if kind else 0.2
+
+    over = threading.Event()
+    server.answer = lambda _: (over.wait(SOON), None)[1]
+    begun = time.monotonic()
+    with Client(server.base_url, Backed(1 << 21)) as client, pytest.raises(Unavailable):
+        client.origin.measure(PATH, deadline=begun + 0.5)
+    assert 0.4 < time.monotonic() - begun < SOON / 2
+    over.set()
+
+
+def test_a_query_stands_behind_the_path(client: Client, server: ScriptedServer) -> None:
+    """It is sent as it was written, and its question mark is not escaped."""
+    server.answer = always(Reply("200 OK", {"Content-Length": "0"}))
+    with client.http.request("GET", PATH, query="rows=2&q=a%20b"):
+        pass
+    assert server.requests[0].target == f"{ROOT}/{PATH}?rows=2&q=a%20b"

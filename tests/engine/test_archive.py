@@ -12,18 +12,18 @@ from support.fakes import (
     FakeClock,
     FakeListing,
     FakeOrigin,
-    FixedLatency,
     directory,
     noise,
+    single_flight,
     stub,
 )
+from support.parts import Reading
 
-from empiarfs.archive import Archive
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
-from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, NotFound, Stale
+from empiarfs.model import File, Span
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -42,23 +42,30 @@ class Rig:
         self.origin.directories = {"10028"}
         self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
         self.index = SqliteIndex(folder / "tree.sqlite")
-        self.cache = Cache(1 << 24, BrokenStore())
+        self.cache = Cache(1 << 24, BrokenStore(), 16)
         self.later: list[Callable[[], object]] = []
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
-            Listings(self.listing, self.index, listing_ttl=1e9, clock=FakeClock(), background=run),
+            Listings(
+                self.listing,
+                self.index,
+                listing_ttl=1e9,
+                clock=FakeClock(),
+                background=run,
+                scans=single_flight(),
+            ),
             self.origin,
             self.ahead,
             None,
+            single_flight=single_flight(),
             background=self.later.append,
+            keep_head=lambda *head: self.reader.keep(*head),  # noqa: PLW0108 - it is made below
         )
-        reader = Reader(
-            self.origin, self.ahead, self.cache, latency=FixedLatency(), block_bytes=1 << 16, longest_run=1 << 21
-        )
-        self.archive = Archive(
+        reading = Reading(self.origin, self.ahead, self.cache, block_bytes=1 << 16, longest_run=1 << 21)
+        self.reader = reading.reader
+        self.archive = reading.archive(
             tree,
-            reader,
             self.later.append,
             self._close,
             most_ahead=1 << 22,
@@ -83,7 +90,7 @@ def test_a_file_is_opened_and_read(rig: Rig) -> None:
     """`open` measures, `read` gives the bytes at an offset."""
     file = rig.archive.open(PATH)
     assert file.file == rig.origin.file(PATH)
-    assert file.read(1_000_000, 100) == noise(3 * 2**20 + 17)[1_000_000:1_000_100]
+    assert file.read_at(1_000_000, 100) == noise(3 * 2**20 + 17)[1_000_000:1_000_100]
 
 
 @given(offset=st.integers(-5, 250), size=st.integers(-5, 250))
@@ -91,7 +98,7 @@ def test_a_read_is_short_only_at_the_end(tmp_path_factory: pytest.TempPathFactor
     """Offsets and sizes of every kind give what `pread` of a file would."""
     rig = Rig(tmp_path_factory.mktemp("rig"), noise(100))
     wanted = noise(100)[max(0, offset) : max(0, offset + size)]
-    assert rig.archive.open(PATH).read(offset, size) == wanted
+    assert rig.archive.open(PATH).read_at(offset, size) == wanted
     rig.archive.close()
 
 
@@ -111,14 +118,14 @@ def test_reading_in_line_is_fetched_ahead(rig: Rig) -> None:
     """After some reads in line what comes next is fetched in the background, and then read without a request."""
     file = rig.archive.open(PATH)
     for offset in range(0, 2**20, 2**17):
-        file.read(offset, 2**17)
+        file.read_at(offset, 2**17)
     assert rig.later
     for task in rig.later:
         task()
     assert rig.ahead.fetches
     asked = len(rig.origin.fetches)
     first = min(span.start for span in rig.ahead.fetches)
-    assert file.read(first, 1000) == noise(3 * 2**20 + 17)[first : first + 1000]
+    assert file.read_at(first, 1000) == noise(3 * 2**20 + 17)[first : first + 1000]
     assert len(rig.origin.fetches) == asked
 
 
@@ -131,7 +138,7 @@ def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path)
         rig.origin.files[path] = rig.ahead.files[path] = noise(2**18, number)
     rig.archive.listdir("10028")
     for number, path in enumerate(paths):
-        assert rig.archive.open(path).read(0, 1024) == noise(2**18, number)[:1024]
+        assert rig.archive.open(path).read_at(0, 1024) == noise(2**18, number)[:1024]
         while rig.later:
             rig.later.pop(0)()
     assert len(rig.origin.fetches) <= 4
@@ -144,10 +151,47 @@ def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_ne
     opened = rig.archive.open(PATH)
     rig.origin.refusals[PATH] = Stale(PATH)
     with pytest.raises(Stale):
-        opened.read(0, 10)
+        opened.read_at(2**20, 10)
     rig.origin.refusals.clear()
     rig.origin.files[PATH] = b"new"
-    assert rig.archive.open(PATH).read(0, 10) == b"new"
+    assert rig.archive.open(PATH).read_at(0, 10) == b"new"
+
+
+def test_opening_a_file_brings_its_first_bytes_with_its_size(rig: Rig) -> None:
+    """One request does for a file that was listed and is now read from its start."""
+    rig.archive.listdir("10028")
+    assert rig.archive.open(PATH).read_at(0, 1024) == noise(1024)
+    assert len(rig.origin.diary) == 1
+
+
+def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
+    """Whatever their order, overlaps and ends, each is the file's bytes, and neighbours are one request."""
+    content = noise(3 * 2**20 + 17)
+    file = rig.archive.stat(PATH)
+    assert isinstance(file, File)
+    asked = len(rig.origin.diary)
+    spans = [
+        Span(2**21, 2**21 + 5),
+        Span(0, 10),
+        Span(5, 70_000),
+        Span(7, 7),
+        Span(len(content) - 3, len(content) + 9),
+    ]
+    assert rig.archive.read_ranges(file, spans) == [content[span.start : span.stop] for span in spans]
+    assert len(rig.origin.diary) - asked == 3
+    assert rig.later == []
+
+
+def test_ranges_of_a_file_that_changed_are_stale(rig: Rig) -> None:
+    """The error is the reader's, and the file is measured again when it is next opened."""
+    file = rig.archive.stat(PATH)
+    assert isinstance(file, File)
+    rig.origin.refusals[PATH] = Stale(PATH)
+    with pytest.raises(Stale):
+        rig.archive.read_ranges(file, [Span(0, 10)])
+    rig.origin.refusals.clear()
+    rig.origin.files[PATH] = b"new"
+    assert rig.archive.open(PATH).read_at(0, 10) == b"new"
 
 
 def test_what_it_shows_it_lists(rig: Rig) -> None:
@@ -177,11 +221,12 @@ def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeyp
         lambda: rig.archive.stat(PATH),
         lambda: rig.archive.open(PATH),
         lambda: rig.archive.read(file.file, 0, 10),
-        lambda: file.read(0, 10),
+        lambda: rig.archive.read_ranges(file.file, [Span(0, 10)]),
+        lambda: file.read_at(0, 10),
     ]
     for call in calls:
         with pytest.raises(Closed):
             call()
     assert len(rig.origin.diary) == asked
     monkeypatch.undo()
-    assert file.read(0, 10) == noise(10)
+    assert file.read_at(0, 10) == noise(10)

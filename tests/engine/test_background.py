@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.fakes import SOON
+from support.fakes import SOON, in_threads
 
 from empiarfs.engine.background import BackgroundWorkers, PolledValue
 from empiarfs.errors import Unavailable
@@ -14,27 +14,36 @@ from empiarfs.errors import Unavailable
 @contextmanager
 def threads(count: int) -> Iterator[BackgroundWorkers]:
     """Yield so many, and end them."""
-    background = BackgroundWorkers(count, "test")
+    background = BackgroundWorkers(in_threads, count)
     yield background
     background.close()
 
 
-def test_a_task_runs_in_a_thread_with_a_name() -> None:
-    """By which it is known where all threads are shown."""
-    names: list[str] = []
-    ran = threading.Event()
+def test_no_more_tasks_run_at_once_than_were_set() -> None:
+    """Of many tasks two run, the others wait; each runs once."""
+    limit, inside, seen, done = threading.Semaphore(0), [0], [], threading.Semaphore(0)
+    lock = threading.Lock()
 
     def task() -> None:
-        names.append(threading.current_thread().name)
-        ran.set()
+        with lock:
+            inside[0] += 1
+            seen.append(inside[0])
+        limit.acquire(timeout=SOON)
+        with lock:
+            inside[0] -= 1
+        done.release()
 
-    with threads(1) as background:
-        background(task)
-        assert ran.wait(SOON)
-    assert names == ["test 0"]
+    with threads(2) as background:
+        for _ in range(6):
+            background(task)
+        limit.release(6)
+        for _ in range(6):
+            assert done.acquire(timeout=SOON)
+    assert len(seen) == 6
+    assert max(seen) <= 2
 
 
-def test_what_a_task_meets_does_not_end_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_task_meets_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """An error of the archive's is left to the reader who will need it; a surprise is logged."""
     ran = threading.Event()
 
@@ -54,21 +63,23 @@ def test_what_a_task_meets_does_not_end_its_thread(caplog: pytest.LogCaptureFixt
 
 
 def test_tasks_that_wait_are_counted() -> None:
-    """Those that no thread has taken yet; closing drops them."""
+    """Those that no thread has taken yet; closing drops them, and takes no more."""
     held, begun = threading.Event(), threading.Event()
 
     def hold() -> None:
         begun.set()
         held.wait(SOON)
 
-    background = BackgroundWorkers(1, "test")
+    background = BackgroundWorkers(in_threads, 1)
     background(hold)
     assert begun.wait(SOON)
     for _ in range(3):
         background(held.wait)
     assert background.waiting == 3
     background.close()
-    assert background.waiting == 1  # the word to end
+    assert background.waiting == 0
+    background(held.wait)
+    assert background.waiting == 0
     held.set()
 
 

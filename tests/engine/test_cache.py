@@ -1,17 +1,18 @@
 """Memory in front of a store: bounded, least recently used, and never in the reader's way."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fakes import SOON, BrokenStore, MemoryStore, SlowStore, at_once
+from support.fakes import SOON, BrokenStore, FakeClock, MemoryStore, SlowStore
 
-from empiarfs.engine.cache import Cache, _coalesced
-from empiarfs.lru import LruCache
+from empiarfs.engine.cache import GATHER_SECONDS, Cache
 from empiarfs.model import Block, File
-from empiarfs.units import KIB, MIB
 
 FILE = File("10028/data/a.mrc", 10**9, 5)
 
@@ -30,80 +31,10 @@ def closing(cache: Cache) -> Iterator[Cache]:
         cache.close(SOON)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 60)), max_size=40))
-def test_recent_holds_what_was_used_last_and_never_more_than_its_weight(
-    puts: list[tuple[int, int]],
-) -> None:
-    """After any puts the weight is in bounds, the last put is there unless too heavy, and it is the last to go."""
-    recent: LruCache[int, bytes] = LruCache(100, len)
-    for number, size in puts:
-        recent.put(number, bytes(size))
-        assert recent.size <= 100
-        assert recent.get(number) == bytes(size)
-
-
-def test_recent_drops_what_was_not_used_for_longest() -> None:
-    """Getting a value makes it the one used last."""
-    recent: LruCache[str, bytes] = LruCache(3, len)
-    for name in "abc":
-        recent.put(name, b"1")
-    recent.get("a")
-    recent.put("d", b"1")
-    assert [name for name in "abcd" if recent.get(name)] == ["a", "c", "d"]
-
-
-def test_what_was_spent_goes_first() -> None:
-    """A value that was given for the last time makes room before older ones, unless it is used or put again."""
-    recent: LruCache[str, bytes] = LruCache(4, len)
-    for name in "abcd":
-        recent.put(name, b"1")
-    assert (recent.demote("d"), recent.demote("z")) == (b"1", None)
-    recent.put("e", b"1")
-    assert [name for name in "abcde" if name in recent] == ["a", "b", "c", "e"]
-    recent.demote("c")
-    recent.get("c")
-    recent.put("f", b"1")
-    assert [name for name in "abcef" if name in recent] == ["b", "c", "e", "f"]
-    recent.demote("e")
-    recent.put("e", b"1")
-    recent.put("g", b"1")
-    assert [name for name in "bcefg" if name in recent] == ["c", "e", "f", "g"]
-
-
-def test_recent_makes_room_by_weight() -> None:
-    """One heavy value pushes out as many light ones as it needs, and no more."""
-    recent: LruCache[str, bytes] = LruCache(4, len)
-    for name in "abcd":
-        recent.put(name, b"1")
-    recent.put("e", b"12")
-    assert [name for name in "abcde" if recent.get(name)] == ["c", "d", "e"]
-
-
-def test_a_value_too_heavy_is_not_kept_and_pushes_nothing_out() -> None:
-    """What does not fit at all costs nobody his place."""
-    recent: LruCache[str, bytes] = LruCache(4, len)
-    recent.put("a", b"1")
-    recent.put("b", b"12345")
-    assert (recent.get("a"), recent.get("b")) == (b"1", None)
-
-
-def test_recent_is_safe_for_threads() -> None:
-    """Threads that put and get at once keep the weight in bounds and lose no order."""
-    recent: LruCache[int, bytes] = LruCache(50, len)
-
-    def work() -> None:
-        for number in range(500):
-            recent.put(number % 20, bytes(7))
-            recent.get((number * 7) % 20)
-
-    assert at_once([work] * 8) == [None] * 8
-    assert recent.size == 49
-
-
 def test_what_is_put_is_got_from_memory_at_once() -> None:
     """The store need not have it yet."""
     store = SlowStore()
-    with closing(Cache(1000, store)) as cache:
+    with closing(Cache(1000, store, 2)) as cache:
         cache.put(block(0), b"data")
         assert cache.in_memory(block(0)) == b"data"
         assert store.blocks == {}
@@ -113,7 +44,7 @@ def test_what_is_put_is_got_from_memory_at_once() -> None:
 def test_what_is_put_reaches_the_store() -> None:
     """Closing writes what waits."""
     store = SlowStore()
-    cache = Cache(1000, store)
+    cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
     cache.put(block(1), b"b")
     store.barrier.lift()
@@ -124,7 +55,7 @@ def test_what_is_put_reaches_the_store() -> None:
 def test_closing_waits_no_longer_than_it_is_told() -> None:
     """A store that hangs does not keep the program."""
     store = SlowStore()
-    cache = Cache(1000, store)
+    cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
     cache.close(0.0)
     assert store.blocks == {}
@@ -135,33 +66,42 @@ def test_closing_waits_no_longer_than_it_is_told() -> None:
 
 def test_a_cache_that_was_never_used_closes() -> None:
     """No put, no thread, nothing to wait for."""
-    Cache(1000, MemoryStore()).close(SOON)
+    Cache(1000, MemoryStore(), 2).close(SOON)
 
 
 def test_a_block_of_the_store_comes_to_memory() -> None:
     """The store is asked once; then the block is in memory."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
-    with closing(Cache(1000, store)) as cache:
+    with closing(Cache(1000, store, 2)) as cache:
         assert cache.in_memory(block(3)) is None
-        assert cache.get(block(3)) == b"kept"
+        assert cache.load(FILE, [3]) == {3: b"kept"}
         assert cache.in_memory(block(3)) == b"kept"
-        assert cache.get(block(3)) == b"kept"
         assert store.asked == [block(3)]
+
+
+def test_neighbours_are_looked_for_together() -> None:
+    """The store is asked once for each run, and what it lacks is left out."""
+    store = MemoryStore()
+    store.blocks |= {block(number): bytes([number]) for number in (2, 3, 7)}
+    with closing(Cache(1000, store, 2)) as cache:
+        assert cache.load(FILE, [2, 3, 4, 7]) == {2: b"\2", 3: b"\3", 7: b"\7"}
+        assert store.asked == [block(2), block(3), block(4), block(7)]
+        assert (cache.store_hits, cache.misses) == (3, 1)
 
 
 def test_looking_into_memory_never_asks_the_store() -> None:
     """`in_memory` does not wait for a disk."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
-    with closing(Cache(1000, store)) as cache:
+    with closing(Cache(1000, store, 2)) as cache:
         assert cache.in_memory(block(3)) is None
         assert store.asked == []
 
 
 def test_a_block_that_is_used_up_goes_before_one_that_nobody_has_read() -> None:
     """What was fetched ahead is still wanted; what was taken whole is not."""
-    with closing(Cache(400, BrokenStore())) as cache:  # 300 of them for blocks
+    with closing(Cache(400, BrokenStore(), 2)) as cache:  # 300 of them for blocks
         for number in range(3):
             cache.put(block(number), bytes(100))
         assert cache.in_memory(block(0), fully_read=True) == bytes(100)
@@ -177,8 +117,8 @@ def test_what_the_store_gives_is_not_written_back() -> None:
     """A block that came from the store is there already."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
-    cache = Cache(1000, store)
-    cache.get(block(3))
+    cache = Cache(1000, store, 2)
+    cache.load(FILE, [3])
     del store.blocks[block(3)]
     cache.close(SOON)
     assert store.blocks == {}
@@ -186,8 +126,8 @@ def test_what_the_store_gives_is_not_written_back() -> None:
 
 def test_a_block_nobody_has_is_none() -> None:
     """Neither memory nor store: None, and it counts as missed."""
-    with closing(Cache(1000, MemoryStore())) as cache:
-        assert cache.get(block(0)) is None
+    with closing(Cache(1000, MemoryStore(), 2)) as cache:
+        assert cache.load(FILE, [0]) == {}
         assert (cache.misses, cache.memory_hits, cache.store_hits) == (1, 0, 0)
 
 
@@ -195,9 +135,9 @@ def test_hits_are_counted_where_they_happen() -> None:
     """Memory and store have counters of their own, shown in the text of the cache."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
-    with closing(Cache(1000, store)) as cache:
-        cache.get(block(3))
-        cache.get(block(3))
+    with closing(Cache(1000, store, 2)) as cache:
+        cache.load(FILE, [3])
+        cache.in_memory(block(3))
         cache.in_memory(block(3))
         assert (cache.misses, cache.memory_hits, cache.store_hits) == (0, 2, 1)
         assert "memory_hits=2 store_hits=1" in repr(cache)
@@ -206,18 +146,18 @@ def test_hits_are_counted_where_they_happen() -> None:
 def test_a_broken_store_leaves_memory_working() -> None:
     """Memory serves what the store has lost."""
     store = BrokenStore()
-    cache = Cache(1000, store)
+    cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
     cache.close(SOON)
     assert store.puts == 1
-    assert cache.get(block(0)) == b"a"
-    assert cache.get(block(1)) is None
+    assert cache.in_memory(block(0)) == b"a"
+    assert cache.load(FILE, [1]) == {}
 
 
 def test_a_store_that_cannot_keep_up_loses_writes_and_delays_no_reader() -> None:
     """With the store standing still every put returns; what does not fit the queue is dropped and counted."""
     store = SlowStore()
-    cache = Cache(400, store)
+    cache = Cache(400, store, 2)
     for number in range(10):
         cache.put(block(number), bytes(30))
     assert cache.dropped_writes == 7  # three of 30 bytes fit in the quarter of 400
@@ -229,23 +169,24 @@ def test_a_store_that_cannot_keep_up_loses_writes_and_delays_no_reader() -> None
 def test_the_queue_takes_blocks_again_once_the_store_has_caught_up() -> None:
     """A written block leaves room for the next."""
     store = SlowStore()
-    cache = Cache(400, store)
+    cache = Cache(400, store, 2)
     for number in range(3):
         cache.put(block(number), bytes(30))
     store.barrier.lift()
     cache.close(SOON)
-    assert "waiting=0" in repr(cache)
+    assert cache.write_queue_bytes == 0
+    assert len(store.blocks) == 3
 
 
 @given(sizes=st.lists(st.integers(1, 80), max_size=60), memory=st.integers(16, 400))
 def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int], memory: int) -> None:
     """However much is put while the store stands still, no more is held than the memory allowed."""
     store = SlowStore()
-    cache = Cache(memory, store)
+    cache = Cache(memory, store, 2)
     for number, size in enumerate(sizes):
         cache.put(block(number), bytes(size))
         held = sum(len(cache.in_memory(block(n)) or b"") for n in range(number + 1))
-        assert held + cache._waiting <= memory
+        assert held + cache.write_queue_bytes <= memory
     store.barrier.lift()
     cache.close(SOON)
     written = sum(map(len, store.blocks.values()))
@@ -253,16 +194,102 @@ def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int],
     assert len(store.blocks) + cache.dropped_writes == len(sizes)
 
 
-@given(numbers=st.sets(st.integers(0, 30)), size=st.sampled_from([1, 64 * KIB, MIB // 2, MIB, 4 * MIB]))
-def test_neighbours_go_to_the_store_together_as_far_as_a_segment_reaches(numbers: set[int], size: int) -> None:
-    """Each block once, in runs without a gap, none longer than a segment unless one block is."""
-    data = bytes(size)
-    segments = _coalesced([(block(number), data) for number in sorted(numbers, reverse=True)], MIB)
-    assert sorted(one.number for segment in segments for one, _ in segment) == sorted(numbers)
-    for segment in segments:
-        first = segment[0][0].number
-        assert [one.number for one, _ in segment] == list(range(first, first + len(segment)))
-        assert len(segment) == 1 or len(segment) * size <= MIB
-    for segment, after in pairwise(segments):
-        touches = segment[-1][0].number + 1 == after[0][0].number
-        assert not touches or (len(segment) + 1) * size > MIB
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` is true."""
+    end = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.001)
+
+
+def test_a_whole_chunk_goes_to_the_store_in_one_call_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order its blocks come, and without waiting for more."""
+    monkeypatch.setattr("empiarfs.engine.cache.GATHER_SECONDS", 1000.0)
+    store = MemoryStore()
+    with closing(Cache(10_000, store, 4)) as cache:
+        for number in (9, 4, 6, 5, 7):
+            cache.put(block(number), bytes(1))
+        wait_for(lambda: bool(store.puts))
+        assert sorted(store.puts[0]) == [4, 5, 6, 7]
+    assert sorted(map(sorted, store.puts)) == [[4, 5, 6, 7], [9]]
+
+
+def test_a_part_of_a_chunk_waits_for_its_neighbours_for_a_moment() -> None:
+    """Then it goes as it is: a random reader brings no neighbours."""
+    clock = FakeClock()
+    store = MemoryStore()
+    with closing(Cache(10_000, store, 4, clock)) as cache:
+        cache.put(block(1), bytes(1))
+        cache.put(block(2), bytes(1))
+        time.sleep(0.05)
+        assert store.puts == []
+        clock.go_on(GATHER_SECONDS)
+        cache.put(block(40), bytes(1))  # which wakes the writer
+        wait_for(lambda: bool(store.puts))
+        assert store.puts == [[1, 2]]
+
+
+def test_blocks_put_twice_are_written_once() -> None:
+    """A block that comes again before its chunk is written takes the place of the first."""
+    store = SlowStore()
+    cache = Cache(10_000, store, 2)
+    for data in (b"old", b"new"):
+        cache.put(block(0), data)
+    assert cache.write_queue_bytes == 3
+    store.barrier.lift()
+    cache.put(block(1), b"1")
+    cache.close(SOON)
+    assert store.blocks == {block(0): b"new", block(1): b"1"}
+    assert cache.write_queue_bytes == 0
+
+
+def test_prefetch_waits_for_a_store_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the queue has no room for what it brings; so nothing of it is dropped."""
+    monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", SOON)
+    store = SlowStore()
+    cache = Cache(4000, store, 1)  # a queue of 1000, of which 750 are for prefetch
+    for number in range(7):
+        cache.put(block(number), bytes(100))
+    entered = threading.Event()
+
+    def prefetch() -> None:
+        with cache.room(100):
+            entered.set()
+            cache.put(block(100), bytes(100))
+
+    with ThreadPoolExecutor(1) as pool:
+        prefetching = pool.submit(prefetch)
+        assert not entered.wait(0.1)
+        cache.put(block(50), bytes(100))  # a reader's own does not wait
+        store.barrier.lift()
+        prefetching.result(SOON)
+    cache.close(SOON)
+    assert cache.dropped_writes == 0
+    assert len(store.blocks) == 9
+
+
+def test_requests_under_way_share_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that one prefetch has reserved is no other's, until it is done."""
+    monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", 0.1)
+    with closing(Cache(4000, MemoryStore(), 1)) as cache:
+        begun = time.monotonic()
+        with cache.room(700):
+            assert time.monotonic() - begun < 0.1
+            with cache.room(100):
+                assert time.monotonic() - begun >= 0.1
+        begun = time.monotonic()
+        with cache.room(5000):
+            assert time.monotonic() - begun < 0.1, "what is larger than the queue goes when that is empty"
+
+
+def test_a_store_that_hangs_does_not_stop_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for room no longer than a moment."""
+    monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", 0.05)
+    store = SlowStore()
+    cache = Cache(400, store, 1)
+    for number in range(3):
+        cache.put(block(number), bytes(30))
+    with cache.room(30):
+        pass
+    store.barrier.lift()
+    cache.close(SOON)

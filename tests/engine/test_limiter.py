@@ -40,7 +40,7 @@ def limiter(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> ConnectionLim
 
 
 @pytest.mark.promise(
-    "A server that asks to be left alone (429, 503, refused connections) is asked less for a while."
+    "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 def test_an_overloaded_server_halves_the_connections(limiter: ConnectionLimiter, clock: FakeClock) -> None:
     """And halves them again when that was not enough, but never to none."""

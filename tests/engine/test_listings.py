@@ -195,7 +195,7 @@ def test_a_refresh_keeps_what_was_measured(world: World) -> None:
     assert world.origin.measured == [A]
 
 
-@pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
+@pytest.mark.promise("`stat` and `open` cost one request for a file, ever (until its listed size or date changes).")
 def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
     """Another size or date in the listing is another file."""
     world.listed()

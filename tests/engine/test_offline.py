@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeClock, directory, noise, stub
+from support.fakes import FakeClock, directory, noise, single_flight, stub
 
 from empiarfs import wire
 from empiarfs.archive import Archive
@@ -16,7 +16,7 @@ from empiarfs.engine.listings import Listings
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import IsADirectory, NotADirectory, NotFound, Offline
-from empiarfs.model import Block, Directory, File, Span
+from empiarfs.model import Directory, File, Span
 from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
@@ -47,9 +47,15 @@ def tree(index: SqliteIndex) -> Tree:
 
     origin = OfflineOrigin(index)
     listings = Listings(
-        OfflineListing(), index, listing_ttl=math.inf, clock=FakeClock(YEARS), background=never, absent=math.inf
+        OfflineListing(),
+        index,
+        listing_ttl=math.inf,
+        clock=FakeClock(YEARS),
+        background=never,
+        scans=single_flight(),
+        absent=math.inf,
     )
-    return Tree(listings, origin, origin, None)
+    return Tree(listings, origin, origin, None, single_flight=single_flight())
 
 
 def test_a_file_that_was_measured_is_measured(index: SqliteIndex) -> None:
@@ -88,8 +94,8 @@ def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
 
 
 @pytest.mark.promise(
-    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
-    "is seen; a directory that was shown stays as it was."
+    "Listings are shown however old they are, and data that another program fetches into the same cache "
+    "meanwhile are found; a directory that was shown stays as it was."
 )
 def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
     """However old it is."""
@@ -149,7 +155,7 @@ def archive(settings: Settings) -> Iterator[Archive]:
         store = DiskStore(kept / "blocks", 1 << 30, archive=name, block_bytes=settings.block_size)
         with closing(store):
             for number in (0, 1, 2):
-                store.put(Block(FILE, number), noise(settings.block_size, number))
+                store.put(FILE, {number: noise(settings.block_size, number)})
         yield archive
 
 
@@ -158,20 +164,20 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
     opened = archive.open(A)
     for offset in range(0, 3 * settings.block_size, 32 * KIB):
         number, begin = divmod(offset, settings.block_size)
-        assert opened.read(offset, 32 * KIB) == noise(settings.block_size, number)[begin : begin + 32 * KIB]
+        assert opened.read_at(offset, 32 * KIB) == noise(settings.block_size, number)[begin : begin + 32 * KIB]
     with pytest.raises(Offline) as caught:
-        opened.read(3 * settings.block_size, 1)
+        opened.read_at(3 * settings.block_size, 1)
     assert caught.value.path == A
-    assert opened.read(FILE.size, 10) == b""
+    assert opened.read_at(FILE.size, 10) == b""
 
 
 def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Settings) -> None:
     """His request is sent by another thread, whose error is his."""
     opened = archive.open(A)
     with cancel_scope(lambda: True):
-        assert opened.read(0, settings.block_size) == noise(settings.block_size, 0)
+        assert opened.read_at(0, settings.block_size) == noise(settings.block_size, 0)
         with pytest.raises(Offline):
-            opened.read(3 * settings.block_size, 1)
+            opened.read_at(3 * settings.block_size, 1)
 
 
 def test_what_was_known_long_ago_is_known(archive: Archive) -> None:

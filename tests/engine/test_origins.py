@@ -18,17 +18,19 @@ from support.fakes import (
     FakeListing,
     FakeOrigin,
     FakeStopping,
-    FixedLatency,
     at_once,
     directory,
+    in_threads,
     noise,
 )
 
-from empiarfs.engine.hedge import CancelToken, Hedged
+from empiarfs.cancellation import CancelToken
+from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import PROGRESS, LimitedListing, Retrying, RetryPolicy
 from empiarfs.errors import (
     ArchiveError,
+    Cancelled,
     CertificateError,
     Closed,
     Forbidden,
@@ -39,6 +41,7 @@ from empiarfs.errors import (
     Unavailable,
 )
 from empiarfs.model import File, Node, Span
+from empiarfs.ports import NEVER
 
 PATH = "10028/data/a.mrc"
 Enter = Callable[[], AbstractContextManager[None]]
@@ -243,15 +246,15 @@ class Patiently:
 
 
 @pytest.mark.promise(
-    "Where a server says for how long it wants to be left alone (`Retry-After`), nobody asks it for anything until "
-    "then; who has no more patience before asks once more."
+    "If a server says how long to wait (`Retry-After`), no request is sent until then; a caller whose "
+    "patience ends sooner sends one last request."
 )
 @pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
 def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
     """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
     with_patience = Patiently()
-    with_patience.retry_policy._asked_for = lambda: max(0.0, asked_for - with_patience.passed)
-    assert with_patience.retry_policy.call(PATH, lambda: with_patience.passed) == waited
+    with_patience.retry_policy._cool_down = lambda: max(0.0, asked_for - with_patience.passed)
+    assert with_patience.retry_policy.call(PATH, lambda _: with_patience.passed) == waited
 
 
 def test_the_pause_that_a_server_asks_for_is_made() -> None:
@@ -265,7 +268,7 @@ def test_the_pause_that_a_server_asks_for_is_made() -> None:
 def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:
     """A soft mount answers at once, whatever the server asks for."""
     with_patience = Patiently(0.0)
-    with_patience.retry_policy._asked_for = lambda: 60.0
+    with_patience.retry_policy._cool_down = lambda: 60.0
     assert with_patience.retry_policy.call(PATH, Answers("yes")) == "yes"
     assert with_patience.passed == 0.0
 
@@ -277,7 +280,7 @@ class Answers:
         self.answers = list(answers)
         self.asked = 0
 
-    def __call__(self) -> object:
+    def __call__(self, _: float) -> object:
         """Return or raise the next."""
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
@@ -380,7 +383,7 @@ def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptur
     with_patience.retry_policy.call(PATH, Answers(AWAY, AWAY, AWAY, AWAY, "yes"))
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1
-    assert re.fullmatch(rf"{AWAY}; asking again for up to \d+ s", warned[0])
+    assert re.fullmatch(rf"{AWAY}; retrying for up to \d+ s", warned[0])
     caplog.clear()
 
 
@@ -417,7 +420,7 @@ def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.Lo
 
 
 @pytest.mark.promise(
-    "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
+    "A certificate that cannot be verified is treated like an unreachable server: logged at once, `EIO` after "
     "`--patience`; at a prompt at once."
 )
 def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
@@ -559,7 +562,7 @@ def test_an_empty_span_asks_nothing(origin: FakeOrigin) -> None:
     assert origin.diary == []
 
 
-def test_an_origin_that_ends_early_without_a_word_is_asked_for_the_rest(origin: FakeOrigin) -> None:
+def test_an_origin_that_ends_early_without_a_word_is_cool_down_the_rest(origin: FakeOrigin) -> None:
     """A short answer never passes for a whole one, however short it is."""
     origin.break_next(Break(after=12), Break(after=0))
     assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 50) == noise(100)[:50]
@@ -580,8 +583,8 @@ def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
     """Measuring has the same patience."""
 
     class Shy(FakeOrigin):
-        def measure(self, path: str, token: CancelToken | None = None) -> File:
-            found = super().measure(path, token)
+        def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
+            found = super().measure(path, deadline=deadline, token=token)
             if len(self.measured) < 3:
                 raise AWAY
             return found
@@ -614,7 +617,7 @@ def test_no_connection_is_held_during_a_pause() -> None:
         texts: list[str] = []
         with_patience.stopping.while_pausing = partial(note, limiter, texts)
         origin.break_next(Break(after=0, error=AWAY), Break(after=9, error=AWAY), Break(after=0, error=AWAY))
-        retrying = Retrying(Hedged(origin, limiter, FixedLatency()), with_patience.retry_policy)
+        retrying = Retrying(Hedged(origin, limiter, limiter.demand, in_threads), with_patience.retry_policy)
         fetched(retrying, origin.file(PATH), 0, 100)
         listing = ShyListing({"": [directory("10028")]})
         assert LimitedListing(listing, limiter.demand, with_patience.retry_policy).scan("") == [directory("10028")]
@@ -652,7 +655,7 @@ def test_the_order_in_the_wire_joins_all_three() -> None:
     origin = FakeOrigin({PATH: noise(100)})
     origin.break_next(*(Break(after=number % 50, error=AWAY) for number in range(40)))
     limiter = ConnectionLimiter(3, 2)
-    retrying = Retrying(Hedged(origin, limiter, FixedLatency()), Patiently().retry_policy)
+    retrying = Retrying(Hedged(origin, limiter, limiter.demand, in_threads), Patiently().retry_policy)
     file = origin.file(PATH)
 
     def task() -> Iterator[bytes]:
@@ -662,3 +665,26 @@ def test_the_order_in_the_wire_joins_all_three() -> None:
         assert not isinstance(result, BaseException)
         assert list(result) == [noise(100)] * 5
     assert origin.highest <= 3
+
+
+def test_each_try_has_what_is_left_of_patience(origin: FakeOrigin) -> None:
+    """The deadline of every request is the end of patience, or the caller's own where that is earlier."""
+    with_patience = Patiently(100.0)
+    retrying = Retrying(origin, with_patience.retry_policy)
+    end = with_patience.clock.now + 100.0
+    origin.break_next(Break(error=AWAY))
+    b"".join(retrying.fetch(origin.file(PATH), Span(0, 10)))
+    assert origin.deadlines == [end, end]
+    retrying.measure(PATH, deadline=5.0)
+    assert origin.deadlines[2] == 5.0
+
+
+def test_what_was_cancelled_is_not_retried(origin: FakeOrigin) -> None:
+    """A request that another thread has broken off ends as cancelled, and no second one is sent."""
+    token = CancelToken()
+    token.cancel()
+    barrier = origin.held()
+    with pytest.raises(Cancelled):
+        Retrying(origin, Patiently().retry_policy).measure(PATH, token=token)
+    barrier.lift()
+    assert len(origin.measured) == 1

@@ -13,13 +13,13 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, FixedLatency, Made, at_once
+from support.fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, Made, at_once, single_flight
+from support.parts import Reading
 
-from empiarfs.archive import LARGEST_READ, Archive
+from empiarfs.archive import LARGEST_READ
 from empiarfs.engine import blocks, readahead
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
-from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Span
 from empiarfs.storage.index import SqliteIndex
@@ -44,15 +44,12 @@ class Rig:
         self.asked = FakeOrigin({PATH: self.content}, piece=MIB)
         self.ahead = FakeOrigin({PATH: self.content}, piece=MIB)
         self.file = self.asked.file(PATH)
-        self.cache = Cache(memory, BrokenStore())
+        self.cache = Cache(memory, BrokenStore(), 8)
         self.tasks: list[Callable[[], object]] = []
         self._seen = (0, 0)
-        reader = Reader(
-            self.asked, self.ahead, self.cache, latency=FixedLatency(), block_bytes=BLOCK, longest_run=16 * MIB
-        )
-        self.archive = Archive(
+        reading = Reading(self.asked, self.ahead, self.cache, block_bytes=BLOCK, longest_run=16 * MIB)
+        self.archive = reading.archive(
             tree,
-            reader,
             self.tasks.append,
             lambda: self.cache.close(SOON),
             most_ahead=MOST,
@@ -67,7 +64,7 @@ class Rig:
 
     def streams(self) -> tuple[readahead.Stream, ...]:
         """Return how the file is read, as the archive sees it."""
-        reading = self.archive._readings.get(self.file)
+        reading = self.archive._prefetcher._readings.get(self.file)
         return reading.streams if reading is not None else ()
 
     def run(self, count: int, chance: random.Random) -> None:
@@ -93,8 +90,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """A tree of nothing."""
     index = SqliteIndex(tmp_path_factory.mktemp("policies") / "tree.sqlite")
     origin = FakeOrigin({})
-    listings = Listings(FakeListing({}), index, listing_ttl=1e9, clock=FakeClock(), background=lambda _: None)
-    yield Tree(listings, origin, origin, None)
+    listings = Listings(
+        FakeListing({}), index, listing_ttl=1e9, clock=FakeClock(), background=lambda _: None, scans=single_flight()
+    )
+    yield Tree(listings, origin, origin, None, single_flight=single_flight())
     index.close()
 
 

@@ -2,38 +2,54 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fakes import SOON, Break, BrokenStore, FakeOrigin, FixedLatency, Made, MemoryStore, at_once, noise
+from support.fakes import (
+    SOON,
+    Break,
+    BrokenStore,
+    FakeOrigin,
+    FixedLatency,
+    Made,
+    MemoryStore,
+    at_once,
+    in_threads,
+    noise,
+)
+from support.parts import Reading
 
-from empiarfs.cancellation import cancel_scope
+from empiarfs.cancellation import CancelToken, cancel_scope
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.hedge import CancelToken
-from empiarfs.engine.reader import MOST_SPLIT, Reader
-from empiarfs.engine.single_flight import InFlightBlock, InFlightBlocks
+from empiarfs.engine.fetcher import MOST_SPLIT
+from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.engine.limiter import ConnectionLimiter
+from empiarfs.engine.single_flight import Flight, SingleFlight
 from empiarfs.errors import ArchiveError, Cancelled, Closed, Forbidden, NotFound, Stale, Unavailable
 from empiarfs.model import Block, File, Span
-from empiarfs.ports import BlockStore, Origin
+from empiarfs.ports import NEVER, BlockStore, Origin
 
 PATH = "10028/data/a.mrc"
 BLOCK = 10
 
 
-class TellingFlights(InFlightBlocks):
-    """Flights that tell of every block that someone has claimed, or was told to wait for."""
+class TellingFlights(SingleFlight[Block, bytes]):
+    """Flights that signal every block that some thread has claimed, or is to wait for."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, rig: "Rig") -> None:
+        super().__init__(lambda: rig.latency.hedge_delay(), in_threads)  # noqa: PLW0108 - it changes
         self.claimed = threading.Semaphore(0)
 
-    def claim(self, wanted: Iterable[Block]) -> tuple[list[Block], dict[Block, InFlightBlock]]:
-        """Claim, and tell."""
-        mine, theirs = super().claim(wanted)
+    def claim(self, keys: Iterable[Block]) -> tuple[dict[Block, Flight[bytes]], dict[Block, Flight[bytes]]]:
+        """Claim, and signal."""
+        mine, theirs = super().claim(keys)
         for _ in [*mine, *theirs]:
             self.claimed.release()
         return mine, theirs
@@ -44,7 +60,7 @@ class Rig:
 
     Args:
         content: the bytes of the one file.
-        ahead: who fetches ahead; the origin itself where it is None.
+        ahead: fetches ahead; a fake where it is None.
         longest_run: in bytes.
     """
 
@@ -60,20 +76,24 @@ class Rig:
     ) -> None:
         self.origin = FakeOrigin({PATH: content})
         self.ahead = FakeOrigin({PATH: content})
-        self.cache = Cache(memory, store or BrokenStore())
-        self.reader = Reader(
-            self.origin,
-            ahead or self.ahead,
-            self.cache,
-            latency=FixedLatency(),
-            block_bytes=block_bytes,
-            longest_run=longest_run,
+        self.cache = Cache(memory, store or BrokenStore(), 4)
+        self.latency: LatencyEstimator = FixedLatency()
+        limiter = ConnectionLimiter(10, 2)
+        self.hedged = Hedged(self.origin, limiter, limiter.demand, in_threads)
+        self.hedged_ahead = Hedged(ahead or self.ahead, limiter, lambda _: nullcontext(), in_threads)
+        reading = Reading(
+            self.hedged, self.hedged_ahead, self.cache, block_bytes=block_bytes, longest_run=longest_run
         )
-        self.flights = TellingFlights()
-        self.reader._in_flight = self.flights
+        self.reader, self.fetcher = reading.reader, reading.fetcher
+        self.flights = TellingFlights(self)
+        self.reader._in_flight = self.fetcher._in_flight = self.flights
         self.file = self.origin.file(PATH)
         self.content = content
-        self.watch: Callable[[], bool] | None = None  # whether a read is still wanted
+        self.watch: Callable[[], bool] | None = None  # whether the reader goes on waiting
+
+    def use(self, latency: LatencyEstimator) -> None:
+        """Let `latency` be what is usual of the server."""
+        self.latency = self.fetcher._latency = latency
 
     def read(self, start: int, stop: int) -> bytes:
         """Read one span."""
@@ -81,13 +101,16 @@ class Rig:
             return self.reader.read(self.file, Span(start, stop))
 
     def under_way(self) -> int:
-        """Return how many claims are open."""
-        return len(self.flights._in_flight)
+        """Return how many claims are open, once the requests that readers no longer wait for are over."""
+        end = time.monotonic() + SOON
+        while self.flights.count and time.monotonic() < end:
+            time.sleep(0.001)
+        return self.flights.count
 
     def wait_claimed(self, blocks: int) -> None:
         """Wait until so many blocks in all have been claimed, or found claimed by another."""
         for _ in range(blocks):
-            assert self.flights.claimed.acquire(timeout=SOON), "nobody claims"
+            assert self.flights.claimed.acquire(timeout=SOON), "no thread claims"
 
     def close(self) -> None:
         """Stop the writer of the cache."""
@@ -135,7 +158,7 @@ def test_whatever_is_read_the_bytes_are_the_files(
     for start, length in reads:
         span = Span(min(start, size), min(start + length, size))
         if chance() < 0.3:
-            rig.reader.fetch_ahead(rig.file, span)
+            rig.reader.prefetch(rig.file, span)
         assert rig.reader.read(rig.file, span) == content[span.start : span.stop]
         assert rig.under_way() == 0
     rig.close()
@@ -160,13 +183,13 @@ def test_what_was_read_is_not_fetched_again(rig: Rig) -> None:
 
 def test_blocks_are_counted_by_where_they_were(rig: Rig) -> None:
     """Each that a reader asks for once; what is fetched ahead is asked for by nobody until it is read."""
-    rig.reader.fetch_ahead(rig.file, Span(0, 30))
+    rig.reader.prefetch(rig.file, Span(0, 30))
     assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (0, 0)
     rig.read(0, 30)
     rig.read(25, 55)
     assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (7, 4)
     assert rig.cache.misses == 6
-    assert rig.reader.bytes_fetched == 60
+    assert rig.fetcher.bytes_fetched == 60
     assert rig.cache.size >= 60
 
 
@@ -174,7 +197,7 @@ def test_blocks_under_way_are_counted(rig: Rig) -> None:
     """From their claim to their landing."""
     barrier = rig.ahead.held()
     with ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+        fetching = pool.submit(rig.reader.prefetch, rig.file, Span(0, 30))
         barrier.wait_reached()
         assert rig.reader.in_flight == 3
         barrier.lift()
@@ -357,13 +380,9 @@ def test_a_request_that_ends_short_is_an_error_and_never_bytes(rig: Rig) -> None
 def test_a_request_that_sends_too_much_never_gives_wrong_bytes(
     rig: Rig, extra: bytes, span: tuple[int, int]
 ) -> None:
-    """Bytes behind the span are Unavailable, and are in no block; who has his bytes by then, has them."""
+    """Bytes behind the span are in no block; a reader that has its bytes by then, has them."""
     rig.origin.break_next(Break(extra=extra))
-    if rig.watch is None:
-        with pytest.raises(Unavailable):
-            rig.read(*span)
-    else:
-        assert rig.read(*span) == rig.content[slice(*span)]
+    assert rig.read(*span) == rig.content[slice(*span)]
     assert rig.read(*span) == rig.content[slice(*span)]
     assert rig.read(0, 95) == rig.content
 
@@ -372,12 +391,14 @@ def test_empty_pieces_are_no_harm(rig: Rig) -> None:
     """An origin may hand on a piece of no bytes, also at the end."""
 
     class Pausing(FakeOrigin):
-        def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
-            for piece in super().fetch(file, span, token):
+        def fetch(
+            self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+        ) -> Iterator[bytes]:
+            for piece in super().fetch(file, span, deadline=deadline, token=token):
                 yield from (b"", piece, b"")
 
     origin = Pausing({PATH: rig.content})
-    reader = Reader(origin, origin, rig.cache, latency=FixedLatency(), block_bytes=BLOCK, longest_run=50)
+    reader = Reading(origin, origin, rig.cache, block_bytes=BLOCK, longest_run=50).reader
     assert reader.read(rig.file, Span(0, 95)) == rig.content
 
 
@@ -410,37 +431,20 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [0, 5, 10, 15])
-def test_a_killed_reader_leaves_no_claim_behind(rig: Rig, after: int) -> None:
-    """Whoever comes next fetches the block himself; `rig` sees that nothing stays under way."""
-    rig.watch = None  # else it is not he who fetches
+def test_what_ends_a_request_from_outside_leaves_no_claim_behind(rig: Rig, after: int) -> None:
+    """The readers that wait get an error, and the next one fetches the block; `rig` sees that nothing is left."""
     rig.origin.break_next(Break(after=after, error=Killed()))
-    with pytest.raises(Killed):
+    with pytest.raises(Unavailable, match="Killed"):
         rig.read(0, 30)
     assert rig.under_way() == 0
     assert rig.read(0, 30) == rig.content[:30]
-
-
-def test_who_waited_for_a_killed_reader_fetches_the_block_himself(rig: Rig) -> None:
-    """The death of one reader is nobody else's error."""
-    rig.watch = None  # else it is not he who fetches
-    barrier = rig.origin.held(after=5)
-    rig.origin.break_next(Break(after=5, error=Killed()))
-    with ThreadPoolExecutor(5) as pool:
-        killed = pool.submit(rig.read, 0, 10)
-        barrier.wait_reached()
-        others = [pool.submit(rig.read, 0, 10) for _ in range(4)]
-        rig.wait_claimed(5)
-        barrier.lift()
-        assert isinstance(killed.exception(SOON), Killed)
-        assert [other.result(SOON) for other in others] == [rig.content[:10]] * 4
-    assert rig.origin.fetches == [Span(0, 10)] * 2
 
 
 def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> None:
     """A surprise from below comes through as it is, and the next reader is not kept waiting."""
 
     class Raising(MemoryStore):
-        def get(self, block: Block) -> bytes | None:
+        def get(self, file: File, numbers: range) -> dict[int, bytes]:
             raise ZeroDivisionError
 
     rig = Rig(noise(95), store=Raising())
@@ -453,7 +457,7 @@ def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> Non
 
 def test_what_was_fetched_ahead_is_read_without_a_request(rig: Rig) -> None:
     """Prefetched blocks come from the other origin, and then from memory."""
-    rig.reader.fetch_ahead(rig.file, Span(0, 40))
+    rig.reader.prefetch(rig.file, Span(0, 40))
     assert rig.ahead.fetches == [Span(0, 40)]
     assert rig.read(0, 40) == rig.content[:40]
     assert rig.origin.fetches == []
@@ -466,7 +470,7 @@ def test_fetching_ahead_leaves_out_what_is_here_and_what_is_under_way(rig: Rig) 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(rig.read, 20, 30)
         barrier.wait_reached()
-        rig.reader.fetch_ahead(rig.file, Span(0, 40))
+        rig.reader.prefetch(rig.file, Span(0, 40))
         assert rig.ahead.fetches == [Span(10, 20), Span(30, 40)]
         barrier.lift()
         reading.result(SOON)
@@ -476,7 +480,7 @@ def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
     """What is on its way already is not asked for again."""
     barrier = rig.ahead.held(after=3)
     with ThreadPoolExecutor(2) as pool:
-        prefetch = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 10))
+        prefetch = pool.submit(rig.reader.prefetch, rig.file, Span(0, 10))
         barrier.wait_reached()
         reading = pool.submit(rig.read, 0, 10)
         rig.wait_claimed(2)
@@ -492,7 +496,7 @@ def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> No
     barrier = rig.ahead.held(after=3)
     rig.ahead.break_next(Break(after=3, error=error))
     with ThreadPoolExecutor(2) as pool:
-        prefetch = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+        prefetch = pool.submit(rig.reader.prefetch, rig.file, Span(0, 30))
         barrier.wait_reached()
         reading = pool.submit(rig.read, 0, 30)
         rig.wait_claimed(6)
@@ -505,7 +509,7 @@ def test_a_killed_prefetch_leaves_no_claim_behind(rig: Rig) -> None:
     """A prefetch that is ended from outside gives its blocks up."""
     rig.ahead.break_next(Break(after=13, error=Killed()))
     with pytest.raises(Killed):
-        rig.reader.fetch_ahead(rig.file, Span(0, 30))
+        rig.reader.prefetch(rig.file, Span(0, 30))
     assert rig.under_way() == 0
 
 
@@ -513,7 +517,7 @@ def test_a_short_prefetch_gives_no_wrong_bytes(rig: Rig) -> None:
     """An origin that breaks its word to prefetch costs the reader a request, not his bytes."""
     rig.ahead.break_next(Break(after=13))
     with pytest.raises(Unavailable):
-        rig.reader.fetch_ahead(rig.file, Span(0, 30))
+        rig.reader.prefetch(rig.file, Span(0, 30))
     assert rig.read(0, 30) == rig.content[:30]
 
 
@@ -551,7 +555,7 @@ def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_rig
         span = Span(start, min(start + size, 95))
         try:
             if ahead:
-                rig.reader.fetch_ahead(rig.file, span)
+                rig.reader.prefetch(rig.file, span)
             else:
                 assert rig.reader.read(rig.file, span) == rig.content[span.start : span.stop]
         except (Unavailable, Stale, Killed):
@@ -573,7 +577,7 @@ def test_many_threads_on_a_small_cache_get_their_bytes() -> None:
             stop = start + 1 + (seed + turn * 31) % 100
             if rig.read(start, stop) != content[start:stop]:
                 return False
-            rig.reader.fetch_ahead(rig.file, Span(stop, min(stop + 60, 5_000)))
+            rig.reader.prefetch(rig.file, Span(stop, min(stop + 60, 5_000)))
         return True
 
     assert at_once([partial(work, seed) for seed in range(12)]) == [True] * 12
@@ -585,8 +589,8 @@ def test_offsets_beyond_four_gigabytes_are_exact() -> None:
     """A span far into a large file is that span."""
     content = Made(66 * 2**30)
     origin = FakeOrigin({PATH: content}, piece=1 << 16)
-    cache = Cache(2**22, BrokenStore())
-    reader = Reader(origin, origin, cache, latency=FixedLatency(), block_bytes=2**18, longest_run=2**21)
+    cache = Cache(2**22, BrokenStore(), 4)
+    reader = Reading(origin, origin, cache, block_bytes=2**18, longest_run=2**21).reader
     for start in (2**32 - 5, 2**32, 5 * 2**30 + 123, content.size - 100):
         span = Span(start, min(start + 300_000, content.size))
         assert reader.read(origin.file(PATH), span) == content.part(span.start, span.stop)
@@ -597,8 +601,8 @@ def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
     """The text of a reader tells the bytes that came over the line."""
     rig.read(0, 30)
     rig.read(0, 30)
-    assert rig.reader.bytes_fetched == 30
-    assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <InFlightBlocks in_flight=0> <Cache size=30")
+    assert rig.fetcher.bytes_fetched == 30
+    assert repr(rig.reader).startswith("<Reader bytes_fetched=30 <SingleFlight in_flight=0> <Cache size=")
 
 
 class Impatient(FixedLatency):
@@ -617,59 +621,48 @@ class Splitting(FixedLatency):
         return True
 
 
-def test_who_waits_for_a_silent_request_asks_himself(rig: Rig) -> None:
-    """He has his bytes while the prefetch still hangs; however many wait, there is one request more."""
-    rig.reader._latency = Impatient()
-    first = rig.ahead.held()
+def test_a_reader_that_waits_for_a_silent_prefetch_has_it_hedged(rig: Rig) -> None:
+    """However many readers wait, there is one request more, and all have their bytes."""
+    rig.use(Impatient())
+    first = rig.ahead.held(times=1)
     with ThreadPoolExecutor(6) as pool:
-        hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 10))
+        hanging = pool.submit(rig.reader.prefetch, rig.file, Span(0, 30))
         first.wait_reached()
-        second = rig.origin.held()
-        waiting = [pool.submit(rig.read, 0, 10)]
-        second.wait_reached()
-        waiting += [pool.submit(rig.read, 0, 10) for _ in range(4)]
-        rig.wait_claimed(6)
-        second.lift()
-        assert [one.result(SOON) for one in waiting] == [rig.content[:10]] * 5
-        assert not hanging.done()
-        first.lift()
+        waiting = [pool.submit(rig.read, 0, 30) for _ in range(5)]
+        assert [one.result(SOON) for one in waiting] == [rig.content[:30]] * 5
         hanging.result(SOON)
-    assert rig.ahead.fetches == rig.origin.fetches == [Span(0, 10)]
-    assert rig.reader.hedged_requests == 1
+    assert rig.ahead.fetches == [Span(0, 30)] * 2
+    assert rig.origin.fetches == []
+    assert rig.hedged_ahead.hedged_requests == 1
 
 
-def test_who_waits_for_a_reader_does_not_ask_beside_him(rig: Rig) -> None:
-    """A request that somebody waits for is asked a second time by the hedge, and not by each who joins it."""
-    rig.reader._latency = Impatient()
-    barrier = rig.origin.held()
-    with ThreadPoolExecutor(4) as pool:
-        reads = [pool.submit(rig.read, 0, 10)]
-        barrier.wait_reached()
-        reads += [pool.submit(rig.read, 0, 10) for _ in range(3)]
-        rig.wait_claimed(4)
-        _, late = wait(reads, timeout=0.1)
-        assert len(late) == 4
-        barrier.lift()
-        assert [one.result(SOON) for one in reads] == [rig.content[:10]] * 4
-    assert rig.origin.fetches == [Span(0, 10)]
-
-
-def test_who_waits_for_a_prefetch_that_is_silent_asks_himself(rig: Rig) -> None:
-    """A reader never hangs with the prefetch."""
-    rig.reader._latency = Impatient()
+def test_a_prefetch_that_no_reader_waits_for_is_not_hedged(rig: Rig) -> None:
+    """However long it is silent."""
+    rig.use(Impatient())
     barrier = rig.ahead.held()
-    with ThreadPoolExecutor(2) as pool:
-        hanging = pool.submit(rig.reader.fetch_ahead, rig.file, Span(0, 30))
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(rig.reader.prefetch, rig.file, Span(0, 30))
         barrier.wait_reached()
-        assert pool.submit(rig.read, 0, 30).result(SOON) == rig.content[:30]
+        time.sleep(0.05)
         barrier.lift()
         hanging.result(SOON)
-    assert rig.read(0, 30) == rig.content[:30]
+    assert rig.ahead.fetches == [Span(0, 30)]
+
+
+def test_readers_that_share_a_silent_request_have_it_hedged_once(rig: Rig) -> None:
+    """One request more serves all of them."""
+    rig.use(Impatient())
+    rig.origin.held(times=1)
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(rig.read, 0, 10) for _ in range(4)]
+        assert [one.result(SOON) for one in reads] == [rig.content[:10]] * 4
+    assert rig.origin.fetches == [Span(0, 10)] * 2
+    assert rig.hedged.hedged_requests == 1
 
 
 def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
     """Slow is not silent."""
-    rig.reader._latency = Impatient()
+    rig.use(Impatient())
     barrier = rig.origin.held(after=3)
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(rig.read, 0, 10)
@@ -695,7 +688,7 @@ def test_a_read_is_split_block_by_block_and_one_block_in_halves(
     rig: Rig, start: int, stop: int, parts: list[Span]
 ) -> None:
     """All parts are under way at the same time, and the bytes are right."""
-    rig.reader._latency = Splitting()
+    rig.use(Splitting())
     barrier = rig.origin.held()
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(rig.read, start, stop)
@@ -707,7 +700,7 @@ def test_a_read_is_split_block_by_block_and_one_block_in_halves(
 
 def test_a_long_run_is_one_stream(rig: Rig) -> None:
     """More blocks than may come over lines of their own are asked for together."""
-    rig.reader._latency = Splitting()
+    rig.use(Splitting())
     assert MOST_SPLIT == 4
     assert rig.read(0, 50) == rig.content[:50]
     assert rig.origin.fetches == [Span(0, 50)]
@@ -715,59 +708,39 @@ def test_a_long_run_is_one_stream(rig: Rig) -> None:
 
 def test_what_is_fetched_ahead_is_never_split(rig: Rig) -> None:
     """Nobody waits for it."""
-    rig.reader._latency = Splitting()
-    rig.reader.fetch_ahead(rig.file, Span(0, 40))
+    rig.use(Splitting())
+    rig.reader.prefetch(rig.file, Span(0, 40))
     assert rig.ahead.fetches == [Span(0, 40)]
 
 
 @pytest.mark.parametrize("error", [Unavailable(PATH), Stale(PATH)])
 def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: ArchiveError) -> None:
     """Whichever half; nothing stays under way, and the next read is whole."""
-    rig.reader._latency = Splitting()
+    rig.use(Splitting())
     rig.origin.break_next(Break(after=5, error=error), Break(after=5, error=error))
     with pytest.raises(type(error)):
         rig.read(0, 40)
     assert rig.read(0, 40) == rig.content[:40]
 
 
-class FirstPartFails(FakeOrigin):
-    """An origin whose fetch from the start of a file fails once another part is under way; counts what it sends."""
-
-    sent = 0
-
-    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
-        """See `Origin.fetch`."""
-        if span.start == 0:
-            assert self.barrier is not None
-            self.barrier.wait_reached()
-            raise Stale(file.path, "was replaced")
-        for piece in super().fetch(file, span, token):
-            self.sent += len(piece)
-            yield piece
-
-
-def test_where_a_part_of_a_split_read_fails_the_others_end(rig: Rig) -> None:
-    """Nobody waits for them, and each holds a place at the gate: they take one more piece at most."""
-    origin = FirstPartFails({PATH: rig.content}, piece=1)
-    rig.reader._origin = origin
-    rig.reader._latency = Splitting()
-    barrier = origin.held(after=5)
+def test_where_a_half_of_a_split_read_fails_the_other_is_broken_off(rig: Rig) -> None:
+    """No reader waits for it, and it holds a place at the limiter."""
+    rig.use(Splitting())
+    barrier = rig.origin.held(after=2)
+    rig.origin.break_next(Break(after=1, error=Stale(PATH, "was replaced")), Break(after=4))
     with pytest.raises(Stale):
-        rig.read(0, 20)
-    (part,) = [thread for thread in threading.enumerate() if thread.name == "part of a read"]
-    barrier.lift()
-    part.join(SOON)
-    assert origin.sent == 6
-    assert origin._inside == 0
+        rig.read(0, 10)
+    barrier.wait_gone()
+    assert rig.under_way() == 0
 
 
-@pytest.mark.parametrize("wrong", [Break(after=5), Break(extra=b"x")])
-def test_a_part_of_a_split_read_that_is_not_whole_is_an_error_and_never_bytes(rig: Rig, wrong: Break) -> None:
+@pytest.mark.parametrize(("wrong", "stop"), [(Break(after=5), 40), (Break(after=3), 10), (Break(extra=b"x"), 10)])
+def test_a_part_of_a_split_read_that_is_not_whole_is_an_error(rig: Rig, wrong: Break, stop: int) -> None:
     """An origin that breaks its word is found out: the parts behind would lie at other bytes."""
-    rig.reader._latency = Splitting()
+    rig.use(Splitting())
     rig.origin.break_next(wrong)
     with pytest.raises(Unavailable):
-        rig.read(0, 40)
+        rig.read(0, stop)
     assert rig.read(0, 40) == rig.content[:40]
 
 
@@ -775,7 +748,7 @@ def test_split_reads_of_many_threads_are_right() -> None:
     """Whoever fetches which half of what, every byte is the file's."""
     content = noise(5_000)
     rig = Rig(content, memory=200, store=MemoryStore())
-    rig.reader._latency = Splitting()
+    rig.use(Splitting())
 
     def work(seed: int) -> bool:
         for turn in range(15):
@@ -792,11 +765,11 @@ def test_split_reads_of_many_threads_are_right() -> None:
 def test_what_was_read_makes_room_before_what_came_earlier_and_is_still_to_be_read() -> None:
     """Requests ahead come in any order: the blocks of a later one, which came first, stay until they are read."""
     rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
-    rig.reader.fetch_ahead(rig.file, Span(50, 90))
-    rig.reader.fetch_ahead(rig.file, Span(0, 50))
+    rig.reader.prefetch(rig.file, Span(50, 90))
+    rig.reader.prefetch(rig.file, Span(0, 50))
     for start in range(0, 50, 10):
         rig.read(start, start + 10)
-    rig.reader.fetch_ahead(rig.file, Span(90, 140))
+    rig.reader.prefetch(rig.file, Span(90, 140))
     for start in range(50, 140, 10):
         assert rig.read(start, start + 10) == rig.content[start : start + 10]
     assert rig.origin.fetches == []
@@ -806,10 +779,10 @@ def test_what_was_read_makes_room_before_what_came_earlier_and_is_still_to_be_re
 def test_reading_in_line_does_not_push_out_what_was_fetched_ahead() -> None:
     """Blocks that were taken whole make room first; those still to be read stay."""
     rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
-    rig.reader.fetch_ahead(rig.file, Span(0, 100))
+    rig.reader.prefetch(rig.file, Span(0, 100))
     for start in range(0, 50, 10):
         rig.read(start, start + 10)
-    rig.reader.fetch_ahead(rig.file, Span(100, 150))
+    rig.reader.prefetch(rig.file, Span(100, 150))
     for start in range(50, 150, 10):
         assert rig.read(start, start + 10) == rig.content[start : start + 10]
     assert rig.origin.fetches == []

@@ -1,6 +1,5 @@
 """What is where: files measured once, when someone looks or a little before; an error is never absence."""
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,11 @@ import pytest
 from support.fakes import SOON, FakeOrigin, directory, noise, stub
 from trees import DATA, A, B, FakeSizes, World, opened_world
 
+from empiarfs.cancellation import CancelToken
 from empiarfs.engine import tree as trees
-from empiarfs.engine.hedge import CancelToken
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Stale, Unavailable
 from empiarfs.model import Directory, File, Stub
+from empiarfs.ports import NEVER
 
 HOUR = 3600.0
 
@@ -94,7 +94,7 @@ def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
     assert world.origin.measured == [f"{DATA}/hidden"]
 
 
-@pytest.mark.promise("One that is not there is not asked for again for an hour.")
+@pytest.mark.promise("If not, it is not requested again for an hour.")
 def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
     """A name that was not there is NotFound without asking for an hour, then asked for anew."""
     path = f"{DATA}/nothing"
@@ -112,7 +112,8 @@ def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
 
 
 @pytest.mark.promise(
-    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
+    "for it."
 )
 def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     """The server says of the very URL that it is not there: it disappears."""
@@ -123,7 +124,9 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     assert world.names(DATA) == ["b.mrc"]
 
 
-@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
+@pytest.mark.promise(
+    "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
+)
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A), Stale(A), Closed(A)])
 def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
     """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
@@ -156,7 +159,7 @@ def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path
         world.tree.stat(path)
 
 
-@pytest.mark.promise("What else the server has at its root is not there, and is not asked for.")
+@pytest.mark.promise("Anything else that the server has at its root is hidden, and never requested.")
 @pytest.mark.parametrize(
     "name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "\uff11\uff10\uff10\uff12\uff18", "-5", "10 028"]
 )
@@ -378,45 +381,60 @@ def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], erro
     assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
 
 
-def test_who_meets_a_measuring_ahead_that_hangs_asks_himself(world: World, walk: list[str]) -> None:
-    """He waits for it no longer than for any silent request."""
+def test_a_caller_that_meets_a_silent_measuring_ahead_has_it_hedged(world: World, walk: list[str]) -> None:
+    """It waits for it no longer than for any silent request: the request is sent a second time."""
     world.second = 0.01
     for path in walk[:2]:
         world.tree.stat(path)
-    barrier = world.ahead.held()
+    barrier = world.ahead.held(times=1)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
-        barrier.lift()
         ahead.result(SOON)
-    assert world.origin.measured == walk[:3]
+    assert world.ahead.measured == [walk[2]] * 2
+    assert world.origin.measured == walk[:2]
 
 
-def test_who_meets_a_measuring_ahead_that_succeeds_asks_nothing(world: World, walk: list[str]) -> None:
+def test_a_caller_that_meets_a_measuring_ahead_that_succeeds_sends_nothing(world: World, walk: list[str]) -> None:
     """One that ends in time is used, at once, and costs no second request."""
     for path in walk[:2]:
         world.tree.stat(path)
     barrier = world.ahead.held()
-    waits = threading.Semaphore(0)
-
-    def second() -> float:
-        waits.release()
-        return SOON / 4
-
-    world.tree._hedge_delay = second
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         waiting = pool.submit(world.tree.stat, walk[2])
-        assert waits.acquire(timeout=SOON)
-        time.sleep(0.05)  # until he stands there
+        time.sleep(0.05)  # until it stands there
         barrier.lift()
         begun = time.monotonic()
         assert waiting.result(SOON) == world.origin.file(walk[2])
         assert time.monotonic() - begun < SOON / 8
         ahead.result(SOON)
     assert world.origin.measured == walk[:2]
+
+
+def test_a_file_that_is_opened_is_measured_with_its_first_bytes(world: World) -> None:
+    """One request brings both, of a file that is listed and not measured; the bytes are cached."""
+    heads: list[tuple[File, bytes]] = []
+    world.tree._keep_head = lambda file, data: heads.append((file, data))
+    world.tree.listdir(DATA)
+    assert world.tree.stat(A, 10) == world.origin.file(A)
+    assert heads == [(world.origin.file(A), noise(1000)[:10])]
+    assert world.tree.stat(A, 10) == world.origin.file(A)
+    assert len(world.origin.diary) == 1
+
+
+def test_a_head_of_a_length_that_the_listing_contradicts_is_not_cached(world: World) -> None:
+    """What is not believed of a file leaves no bytes of it behind."""
+    world.agrees = lambda stub, file: stub.listed_size == str(file.size)
+    world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
+    world.origin.files[A] = noise(17)
+    heads: list[bytes] = []
+    world.tree._keep_head = lambda _, data: heads.append(data)
+    with pytest.raises(Unavailable):
+        world.tree.stat(A, 10)
+    assert heads == []
 
 
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
@@ -549,9 +567,8 @@ def test_all_who_wait_for_sizes_wait_for_one_time(
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
-    "directory "
-    "is listed anew, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
+    "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
     """The file was replaced since it was listed; the new listing says so too."""
@@ -567,9 +584,8 @@ def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(wo
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; where they disagree, the "
-    "directory "
-    "is listed anew, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
+    "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
     """An error page or a proxy's cut: one new listing, then an error, and nothing of it is kept."""
@@ -589,9 +605,9 @@ class Lagging(FakeOrigin):
 
     lags = 1
 
-    def measure(self, path: str, token: CancelToken | None = None) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        found = super().measure(path, token)
+        found = super().measure(path, deadline=deadline, token=token)
         if len(self.measured) <= self.lags:
             raise NotFound(path)
         return found
@@ -605,7 +621,9 @@ def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: W
     assert world.origin.measured == [A, A]
 
 
-@pytest.mark.promise("`ENOENT` means that the server said 404 or 410 of this very name; of a listed one, twice.")
+@pytest.mark.promise(
+    "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
+)
 def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
     """It is believed then, and its name goes."""
     world.origin = Lagging(world.origin.files)

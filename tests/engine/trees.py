@@ -1,12 +1,24 @@
 """A tree over fakes, for the tests of what is listed and of what is measured."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from support.fakes import SOON, FakeClock, FakeListing, FakeOrigin, directory, noise, stub
+from support.fakes import (
+    SOON,
+    FakeClock,
+    FakeListing,
+    FakeOrigin,
+    directory,
+    in_threads,
+    noise,
+    single_flight,
+    stub,
+)
 
+from empiarfs.engine.hedge import Hedged
+from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError
@@ -53,6 +65,8 @@ class World:
         self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
         self.origin.directories = {"10028", "10934", DATA}
         self.ahead = FakeOrigin(self.origin.files)
+        limiter = ConnectionLimiter(10, 2)
+        self.hedged = Hedged(self.ahead, limiter, lambda _: nullcontext(), in_threads)
         self.ahead_tasks: list[Callable[[], object]] = []
         self.sizes: FakeSizes | None = None
         self.clock = FakeClock()
@@ -65,15 +79,20 @@ class World:
     def opened(self, *only: str) -> Tree:
         """Open the tree anew, as the next run of the program does; the index stays."""
         self.listings = Listings(
-            self.listing, self.index, listing_ttl=FRESH, clock=self.clock, background=self.later.append
+            self.listing,
+            self.index,
+            listing_ttl=FRESH,
+            clock=self.clock,
+            background=self.later.append,
+            scans=single_flight(),
         )
         return Tree(
             self.listings,
             self.origin,
-            self.ahead,
+            self.hedged,
             self.sizes,
             sizes_background=self.later.append,
-            hedge_delay=lambda: self.second,
+            single_flight=single_flight(lambda: self.second),
             agrees=self._agrees,
             background=self.ahead_tasks.append,
             only=only,

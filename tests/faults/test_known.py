@@ -89,7 +89,7 @@ def test_two_servers_that_disagree_are_never_mixed(
                 for _ in range(20):
                     try:
                         opened = trial.archive.open(HITS[DATA])
-                        data = b"".join(opened.read(start, 50_000) for start in range(0, opened.file.size, 50_000))
+                        data = b"".join(opened.read_at(start, 50_000) for start in range(0, opened.size, 50_000))
                     except ArchiveError as error:
                         numbers.add(error.errno)
                     else:

@@ -33,7 +33,7 @@ from support.fault_trial import (
 from support.mounting import eventually
 from support.scripted import Client
 
-from empiarfs.engine.hedge import CancelToken
+from empiarfs.cancellation import CancelToken
 from empiarfs.errors import Unavailable
 
 NAMED = "archive.test"
@@ -229,7 +229,7 @@ def test_a_request_cancelled_during_its_connect_is_not_sent(server: FaultProxy) 
 
     def measure() -> None:
         with pytest.raises(Unavailable) as caught:
-            client.origin.measure(HITS[HEAD], token)
+            client.origin.measure(HITS[HEAD], token=token)
         errors.append(caught.value)
 
     before = server.count("HEAD", pattern(HEAD))

@@ -49,7 +49,7 @@ def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
     ):
         for start, size in spans:
             try:
-                data = trial.archive.open(FILE).read(start, size)
+                data = trial.archive.open(FILE).read_at(start, size)
             except ArchiveError as error:
                 assert error.errno in allowed  # noqa: PT017 - and nothing else is raised
             else:

@@ -167,8 +167,8 @@ ENDLESS: dict[str, tuple[Iterable[bytes], dict[str, Callable[[], Said]]]] = {
 
 
 @pytest.mark.promise(
-    "Nothing of a reply is endless: heads, bodies, chunks, trailers and FTP lists that flow or drip are given "
-    "up in bounded time and memory."
+    "Every reply is bounded: headers, bodies, chunks, trailers and FTP lists that are endless or too slow are "
+    "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("what", ENDLESS)
 def test_an_endless_or_invalid_reply_is_unavailable_soon(

@@ -47,8 +47,8 @@ PARTS = st.sampled_from([*WORDS.split(), " ", "\t", "\n"])
 
 
 @pytest.mark.promise(
-    "A name is a child of the directory that was listed: links that climb (`..`, `%2e%2e`), lead to another "
-    "host, port or scheme, or hold a slash or a NUL once they are decoded, are no names."
+    "A name is a child of the directory that was listed: links that lead upwards (`..`, `%2e%2e`), to another "
+    "host, port or scheme, or that hold a slash or a NUL once they are decoded, are ignored."
 )
 @given(hrefs=st.lists(st.lists(PARTS, min_size=1, max_size=6).map("".join), max_size=5))
 @example(hrefs=["..", "%2e%2e", "%2e%2e%2f", "..%2f..", "..\\..", "a%00", "&#46;&#46;", "&period;&period;/"])

@@ -77,8 +77,8 @@ def walked(root: str) -> list[str]:
 
 
 @pytest.mark.promise(
-    "A name is a child of the directory that was listed: links that climb (`..`, `%2e%2e`), lead to another "
-    "host, port or scheme, or hold a slash or a NUL once they are decoded, are no names."
+    "A name is a child of the directory that was listed: links that lead upwards (`..`, `%2e%2e`), to another "
+    "host, port or scheme, or that hold a slash or a NUL once they are decoded, are ignored."
 )
 def test_no_name_leaves_the_mount(mount: Mounts, server: ScriptedServer, binding: str) -> None:
     """Links that climb or lead elsewhere are no names, and a name with line ends and escapes is kept."""

@@ -77,8 +77,8 @@ FLOODS: dict[str, tuple[Speak, str]] = {
 
 
 @pytest.mark.promise(
-    "Nothing of a reply is endless: heads, bodies, chunks, trailers and FTP lists that flow or drip are given "
-    "up in bounded time and memory."
+    "Every reply is bounded: headers, bodies, chunks, trailers and FTP lists that are endless or too slow are "
+    "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("ask", ["fetch", "scan"])
@@ -112,8 +112,8 @@ BODIES: dict[str, tuple[Speak, str]] = {
 
 
 @pytest.mark.promise(
-    "Nothing of a reply is endless: heads, bodies, chunks, trailers and FTP lists that flow or drip are given "
-    "up in bounded time and memory."
+    "Every reply is bounded: headers, bodies, chunks, trailers and FTP lists that are endless or too slow are "
+    "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("body", BODIES)
 def test_a_body_without_end_or_sense_is_one_error_or_right(met: Meetings, body: str) -> None:
@@ -128,7 +128,7 @@ def test_a_body_without_end_or_sense_is_one_error_or_right(met: Meetings, body: 
 ZEROS = gzip.compress(bytes(200 << 20), 9)  # 200 kB
 
 
-@pytest.mark.promise("What is compressed and was not asked for is not unpacked.")
+@pytest.mark.promise("A compressed reply to a request that did not allow compression is not unpacked.")
 @pytest.mark.parametrize("ask", ["measure", "fetch", "scan"])
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "br", "gzip, gzip"])
 def test_a_compressed_reply_is_not_unpacked(met: Meetings, ask: str, kind: str) -> None:

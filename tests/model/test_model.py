@@ -38,7 +38,7 @@ BLOCK = 4096
 MEMORY = 256 * 1024
 DISK = 120_000
 CONNECTIONS = 4
-SLACK = 64 * 1024  # a segment that was just stored
+SLACK = 128 * 1024  # a chunk that was just stored: all of a file
 FEWEST = 4  # files that are always there
 SHORT_PATIENCE = 0.05
 
@@ -439,7 +439,7 @@ class Model(RuleBasedStateMachine):
     def the_disk_fails(self, seed: int, harm: str) -> None:
         """Files of the cache are damaged."""
         chance = random.Random(seed)
-        whole = [file for file in cache_files.segments(self.folder / "cache") if file.stat().st_size]
+        whole = [file for file in cache_files.chunks(self.folder / "cache") if file.stat().st_size]
         for file in whole:
             content = bytearray(file.read_bytes())
             match harm:

@@ -46,7 +46,7 @@ def listed(path: str) -> int:
     return len(os.listdir(path))
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 @pytest.mark.parametrize(  # each signal once and each call once: the daemon looks at the signal alone
     ("number", "verb", "below"),
     [
@@ -124,8 +124,8 @@ def test_other_signals_do_not_disturb_a_lookup(
 
 
 @pytest.mark.promise(
-    "Older libfuse has the kernel look up one name of a directory at a time: who stands behind another can be "
-    "ended after him."
+    "With older libfuse the kernel looks up one name of a directory at a time: a program that is queued "
+    "behind another ends only after it."
 )
 def test_many_programs_that_wait_for_one_name_can_be_killed(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
@@ -159,7 +159,7 @@ def read_by_many_threads(path: str) -> int:
         return sum(pool.map(lambda name: len(Path(path, name).read_bytes()), names))
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 @pytest.mark.parametrize(("verb", "below"), [(read_past_the_pages, FILE), (read_by_many_threads, "10300/data")])
 def test_a_program_that_waits_for_bytes_can_be_killed_however_it_reads(
     mount: Mounts, fault_proxy: FaultProxy, binding: str, verb: Callable[[str], int], below: str
@@ -185,7 +185,7 @@ def whole(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 def test_programs_that_share_the_pages_of_a_killed_one_read_right(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
@@ -218,7 +218,9 @@ def read_and_interrupted(path: str) -> tuple[int, int]:
     return len(Path(path).read_bytes()), ticks
 
 
-@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+@pytest.mark.promise(
+    "One that catches the signal gets `EINTR` if it waits for a name, and goes on waiting for bytes."
+)
 def test_a_program_that_catches_the_signal_reads_on(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
@@ -246,7 +248,9 @@ def caught(path: str) -> tuple[str, int]:
     return "", 0
 
 
-@pytest.mark.promise("One that catches the signal gets `EINTR` where it waits for a name, and waits on for bytes.")
+@pytest.mark.promise(
+    "One that catches the signal gets `EINTR` if it waits for a name, and goes on waiting for bytes."
+)
 def test_a_lookup_is_interrupted_by_a_signal_that_is_caught(
     mount: Mounts, fault_proxy: FaultProxy, tree: FixtureTree, binding: str
 ) -> None:
@@ -337,10 +341,10 @@ def patiently_looks(path: str) -> tuple[int, float]:
 
 
 @pytest.mark.promise(
-    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, never "
-    "fewer.",
-    "A request that was sent is given a fair time beyond that, and the kernel asks once more for what it has read "
-    "ahead in vain: it may take as long again.",
+    "If a server does not answer, a read waits (`--patience`, 300 s), then fails with `EIO`; it never returns "
+    "other bytes or fewer.",
+    "A request that is in flight when the patience ends may still complete, and the kernel repeats a read "
+    "whose readahead has failed: it may wait as long again.",
 )
 @pytest.mark.parametrize("way", ["read", "look"])
 def test_a_silent_server_is_waited_for_until_patience_ends(

@@ -20,7 +20,7 @@ from support.request_log import RequestLog, counted, in_a_calm_moment
 from support.sandbox import PROJECT
 
 from empiarfs import wire
-from empiarfs.archive import OpenFile
+from empiarfs.files import ArchiveFile
 from empiarfs.settings import Settings
 from empiarfs.units import KIB, MIB
 
@@ -64,7 +64,7 @@ def read_by_python(project: str, url: str, folder: str, path: str, seed: int, co
         total = 0
         for turn in range(4):
             place = (seed * 997 + number * 83 + turn * 211) % 4000 * 1024 * 1024
-            total += len(opened.read(place, 256 * 1024))
+            total += len(opened.read_at(place, 256 * 1024))
         return total
 
     with ThreadPoolExecutor(count) as pool:
@@ -132,7 +132,7 @@ def test_two_connections_are_reserved_for_demand_reads(
                 eventually(lambda: rule.waiting >= BUDGET - KEPT, "what is fetched ahead is stuck")
                 time.sleep(0.2)  # for more of it to come; less than it takes until silence is noticed
                 assert rule.waiting == BUDGET - KEPT
-                assert len(pool.submit(other.read, 0, 10).result(DEADLINE)) == 10
+                assert len(pool.submit(other.read_at, 0, 10).result(DEADLINE)) == 10
                 assert not reading.done()
                 rule.release()
             reading.result(DEADLINE)
@@ -140,10 +140,10 @@ def test_two_connections_are_reserved_for_demand_reads(
     in_a_calm_moment(check)
 
 
-def read_on(opened: OpenFile, start: int, stop: int) -> None:
+def read_on(opened: ArchiveFile, start: int, stop: int) -> None:
     """Read a range in order."""
     for offset in range(start, stop, 128 * KIB):
-        opened.read(offset, 128 * KIB)
+        opened.read_at(offset, 128 * KIB)
 
 
 def test_a_killed_reader_takes_nothing_from_others(mount: Mounts, fault_proxy: FaultProxy) -> None:

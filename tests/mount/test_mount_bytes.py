@@ -125,7 +125,7 @@ def test_sizes_around_a_block(mounted: Mount, tree: FixtureTree, size: int) -> N
 
 
 @pytest.mark.promise(
-    "Any number of threads and processes may read at once; those who want the same block share one request."
+    "Any number of threads and processes may read at once; those that need the same block share one request."
 )
 def test_threads_read_one_file_crosswise(mounted: Mount, tree: FixtureTree) -> None:
     """16 threads that read one file in all orders, by own descriptors and a shared one, read the right bytes."""
@@ -174,7 +174,7 @@ def test_mmap(mounted: Mount, tree: FixtureTree, kind: str) -> None:
 
 
 @pytest.mark.promise(
-    "What changes nothing works: `O_CREAT` of a file that is there, `fsync`, a private map that is written to."
+    "Calls that change nothing work: `O_CREAT` of a file that exists, `fsync`, a private map that is written to."
 )
 def test_a_private_map_can_be_written(mounted: Mount, tree: FixtureTree) -> None:
     """A write to a private map changes the map and not the file."""
@@ -189,8 +189,8 @@ def test_a_private_map_can_be_written(mounted: Mount, tree: FixtureTree) -> None
 
 
 @pytest.mark.promise(
-    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
-    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+    "Every way of reading returns the same bytes, at any offset and of any length: `read`, `preadv`, "
+    "`O_DIRECT`, maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 def test_sendfile(mounted: Mount, tree: FixtureTree) -> None:
     """`sendfile` sends a file's bytes into a socket, from any offset."""
@@ -262,8 +262,8 @@ def test_a_jump_fetches_little(mount: Mounts, apache: Apache) -> None:
 
 
 @pytest.mark.promise(
-    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
-    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+    "Every way of reading returns the same bytes, at any offset and of any length: `read`, `preadv`, "
+    "`O_DIRECT`, maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 def test_direct_reads_at_odd_places(mounted: Mount, tree: FixtureTree) -> None:
     """O_DIRECT reads the same bytes, aligned or not."""

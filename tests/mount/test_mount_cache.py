@@ -43,7 +43,7 @@ def test_the_cache_outlives_the_mount(mount: Mounts, apache: Apache, binding: st
 
 @pytest.mark.promise(
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
-    "the free-space floor, and may be shared by several processes."
+    "the free space that is always left, and may be shared by several processes."
 )
 def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -> None:
     """Two mounts at once share what either has read, and both read the right bytes at the same time."""
@@ -61,7 +61,7 @@ def test_two_mounts_share_the_cache(mount: Mounts, apache: Apache, truth: str) -
 
 @pytest.mark.promise(
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
-    "the free-space floor, and may be shared by several processes."
+    "the free space that is always left, and may be shared by several processes."
 )
 def test_the_cache_is_its_owners_alone(mount: Mounts, user: str) -> None:
     """The cache directory belongs to the user and has mode 0700."""
@@ -85,7 +85,7 @@ def test_a_cache_that_stood_open_is_closed(mount: Mounts) -> None:
 
 @pytest.mark.promise(
     "The cache folder's contents are 0700, never executed, never unpickled, bounded by `--cache-size` and by "
-    "the free-space floor, and may be shared by several processes."
+    "the free space that is always left, and may be shared by several processes."
 )
 def test_the_cache_keeps_its_bounds(mount: Mounts, tree: FixtureTree) -> None:
     """With `--cache-size 4M` about 4 MiB of 64 stay on disk, and evicted blocks are fetched again."""

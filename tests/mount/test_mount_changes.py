@@ -81,10 +81,10 @@ def begun(made: Mount) -> tuple[Path, Path, Callable[[float], Any]]:
 
 @pytest.mark.promise("Bytes read are the bytes of the server's file, of one version of it.")
 @pytest.mark.promise(
-    "A file that changed at the server is another file: a handle opened before gets `ESTALE` for what was not "
-    "read yet; a new `open` gets the new version, whole."
+    "A file that changed at the server is another file: a handle opened before the change gets `ESTALE` for "
+    "what was not read yet; a new `open` gets the new version, whole."
 )
-@pytest.mark.promise("What the kernel had of the old version is dropped then.")
+@pytest.mark.promise("The pages of the old version that the kernel had are dropped then.")
 @SIZES
 def test_a_changed_file_is_never_mixed(made: Mount, file: Path, size: int) -> None:
     """A handle of the old version gets ESTALE; a new open gets the whole new version with its size."""

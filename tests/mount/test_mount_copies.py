@@ -34,8 +34,8 @@ def mounted_by_user(shared_mounts: Callable[[str, str], Mount], binding: str) ->
 
 
 @pytest.mark.promise(
-    "Files are 0644, directories 0755, all owned by the user who mounted: a copy keeps these modes, and whoever "
-    "makes it can overwrite and delete it."
+    "Files are 0644, directories 0755, all owned by the user who mounted: a copy has these modes, and its "
+    "owner can overwrite and delete it."
 )
 @pytest.mark.parametrize("program", COPYING)
 def test_a_copy_is_its_makers(mounted_by_user: Mount, program: str) -> None:

@@ -92,12 +92,11 @@ def unknown_blocks(account: Account) -> list[Path]:
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return [file for file in cache_files.segments(folder) if file.relative_to(folder).as_posix() not in known]
+    return [file for file in cache_files.chunks(folder) if file.relative_to(folder).as_posix() not in known]
 
 
 @pytest.mark.promise(
-    "What a daemon that was killed has left behind is used by the next mount, and nothing of it is served that is "
-    "wrong."
+    "What a killed daemon has left behind is used by the next mount, and nothing wrong is served from it."
 )
 @pytest.mark.timeout(0)
 def test_a_daemon_that_is_killed_leaves_nothing_wrong(

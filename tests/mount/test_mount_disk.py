@@ -72,8 +72,8 @@ def disk(mount: Mounts) -> Iterator[tuple[Account, Path]]:
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 @pytest.mark.parametrize(
     "illness",
@@ -112,8 +112,8 @@ def test_a_disk_that_fails_from_the_start(disk: tuple[Account, Path], mount: Mou
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, tree: FixtureTree) -> None:
     """Deleting the cache under a mount costs requests alone, and a new cache with mode 0700 is created."""
@@ -136,8 +136,8 @@ def test_a_cache_that_is_deleted_under_the_mount(mount: Mounts, tree: FixtureTre
 
 
 @pytest.mark.promise(
-    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: reads go "
-    "on, a warning tells of it once, and the cache is used again within a minute of its being well."
+    "A disk that is full, failing, read-only or without locks, a database that is locked, broken or gone: "
+    "reads go on, the log warns of it once, and the cache is used again within a minute of its recovery."
 )
 def test_databases_that_another_program_locks(mount: Mounts, tree: FixtureTree) -> None:
     """Reads go on without a long wait while another program holds locks on the databases."""

@@ -12,6 +12,6 @@ def test_where_mounts_work_all_is_well(mount: Mounts, apache: Apache, binding: s
     assert (done.returncode, lines[-1]) == (0, "all is well"), lines
     assert done.stderr == b""
     assert any(binding in line and "libfuse" in line for line in lines)
-    assert any("one connection brings" in line for line in lines)
+    assert any("one connection transfers" in line for line in lines)
     assert len(apache.requests()) <= 15
     mount("10028", account=account)

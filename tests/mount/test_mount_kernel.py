@@ -102,7 +102,8 @@ def test_the_kernel_asks_for_extended_attributes_once(mount: Mounts) -> None:
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
     """`ls -l` of 3,000 measured files costs a few READDIRPLUS requests, and none for single files."""
@@ -118,7 +119,8 @@ def test_ls_of_a_known_directory_asks_for_no_file(mount: Mounts) -> None:
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_a_file_read_twice_is_requested_once(mount: Mounts, binding: str) -> None:
     """A file that is opened and read again is served from the kernel's page cache."""
@@ -131,7 +133,8 @@ def test_a_file_read_twice_is_requested_once(mount: Mounts, binding: str) -> Non
 
 
 @pytest.mark.promise(
-    "The kernel keeps names, attributes and missing names for an hour, and pages as long as it has room."
+    "The kernel caches names, attributes and missing names for an hour, and pages as long as it has memory "
+    "for them."
 )
 def test_a_missing_name_is_looked_up_once(mount: Mounts, binding: str) -> None:
     """The kernel caches that a name is missing, so that a thousand lookups cost one request."""
@@ -193,7 +196,7 @@ def test_locks_for_reading_work(mounted: Mount) -> None:
     assert mounted.call(locks, mounted / RANDOM) is None
 
 
-@pytest.mark.promise("An open directory is one listing: read in pieces, it doubles no name and misses none.")
+@pytest.mark.promise("An open directory is one listing: read in pieces, it repeats no name and misses none.")
 def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> None:
     """A directory of 3,000 names that is listed in pieces by two readers shows each name once."""
 
@@ -210,7 +213,7 @@ def test_a_large_directory_is_listed_whole_piece_by_piece(mounted: Mount) -> Non
     assert mounted.call(walks, mounted / "10300/data") == [[SMALL_FILES] * 4] * 3
 
 
-@pytest.mark.promise("Readers that wait for the server do not keep `ls` of a known directory waiting.")
+@pytest.mark.promise("Readers that wait for the server do not delay `ls` of a known directory.")
 def test_readers_of_a_silent_server_do_not_block_ls(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """While 32 readers wait for a silent server, `ls` of a known directory returns at once."""
 
@@ -246,7 +249,7 @@ def sleeps(process: int) -> bool:
 
 
 @pytest.mark.promise(
-    "Any number of threads and processes may read at once; those who want the same block share one request."
+    "Any number of threads and processes may read at once; those that need the same block share one request."
 )
 def test_readers_of_one_block_share_one_request(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:
     """64 readers of one block at the same time cost one request."""

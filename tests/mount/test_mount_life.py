@@ -89,7 +89,7 @@ def test_foreground_stays_until_a_signal(mount: Mounts, binding: str, number: si
 
 
 @pytest.mark.promise(
-    "Only the user who mounted may look in, and not even root, unless `--allow-other` lets in everyone."
+    "Only the user who mounted has access, and not even root, unless `--allow-other` gives access to everyone."
 )
 def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) -> None:
     """A mount without --allow-other is closed to others."""
@@ -100,7 +100,7 @@ def test_an_ordinary_users_mount_is_the_users_alone(mount: Mounts, user: str) ->
 
 
 @pytest.mark.promise(
-    "Only the user who mounted may look in, and not even root, unless `--allow-other` lets in everyone."
+    "Only the user who mounted has access, and not even root, unless `--allow-other` gives access to everyone."
 )
 @pytest.mark.root
 def test_allow_other_lets_others_in(mount: Mounts, user: str, binding: str) -> None:
@@ -182,7 +182,7 @@ def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: s
     assert again.call(length, again / "10100/data/1.bin") == 1
 
 
-@pytest.mark.promise("A mount that a program uses is not taken away, unless with `--lazy`.")
+@pytest.mark.promise("A mount that a program uses is not unmounted, except with `--lazy`.")
 def test_umount_of_a_mount_in_use_says_so(mount: Mounts, user: str) -> None:
     """`umount` of a mount in use fails, and the message names `--lazy`."""
     made = mount(user=user)
@@ -286,7 +286,7 @@ def test_a_second_mount_on_the_same_place_is_refused(mount: Mounts, user: str) -
     """A second mount on a mount point is refused, and the first one stays."""
     made = mount("10028", user=user)
     line = refusal(mount.command(made, "10100"))
-    assert "mounted already" in line
+    assert "already mounted" in line
     assert "empiarfs umount" in line
     assert made.call(names, made.path) == ["10028"]
     assert len(sandbox.mounted(made.path)) == 1
@@ -339,7 +339,7 @@ def test_a_directory_without_write_permission_is_refused(mount: Mounts) -> None:
     made = mount.prepare(mount.account("user"))
     made.path.mkdir()
     made.path.chmod(0o555)
-    assert "may not be written by you" in refusal(mount.command(made))
+    assert "is not writable for you" in refusal(mount.command(made))
 
 
 def test_an_entry_that_does_not_exist_is_refused(mount: Mounts) -> None:
@@ -375,7 +375,7 @@ def test_a_server_that_is_away_is_no_reason_not_to_mount(mount: Mounts, own_apac
     made = mount("10028", base_url=own_apache.url)
     made.expect("refuses connections")
     assert made.started is not None
-    assert b"mounted all the same" in made.started.stderr
+    assert b"mounted anyway" in made.started.stderr
     own_apache.start()
     assert made.call(names, made / "10028/data") == ["a.txt", "b.txt", "c.txt"]
 
@@ -436,4 +436,4 @@ def test_mount_8_says_what_goes_wrong(mount: Mounts, helper: None) -> None:
     made.path.mkdir()
     done = made.run("mount", "-t", "fuse.empiarfs", "-o", options(made, mount.base_url), "99999", made.path)
     assert done.returncode != 0
-    assert b"no entry 99999" in done.stderr
+    assert b"there is no entry 99999" in done.stderr

@@ -107,8 +107,8 @@ def test_it_needs_no_server_at_all(mount: Mounts, own_apache: Apache, small_tree
 
 
 @pytest.mark.promise(
-    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
-    "is only what the server said when it was last asked."
+    "Reading data that are not on disk fails with `EHOSTUNREACH` within a second, and so does a name that its "
+    "listing lacks; `ENOENT` is only what the server answered when it was last reached."
 )
 def test_what_is_not_cached_is_refused_at_once(offline: Callable[..., Mount], apache: Apache) -> None:
     """What is not in the cache fails with EHOSTUNREACH within a second, each time."""
@@ -123,8 +123,8 @@ def test_what_is_not_cached_is_refused_at_once(offline: Callable[..., Mount], ap
 
 
 @pytest.mark.promise(
-    "What is not kept on disk is `EHOSTUNREACH` within a second, a name that its listing lacks too; `ENOENT` "
-    "is only what the server said when it was last asked."
+    "Reading data that are not on disk fails with `EHOSTUNREACH` within a second, and so does a name that its "
+    "listing lacks; `ENOENT` is only what the server answered when it was last reached."
 )
 def test_what_was_not_there_is_not_there(offline: Callable[..., Mount]) -> None:
     """A name that the server has denied, and an entry that was not selected, fail with ENOENT."""
@@ -155,7 +155,7 @@ def test_ls_shows_as_much_as_is_known(offline: Callable[..., Mount]) -> None:
     assert done.stderr.count(b"No route to host") == SMALL_FILES - 1
 
 
-@pytest.mark.promise("The log tells of each file that is read in vain, and each directory looked into, once.")
+@pytest.mark.promise("The log reports each file and each directory that is not available offline once.")
 def test_the_log_has_one_line_for_each_path(offline: Callable[..., Mount]) -> None:
     """Repeated reads or lookups of one file or directory log one line each, and no traceback."""
     made = offline()
@@ -169,10 +169,10 @@ def test_the_log_has_one_line_for_each_path(offline: Callable[..., Mount]) -> No
     assert any(line.startswith("read 10200/data/sparse.mrc") for line in lines)
 
 
-@pytest.mark.promise("The kernel keeps none of these refusals.")
+@pytest.mark.promise("The kernel caches none of these errors.")
 @pytest.mark.promise(
-    "Listings are shown however old they are, and what another program fetches into the same cache meanwhile "
-    "is seen; a directory that was shown stays as it was."
+    "Listings are shown however old they are, and data that another program fetches into the same cache "
+    "meanwhile are found; a directory that was shown stays as it was."
 )
 def test_what_another_program_fetches_meanwhile_is_seen(
     mount: Mounts, offline: Callable[..., Mount], filled: Account
@@ -201,7 +201,7 @@ def test_an_empty_cache_mounts_with_a_warning(mount: Mounts, apache: Apache, bin
     assert apache.requests() == []
 
 
-@pytest.mark.promise("A directory that was not listed can be walked through where something below it is known.")
+@pytest.mark.promise("A directory that was not listed can be traversed if something below it is known.")
 def test_the_way_to_what_is_known_is_known(mount: Mounts, apache: Apache, binding: str) -> None:
     """The parents of a directory in the cache exist, whether they were listed or not."""
     account = mount.account(binding=binding)

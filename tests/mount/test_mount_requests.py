@@ -37,7 +37,7 @@ def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-@pytest.mark.promise("`stat` and `open` ask once for a file, ever (until its listed size or date changes).")
+@pytest.mark.promise("`stat` and `open` cost one request for a file, ever (until its listed size or date changes).")
 def test_each_file_is_measured_once_for_ever(mount: Mounts, apache: Apache, binding: str) -> None:
     """`ls -l` sends one HEAD for each file, and none again, after a new mount neither."""
     account = mount.account(binding=binding)
@@ -69,8 +69,8 @@ def test_ls_of_a_path_in_a_mount_measures_no_file(mount: Mounts, apache: Apache,
 
 
 @pytest.mark.promise(
-    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
-    "hide `README*` and dot files."
+    "A name that is not listed is requested before `ENOENT` is returned: the servers sometimes leave one out, "
+    "and hide `README*` and dot files."
 )
 def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> None:
     """A file that Apache leaves out of its listings is found by its name."""
@@ -80,7 +80,7 @@ def test_a_hidden_file_is_found_by_its_name(mount: Mounts, apache: Apache) -> No
     assert len(apache.requests("HEAD", "10001/data/README.md")) == 1
 
 
-@pytest.mark.promise("One that is not there is not asked for again for an hour.")
+@pytest.mark.promise("If not, it is not requested again for an hour.")
 def test_a_missing_name_is_requested_once(mount: Mounts, apache: Apache, binding: str) -> None:
     """A name that is not in the listing costs one HEAD, and none again, after a new mount neither."""
 
@@ -99,10 +99,10 @@ def test_a_missing_name_is_requested_once(mount: Mounts, apache: Apache, binding
 
 
 @pytest.mark.promise(
-    "A name that is not listed is asked for before `ENOENT` is given: the servers sometimes leave one out, and "
-    "hide `README*` and dot files."
+    "A name that is not listed is requested before `ENOENT` is returned: the servers sometimes leave one out, "
+    "and hide `README*` and dot files."
 )
-@pytest.mark.promise("It is shown from then on.")
+@pytest.mark.promise("If it exists it is listed from then on.")
 def test_a_file_that_one_listing_omits_is_there(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A file that a listing omits is found by its name, and listed from then on."""
 
@@ -117,7 +117,8 @@ def test_a_file_that_one_listing_omits_is_there(mount: Mounts, fault_proxy: Faul
 
 
 @pytest.mark.promise(
-    "A name that a new listing lacks is shown until a second listing lacks it too, or the server says 404 of it."
+    "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
+    "for it."
 )
 def test_a_listing_that_shrinks_must_repeat(mount: Mounts, own_apache: Apache, small_tree: Path) -> None:
     """A name that a newer listing lacks stays until a second listing lacks it too."""
@@ -189,8 +190,8 @@ def test_a_few_failed_replies_are_retried(mount: Mounts, fault_proxy: FaultProxy
 
 
 @pytest.mark.promise(
-    "A server that does not answer makes a read wait (`--patience`, 300 s), then `EIO`; never other bytes, "
-    "never fewer."
+    "If a server does not answer, a read waits (`--patience`, 300 s), then fails with `EIO`; it never returns "
+    "other bytes or fewer."
 )
 def test_an_error_that_lasts_is_an_error(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """A read fails with EIO after the patience, and returns no other bytes."""

@@ -61,7 +61,7 @@ def named(
 
 
 @pytest.mark.promise(
-    "A mount of some entries shows these alone. They, and the links to them, are there without a request."
+    "A mount of some entries shows these alone. They, and the links to them, exist without a request."
 )
 def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
     """A selected entry and its link exist at once, without the server."""
@@ -90,9 +90,9 @@ def test_a_link_to_an_entry_that_is_known_is_there_at_once(
 
 
 @pytest.mark.promise(
-    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails with "
-    "`EIO` after 30 s, and a program that has just waited for one in vain, or was interrupted, does not wait for "
-    "the next."
+    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails "
+    "with `EIO` after 30 s; a program whose last such call has just failed that way, or was interrupted, does "
+    "not wait for the next one."
 )
 @pytest.mark.parametrize("how", ["silent", "gone"])
 def test_names_fail_soon_where_no_server_has_answered(
@@ -111,9 +111,9 @@ def test_names_fail_soon_where_no_server_has_answered(
 
 
 @pytest.mark.promise(
-    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails with "
-    "`EIO` after 30 s, and a program that has just waited for one in vain, or was interrupted, does not wait for "
-    "the next."
+    "Until the server has answered for the first time since the mount, a name (`stat`, `open`, `ls`) fails "
+    "with `EIO` after 30 s; a program whose last such call has just failed that way, or was interrupted, does "
+    "not wait for the next one."
 )
 def test_names_are_waited_for_once_the_server_has_answered(
     mount: Mounts, fault_proxy: FaultProxy, binding: str, bounded: dict[str, str]
@@ -251,5 +251,5 @@ def test_the_warning_says_how_long_is_waited(
         assert made.started is not None
         (line,) = made.started.stderr.decode().splitlines()
         assert line.startswith("empiarfs: warning: ")
-        assert line.endswith(f"mounted all the same, until it answers {words}; why: empiarfs doctor")
+        assert line.endswith(f"mounted anyway: until it answers {words}; for the cause run: empiarfs doctor")
         made.umount("--lazy")

@@ -42,7 +42,9 @@ def status(account: Account, *words: str | Path) -> "subprocess.CompletedProcess
     return account.empiarfs("status", *words, timeout=DEADLINE)
 
 
-@pytest.mark.promise("`.empiarfs-status` at the root tells in JSON what the mount does, anew at each opening.")
+@pytest.mark.promise(
+    "`.empiarfs-status` at the root is JSON that describes what the mount does, made at each `open`."
+)
 def test_the_hidden_file_tells_of_this_moment(mount: Mounts, binding: str, user: str) -> None:
     """`.empiarfs-status` at the root tells in JSON what the mount does, anew at each opening."""
     made = mount("10100", user=user, binding=binding)
@@ -76,7 +78,7 @@ def test_the_hidden_file_stands_at_the_root_alone(mounted: Mount) -> None:
     assert mounted.call(length, mounted / f"10028/{NAME}") == -errno.ENOENT
 
 
-@pytest.mark.promise("Its length is shown as 0, as in `/proc`: what reads to its end gets all of it.")
+@pytest.mark.promise("Its length is shown as 0, as in `/proc`: reading to the end returns all of it.")
 @pytest.mark.parametrize("program", ["cat", "cp", "head", "dd", "python"])
 def test_every_program_reads_the_hidden_file_whole(mounted: Mount, program: str) -> None:
     """Programs that look at its size first, and those that read in small pieces, read the whole status file."""
@@ -310,7 +312,8 @@ def test_a_request_that_the_daemon_has_begun_does_not_hold_status(mount: Mounts,
 
 
 @pytest.mark.promise(
-    "`SIGUSR1` makes the daemon write to its log what each thread does, and all of its status; it never ends it."
+    "`SIGUSR1` makes the daemon write to its log what each thread does, and its whole status; it never ends "
+    "the daemon."
 )
 def test_sigusr1_writes_to_the_log(mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str) -> None:
     """On each SIGUSR1 the daemon writes the stacks of its threads and its status to its log."""
@@ -383,7 +386,7 @@ def test_sigusr1_does_not_end_a_daemon_that_only_begins(mount: Mounts) -> None:
     eventually(lambda: not made.is_mounted(), "the mount goes")
 
 
-@pytest.mark.promise("No status holds the user name or password of an address.")
+@pytest.mark.promise("No status holds the user name or password of a URL.")
 def test_credentials_are_not_shown(mount: Mounts, fault_proxy: FaultProxy) -> None:
     """No status contains the user name or password of the base URL."""
     url = fault_proxy.url.replace("http://", "http://me:se%40cret@")

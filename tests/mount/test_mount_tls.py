@@ -44,7 +44,7 @@ def test_a_mount_believes_the_authority_that_is_named(
 
 
 @pytest.mark.promise(
-    "A certificate that does not fit is an error like silence: told in the log at once, `EIO` after "
+    "A certificate that cannot be verified is treated like an unreachable server: logged at once, `EIO` after "
     "`--patience`; at a prompt at once."
 )
 def test_a_mount_warns_of_a_bad_certificate_and_waits(mount: Mounts, server: ScriptedServer) -> None:

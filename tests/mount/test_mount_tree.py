@@ -53,13 +53,13 @@ def test_root_lists_the_entries_alone(mounted: Mount) -> None:
 
 
 @pytest.mark.promise("A directory shows what the server lists.")
-@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
+@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through unchanged.")
 def test_every_legal_name_is_listed(mounted: Mount, tree: FixtureTree) -> None:
     """A directory lists exactly the names that the server lists, whatever their bytes are."""
     assert mounted.call(names, mounted / "10001/data") == listed(tree.root / "10001/data")
 
 
-@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through as they are.")
+@pytest.mark.promise("Two names that differ are two files; bytes that are not UTF-8 come through unchanged.")
 def test_every_legal_name_opens(mounted: Mount) -> None:
     """A file whose name has any legal bytes opens and has its content."""
 
@@ -161,7 +161,7 @@ def test_a_mount_of_some_entries_shows_only_those(mount: Mounts, apache: Apache)
     assert not apache.requests(path="(?!10100).*")
 
 
-@pytest.mark.promise("A directory that the server does not list (403) gives `EACCES`; files in it open by name.")
+@pytest.mark.promise("A directory that the server does not list (403) is `EACCES`; files in it open by name.")
 def test_a_directory_without_listing_says_so(mounted: Mount) -> None:
     """Listing a forbidden directory (403) fails with EACCES, and its files can be opened."""
     mounted.expect("10400/closed")
@@ -193,8 +193,8 @@ def test_what_is_not_there_says_why(mounted: Mount, call: str, path: str, number
 @pytest.mark.promise("`st_blocks` counts the whole file, cached or not.")
 @pytest.mark.promise("`st_mtime` is the server's Last-Modified.")
 @pytest.mark.promise(
-    "Files are 0644, directories 0755, all owned by the user who mounted: a copy keeps these modes, and whoever "
-    "makes it can overwrite and delete it."
+    "Files are 0644, directories 0755, all owned by the user who mounted: a copy has these modes, and its "
+    "owner can overwrite and delete it."
 )
 @pytest.mark.promise("`st_blksize` is 4096.")
 def test_attributes_are_those_of_the_server(mounted: Mount, tree: FixtureTree) -> None:

@@ -34,8 +34,8 @@ def test_a_table_shows_medians_and_their_span() -> None:
     assert lines[-1] == "| `ls` | empiarfs | 3.00 (1.00-11.0) | 0.25 | 7 | 1.5 | 0 | 0.00 | 0 |"
 
 
-def test_the_readme_has_a_column_for_each_program() -> None:
-    """The README's table has a column for each program, a reason for a failed job, and a dash for one not tried."""
+def test_the_published_table_has_a_column_for_each_program() -> None:
+    """The table has a column for each program, a reason for a failed job, and a dash for one not tried."""
     first = run(figure("empiarfs", 0.5), figure("rclone", 9.0, failed="not done in 9 s"))
     second = run(figure("empiarfs", 2.0, job="`cp`"))
     lines = list(for_readme([first, second]))
@@ -43,10 +43,12 @@ def test_the_readme_has_a_column_for_each_program() -> None:
     assert "rclone v1.75.2" in lines[0]
     assert lines[1].startswith("near 20 ms")
     assert lines[3:] == [
-        "| job | line | rclone | empiarfs | requests | MB | connections | worst read |",
+        "| job | network | rclone | empiarfs | requests | MB | connections | worst read |",
         "|---|---|---|---|---|---|---|---|",
         "| `ls` | near | not done in 9 s | 0.50 | 7 | 1.5 | 0 | 0.25 |",
         "| `cp` | near | - | 2.00 | 7 | 1.5 | 0 | 0.25 |",
+        "",
+        "`-` = not measured.",
     ]
 
 

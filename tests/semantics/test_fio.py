@@ -90,9 +90,9 @@ def has_io_uring() -> bool:
 
 
 @pytest.mark.promise(
-    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
-    "maps, `sendfile`, `splice`, `libaio`, `io_uring`.",
-    "Any number of threads and processes may read at once; those who want the same block share one request.",
+    "Every way of reading returns the same bytes, at any offset and of any length: `read`, `preadv`, "
+    "`O_DIRECT`, maps, `sendfile`, `splice`, `libaio`, `io_uring`.",
+    "Any number of threads and processes may read at once; those that need the same block share one request.",
 )
 def test_every_engine_reads_what_was_written(made: Mount, fio: str) -> None:
     """All engines at once, sequentially and at random, verify the whole file."""

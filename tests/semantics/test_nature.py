@@ -19,7 +19,7 @@ from support.fixture_tree import RANDOM, FixtureTree
 from support.mounting import Mount, Mounts, eventually
 
 
-@pytest.mark.promise("A directory begins with `.` and `..`, and goes on in the server's order.")
+@pytest.mark.promise("A directory begins with `.` and `..`, and continues in the server's order.")
 def test_a_directory_is_in_the_servers_order(mounted: Mount, apache: Apache) -> None:
     """`ls -U` shows `.` and `..`, and then the names in the order of the server's page."""
     with urllib.request.urlopen(f"{apache.url}/10100/data/") as page:  # noqa: S310 - our own
@@ -48,7 +48,7 @@ def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
     assert mounted.call(odd, mounted / "10001") == []
 
 
-@pytest.mark.promise("The times of access and of change are the same, and reading moves none of them.")
+@pytest.mark.promise("The times of access and of change are the same, and reading changes none of them.")
 def test_reading_moves_no_time(mounted: Mount, tree: FixtureTree) -> None:
     """All three times of a file are those of the server, before and after reading."""
 
@@ -77,7 +77,7 @@ def held(path: str, way: str, here: str, go_on: str) -> None:
 
 
 @pytest.mark.promise(
-    "`flock`, and `fcntl` locks for reading, hold between the programs of a machine, as on a local disk."
+    "`flock`, and `fcntl` locks for reading, work between the programs of a machine, as on a local disk."
 )
 @pytest.mark.parametrize(("way", "shared", "exclusive"), [("shared", True, False), ("exclusive", False, False)])
 def test_locks_hold_between_programs(mounted: Mount, way: str, *, shared: bool, exclusive: bool) -> None:
@@ -106,7 +106,9 @@ def test_locks_hold_between_programs(mounted: Mount, way: str, *, shared: bool, 
     assert mounted.call(tried, path) == [True, True]
 
 
-@pytest.mark.promise("`inotify` tells what programs of this machine open and read, not what changes at the server.")
+@pytest.mark.promise(
+    "`inotify` reports what programs of this machine open and read, not what changes at the server."
+)
 def test_inotify_reports_local_events_alone(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
 ) -> None:

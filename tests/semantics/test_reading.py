@@ -102,8 +102,8 @@ def exercised(  # noqa: C901 - one way of reading after the other
 
 
 @pytest.mark.promise(
-    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
-    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+    "Every way of reading returns the same bytes, at any offset and of any length: `read`, `preadv`, "
+    "`O_DIRECT`, maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_way_is_read_the_bytes_are_the_files(
@@ -115,8 +115,8 @@ def test_whatever_way_is_read_the_bytes_are_the_files(
 
 
 @pytest.mark.promise(
-    "Every way of reading gives the same bytes, at any offset and of any length: `read`, `preadv`, `O_DIRECT`, "
-    "maps, `sendfile`, `splice`, `libaio`, `io_uring`."
+    "Every way of reading returns the same bytes, at any offset and of any length: `read`, `preadv`, "
+    "`O_DIRECT`, maps, `sendfile`, `splice`, `libaio`, `io_uring`."
 )
 @pytest.mark.parametrize("size", [1, 972, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(
@@ -128,7 +128,7 @@ def test_whatever_way_a_small_file_is_read_the_bytes_are_its_own(
 
 
 @pytest.mark.promise(
-    "A read at or behind the end, or of no length, gives nothing; one before the start is `EINVAL`."
+    "A read at or behind the end, or of no length, returns nothing; one before the start is `EINVAL`."
 )
 def test_there_is_nothing_behind_the_end(mounted: Mount) -> None:
     """Reads after the end return nothing, up to the largest offset, in empty files too."""
@@ -152,9 +152,9 @@ def test_there_is_nothing_behind_the_end(mounted: Mount) -> None:
 
 
 @pytest.mark.promise(
-    "A read comes back short only at the end of the file, or before an error: it gives what came before the error "
-    "(with `O_DIRECT` nothing), and the next read fails.",
-    "A page of a map that cannot be had is `SIGBUS`.",
+    "A read comes back short only at the end of the file, or before an error: it returns what came before the "
+    "error (with `O_DIRECT` nothing), and the next read fails.",
+    "A page of a map that cannot be fetched is `SIGBUS`.",
 )
 def test_a_read_that_meets_an_error_gives_what_came_before(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str
@@ -195,7 +195,7 @@ def test_a_read_that_meets_an_error_gives_what_came_before(
     assert answer(60) == (True, errno.EIO, signal.SIGBUS)
 
 
-@pytest.mark.promise("A program that waits for bytes or for a name can be ended, with Ctrl-C too.")
+@pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_program_that_waits_for_bytes_can_be_ended(
     mount: Mounts, own_apache: Apache, binding: str, number: signal.Signals
@@ -244,8 +244,8 @@ def test_a_program_that_waits_for_a_name_gets_an_answer(
 
 
 @pytest.mark.promise(
-    "A change is noticed when the server is next asked for a part of the file, or lists its directory anew; until "
-    "then the old version is read where it is cached whole."
+    "A change is noticed at the next request for a part of the file, or the next listing of its directory; "
+    "until then the old version is read if all of it is cached."
 )
 def test_a_change_is_noticed_when_the_directory_is_listed_again(
     mount: Mounts, own_apache: Apache, small_tree: Path, binding: str

@@ -282,7 +282,8 @@ def rows(*tables: dict[str, str]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.promise(
-    "Every attempt to write, create, rename, remove or change attributes gives `EROFS`.", "Root gets the same."
+    "Every attempt to write, create, rename, remove or change attributes is `EROFS`.",
+    "Root gets the same.",
 )
 @pytest.mark.parametrize(("call", "error"), rows({"EROFS": READ_ONLY}))
 def test_whatever_changes_something_is_refused(mounted: Mount, call: str, error: str) -> None:
@@ -291,10 +292,10 @@ def test_whatever_changes_something_is_refused(mounted: Mount, call: str, error:
 
 
 @pytest.mark.promise(
-    "Where another error comes first on every read-only file system, it does here: `EEXIST` for what is to be "
-    "made and is there, `EISDIR` for a directory opened for writing, `EXDEV` for a name to be moved in or out, or "
-    "linked to from elsewhere, `EBUSY` for the mount point, `EBADF` or `EINVAL` for what is written through a "
-    "handle for reading, `EACCES` for a shared map that is to be written."
+    "Calls for which every read-only file system returns another error first do so here: `EEXIST` for "
+    "creating what exists, `EISDIR` for a directory opened for writing, `EXDEV` for moving a name in or out, "
+    "or linking to it from elsewhere, `EBUSY` for the mount point, `EBADF` or `EINVAL` for writing through a "
+    "handle opened for reading, `EACCES` for a shared map opened for writing."
 )
 @pytest.mark.parametrize(("call", "error"), rows(OTHER))
 def test_what_would_be_wrong_anywhere_says_so(mounted: Mount, call: str, error: str) -> None:
@@ -303,7 +304,7 @@ def test_what_would_be_wrong_anywhere_says_so(mounted: Mount, call: str, error: 
 
 
 @pytest.mark.promise(
-    "What changes nothing works: `O_CREAT` of a file that is there, `fsync`, a private map that is written to."
+    "Calls that change nothing work: `O_CREAT` of a file that exists, `fsync`, a private map that is written to."
 )
 @pytest.mark.parametrize(("call", "error"), rows({"": HARMLESS}))
 def test_what_changes_nothing_works(mounted: Mount, call: str, error: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import diskcache
 import pytest
 from support import cache_files
+from support.cache_files import get, put
 from support.fakes import noise, stub
 
 from empiarfs.model import Block, File, Stub
@@ -26,7 +27,7 @@ from empiarfs.storage.index import SqliteIndex
 from empiarfs.storage.process_semaphore import ProcessSemaphore
 from empiarfs.units import MIB
 
-FILE = File("10028/data/a.mrc", 1000, 1_700_000_000)
+FILE = File("10028/data/a.mrc", 1_000_000_000, 1_700_000_000)
 LISTED = stub("10028/data/a.mrc")
 
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def store(folder: Path) -> Iterator[DiskStore]:
     """A store with one block."""
     with closing(opened(folder)) as store:
-        store.put(Block(FILE, 0), noise(500))
+        put(store, Block(FILE, 0), noise(500))
         yield store
 
 
@@ -76,14 +77,14 @@ def orphans(folder: Path) -> set[str]:
     """Return the files of blocks that the database does not know of."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
-    return {file.relative_to(folder).as_posix() for file in cache_files.segments(folder)} - known
+    return {file.relative_to(folder).as_posix() for file in cache_files.chunks(folder)} - known
 
 
 def works(store: DiskStore) -> bool:
     """Return whether blocks are kept and given."""
-    store.put(Block(FILE, 1), noise(500, 1))
-    store.put(Block(FILE, 2), noise(500, 2))
-    return [store.get(Block(FILE, number)) for number in (1, 2)] == [noise(500, 1), noise(500, 2)]
+    put(store, Block(FILE, 1), noise(500, 1))
+    put(store, Block(FILE, 2), noise(500, 2))
+    return [get(store, Block(FILE, number)) for number in (1, 2)] == [noise(500, 1), noise(500, 2)]
 
 
 def knows(tree: SqliteIndex) -> bool:
@@ -145,8 +146,8 @@ def test_a_store_heals_whatever_became_of_its_database(
     """While it is in use: no wrong block, no error, at most a line, and it keeps blocks, in the next run too."""
     HARM[harm](folder / "cache.db")
     for number in range(5):
-        store.put(Block(FILE, number), noise(500, number))
-        assert store.get(Block(FILE, number)) in {None, noise(500, number)}
+        put(store, Block(FILE, number), noise(500, number))
+        assert get(store, Block(FILE, number)) in {None, noise(500, number)}
     assert works(store)
     store.close()  # SQLite may have held all of it in memory; the next run sees what is on the disk
     with closing(opened(folder)) as again:
@@ -162,10 +163,10 @@ def test_a_store_is_opened_whatever_became_of_its_database(
 ) -> None:
     """Between two runs: it opens, with one line at most, and keeps blocks."""
     with closing(opened(folder)) as store:
-        store.put(Block(FILE, 0), noise(500))
+        put(store, Block(FILE, 0), noise(500))
     HARM[harm](folder / "cache.db")
     with closing(opened(folder)) as store:
-        assert store.get(Block(FILE, 0)) in {None, noise(500)}
+        assert get(store, Block(FILE, 0)) in {None, noise(500)}
         assert works(store)
     assert orphans(folder) == set()
     assert len(warned(caplog)) <= 1
@@ -182,8 +183,8 @@ def test_settings_that_someone_wrote_into_the_database_are_no_obstacle(
     with closing(sqlite3.connect(folder / "cache.db")) as database, database:
         database.execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (key, value))
     with closing(opened(folder)) as store:
-        store.put(Block(FILE, 1), noise(500, 1))
-        assert store.get(Block(FILE, 1)) in {None, noise(500, 1)}
+        put(store, Block(FILE, 1), noise(500, 1))
+        assert get(store, Block(FILE, 1)) in {None, noise(500, 1)}
     assert len(warned(caplog)) <= 1
 
 
@@ -243,9 +244,9 @@ def test_a_store_that_another_program_locks_heals(
     """What is kept can be read; what cannot be stored is dropped, told of once, until the lock is gone."""
     database = locked(folder / "cache.db")
     for number in range(1, 4):
-        store.put(Block(FILE, number), noise(500, number))
-    assert store.get(Block(FILE, 0)) == noise(500)
-    assert store.get(Block(FILE, 1)) is None
+        put(store, Block(FILE, number), noise(500, number))
+    assert get(store, Block(FILE, 0)) == noise(500)
+    assert get(store, Block(FILE, 1)) is None
     assert len(warned(caplog)) == 1
     database.close()
     assert works(store)
@@ -258,13 +259,13 @@ def test_a_store_that_is_locked_when_it_is_opened_heals(
 ) -> None:
     """It holds nothing until the lock is gone, and then what it held before."""
     with closing(opened(folder)) as store:
-        store.put(Block(FILE, 0), noise(500))
+        put(store, Block(FILE, 0), noise(500))
     database = locked(folder / "cache.db", alone=True)
     with closing(opened(folder)) as store:
-        assert store.get(Block(FILE, 0)) is None
+        assert get(store, Block(FILE, 0)) is None
         database.close()
         assert works(store)
-        assert store.get(Block(FILE, 0)) == noise(500)
+        assert get(store, Block(FILE, 0)) == noise(500)
     assert len(warned(caplog)) == 1
 
 
@@ -284,8 +285,8 @@ def test_a_lock_holds_up_one_read_and_not_each(
     with closing(opened(folder)) as store, monkeypatch.context() as patch:
         patch.setattr(diskcache.Cache, "_sql", property(lambda _: busy))
         for number in range(20):
-            assert store.get(Block(FILE, number)) is None
-            assert store.get(Block(File("other", 5, None), number)) is None
+            assert get(store, Block(FILE, number)) is None
+            assert get(store, Block(File("other", 5, None), number)) is None
     assert len(asked) == 1
     assert len(warned(caplog)) == 1
 
@@ -334,9 +335,9 @@ def test_a_store_whose_disk_takes_nothing_heals(
 
         patch.setattr(os, "writev", refuse)
         for one in range(1, 4):
-            store.put(Block(FILE, one), noise(500, one))
-            assert store.get(Block(FILE, one)) is None
-        assert store.get(Block(FILE, 0)) == noise(500)
+            put(store, Block(FILE, one), noise(500, one))
+            assert get(store, Block(FILE, one)) is None
+        assert get(store, Block(FILE, 0)) == noise(500)
     assert works(store)
     assert orphans(folder) == set()
     assert len(warned(caplog)) == 1
@@ -352,9 +353,9 @@ def test_a_block_whose_disk_cannot_be_read_is_fetched_again(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         patch.setattr(os, "pread", refuse)
-        assert store.get(Block(FILE, 0)) is None
-    store.put(Block(FILE, 0), noise(500))
-    assert store.get(Block(FILE, 0)) == noise(500)
+        assert get(store, Block(FILE, 0)) is None
+    put(store, Block(FILE, 0), noise(500))
+    assert get(store, Block(FILE, 0)) == noise(500)
     assert len(warned(caplog)) == 1
 
 
@@ -379,7 +380,7 @@ def test_a_transaction_that_cannot_be_finished_holds_no_lock(
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": Failing, **k}))
     with closing(opened(folder)) as store:
         monkeypatch.setattr(Failing, "left", 1)
-        store.put(Block(FILE, 0), noise(500))
+        put(store, Block(FILE, 0), noise(500))
         with closing(connect(folder / "cache.db", timeout=0)) as other:
             other.execute("BEGIN IMMEDIATE")
         assert works(store)
@@ -401,23 +402,23 @@ def test_folders_that_are_made_again_are_their_owners_alone(folder: Path) -> Non
 def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -> None:
     """Two mounts that share a folder share its successor, and leave nothing in it that nobody knows of."""
     with closing(opened(folder)) as one, closing(opened(folder)) as other:
-        one.put(Block(FILE, 0), noise(500))
+        put(one, Block(FILE, 0), noise(500))
         shutil.rmtree(folder)
-        one.put(Block(FILE, 1), noise(500, 1))
-        other.put(Block(FILE, 2), noise(500, 2))
+        put(one, Block(FILE, 1), noise(500, 1))
+        put(other, Block(FILE, 2), noise(500, 2))
         assert orphans(folder) == set()
-        assert other.get(Block(FILE, 1)) == noise(500, 1)
-        one._places.clear()
-        assert one.get(Block(FILE, 2)) == noise(500, 2)
+        assert get(other, Block(FILE, 1)) == noise(500, 1)
+        assert get(one, Block(FILE, 2)) == noise(500, 2)
 
 
 def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A hundred damaged blocks are one line and a count."""
-    for number in range(100):
-        store.put(Block(FILE, number), noise(500, number))
-    for file in cache_files.segments(folder):
+    blocks = [Block(FILE, number * 256) for number in range(100)]  # each in a chunk of its own
+    for block in blocks:
+        put(store, block, noise(500))
+    for file in cache_files.chunks(folder):
         os.truncate(file, 100)
-    assert [store.get(Block(FILE, number)) for number in range(100)] == [None] * 100
+    assert [get(store, block) for block in blocks] == [None] * 100
     assert store.broken == 100
     assert len(warned(caplog)) == 1
 
@@ -426,25 +427,26 @@ def test_folders_that_are_tidied_away_meanwhile_are_made_again(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever drops the last block of a folder drops the folder, perhaps just as it is about to be used."""
-    make, times = os.makedirs, [0]
+    make, made = os.mkdir, []
 
-    def tidied(path: str, *, exist_ok: bool) -> None:
-        make(path, exist_ok=exist_ok)
-        times[0] += 1
-        if times[0] < 3:
-            os.removedirs(path)
+    def tidied(path: str, mode: int) -> None:
+        make(path, mode)
+        made.append(path)
+        if len(made) < 3:
+            Path(path).rmdir()
 
-    monkeypatch.setattr(os, "makedirs", tidied)
+    monkeypatch.setattr(os, "mkdir", tidied)
     assert works(store)
+    assert len(made) >= 3
     assert warned(caplog) == []
 
 
 def test_a_block_that_another_process_stored_anew_is_found(store: DiskStore, folder: Path) -> None:
     """It lies in another file then; a look at the database tells where."""
-    assert store.get(Block(FILE, 0)) == noise(500)
+    assert get(store, Block(FILE, 0)) == noise(500)
     with closing(opened(folder)) as other:
-        other.put(Block(FILE, 0), noise(500))
-    assert store.get(Block(FILE, 0)) == noise(500)
+        put(other, Block(FILE, 0), noise(500))
+    assert get(store, Block(FILE, 0)) == noise(500)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSYS])
@@ -508,7 +510,7 @@ def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
 
 def test_no_database_is_read_through_memory(store: DiskStore, folder: Path, tree: SqliteIndex) -> None:
     """What is mapped from a disk that fails ends the process: no database has a file for that beside it."""
-    store.put(Block(FILE, 1), noise(500, 1))
+    put(store, Block(FILE, 1), noise(500, 1))
     tree.add(File("10400/c", 7, None))
     assert not [*folder.parent.rglob("*-shm"), *folder.parent.rglob("*-wal")]
     assert "cache.db" not in Path("/proc/self/maps").read_text()

@@ -121,7 +121,9 @@ def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
 
 
-@pytest.mark.promise("Where no file can be locked, those of other processes are not counted, and one line says so.")
+@pytest.mark.promise(
+    "If no file can be locked, the connections of other processes are not counted, and the log says so in one line."
+)
 def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

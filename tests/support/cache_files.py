@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from empiarfs.model import Block
+from empiarfs.ports import BlockStore
 from support.mounting import Account
 
 BLOCKS = Path("cache", "empiarfs", "v1", "blocks")  # below the home of an account
@@ -10,7 +12,7 @@ BLOCKS = Path("cache", "empiarfs", "v1", "blocks")  # below the home of an accou
 
 def of(account: Account) -> list[Path]:
     """Return the files of the account's cache that hold blocks."""
-    return segments(account.home / BLOCKS)
+    return chunks(account.home / BLOCKS)
 
 
 def volume_of(account: Account) -> int:
@@ -18,7 +20,17 @@ def volume_of(account: Account) -> int:
     return volume(account.home / BLOCKS)
 
 
-def segments(folder: Path) -> list[Path]:
+def get(store: BlockStore, block: Block) -> bytes | None:
+    """Return one block; None where the store does not have it."""
+    return store.get(block.file, range(block.number, block.number + 1)).get(block.number)
+
+
+def put(store: BlockStore, first: Block, *data: bytes) -> None:
+    """Store `data` as `first` and the blocks behind it."""
+    store.put(first.file, dict(enumerate(data, first.number)))
+
+
+def chunks(folder: Path) -> list[Path]:
     """Return the files below a directory that hold blocks; one that disappears meanwhile is no error."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(file for file in found if file.suffix == ".val")
@@ -27,7 +39,7 @@ def segments(folder: Path) -> list[Path]:
 def volume(folder: Path) -> int:
     """Return the bytes of the files below a directory that hold blocks."""
     total = 0
-    for file in segments(folder):
+    for file in chunks(folder):
         try:
             total += file.stat().st_size
         except FileNotFoundError:  # just removed

@@ -4,12 +4,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from empiarfs.engine.hedge import CancelToken
+from empiarfs.cancellation import CancelToken
 from empiarfs.engine.latency import LatencyEstimator
+from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Unavailable
 from empiarfs.model import Block, Directory, File, Node, Span, Stub
+from empiarfs.ports import NEVER
+from empiarfs.threads import ThreadPool
 
 T = TypeVar("T")
 
@@ -129,8 +132,8 @@ class Barrier:
             self._standing.append(go_on)
             if self._is_open:
                 go_on.set()
-        if token is not None:
-            token.on_cancel(act)
+        if token is not None and not token.on_cancel(act):
+            act()
         self._reached.release()
         assert go_on.wait(SOON), "nobody lifted the barrier"
         self._gone.release()
@@ -156,6 +159,7 @@ class FakeOrigin:
         self.modified = modified
         self.piece = piece
         self.diary: list[Asked] = []
+        self.deadlines: list[float] = []  # of all requests, in order
         self.plan: dict[int, Break] = {}
         self.refusals: dict[str, ArchiveError] = {}
         self.barrier: Barrier | None = None
@@ -188,8 +192,9 @@ class FakeOrigin:
         begun = self._fetched
         self.plan.update({begun + number: one for number, one in enumerate(breaks)})
 
-    def measure(self, path: str, token: CancelToken | None = None) -> File:
+    def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
+        self.deadlines.append(deadline)
         with self._noted(Asked(path)):
             barrier = self._barrier_now()
             if barrier is not None and not barrier.passed(token):
@@ -197,8 +202,18 @@ class FakeOrigin:
             self._check(path)
             return self.file(path)
 
-    def fetch(self, file: File, span: Span, token: CancelToken | None = None) -> Iterator[bytes]:
+    def open(
+        self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> tuple[File, bytes]:
+        """See `Origin.open`."""
+        file = self.measure(path, deadline=deadline, token=token)
+        return file, self._part(path, 0, min(size, file.size))
+
+    def fetch(
+        self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
+    ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
+        self.deadlines.append(deadline)
         with self._lock:
             number = self._fetched
             self._fetched += 1
@@ -306,16 +321,20 @@ class MemoryStore:
     def __init__(self, forgets: Callable[[Block], bool] = lambda _: False) -> None:
         self.blocks: dict[Block, bytes] = {}
         self.asked: list[Block] = []
+        self.puts: list[list[int]] = []  # the numbers of the blocks of each call
         self._forgets = forgets
 
-    def get(self, block: Block) -> bytes | None:
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """See `BlockStore.get`."""
-        self.asked.append(block)
-        return None if self._forgets(block) else self.blocks.get(block)
+        wanted = [Block(file, number) for number in numbers]
+        self.asked += wanted
+        held = [block for block in wanted if block in self.blocks and not self._forgets(block)]
+        return {block.number: self.blocks[block] for block in held}
 
-    def put(self, first: Block, *data: bytes) -> None:
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
-        self.blocks.update((Block(first.file, number), one) for number, one in enumerate(data, first.number))
+        self.puts.append(list(blocks))
+        self.blocks.update((Block(file, number), data) for number, data in blocks.items())
 
 
 class SlowStore(MemoryStore):
@@ -325,10 +344,10 @@ class SlowStore(MemoryStore):
         super().__init__()
         self.barrier = Barrier(0)
 
-    def put(self, first: Block, *data: bytes) -> None:
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
         self.barrier.passed()
-        super().put(first, *data)
+        super().put(file, blocks)
 
 
 class BrokenStore:
@@ -337,13 +356,21 @@ class BrokenStore:
     def __init__(self) -> None:
         self.puts = 0
 
-    def get(self, block: Block) -> bytes | None:
+    def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """Return nothing."""
-        return None
+        return {}
 
-    def put(self, first: Block, *data: bytes) -> None:
-        """Lose `data`."""
+    def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
+        """Lose `blocks`."""
         self.puts += 1
+
+
+in_threads = ThreadPool("fake").submit
+
+
+def single_flight(hedge_delay: Callable[[], float] = lambda: SOON) -> SingleFlight[Any, Any]:
+    """Return what brings callers of the same thing together, with nothing under way."""
+    return SingleFlight(hedge_delay, in_threads)
 
 
 class FixedLatency(LatencyEstimator):

@@ -6,11 +6,12 @@ Apache serves 10028, which the faults hit, and 10077, which they do not.
 import gc
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import Retrying
 from empiarfs.errors import ArchiveError
-from empiarfs.model import Block, Directory, File, Stub, base_name
+from empiarfs.model import Directory, File, Stub, base_name
 from empiarfs.settings import Settings
+from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
 from empiarfs.units import MIB
@@ -153,7 +155,7 @@ class FaultTrial:
     def check(self, path: str) -> None:
         """Open and read a whole file, and check its bytes."""
         opened = self.archive.open(path)
-        self.compare(path, opened.read(0, opened.file.size + 1))
+        self.compare(path, opened.read_at(0, opened.file.size + 1))
 
     def compare(self, path: str, data: bytes) -> None:
         """Check that `data` are the bytes of the file."""
@@ -163,7 +165,7 @@ class FaultTrial:
 
     def read_open(self) -> None:
         """Read the file that was open before the fault."""
-        self.compare(HITS[DATA], self.data.read(0, SIZES[HITS[DATA]]))
+        self.compare(HITS[DATA], self.data.read_at(0, SIZES[HITS[DATA]]))
 
     def list(self, directory: str = HITS[LISTING]) -> None:
         """List a directory, and check that all names are there."""
@@ -229,7 +231,7 @@ class FaultTrial:
 
     def limiter(self) -> ConnectionLimiter:
         """Return the connection limiter of the archive."""
-        origin = self.archive._reader._origin
+        origin = self.archive._reader._fetcher._origin
         assert isinstance(origin, Retrying)
         assert isinstance(origin._origin, Hedged)
         return origin._origin._limiter
@@ -277,19 +279,19 @@ def check_blocks(folder: Path, archive: str, block_bytes: int, content: Callable
         Wrong: one is not.
     """
     count = 0
+    with closing(sqlite3.connect(folder / "cache.db")) as database:
+        chunks = [parse_key(key) for (key,) in database.execute("SELECT key FROM Cache")]
     store = DiskStore(folder, 1024 * MIB, archive=archive, block_bytes=block_bytes)
-    assert store._database is not None
-    with store._database._cache.connection():
-        keys = list(store._database._cache.iterkeys())
-    for key in keys:
-        name, size, modified, listed, numbers = key.removeprefix(f"{archive} {block_bytes} ").rsplit(" ", 4)
-        file = File(name, int(size), int(modified) if modified != "None" else None, coarse_mtime=listed == "1")
-        first, length = map(int, numbers.split("+"))
-        for number in range(first, first + length):
-            data = store.get(Block(file, number))
-            if data != content(file)[number * block_bytes : (number + 1) * block_bytes]:
-                raise Wrong(f"the cache holds other bytes as block {number} of {file}")
-            count += 1
+    for chunk in chunks:
+        if chunk is None or (chunk.archive, chunk.block_bytes) != (archive, block_bytes):
+            raise Wrong(f"the cache holds {chunk}")
+        found = store.get(chunk.file, chunk.numbers)
+        for number, data in found.items():
+            if data != content(chunk.file)[number * block_bytes : (number + 1) * block_bytes]:
+                raise Wrong(f"the cache holds other bytes as block {number} of {chunk.file}")
+        if not found:
+            raise Wrong(f"{chunk} cannot be read")
+        count += len(found)
     store.close()
     return count
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from empiarfs import wire
-from empiarfs.archive import Archive, OpenFile
+from empiarfs import host, wire
+from empiarfs.archive import Archive
 from empiarfs.engine import cache, latency, limiter, origins
 from empiarfs.engine.background import BackgroundWorkers
 from empiarfs.errors import ArchiveError
+from empiarfs.files import ArchiveFile
 from empiarfs.lru import LruCache
 from empiarfs.model import File, Node
 from empiarfs.settings import Settings
@@ -153,8 +154,9 @@ class _Held:
         parts: Any = wire
         parts.time = SimpleNamespace(**vars(time) | {"time": lambda: time.time() + self._ahead})
         parts.BackgroundWorkers = self._noting("BackgroundWorkers", _Background)
+        of_a_server: Any = host
         for name in ("RetryPolicy", "ConnectionLimiter", "ConnectionPool"):
-            setattr(parts, name, self._noting(name, getattr(parts, name)))
+            setattr(of_a_server, name, self._noting(name, getattr(of_a_server, name)))
         limiter.QUIET_SECONDS = limiter.GROW_SECONDS = limiter.CALM_SECONDS = origins.FIRST_PAUSE = 0.01
         cache.GATHER_SECONDS = 0.0
         # nothing is asked twice for being late: a machine under load is no story
@@ -162,7 +164,7 @@ class _Held:
         self._surprises = _Surprises()
         logging.getLogger("empiarfs").addHandler(self._surprises)
         self._archive: Archive = wire.archive(settings)
-        self._handles: dict[int, OpenFile] = {}
+        self._handles: dict[int, ArchiveFile] = {}
         self._numbers = itertools.count()
 
     def _noting(self, name: str, kind: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,7 +191,7 @@ class _Held:
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read from an open file."""
-        return self._handles[handle].read(offset, size)
+        return self._handles[handle].read_at(offset, size)
 
     def read_at_once(self, reads: list[tuple[int, int, int]]) -> list[bytes | ArchiveError]:
         """Read with as many threads as there are reads."""
@@ -231,8 +233,12 @@ class _Held:
     def settle(self) -> None:
         """Wait until no background work is left."""
         end = time.monotonic() + DEADLINE / 2
-        held: Any = self._archive._reader._cache
-        while not (all(one.is_idle() for one in self._made["BackgroundWorkers"]) and not held._waiting):
+        reader: Any = self._archive._reader
+        while not (
+            all(one.is_idle() for one in self._made["BackgroundWorkers"])
+            and not reader.in_flight
+            and not reader._cache.write_queue_bytes
+        ):
             assert time.monotonic() < end, f"still busy: {self._archive!r}"
             time.sleep(0.001)
 
@@ -242,14 +248,14 @@ class _Held:
         (limits,) = self._made["ConnectionLimiter"]
         (pool,) = self._made["ConnectionPool"]
         return {
-            "flights": len(reader._in_flight._in_flight),
+            "flights": reader.in_flight,
             "in use": limits._demand + limits._ahead,
             "peak": limits.peak,
             "open": pool._open,
             "idle": len(pool._idle),
-            "waiting": reader._cache._waiting,
+            "waiting": reader._cache.write_queue_bytes,
             "in memory": reader._cache._lru.size,
-            "fetched": reader.bytes_fetched,
+            "fetched": reader._fetcher.bytes_fetched,
             "looks": reader._cache.store_hits + reader._cache.misses,
             "surprises": list(self._surprises.texts),
         }

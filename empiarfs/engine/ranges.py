@@ -1,0 +1,37 @@
+"""Reads of many ranges of a file by a caller that knows what it wants: planned, then fetched in parallel."""
+
+import bisect
+from collections.abc import Callable, Sequence
+
+from empiarfs.engine import blocks
+from empiarfs.model import Span
+from empiarfs.units import KIB, MIB
+
+LARGEST_GAP = 128 * KIB  # bytes between two ranges that are cheaper to fetch than a second request
+LONGEST_RUN = 4 * MIB  # of ranges that are fetched together: with longer ones connections would stand idle
+
+
+def read_ranges(
+    spans: Sequence[Span],
+    read: Callable[[Span], bytes],
+    run_all: Callable[[Sequence[Callable[[], bytes]]], list[bytes]],
+) -> list[bytes]:
+    """Return the bytes of each of `spans`, in the caller's order.
+
+    Args:
+        spans: what is wanted, in any order, overlapping or not.
+        read: returns the bytes of one span.
+        run_all: runs calls in parallel; returns what they return, in their order.
+    """
+    runs = blocks.coalesced(spans, LARGEST_GAP, LONGEST_RUN)
+    read_runs = run_all([lambda run=run: read(run) for run in runs])  # type: ignore[misc]
+    starts = [run.start for run in runs]
+    parts = []
+    for span in spans:
+        if span.size <= 0:
+            parts.append(b"")
+            continue
+        at = bisect.bisect_right(starts, span.start) - 1  # the last run to begin before it holds all of it
+        first = span.start - runs[at].start
+        parts.append(read_runs[at][first : first + span.size])
+    return parts

@@ -1,0 +1,100 @@
+"""The file of a chunk: written at once, read whole or in part, and verified whenever it is read."""
+
+import errno
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from empiarfs.model import Span
+from empiarfs.storage import chunks
+from empiarfs.storage.chunks import Chunk
+from empiarfs.storage.circuit_breaker import is_damage
+
+MOST_TRIES = 5  # to create a file
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The blocks that a file holds, by number, and how many of those that were wanted are damaged."""
+
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    damaged: int = 0
+
+
+def read(path: str, chunk: Chunk, numbers: Sequence[int]) -> Stored:
+    """Return the blocks `numbers`, ascending, of `chunk` that the file `path` holds.
+
+    Most of a chunk is read with one call, as a cold disk has milliseconds a call; few blocks are read alone.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        OSError: it cannot be read now.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return _read(file, chunk, numbers)
+        finally:
+            os.close(file)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return Stored(damaged=1)
+
+
+def _read(file: int, chunk: Chunk, numbers: Sequence[int]) -> Stored:
+    is_most = 2 * len(numbers) >= len(chunk.numbers)
+    size = min(os.fstat(file).st_size, chunk.max_bytes) if is_most else chunk.head_bytes
+    data = os.pread(file, size, 0)
+    head = chunks.parse(chunk, data[: chunk.head_bytes])
+    if head is None:
+        return Stored(damaged=1)
+    present = [number for number in numbers if number in head.spans]
+    if not present:
+        return Stored()
+    span = Span(head.spans[present[0]].start, head.spans[present[-1]].stop)
+    start = 0 if is_most else span.start
+    view = memoryview(data if is_most else os.pread(file, span.size, start))
+    blocks = {}
+    for number in present:
+        part = head.spans[number]
+        block = view[part.start - start : part.stop - start]
+        if head.is_whole(number, block):
+            blocks[number] = bytes(block)
+    return Stored(blocks, len(present) - len(blocks))
+
+
+def write(path: str, pieces: Sequence[bytes]) -> int:
+    """Create the file `path` of `pieces`, and return its length; nothing is left of one that is not whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = _create(path)
+    try:
+        size = sum(map(len, pieces))
+        if os.writev(file, pieces) != size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
+    except OSError:
+        os.unlink(path)  # noqa: PTH108 - see below
+        raise
+    finally:
+        os.close(file)
+    return size
+
+
+def _create(path: str) -> int:
+    """Create the file `path` and its two folders; another thread may be removing empty ones.
+
+    The store's own folder is not made here: that would be open to others.
+    """
+    for _ in range(MOST_TRIES):
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            folder = os.path.dirname(path)  # noqa: PTH120 - a Path costs as much as the file
+            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see above
+                with suppress(FileNotFoundError, FileExistsError):
+                    os.mkdir(one, 0o700)  # noqa: PTH102 - see above
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
