@@ -24,3 +24,15 @@ def server(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedS
     """The server of the folder above, which the settings name."""
     monkeypatch.setenv("EMPIARFS_BASE_URL", server.base_url)
     return server
+
+
+@pytest.fixture(scope="session")
+def sample_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache directory in which the sample archive is built, once for all tests."""
+    return tmp_path_factory.mktemp("sample")
+
+
+@pytest.fixture
+def sample(sample_cache: Path, no_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and a cache with the sample archive."""
+    monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(sample_cache))

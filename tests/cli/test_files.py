@@ -38,18 +38,6 @@ def website() -> Website:
     return Website(FILES, closed=(b"10028/closed",))
 
 
-@pytest.fixture(scope="module")
-def sample_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded archive is made, once for all tests."""
-    return tmp_path_factory.mktemp("sample")
-
-
-@pytest.fixture
-def sample(sample_cache: Path, no_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and a cache that has the embedded archive."""
-    monkeypatch.setenv("EMPIARFS_CACHE_DIR", str(sample_cache))
-
-
 def test_ls_shows_one_name_a_line(server: ScriptedServer) -> None:
     """`ls` prints one name a line in the server's order, a slash after directories, and measures no file."""
     result = run("ls", "10028")

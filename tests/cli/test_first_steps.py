@@ -39,12 +39,14 @@ def test_doctor_looks_at_the_folder_of_the_logs(tmp_path: Path) -> None:
     assert [one.state for one in machine.log_folder(Settings().log_file)] == ["ok"]
 
 
-def test_a_missing_entry_differs_from_a_missing_file(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sample")
+def test_a_missing_entry_differs_from_a_missing_file() -> None:
     """The error for a missing entry names the command that lists the entries, with the flag that was given."""
     assert "there is no entry 10028; empiarfs ls --sample lists" in refused("ls", "--sample", "10028/data")
     assert refused("ls", "--sample", "99001/none").startswith("Error: 99001/none: ")
 
 
+@pytest.mark.usefixtures("sample")
 def test_an_accession_without_its_dash_is_corrected() -> None:
     """The error for an accession without its dash shows how to write it."""
     assert "write it like 10028 or EMPIAR-10028" in refused("ls", "--sample", "EMPIAR10028")

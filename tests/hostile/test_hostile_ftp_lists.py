@@ -171,8 +171,11 @@ ENDLESS: dict[str, tuple[Iterable[bytes], dict[str, Callable[[], Said]]]] = {
     "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("what", ENDLESS)
-def test_an_endless_or_invalid_reply_is_unavailable_soon(tmp_path: Path, what: str) -> None:
+def test_an_endless_or_invalid_reply_is_unavailable_soon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
     """An endless, slow or invalid reply raises Unavailable soon."""
+    monkeypatch.setattr(ftp, "LONGEST_SECONDS", 0.7)
     lines, replies = ENDLESS[what]
     with FtpScript(lines, {word: make() for word, make in replies.items()}) as server:
         begun = time.monotonic()

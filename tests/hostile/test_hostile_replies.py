@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from support.fakes import noise
-from support.raw_server import RawServer, Speak, met
+from support.raw_server import Meetings, RawServer, Speak
 from support.scripted import Client, Hasty
 
 from empiarfs.errors import ArchiveError, NotFound, Unavailable
@@ -82,7 +82,7 @@ FLOODS: dict[str, tuple[Speak, str]] = {
 )
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("ask", ["fetch", "scan"])
-def test_a_head_without_end_or_sense_is_one_error(flood: str, ask: str) -> None:
+def test_a_head_without_end_or_sense_is_one_error(met: Meetings, flood: str, ask: str) -> None:
     """An endless, slow or invalid head is one error, soon and in little memory."""
     speak, outcome = FLOODS[flood]
     found = met(speak, ask)
@@ -116,7 +116,7 @@ BODIES: dict[str, tuple[Speak, str]] = {
     "given up in bounded time and memory."
 )
 @pytest.mark.parametrize("body", BODIES)
-def test_a_body_without_end_or_sense_is_one_error_or_right(body: str) -> None:
+def test_a_body_without_end_or_sense_is_one_error_or_right(met: Meetings, body: str) -> None:
     """An endless or slow body is one error or the right bytes, soon and in little memory."""
     speak, outcome = BODIES[body]
     found = met(speak, "fetch")
@@ -131,7 +131,7 @@ ZEROS = gzip.compress(bytes(200 << 20), 9)  # 200 kB
 @pytest.mark.promise("A compressed reply to a request that did not allow compression is not unpacked.")
 @pytest.mark.parametrize("ask", ["measure", "fetch", "scan"])
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "br", "gzip, gzip"])
-def test_a_compressed_reply_is_not_unpacked(ask: str, kind: str) -> None:
+def test_a_compressed_reply_is_not_unpacked(met: Meetings, ask: str, kind: str) -> None:
     """A compressed reply of 200 MB in 200 kB is refused without unpacking it."""
     head = PART + f"Content-Encoding: {kind}\r\nContent-Length: {len(ZEROS)}\r\n\r\n".encode()
     found = met(lambda asked: (head, b"" if asked.startswith(b"HEAD") else ZEROS), ask)

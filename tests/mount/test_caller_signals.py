@@ -47,9 +47,15 @@ def listed(path: str) -> int:
 
 
 @pytest.mark.promise("A program that waits for bytes or for a name can be killed, and interrupted with Ctrl-C.")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-@pytest.mark.parametrize(
-    ("verb", "below"), [(looked, FILE), (opened, FILE), (listed, "10028/data"), (looked, "EMPIAR-10999")]
+@pytest.mark.parametrize(  # each signal once and each call once: the daemon looks at the signal alone
+    ("number", "verb", "below"),
+    [
+        (signal.SIGKILL, looked, FILE),
+        (signal.SIGTERM, opened, FILE),
+        (signal.SIGINT, listed, "10028/data"),
+        (signal.SIGHUP, looked, "EMPIAR-10999"),
+        (signal.SIGQUIT, looked, FILE),
+    ],
 )
 def test_a_program_that_waits_for_a_name_can_be_ended(
     mount: Mounts,

@@ -19,7 +19,7 @@ from support import sandbox
 from support.apache import Apache
 from support.fault_proxy import FaultProxy
 from support.fixture_tree import RANDOM
-from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
+from support.mounting import DEADLINE, Account, Mount, Mounts, eventually, pairwise
 from support.programs import length, names
 
 
@@ -126,7 +126,7 @@ def test_allow_other_needs_the_administrator(mount: Mounts) -> None:
     assert "/etc/fuse.conf" in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "binding", "user"), pairwise([signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signal.Signals) -> None:
     """On SIGINT or SIGTERM the daemon unmounts and ends."""
     made = mount(user=user, binding=binding)
@@ -136,7 +136,7 @@ def test_a_signal_unmounts(mount: Mounts, binding: str, user: str, number: signa
 
 
 @pytest.mark.promise("A read that waits when the mount ends gets an error, never bytes.")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "binding", "user"), pairwise([signal.SIGINT, signal.SIGTERM]))
 def test_a_signal_unmounts_in_the_middle_of_a_read(
     mount: Mounts, fault_proxy: FaultProxy, binding: str, user: str, number: signal.Signals
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_signal_unmounts_in_the_middle_of_a_read(
         assert answer(DEADLINE) < 0
 
 
-@pytest.mark.parametrize("program", ["empiarfs", "fusermount3"])
+@pytest.mark.parametrize(("program", "binding", "user"), pairwise(["empiarfs", "fusermount3"]))
 def test_umount_ends_the_daemon(mount: Mounts, binding: str, user: str, program: str) -> None:
     """`empiarfs umount` and `fusermount3 -u` unmount, and the daemon ends."""
     made = mount(user=user, binding=binding)
@@ -166,7 +166,7 @@ def test_umount_ends_the_daemon(mount: Mounts, binding: str, user: str, program:
     "When the daemon is killed, every call is `ENOTCONN` until `empiarfs umount`, or the next `empiarfs mount` "
     "there."
 )
-@pytest.mark.parametrize("then", ["mount", "umount"])
+@pytest.mark.parametrize(("then", "binding", "user"), pairwise(["mount", "umount"]))
 def test_a_dead_mount_is_cleaned(mount: Mounts, binding: str, user: str, then: str) -> None:
     """A mount whose daemon was killed is removed by the next `mount` on its mount point, and by `umount`."""
     account = mount.account(user, binding)

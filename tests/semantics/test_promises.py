@@ -76,10 +76,11 @@ def test_a_part_of_a_promise_is_not_enough(words: str) -> None:
 
 
 def test_quotations_are_found_above_tests_alone(tmp_path: Path) -> None:
-    """Quotations are found above tests of any folder, and not above helpers."""
+    """Quotations, written out or as a constant, are found above tests of any folder, and not above helpers."""
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "test_it.py").write_text(
         "@pytest.mark.promise('One.')\n@pytest.mark.promise('Tw' 'o.', 'Three.')\ndef test_it() -> None: ...\n"
         "@pytest.mark.promise('Four.')\ndef helper() -> None: ...\n"
+        "FIVE = 'Fi' 've.'\n@pytest.mark.promise(FIVE)\ndef test_five() -> None: ...\n"
     )
-    assert [one.text for one in promises.quoted(tmp_path)] == ["One.", "Two.", "Three."]
+    assert [one.text for one in promises.quoted(tmp_path)] == ["One.", "Two.", "Three.", "Five."]

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from support import sandbox
 
@@ -33,6 +33,21 @@ from collections.abc import Callable
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 """
+
+
+T = TypeVar("T")
+
+
+def pairwise(values: Sequence[T]) -> list[tuple[T, str, str]]:
+    """Return cases of a value, a binding and a user in which each two of these meet, but not all three."""
+    users = sandbox.users()
+    if len(users) == 1:
+        return [(value, binding, user) for value in values for binding in BINDINGS for user in users]
+    return [
+        (value, BINDINGS[(number + place) % len(BINDINGS)], user)
+        for number, value in enumerate(values)
+        for place, user in enumerate(users)
+    ]
 
 
 class Wrong(AssertionError):

@@ -7,7 +7,7 @@ A promise is one sentence of a bullet of the document. A test quotes one or seve
 import ast
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +42,27 @@ def promised(document: str) -> list[str]:
 def quoted(folder: Path) -> Iterator[Quotation]:
     """Yield the quotations above the tests below `folder`, whichever of them are run; nothing is imported."""
     for file in sorted(folder.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        constants = dict(_constants(module))
+        for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 for decorator in node.decorator_list:
-                    for text in _quotations(decorator):
+                    for text in _quotations(decorator, constants):
                         yield Quotation(text, f"{file.relative_to(folder)}:{decorator.lineno}: {node.name}")
 
 
-def _quotations(decorator: ast.expr) -> list[str]:
+def _constants(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant() as value):
+                yield name, value
+
+
+def _quotations(decorator: ast.expr, constants: Mapping[str, ast.expr]) -> list[str]:
     match decorator:
         case ast.Call(func=ast.Attribute(attr="promise"), args=args):
-            return [one.value for one in args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+            values = [constants.get(one.id, one) if isinstance(one, ast.Name) else one for one in args]
+            return [one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     return []
 
 

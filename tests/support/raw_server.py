@@ -1,10 +1,13 @@
 """Servers that speak raw bytes without end or sense, and a child process that meets them and is measured."""
 
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,57 +66,95 @@ class Met:
     kib: int
 
 
+# forks a process for each meeting, so that what all need is imported once
 _CHILD = """
-import sys, threading, time
+import os, sys, threading, time, traceback
 from pathlib import Path
 from empiarfs.empiar import connection
 from empiarfs.model import File, Span
 from support.scripted import Client, Hasty
 
-connection.CONNECT_SECONDS = 0.5  # with the half second of silence that is borne, a drip is cut after 1.5
-client = Client(sys.argv[1], Hasty())
-file = File("10028/a", 1000, None)
-asks = {
-    "measure": lambda: client.origin.measure(file.path).size,
-    "fetch": lambda: len(b"".join(client.origin.fetch(file, Span(100, 300)))),
-    "scan": lambda: len(client.listing.scan("10028")),
-}
+connection.CONNECT_SECONDS = 0.5  # with a read timeout of half a second a trickle ends after 1.5
 
-def tidy():
-    while True:
-        time.sleep(0.05)
-        client.pool.close_idle()
-
-def peak():  # not getrusage, which counts what the parent held before this program was started
+def peak():  # a fork begins with what it has, not with the peak of its parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
-threading.Thread(target=tidy, daemon=True).start()
-before, begun = peak(), time.monotonic()
-try:
-    outcome = asks[sys.argv[2]]()
-except Exception as error:
-    outcome = type(error).__name__
-print(outcome, time.monotonic() - begun, peak() - before)
+def meet(url, ask):
+    client = Client(url, Hasty())
+    file = File("10028/a", 1000, None)
+    asks = {
+        "measure": lambda: client.origin.measure(file.path).size,
+        "fetch": lambda: len(b"".join(client.origin.fetch(file, Span(100, 300)))),
+        "scan": lambda: len(client.listing.scan("10028")),
+    }
+
+    def tidy():
+        while True:
+            time.sleep(0.05)
+            client.pool.close_idle()
+
+    threading.Thread(target=tidy, daemon=True).start()
+    before, begun = peak(), time.monotonic()
+    try:
+        outcome = asks[ask]()
+    except Exception as error:
+        outcome = type(error).__name__
+    print(outcome, time.monotonic() - begun, peak() - before, flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            meet(*line.split())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(flush=True)
 """
 
 
-def met(speak: Speak, ask: str) -> Met:
-    """Return how a client of its own process fares that asks this server to `"measure"`, `"fetch"` or `"scan"`.
+class Meetings:
+    """Lets clients, each in its own process, meet servers that speak raw bytes."""
 
-    It fetches the bytes 100 to 300 of a file of 1000, and scans 10028.
-
-    Raises:
-        subprocess.TimeoutExpired: it hangs.
-    """
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), *sys.path])
-    with RawServer(speak) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", _CHILD, server.url, ask],
+    def __init__(self) -> None:
+        path = os.pathsep.join([str(TESTS), str(TESTS.parent), *sys.path])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD],
             env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            check=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            timeout=DEADLINE,
+            start_new_session=True,
         )
-    outcome, seconds, kib = done.stdout.split()
-    return Met(outcome, float(seconds), int(kib))
+
+    def __call__(self, speak: Speak, ask: str) -> Met:
+        """Let a client `"measure"`, `"fetch"` or `"scan"` at a server that speaks; return what it measured.
+
+        It fetches the bytes 100 to 300 of a file of 1000, and scans 10028.
+
+        Raises:
+            TimeoutError: it hangs; no further meeting is possible.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with RawServer(speak) as server:
+            self._process.stdin.write(f"{server.url} {ask}\n")
+            self._process.stdin.flush()
+            if not select.select([self._process.stdout], [], [], DEADLINE)[0]:
+                self._kill()
+                raise TimeoutError(f"{ask} hangs")
+            said = self._process.stdout.readline()
+        assert said.strip(), f"{ask} died"
+        outcome, seconds, kib = said.split()
+        return Met(outcome, float(seconds), int(kib))
+
+    def close(self) -> None:
+        """End the process and its children."""
+        self._kill()
+        self._process.communicate()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
