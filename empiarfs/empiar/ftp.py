@@ -57,7 +57,7 @@ class FtpSizes:
     def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
         """See `Sizes.measure_all`. The whole list is dropped where a size is not what the HTML listing rounds."""
         if self._is_silent():
-            raise Unavailable(directory, "FTP did not answer, and is asked once a day")
+            raise Unavailable(directory, "FTP did not answer, and is tried once a day")
         try:
             release = self._slot()
         except OSError as error:  # our own programs use all connections: no word about the server

@@ -180,7 +180,7 @@ class HttpClient:
         if beyond == here + b"/":  # asked nowhere: behind a balancer a server of HTTPS may name HTTP
             raise IsADirectory(path)
         if there.scheme != urlsplit(self._base_url).scheme == "https":
-            raise Unavailable(path, "the server redirects to where the line is not encrypted")
+            raise Unavailable(path, "the server redirects to an address that is not encrypted")
         if place not in self._places:
             raise elsewhere
         return target
@@ -213,12 +213,12 @@ class HttpOrigin:
             )
         if said is not None and said.size:
             return said
-        # Apache says no length of an empty file, and some servers zero of any
+        # Apache sends no length of an empty file, and some servers zero of any
         try:
             return self._open(path, 1, deadline, token)[0]
         except Stale as error:  # 416: there is no first byte
             if said is None:
-                raise Unavailable(path, "the server says no length") from error
+                raise Unavailable(path, "the server sends no length") from error
             return said
 
     def open(
@@ -252,7 +252,7 @@ class HttpOrigin:
             for piece in self._client.body(reply, file.path):
                 received += len(piece)
                 if received > span.size:
-                    raise Unavailable(file.path, "the server sends more than was asked for")
+                    raise Unavailable(file.path, "the server sends more than was requested")
                 yield piece
             if received != span.size:
                 raise Unavailable(file.path, f"the reply was cut: {received} of {span.size} bytes")

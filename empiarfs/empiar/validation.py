@@ -49,13 +49,13 @@ def length(text: str, path: str) -> int:
     """
     number = text.strip(" \t")  # what else strip() takes for space, int() does not
     if not _LENGTH.fullmatch(number) or int(number) > LARGEST:
-        raise Unavailable(path, "the server tells no length")
+        raise Unavailable(path, "the server sends no length")
     return int(number)
 
 
 def _check_identity(reply: Reply, path: str) -> None:
     if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Unavailable(path, "the server sends a compressed form that was not asked for")
+        raise Unavailable(path, "the server sends a compressed form that was not requested")
 
 
 def check_is_file(reply: Reply, path: str) -> None:
@@ -79,12 +79,12 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
     """
     _check_identity(reply, file.path)
     if reply.status != HTTPStatus.PARTIAL_CONTENT:
-        raise Unavailable(file.path, f"a part was asked for, and HTTP {reply.status} came")
+        raise Unavailable(file.path, f"expected a part of the file (HTTP 206), got HTTP {reply.status}")
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
     if match is not None and match[3] not in {str(file.size), "*"}:  # first: a part of a file that shrank is cut
         raise Stale(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
-        raise Unavailable(file.path, "the server sends another part than was asked for")
+        raise Unavailable(file.path, "the server sends another part than was requested")
     date = modified(reply)
     if date is not None and not file.is_dated(date):
         raise Stale(file.path, "the file at the server was replaced")
@@ -99,11 +99,11 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     _check_identity(reply, path)
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
     if match is None or match[3] == "*":
-        raise Unavailable(path, "the server says no length")
+        raise Unavailable(path, "the server sends no length")
     file = File(path, length(match[3], path), modified(reply))
     span = Span(0, min(size, file.size))
     if match.groups()[:2] != (str(span.start), str(span.stop - 1)):
-        raise Unavailable(path, "the server sends another part than was asked for")
+        raise Unavailable(path, "the server sends another part than was requested")
     return file, span
 
 

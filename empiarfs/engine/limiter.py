@@ -93,7 +93,7 @@ class ConnectionLimiter:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()  # who waited for us to go first may find a place too
             if came < self._paused_at and self.pause():
-                raise Throttled(path, "the server asks to be left alone", self.pause())
+                raise Throttled(path, "the server asked for a pause", self.pause())
             self._demand += 1
             self.peak = max(self.peak, self._demand + self._ahead)
         with self._held(ahead=False):
@@ -178,7 +178,7 @@ class ConnectionLimiter:
             calm = max(CALM_SECONDS, error.pause)
             self._grow_at = self._clock() + calm
             if is_news:
-                log.warning("%s; it asks to be left alone for %.0f s", error, error.pause)
+                log.warning("%s; it asks for a pause of %.0f s", error, error.pause)
             elif was_whole:
                 log.warning(
                     "%s; using at most %d connections for %.0f s, then one more every %.0f s",

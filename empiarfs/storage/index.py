@@ -239,7 +239,7 @@ class SqliteIndex:
             if may_be_whole(error):
                 raise
             self._breaker.failure(error, "")
-            log.info("%s is set aside, and listings begin anew", self._file)
+            log.info("%s is set aside; starting with empty listings", self._file)
             set_aside(self._file)
             database = with_tables(connect(self._file))
         self._identity = identity(self._file)

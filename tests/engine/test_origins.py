@@ -1,4 +1,4 @@
-"""So many at once and readers first; and asking again, as long as patience lasts."""
+"""At most so many at once, demand reads first; and retries as long as patience lasts."""
 
 import re
 import threading

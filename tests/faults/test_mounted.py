@@ -194,7 +194,7 @@ def test_a_network_that_is_gone_for_a_while_is_waited_for(
         readers = [made.calling(outcome, made / "10028/data" / name / "a.mrc") for name in names[:8]]
         assert made.call(outcome, made / "10077/other.mrc")[0] == 0
         assert made.call(outcome, made / "10028" / DATA)[0] == 0
-        eventually(lambda: "asking again for up to" in made.log(), "the log says how long it is tried")
+        eventually(lambda: "retrying for up to" in made.log(), "the log says how long it is tried")
         assert all(process.poll() is None for process, _ in readers)
     for name, (_, answer) in zip(names, readers, strict=False):
         assert answer(60) == (0, hashlib.sha256(content(name)).hexdigest())

@@ -219,7 +219,7 @@ def test_a_failure_that_repeats_is_one_warning(
                 assert lines == []
     (line,) = lines
     assert line.startswith(f"{HITS[HEAD]}: the server answers HTTP 500")
-    assert re.search(r"; asking again for up to (2\d|30) s$", line)
+    assert re.search(r"; retrying for up to (2\d|30) s$", line)
 
 
 def test_a_request_cancelled_during_its_connect_is_not_sent(server: FaultProxy) -> None:

@@ -26,7 +26,7 @@ from empiarfs.mount.caller_signals import is_dead, is_ending
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
 FILE = "10028/data/stack.mrcs"
-STUCK = "asking again|was closed|went silent|does not answer|refuses connections"
+STUCK = "retrying|was closed|went silent|does not answer|refuses connections"
 SOON = 3.0  # seconds; a look every 0.2 and a busy machine
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow  # waits for real bounds
 
 BOUND = 3.0  # seconds in place of the 30 that a name is waited for
 SOON = 2.5  # seconds; what is answered at once takes a fraction of one, most of it Python's start
-STUCK = "asking again|was closed|went silent|does not answer|refuses connections|has not answered|cannot be reached"
+STUCK = "retrying|was closed|went silent|does not answer|refuses connections|has not answered|cannot be reached"
 FILE = "10028/data/stack.mrcs"
 
 

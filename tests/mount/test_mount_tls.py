@@ -57,5 +57,5 @@ def test_a_mount_warns_of_a_bad_certificate_and_waits(mount: Mounts, server: Scr
     assert b"Input/output error" in done.stderr
     (first, *_) = [line for line in made.log().splitlines() if "WARNING" in line]
     assert "certificate" in first
-    assert "asking again" in first
+    assert "retrying" in first
     assert server.requests == []
