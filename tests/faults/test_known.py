@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.fault_proxy import FaultProxy
 from support.fault_table import ALL, DATA, FAULTS, LISTING, NAME, by_turns, version
-from support.fault_trial import HITS, PATIENCE, FaultTrial, Truth, causing, pattern
+from support.fault_trial import HITS, PATIENCE, FaultTrial, Truth, causing, opened, pattern
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, Forbidden, NotFound
@@ -88,13 +88,13 @@ def test_two_servers_that_disagree_are_never_mixed(
             with server.rule(pattern(DATA), by_turns(version(content, modified + later))):
                 for _ in range(20):
                     try:
-                        opened = trial.archive.open(HITS[DATA])
-                        data = b"".join(opened.read_at(start, 50_000) for start in range(0, opened.size, 50_000))
+                        file = opened(trial.archive, HITS[DATA])
+                        data = b"".join(file.read_at(start, 50_000) for start in range(0, file.size, 50_000))
                     except ArchiveError as error:
                         numbers.add(error.errno)
                     else:
                         assert data in {content, truth.content(HITS[DATA])}
-            trial.archive.open(HITS[DATA])
+            opened(trial.archive, HITS[DATA])
             eventually(lambda: not trial.observe(lambda: trial.check(HITS[DATA])).number, "one server is enough")
     finally:
         truth.others = {}

@@ -1,6 +1,7 @@
 """Faults in a row on one file: right bytes, or an error of the table."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fault_proxy import FaultProxy
 from support.fault_table import DATA, FAULTS, HEAD, Plan
-from support.fault_trial import HITS, MUCH_PATIENCE, SIZES, FaultTrial, Truth
+from support.fault_trial import HITS, MUCH_PATIENCE, SIZES, FaultTrial, Truth, opened
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError
@@ -49,10 +50,33 @@ def test_any_faults_in_a_row_give_right_bytes_or_a_clear_error(
     ):
         for start, size in spans:
             try:
-                data = trial.archive.open(FILE).read_at(start, size)
+                data = opened(trial.archive, FILE).read_at(start, size)
             except ArchiveError as error:
                 assert error.errno in allowed  # noqa: PT017 - and nothing else is raised
             else:
                 assert data == content[start : start + size]
         if not {"404", "410"} & set(measured):  # a name that was missing is not asked for again
             eventually(lambda: not trial.observe(lambda: trial.check(FILE)).number, "the file is right in the end")
+
+
+@settings(
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(faults=st.lists(st.sampled_from(QUICK), min_size=1, max_size=4), span=SPANS)
+def test_a_file_that_is_opened_among_faults_gives_right_bytes_or_an_error(
+    truth: Truth, server: FaultProxy, faults: list[str], span: tuple[int, int]
+) -> None:
+    """Where one GET brings the size and the first bytes, no fault of it gives a wrong size or wrong bytes."""
+    content = truth.content(FILE)
+    start, size = span
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        FaultTrial(truth, server, Path(folder) / "cache", patience=MUCH_PATIENCE) as trial,
+        server.rule(FILE, Plan([FAULTS[name].act for name in faults]), method="GET"),
+        suppress(ArchiveError),
+    ):
+        file = trial.archive.open(FILE)
+        assert file.size == len(content)
+        assert file.read_at(start, size) == content[start : start + size]

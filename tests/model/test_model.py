@@ -26,7 +26,7 @@ from support import cache_files
 from support.fakes import noise
 from support.model.hosts import Forks, Host, settings_of
 from support.model.knowledge import DAY, HOUR, Knowledge, Name
-from support.model.server import MISFORTUNES, Event, Listed, Measured, Missed, Served, Version
+from support.model.server import MISFORTUNES, Begun, Event, Listed, Measured, Missed, Served, Version
 from support.mounting import eventually
 
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Stale, Unavailable
@@ -234,7 +234,9 @@ class Model(RuleBasedStateMachine):
     def versions(self, path: str) -> set[Version]:
         """Return all versions of `path` that were ever measured or exist."""
         measured = {
-            event.version for event in self.served.diary if isinstance(event, Measured) and event.path == path
+            event.version
+            for event in self.served.diary
+            if isinstance(event, Measured | Begun) and event.path == path
         }
         return {one for one in (*measured, self.served.files.get(path)) if one is not None}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from empiarfs.model import join, parent_path
-from support.model.server import Event, Listed, Measured, Missed, Version
+from support.model.server import Begun, Event, Listed, Measured, Missed, Version
 
 DAY = 86_400.0
 HOUR = 3600.0
@@ -91,6 +91,9 @@ class Knowledge:
                 )
                 self._change(path, lambda one: {_measured(one, version)}, surely=surely and not doubtful)
                 self.absent[path] = frozenset({None})
+            case Begun(path, version):
+                self._change(path, lambda one: {_measured(one, version)}, surely=False)
+                self.absent[path] = self.absent.get(path, frozenset()) | {None}
             case Missed():
                 pass  # of whom it was said to, tells whether it counts
 

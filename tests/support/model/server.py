@@ -63,7 +63,15 @@ class Missed:
     path: str
 
 
-Event = Listed | Measured | Missed
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first bytes of a file were sent with its size and date; whoever did not know these knows them now."""
+
+    path: str
+    version: Version
+
+
+Event = Listed | Measured | Missed | Begun
 
 
 @dataclass
@@ -190,6 +198,8 @@ class Served:
         if start >= size:
             return Reply("416 Range Not Satisfiable", {"Content-Length": "0"})
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        if not start:
+            self.diary.append(Begun(path, version))
         return Reply(
             "206 Partial Content", {**headers, "Content-Length": str(stop - start)}, version.content[start:stop]
         )
