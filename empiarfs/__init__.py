@@ -21,6 +21,7 @@ __all__ = [
     "NotFound",
     "Offline",
     "Settings",
+    "Span",
     "Stale",
     "Stub",
     "Throttled",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from empiarfs.files import ArchiveFile
-    from empiarfs.model import Directory, File, Stub
+    from empiarfs.model import Directory, File, Span, Stub
     from empiarfs.settings import BadSetting, Settings
 
     __version__: str
@@ -60,7 +61,7 @@ else:
         "api": ("default_archive", "open", "open_archive", "set_default"),
         "archive": ("Archive",),
         "files": ("ArchiveFile",),
-        "model": ("Directory", "File", "Stub"),
+        "model": ("Directory", "File", "Span", "Stub"),
         "settings": ("BadSetting", "Settings"),
     }
     _HOMES = {name: module for module, names in _MODULES.items() for name in names}

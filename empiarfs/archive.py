@@ -160,6 +160,12 @@ class Archive:
 
         Neighbouring ranges are fetched together and all in parallel; nothing is prefetched.
 
+        >>> import empiarfs
+        >>> archive = empiarfs.default_archive()
+        >>> file = archive.stat("99001/data/Micrographs/mic_001.mrc")
+        >>> archive.read_ranges(file, [empiarfs.Span(208, 212), empiarfs.Span(209, 211)])
+        [b'MAP ', b'AP']
+
         Raises:
             ArchiveError: as `ArchiveFile.read_at`.
         """
