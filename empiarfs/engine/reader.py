@@ -84,7 +84,7 @@ class Reader:
         numbers = blocks.covering(span, self._block_bytes)
         wanted = [number for number in numbers if Block(file, number) not in self._cache]
         missing = self._load_claimed(file, self._claim(file, wanted)[0])
-        self._in_flight.fail((Block(file, number) for number in missing), None)  # no claims during the slot's wait
+        self._in_flight.fail((Block(file, number) for number in missing), None)  # a wait for a slot holds no claim
         if not missing:
             return
         with self._cache.room(len(missing) * self._block_bytes), self._prefetch_slot():
