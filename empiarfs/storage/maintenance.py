@@ -186,7 +186,7 @@ class CacheMaintenance:
 
     @contextmanager
     def _store(self, errors: dict[Path, str]) -> Iterator[Database | None]:
-        """Yield the database of the blocks; None if there is none or it cannot be used, with the reason in `errors`."""
+        """Yield the database of the blocks; None if there is none or it cannot be used, as `errors` then says."""
         store = None
         if (self._blocks / NAME).exists() and self._blocks not in errors:
             try:
