@@ -1,1 +1,1 @@
-"""EMPIAR as its servers show it: pages, bytes."""
+"""EMPIAR's servers: index pages and file contents over HTTP, sizes over FTP."""

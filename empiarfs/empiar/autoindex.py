@@ -1,6 +1,6 @@
-"""The index pages of a web server, read as entries; the only module that knows lxml.
+"""Parses the index pages of a web server; the only module that uses lxml.
 
-Its target parser against others on 100,000 rows (27 MB), in CPU and memory: its pull parser takes 1.2 and 1.8
+Compared with its target parser, on 100,000 rows (27 MB), in CPU and memory: its pull parser takes 1.2 and 1.8
 times as much, selectolax 0.7 and 12 (it holds the whole page), the standard library's parser 5.6 and 1.
 """
 
@@ -20,20 +20,20 @@ from empiarfs.model import Directory, Node, Stub, join
 
 KIB: Final = 1 << 10
 MOST_ROWS: Final = 1_000_000  # ten times the largest directory designed for
-MOST_BYTES: Final = 512 * KIB * KIB  # what that many rows take, and half as much again
-MOST_NESTED: Final = 1_000  # an index nests 8 deep; the time lxml takes for a stray end tag grows with the depth
-LONGEST_SILENCE_BYTES: Final = KIB * KIB  # without a tag; whatever is unfinished is held in memory
+MOST_BYTES: Final = 512 * KIB * KIB  # one and a half times what that many rows take
+MOST_NESTED: Final = 1_000  # an index nests 8 deep; lxml's time for a stray end tag grows with the depth
+LONGEST_SILENCE_BYTES: Final = KIB * KIB  # without a tag; unfinished text is held in memory
 LONGEST_HREF: Final = 16 * KIB  # a host, and a path of 4 KiB with every byte escaped
 LONGEST_NAME_BYTES: Final = 255  # Linux's NAME_MAX
-LONGEST_TEXT: Final = 4 * KIB  # of a heading or a cell; what stands further on is a description
-ELEMENTS_A_ROW: Final = 16  # Apache writes 8; each costs time, also one that gives no row
-MOST_ELEMENTS_BESIDE: Final = 250_000  # of the text above and below; about a second
-MOST_CELLS: Final = 4  # what is left of the link's own, date, size, and one for all the rest
-STRIDE_BYTES: Final = 64 * KIB  # how often the limits are looked at
-TAIL_BYTES: Final = KIB  # where the end of a whole page is looked for
+LONGEST_TEXT: Final = 4 * KIB  # of a heading or a cell; longer text is a description
+ELEMENTS_A_ROW: Final = 16  # Apache writes 8; each takes time, even without a row
+MOST_ELEMENTS_BESIDE: Final = 250_000  # in the text above and below; they take about a second
+MOST_CELLS: Final = 4  # the rest of the link's own, date, size, and one for all others
+STRIDE_BYTES: Final = 64 * KIB  # between two checks of the limits
+TAIL_BYTES: Final = KIB  # in which the end of a complete page is searched
 
 _CONTAINERS: Final = frozenset({"table", "pre", "ul"})
-_MARK: Final = "empiarfs-end"  # no element's name
+_MARK: Final = "empiarfs-end"  # not the name of an HTML element
 _PAGE_END: Final = re.compile(rb"</(?:body|html)\s*>", re.IGNORECASE)
 _PLAIN: Final = re.compile(r"[\w$+!*'(),;=~&@-][\w$+!*'(),;=~&@.-]{0,254}/?", re.ASCII)
 _REFERENCE: Final = re.compile(
@@ -44,18 +44,18 @@ _DEFAULT_PORT: Final = re.compile(r":(?:80|443)?\Z")
 
 
 class NotAListing(ValueError):
-    """Why the page is not believed: it is not an index page, or it was cut."""
+    """The page is not an index page, or is truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of an index page.
+    """One row of an index page.
 
     Attributes:
         name: the child's name, from the href; bytes that are not UTF-8 are surrogate escapes.
-        is_directory: whether the href ends in a slash; nothing else tells it.
-        listed_size: as written (`"543M"`, `"650"`); empty where there is none.
-        listed_date: as written; empty where there is none.
+        is_directory: whether the href ends in a slash, the only sign of a directory.
+        listed_size: as written (`"543M"`, `"650"`); empty if there is none.
+        listed_date: as written; empty if there is none.
     """
 
     name: str
@@ -65,20 +65,20 @@ class Row:
 
 
 def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
-    """Return the children that an index page shows, in its order; one may stand there twice.
+    """Parse an index page; return the children it shows, in its order, possibly with duplicates.
 
-    Understands the tables, preformatted text and lists of Apache's mod_autoindex, and the pages of nginx.
-    Leaves out every link to anything but a direct child of `url`.
+    The page may be a table, preformatted text or a list of Apache's mod_autoindex, or a page of nginx. A link to
+    anything but a direct child of `url` is ignored.
 
     Args:
         pieces: the page, in pieces of any length.
-        url: where the page was fetched from: the directory's own URL, with its final slash.
+        url: the URL of the page, which is that of the directory with a final slash.
 
     Raises:
-        NotAListing: the page is no index page, is not whole, or is too large to be honest.
+        NotAListing: the page is not an index page, is truncated, or exceeds a limit.
     """
     page = _Page(_Place(url))
-    # whatever charset the reply or the page claims: only read as Latin-1 do the bytes of an href come through
+    # Latin-1, whatever charset the reply or the page claims: it preserves the bytes of an href
     parser = etree.HTMLParser(target=page, encoding="iso-8859-1", huge_tree=False, no_network=True)
     parts = _checked(pieces, page, len(url))
     try:
@@ -94,7 +94,7 @@ def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
 
 
 def nodes(rows: Iterable[Row], directory: str) -> list[Node]:
-    """Return each name of `rows` once, as an entry of the directory at the path `directory`.
+    """Return the nodes of `rows` in the directory `directory`, each name once.
 
     The first row of a name counts, unless a later one says that it is a directory.
     """
@@ -111,7 +111,7 @@ def nodes(rows: Iterable[Row], directory: str) -> list[Node]:
 
 
 class _Place:
-    """Where a page was fetched from: what its links are resolved against."""
+    """The URL of a page, against which its links are resolved."""
 
     def __init__(self, url: str) -> None:
         split = urlsplit(url)
@@ -120,12 +120,12 @@ class _Place:
         self._parts = _parts(self._path)
 
     def child(self, href: str) -> tuple[str, bool] | None:
-        """Return the name that `href` has here and whether it is a directory; None if it is no direct child."""
-        if _PLAIN.fullmatch(href):  # nearly all: nothing to decode, to resolve or to doubt
+        """Return the name of the child that `href` links to and whether it is a directory; None for other links."""
+        if _PLAIN.fullmatch(href):  # nearly all: nothing to decode, resolve or check
             return (href[:-1], True) if href[-1] == "/" else (href, False)
-        # not urljoin, which takes the end off `a%20b;`
+        # not urljoin, which strips the end of `a%20b;`
         reference = _REFERENCE.fullmatch(href.strip(" \t\r\n\f"))
-        # U+FFFD was a NUL in the page: that of a name comes escaped, or as three characters of Latin-1
+        # U+FFFD was a NUL in the page: a U+FFFD of a name is escaped, or three characters of Latin-1
         if not reference or {*href} & {"?", "#", "\ufffd"}:
             return None
         scheme, host, path = reference.groups()
@@ -146,15 +146,15 @@ def _host(netloc: str) -> str:
 
 
 def _parts(path: str) -> list[bytes]:
-    """Return the parts of an absolute path, dots resolved, then each decoded once."""
+    """Return the parts of an absolute path, with dots resolved and then each unescaped once."""
     path = normpath(path)
-    # beyond Latin-1 is only what the page spelt as an entity
+    # only a character that the page writes as an HTML entity is beyond Latin-1
     raw = path.encode("latin-1" if max(path) < "\u0100" else "utf-8")
     return [unquote_to_bytes(part) for part in raw.split(b"/") if part]
 
 
 def _checked(pieces: Iterable[bytes], page: "_Page", path_bytes: int) -> Iterator[bytes]:
-    """Yield the page in parts and then a mark, as long as what `page` has made of them is an honest index."""
+    """Yield the page in parts, then a mark; raise NotAListing once `page` exceeds the limits of an index."""
     size = heard = silence = 0
     tail = b""
     for piece in pieces:
@@ -165,31 +165,31 @@ def _checked(pieces: Iterable[bytes], page: "_Page", path_bytes: int) -> Iterato
             silence = silence + len(part) if page.opened == heard else 0
             heard = page.opened
             tail = (tail + part)[-TAIL_BYTES:]
-            count = len(page.rows)  # each row becomes a path, which repeats the directory's
+            count = len(page.rows)  # each row becomes a path, which repeats that of the directory
             if max(size, count * path_bytes) > MOST_BYTES or count > MOST_ROWS:
                 raise NotAListing(f"too large for an index page: {size} bytes, {count} rows")
             if page.opened > MOST_ELEMENTS_BESIDE + ELEMENTS_A_ROW * count:
                 raise NotAListing(f"not an index page: {page.opened} elements in {count} rows")
             if page.nested > MOST_NESTED or max(silence, 0 if page.is_index else size) > LONGEST_SILENCE_BYTES:
                 raise NotAListing(f"not an index page, by its first {size} bytes")
-    # an open tag or comment swallows the mark, so that a cut there is seen as well
+    # an open tag or comment swallows the mark, so truncation there is detected as well
     yield f"<{_MARK}>".encode() if _PAGE_END.search(tail) else b""
 
 
 class _Page:
-    """What has been seen of a page; lxml calls `start`, `end` and `data` as it reads."""
+    """The state of parsing a page; lxml calls `start`, `end` and `data` as it reads."""
 
     def __init__(self, place: _Place) -> None:
         self.rows: list[Row] = []
         self.is_index = False
         self.is_whole = False
-        self.opened = 0  # elements, ever
-        self.nested = 0  # elements, now
+        self.opened = 0  # elements in total
+        self.nested = 0  # open elements
         self._containers_open = 0
         self._containers_closed = 0
         self._place = place
-        self._heading: str | None = None  # None outside of one
-        self._child: tuple[str, bool] | None = None  # of the link whose row is being read
+        self._heading: str | None = None  # None outside a heading
+        self._child: tuple[str, bool] | None = None  # of the link whose row is being parsed
         self._cells: list[str] | None = None  # the texts behind that link, once it has ended
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
@@ -203,7 +203,7 @@ class _Page:
             href = attributes.get("href", "")
             if len(href) > LONGEST_HREF:
                 raise NotAListing(f"not an index page: a link of {len(href)} characters")
-            if self._containers_open:  # else it is a link of the text above or below
+            if self._containers_open:  # else the link is in the text above or below
                 self._child = self._place.child(href)
         elif tag in _CONTAINERS:
             self._containers_open += 1
@@ -232,7 +232,7 @@ class _Page:
             self._cells[-1] += text
 
     def close(self) -> None:
-        """Return nothing back: lxml calls it, and hands on what it gives."""
+        """Return None: lxml requires this method, and returns its result."""
 
     def _finish_row(self) -> None:
         if self._child is None or self._cells is None:
@@ -240,7 +240,7 @@ class _Page:
         name, is_directory = self._child
         size, date = columns(self._cells)
         self._child = self._cells = None
-        # with IconsAreLinks Apache links the icon as well: the same name, and nothing behind it
+        # with IconsAreLinks Apache links the icon as well: the same name, without size and date
         if self.rows and self.rows[-1].name == name and self.rows[-1] == Row(name, is_directory, "", ""):
             del self.rows[-1]
-        self.rows.append(Row(name, is_directory, sys.intern(size), sys.intern(date)))  # most say the same
+        self.rows.append(Row(name, is_directory, sys.intern(size), sys.intern(date)))  # most values repeat

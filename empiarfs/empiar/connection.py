@@ -1,4 +1,4 @@
-"""One connection to a server, and replies over it; the only module that knows requests."""
+"""One connection to a server, and the replies over it; the only module that uses requests."""
 
 import contextlib
 import os
@@ -20,26 +20,26 @@ import urllib3
 from empiarfs.empiar.transport_errors import Kind, TransportError, classify
 from empiarfs.urls import without_credentials
 
-PIECE = 128 * 1024  # the most bytes handed on at once: a block, which then needs no copying
-QUICK = 0.125  # seconds for a piece, below which the next one is waited for as a whole
+PIECE = 128 * 1024  # the most bytes of a piece: a block, which then needs no copy
+QUICK = 0.125  # seconds; after a piece that came faster the next one is read as a whole
 CONNECT_SECONDS = 10.0
-LONGEST_REASON = 80  # characters of the words behind a status
+LONGEST_REASON = 80  # characters of a reason phrase
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
-MIN_RATE = 1024  # bytes a second; slower than this for as long as silence is borne counts as silence
-TRICKLE = "the server only drips"
-# what the libraries below raise for a line that was lost, silent, or never there
+MIN_RATE = 1024  # bytes a second; a lower rate for the read timeout counts as silence
+TRICKLE = "the server sends too slowly"
+# the exceptions of the libraries for a connection that broke, is silent, or could not be opened
 _TROUBLE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-_WITH_URL = (requests.RequestException, urllib3.exceptions.MaxRetryError)  # whose words name what was asked for
+_WITH_URL = (requests.RequestException, urllib3.exceptions.MaxRetryError)  # their messages contain the URL
 
 
 class Reply:
     """The reply to one request: its head now, its body in pieces.
 
     Args:
-        method: what was asked.
-        response: what came.
-        silence: seconds of silence that are borne.
-        set_deadline: told by when something must have come, for another thread to watch.
+        method: the method of the request.
+        response: the response of the library.
+        silence: the read timeout in seconds.
+        set_deadline: sets the deadline of a read, which another thread enforces.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Reply:
         self.headers: Mapping[str, str] = response.headers
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it arrives, nothing decoded; where it comes fast, a whole piece at a time.
+        """Yield the body as it arrives, without decoding; if it arrives fast, in whole pieces.
 
         Raises:
-            Lost: the line broke, fell silent, or became a drip.
+            TransportError: the connection broke, or the server was silent or too slow.
         """
         body = self._response.raw
         since = begun = time.monotonic()
-        fresh, at, quick = 0, 0, False  # quick: whether the last piece came fast
+        fresh, at, quick = 0, 0, False  # quick: whether the last piece arrived fast
         self._is_begun = True
         try:
             while True:
@@ -89,12 +89,12 @@ class Reply:
             raise transport_error(error) from error
 
     def close(self) -> None:
-        """Be done. A short body is read, so that the line can be used again; else it is closed."""
+        """End the reply: read a short body, so that the connection can be reused, else close the connection."""
         length = self.headers.get("Content-Length", "")
         short = length.isascii() and length.isdigit() and len(length) < len(str(SHORT_REST))
-        is_chunked = "Transfer-Encoding" in self.headers  # of any length, whatever another header says
-        is_unread = not self._is_begun  # what broke off in its middle is not waited for again
-        # HEAD has no body, whatever its length says
+        is_chunked = "Transfer-Encoding" in self.headers  # of any length, whatever Content-Length says
+        is_unread = not self._is_begun  # a body that broke off is not read further
+        # a reply to HEAD has no body, whatever Content-Length says
         if (short and is_unread and not is_chunked) or self._method == "HEAD":
             with self._awaited():
                 self._response.raw.drain_conn()
@@ -102,7 +102,7 @@ class Reply:
 
     @contextmanager
     def _awaited(self) -> Iterator[None]:
-        """Be cut when it takes too long: a drip trips no timeout, nor does what surrounds chunks without end."""
+        """Abort the block at a deadline: a trickle or endless chunk framing never exceeds the socket's timeout."""
         self._set_deadline(time.monotonic() + 2 * self._silence)
         try:
             yield
@@ -121,13 +121,13 @@ class Connection:
         session.mount("http://", self._watched)
         session.mount("https://", self._watched)
         self.last_used = time.monotonic()
-        self.deadline = float("inf")  # when what is waited for must be here; a drip never trips a timeout
+        self.deadline = float("inf")  # of the current read; a trickle never exceeds the socket's timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
-        """Ask, and wait for the head of the reply for at most `silence` seconds.
+        """Send a request, and wait for the head of the reply for at most `silence` seconds.
 
         Raises:
-            Lost: no reply came.
+            TransportError: no reply came.
         """
         self.deadline = time.monotonic() + 2 * silence + CONNECT_SECONDS
         try:
@@ -143,23 +143,23 @@ class Connection:
             raise transport_error(error) from error
         finally:
             self.deadline = float("inf")
-        if self.was_aborted:  # to the libraries a head that ends too soon is a short one
+        if self.was_aborted:  # the libraries accept a truncated head
             response.close()
             raise TransportError(Kind.SILENT, TRICKLE)
         return Reply(method, response, silence, self._set_deadline)
 
     def connect(self, url: str) -> None:
-        """Connect to the server of `url` and ask for nothing yet.
+        """Connect to the server of `url` without sending a request.
 
         Raises:
-            Lost: there is no connection to be had.
+            TransportError: it cannot connect.
         """
         request = self._session.prepare_request(requests.Request("GET", url))
         try:
             pool = self._watched.get_connection_with_tls_context(
                 request, self._session.verify, proxies=self._session.proxies
             )
-            connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no other door
+            connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no public way
             connection.timeout = CONNECT_SECONDS
             try:
                 connection.connect()
@@ -172,27 +172,27 @@ class Connection:
         self.deadline = when
 
     def abort(self) -> None:
-        """Break the connection under the thread that waits on it; for another thread to call."""
+        """Break the connection, from another thread than the one that waits on it."""
         self.was_aborted = True
         self._watched.abort()
 
     def close(self) -> None:
-        """Close the connection, and give its slot back."""
+        """Close the connection, and release its slot."""
         self._session.close()
         self._watched.close_all()  # the session leaves a connection in use to the garbage collector
         self._release()
 
 
 class _Session(requests.Session):
-    """A session that leaves redirects alone; requests would read their bodies even where it does not follow."""
+    """A session that ignores redirects; requests would read their bodies even if it does not follow them."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - the library's signature
-        """Return none."""
+        """Return None."""
         return
 
 
 class _Login(requests.auth.AuthBase):
-    """The user name and password of `url`, for its own server alone, wherever that may send us."""
+    """Sends the user name and password of `url` to its own server only, not after a redirect to another."""
 
     def __init__(self, url: str) -> None:
         self._server = urlsplit(without_credentials(url))[:2]
@@ -205,7 +205,7 @@ class _Login(requests.auth.AuthBase):
 
 
 class _Watched(requests.adapters.HTTPAdapter):
-    """An adapter with one connection, which another thread can cut."""
+    """An adapter with one connection, which another thread can abort."""
 
     def __init__(self) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
@@ -213,7 +213,7 @@ class _Watched(requests.adapters.HTTPAdapter):
         self._is_aborted = False
 
     def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
-        """Return the pool of the one connection, which is noted when it is made."""
+        """Return the pool of the one connection, which is recorded when it is created."""
         pool: Any = super().get_connection_with_tls_context(*arguments, **options)
         if not isinstance(pool.ConnectionCls, _Noted):
             pool.ConnectionCls = _Noted(pool.ConnectionCls, self._record_connection)
@@ -226,29 +226,29 @@ class _Watched(requests.adapters.HTTPAdapter):
         def connected() -> None:
             connect()
             if self._is_aborted:
-                raise ConnectionAbortedError("given up while it was made")
+                raise ConnectionAbortedError("aborted while connecting")
 
         connection.connect = connected
 
     def close_all(self) -> None:
-        """Close the connection, whoever still holds it."""
+        """Close the connection, even if it is in use."""
         for connection in self._connections:
             connection.close()
 
     def abort(self) -> None:
-        """Shut the socket; who reads from it is told that the line is lost. One that is not made yet ends then."""
+        """Shut the socket down, so that a read from it fails; a connection in the making fails once connected."""
         self._is_aborted = True
         for connection in self._connections:
             sock = connection.sock  # the other thread may close it meanwhile
             if sock is not None:
-                plain = getattr(sock, "socket", sock)  # of TLS within the TLS of a proxy
+                plain = getattr(sock, "socket", sock)  # for TLS within the TLS of a proxy
                 with contextlib.suppress(OSError):
-                    # of the plain socket: under TLS the reading thread would lose its state in the middle
+                    # the plain socket's: a TLS shutdown would drop the state that the reading thread uses
                     socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _Noted:
-    """Makes connections of `kind`, and tells of each."""
+    """Creates connections of `kind`, and passes each to `noted`."""
 
     def __init__(self, kind: Callable[..., Any], noted: Callable[[Any], None]) -> None:
         self._kind = kind
@@ -264,11 +264,11 @@ class _Noted:
 
 
 class ConnectionFactory:
-    """Makes lines to one server.
+    """Creates connections to one server.
 
     Args:
-        url: an address there; decides which proxy is used, and who logs in.
-        ca_bundle: the file of the authorities to trust; the environment's, or the machine's, where it is None.
+        url: a URL of the server, with the login; selects the proxy.
+        ca_bundle: the file of the authorities to trust; None for that of the environment or the default.
     """
 
     def __init__(self, url: str, ca_bundle: str | None = None) -> None:
@@ -277,9 +277,9 @@ class ConnectionFactory:
         self._verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
     def create(self, release: Callable[[], None]) -> Connection:
-        """Return a line that is not connected yet, and calls `release` when it is closed."""
+        """Return a connection that is not connected yet, and calls `release` when it is closed."""
         session = _Session()
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # who reads need not be recognised
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # no cookies
         session.trust_env = False  # it would read the environment and ~/.netrc at every request
         session.proxies = self._proxies
         session.verify = self._verify
@@ -295,5 +295,5 @@ class ConnectionFactory:
 
 
 def transport_error(error: BaseException) -> TransportError:
-    """Say in a few words what was wrong with the line."""
+    """Return the transport error for `error`, an exception of the libraries."""
     return classify(error, wordless=_WITH_URL)

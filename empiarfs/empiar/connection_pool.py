@@ -1,7 +1,7 @@
-"""The connections to one server: lent, kept, replaced and closed.
+"""The pool of connections to one server.
 
-A line is lent to one thread at a time, the one used last first. Each holds a slot of the machine's budget from its
-first request until it is closed.
+A connection is used by one thread at a time, the most recently used first. Each holds a slot of the machine's limit
+until it is closed.
 """
 
 import threading
@@ -13,17 +13,18 @@ from empiarfs.empiar.connection import Connection, ConnectionFactory
 from empiarfs.empiar.transport_errors import Kind, TransportError
 from empiarfs.urls import without_credentials
 
-SLOT_SECONDS = 15.0  # how long a connection is waited for when other processes hold them all
-IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot given back
+SLOT_SECONDS = 15.0  # how long to wait for a slot when other processes hold all
+IDLE_SECONDS = 60.0  # after which an unused connection is closed and its slot released
 
 
 class ConnectionPool:
-    """All lines to one server.
+    """Pools the connections to one server.
 
     Args:
-        url: an address there; decides which proxy is used, and who logs in.
-        slot: takes a slot of the machine's budget, waiting for so many seconds, and gives what gives it back.
-        ca_bundle: the file of the authorities to trust; the environment's, or the machine's, where it is None.
+        url: a URL of the server, with the login; selects the proxy.
+        slot: acquires a slot of the machine's limit within the given seconds, and returns what releases it.
+        ca_bundle: the file of the authorities to trust; None for that of the environment or the default.
+        submit: runs a task in another thread.
     """
 
     def __init__(
@@ -48,15 +49,15 @@ class ConnectionPool:
 
     @property
     def open(self) -> int:
-        """How many lines are open, lent or not."""
+        """The number of open connections, in use or idle."""
         return self._open
 
     @contextmanager
     def acquire(self) -> Iterator[Connection]:
-        """Lend a line to one thread. One that was lost in its hands, or left with a reply unread, is closed.
+        """Acquire a connection; after an error in the block it is closed, else returned to the pool.
 
         Raises:
-            Lost: there is none to be had.
+            TransportError: no connection is available.
         """
         with self._lock:
             connection = self._idle.pop() if self._idle else None
@@ -70,20 +71,20 @@ class ConnectionPool:
         finally:
             self._in_use.discard(connection)
             connection.last_used = time.monotonic()
-            # one that was cut may be shut under who has just finished with it
+            # an abort may come just after the last use
             if not (sound and not connection.was_aborted and self._put_back(connection, last=True)):
                 self._close(connection)
                 if connection.was_aborted and not self._closed:
                     self._submit(self._replace)
 
     def close(self) -> None:
-        """Close the lines; those that are lent when they come back."""
+        """Close the idle connections; those in use are closed when they are returned."""
         with self._lock:
             self._closed = True
         self.close_idle(0.0)
 
     def close_idle(self, idle: float = IDLE_SECONDS) -> None:
-        """Close the lines that were not used for `idle` seconds; cut those that wait for too long."""
+        """Close the connections that were not used for `idle` seconds; abort those past their deadline."""
         for connection in tuple(self._in_use):
             if time.monotonic() > connection.deadline:
                 connection.abort()
@@ -95,7 +96,7 @@ class ConnectionPool:
             self._close(connection)
 
     def _replace(self) -> None:
-        """Connect anew in the stead of a line that was cut, so that the next reader need not wait for it."""
+        """Connect in place of an aborted connection, so that the next reader need not wait for that."""
         try:
             connection = self._new(0.0)
         except TransportError:
@@ -109,7 +110,7 @@ class ConnectionPool:
             self._close(connection)
 
     def _put_back(self, connection: Connection, *, last: bool) -> bool:
-        """Keep `connection` for the next one, before or behind all others; tell whether that may still be."""
+        """Return `connection` to the pool, as the next to be used or the last; return False if it is closed."""
         with self._lock:
             if not self._closed:
                 self._idle.insert(len(self._idle) if last else 0, connection)

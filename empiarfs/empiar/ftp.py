@@ -1,4 +1,4 @@
-"""Exact sizes of a directory by one FTP LIST. Never data: EBI's firewall bans addresses that read parts by FTP."""
+"""Gets the exact sizes of a directory by one FTP LIST; never data: EBI bans addresses that read parts by FTP."""
 
 import contextlib
 import ftplib
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
 SILENCE_SECONDS = 5.0
-LONGEST_SECONDS = 120.0  # for all of it: 100,000 names over a slow line; nobody waits so long
+LONGEST_SECONDS = 120.0  # for a whole list: 100,000 names over a slow connection; no reader waits so long
 DAY = 86400.0
 LONGEST_LINE = 4096
-MOST_LINES = 1_000_000  # as many as a page of the listing may have
-MOST_BYTES = 512 * MIB  # of the list: as many as a page of the listing may have
+MOST_LINES = 1_000_000  # as for an index page
+MOST_BYTES = 512 * MIB  # of a list, as for an index page
 MOST_REPLY_LINES = 1000  # of all replies together; a welcome has some tens
-LONGEST_WORDS = 200  # characters of what the server says
+LONGEST_WORDS = 200  # characters of a message of the server
 TROUBLES = (OSError, EOFError, ftplib.Error, ValueError, OverflowError)
 # -rw-r--r--   1 ftp  anonymous  67109888 May 17  2024 name, which may hold spaces
 _LINE = re.compile(r"-[rwxsStT-]{9}[.+@]?\s+\d+\s+\S+\s+\S+\s+(\d{1,18})\s+\S+\s+\S+\s+\S+ (.+)")
 
 
 class FtpSizes:
-    """Sizes from the FTP server that shows the same tree.
+    """Sizes from the FTP server that serves the same tree.
 
     Args:
-        url: the same directory as the base URL, on FTP: `ftp://ftp.ebi.ac.uk/empiar/world_availability`. Where it
-            has no user name and password the login is anonymous.
-        note: a file that is there while the server is known not to answer; so nobody waits for it twice a day.
-        slot: takes a slot of the machine's budget of connections, and gives what gives it back.
+        url: the same directory as the base URL, on FTP: `ftp://ftp.ebi.ac.uk/empiar/world_availability`. Without
+            user name and password the login is anonymous.
+        note: a file that records that the server did not answer; it is then not tried again for a day.
+        slot: acquires a slot of the machine's limit on connections, and returns what releases it.
     """
 
     def __init__(self, url: str, note: Path, slot: Callable[[], Callable[[], None]]) -> None:
@@ -55,12 +55,12 @@ class FtpSizes:
         return f"<FtpSizes {self._host}:{self._port}>"
 
     def measure_all(self, directory: str, stubs: Sequence[Stub]) -> Sequence[File]:
-        """See `Sizes.measure_all`. The whole list is dropped where a size is not what the HTML listing rounds."""
+        """See `Sizes.measure_all`; drop the whole list if a size does not round to that of the HTML listing."""
         if self._is_silent():
             raise Unavailable(directory, "FTP did not answer, and is tried once a day")
         try:
             release = self._slot()
-        except OSError as error:  # our own programs use all connections: no word about the server
+        except OSError as error:  # the user's own programs use all connections; the server may be well
             raise Unavailable(directory, str(error)) from error
         try:
             found = self._list(directory, {base_name(stub.path) for stub in stubs})
@@ -68,7 +68,7 @@ class FtpSizes:
             if isinstance(error, TimeoutError | ConnectionRefusedError):
                 with contextlib.suppress(OSError):
                     self._note.touch()
-            raise Unavailable(directory, f"FTP gives no list: {_words(error)}") from error
+            raise Unavailable(directory, f"no list over FTP: {_words(error)}") from error
         finally:
             release()
         return agreeing(found, stubs)
@@ -80,7 +80,7 @@ class FtpSizes:
             return False
 
     def _list(self, directory: str, wanted: set[str]) -> dict[str, int]:
-        """Return the sizes of the names `wanted`, as far as they are listed; the list itself is not kept."""
+        """Return the sizes of those names of `wanted` that are listed, without storing the list itself."""
         found: dict[str, int] = {}
         count = heard = 0
 
@@ -98,7 +98,7 @@ class FtpSizes:
 
     @contextlib.contextmanager
     def _entered(self, directory: str) -> Iterator[ftplib.FTP]:
-        """Connect, and go to `directory`; it is all over after a while, whatever the server says."""
+        """Connect, and change to `directory`; end after `LONGEST_SECONDS`, whatever the server does."""
         ftp = _Connection()
         end = threading.Timer(LONGEST_SECONDS, ftp.shut_down)
         end.daemon = True
@@ -117,10 +117,10 @@ class FtpSizes:
             end.cancel()
 
     def check(self) -> None:
-        """Check that the server answers and has the directory; nothing is listed.
+        """Check that the server answers and has the directory, without listing it.
 
         Raises:
-            Unavailable: it does not.
+            Unavailable: it does not answer.
         """
         release = self._slot()
         try:
@@ -133,7 +133,7 @@ class FtpSizes:
 
 
 class _Connection(ftplib.FTP):
-    """A connection whose replies have an end, and which another thread can cut."""
+    """A connection with bounded replies, which another thread can shut down."""
 
     def __init__(self) -> None:
         super().__init__(timeout=CONNECT_SECONDS, encoding="latin-1")
@@ -141,7 +141,7 @@ class _Connection(ftplib.FTP):
         self._data: socket.socket | None = None
 
     def getline(self) -> str:
-        """Return the next line of a reply; a reply of many lines is one text, and could be of any length."""
+        """Return the next line of a reply; raise ValueError beyond `MOST_REPLY_LINES`, as ftplib has no limit."""
         self._heard += 1
         if self._heard > MOST_REPLY_LINES:
             raise ValueError("the reply is too long")
@@ -149,12 +149,12 @@ class _Connection(ftplib.FTP):
         return line
 
     def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
-        """Begin a transfer, and note its connection."""
+        """Begin a transfer, and record its connection."""
         self._data, size = super().ntransfercmd(cmd, rest)
         return self._data, size
 
     def shut_down(self) -> None:
-        """Shut both connections; who reads from them is told that they ended, first from the one of replies."""
+        """Shut both connections down, that of the replies first, so that reads from them end."""
         for one in (self.sock, self._data):
             if one is not None:
                 with contextlib.suppress(OSError):
@@ -162,20 +162,20 @@ class _Connection(ftplib.FTP):
 
 
 def sizes(lines: Iterable[str]) -> dict[str, int]:
-    """Return the sizes of the plain files in a Unix-form LIST, by name; lines of another form are left out."""
+    """Return the sizes of the regular files in a Unix-style LIST, by name; other lines are ignored."""
     matches = (_LINE.fullmatch(line) for line in lines if len(line) <= LONGEST_LINE)
     return {_name(match[2]): int(match[1]) for match in matches if match}
 
 
 def agreeing(found: dict[str, int], stubs: Sequence[Stub]) -> list[File]:
-    """Return the stubs as files of the sizes `found`; none at all where one size is not what the listing rounds."""
+    """Return the stubs as files of the sizes `found`; none if any size does not round to that of the listing."""
     files = []
     for stub in stubs:
         size = found.get(base_name(stub.path))
         modified = autoindex_fields.seconds(stub.listed_date)
         allowed = autoindex_fields.size_range(stub.listed_size)
         if size is None or modified is None or allowed is None:
-            continue  # in one list and not the other: a server behind the balance may lag; it is measured by itself
+            continue  # in one list only, as a server behind the balancer may lag: measured by a request of its own
         if size not in allowed:
             log.warning("FTP and HTTPS disagree about %s; files are measured one by one", stub.path)
             return []
@@ -188,6 +188,6 @@ def _name(text: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    """Return what went wrong on one line, without what could move a cursor: the server has written it."""
+    """Return the message of `error`, which may be the server's, on one line without control characters."""
     text = " ".join(str(error).split())[:LONGEST_WORDS]
     return text if text.isprintable() else type(error).__name__

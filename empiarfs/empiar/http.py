@@ -1,7 +1,7 @@
-"""The archive over HTTP: what is asked, and what of the replies is believed.
+"""The archive over HTTP: requests and strictly checked replies.
 
-A reply is used only if it is exactly what was asked for: status, range, total and length are all checked
-(RFC 9110, sections 14 and 15). Everything else is an error of ours.
+A reply is used only if it is exactly what was requested: status, range, total and length are all checked
+(RFC 9110, sections 14 and 15). Everything else is an error.
 """
 
 import logging
@@ -24,19 +24,19 @@ from empiarfs.urls import without_credentials
 log = logging.getLogger(__name__)
 
 MOST_REDIRECTS = 5
-FIRST_BURST = 64 * 1024  # bytes that may come at once with the head, and say nothing of how fast the line is
+FIRST_BURST = 64 * 1024  # bytes that may arrive with the head, and do not count for the rate
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 class HttpClient:
-    """Asks one server for what lies below one URL.
+    """Sends requests below one URL.
 
     Args:
-        base_url: the URL of the root, without its last slash.
+        base_url: the URL of the root, without its final slash.
         pool: the connections.
-        latency: what is usual there; learns from every reply.
+        latency: the timeouts of the server; records the timing of every reply.
     """
 
     def __init__(self, base_url: str, pool: ConnectionPool, latency: Timings) -> None:
@@ -51,7 +51,7 @@ class HttpClient:
         return f"<HttpClient {self._base_url} requests={self.requests} {self._latency!r} {self._pool!r}>"
 
     def url(self, path: str) -> str:
-        """Return the URL of `path`; every byte that is not plain is escaped."""
+        """Return the URL of `path`, percent-encoded."""
         if not path:
             return self._base_url
         return f"{self._base_url}/{quote(path.encode('utf-8', 'surrogateescape'), safe='/')}"
@@ -70,19 +70,19 @@ class HttpClient:
     ) -> Iterator[Reply]:
         """Request `path`, or a part of it; yield the reply with status 200 or 206, its body unread.
 
-        Redirects are followed on this server alone.
+        Redirects are followed on this server only.
 
         Args:
             method: GET or HEAD.
-            path: what lies there.
+            path: the path to request.
             slash: whether it is a directory.
-            query: what stands behind the question mark, escaped.
-            part: the bytes that are wanted; all where it is None.
+            query: the escaped query of the URL.
+            part: the requested bytes; None for all.
             deadline: when the reply must have begun, in seconds of `time.monotonic`.
-            token: lets another thread break the request off.
+            token: lets another thread cancel the request.
 
         Raises:
-            NotFound, Forbidden, Stale (416), Unavailable; IsADirectory where the server sends to the same URL
+            NotFound, Forbidden, Stale (416), Unavailable; IsADirectory if the server redirects to the same URL
             with a slash.
         """
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
@@ -96,7 +96,7 @@ class HttpClient:
                     validation.check_status(reply, path, is_part=part is not None)
                     yield reply
             except (NotFound, Forbidden, Stale, IsADirectory) as error:
-                refusal = error  # a clear answer on a sound line, which is kept
+                refusal = error  # raised outside the connection's block, so that the connection is reused
             finally:
                 if token is not None:
                     token.on_cancel(None)
@@ -112,7 +112,7 @@ class HttpClient:
             raise Unavailable(path, str(error)) from error
 
     def body(self, reply: Reply, path: str) -> Iterator[bytes]:
-        """Yield the body of `reply` in pieces, as many bytes as its Content-Length says."""
+        """Yield the body of `reply` in pieces; raise Unavailable if it is not as long as Content-Length says."""
         expected = reply.headers.get("Content-Length")
         received = first = 0
         begun = ended = 0.0
@@ -144,7 +144,7 @@ class HttpClient:
                 url = self._redirected(url, reply.headers.get("Location", ""), path)
             finally:
                 reply.close()
-        raise Unavailable(path, "the server redirects in a circle")
+        raise Unavailable(path, "too many redirects")
 
     def _send(
         self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str, deadline: float
@@ -153,7 +153,7 @@ class HttpClient:
         log.debug("%s %s %s", method, url, headers.get("Range", ""))
         begun = time.monotonic()
         kind = f"{method} {'a part' if headers else 'all'}"
-        # each request has the usual time at least, also the last one of an impatient caller
+        # a request has the usual timeout at least, even if its deadline is earlier
         silence = min(self._latency.read_timeout(kind), max(self._latency.read_timeout(), deadline - begun))
         try:
             reply = connection.send(method, url, headers, silence)
@@ -172,12 +172,12 @@ class HttpClient:
             there = urlsplit(target)
             place = there.scheme, there.hostname, _port(there)
         except ValueError as error:
-            raise Unavailable(path, "the server redirects to no address") from error
-        elsewhere = Unavailable(path, f"the server redirects to another place: {target[:200]!r}")
+            raise Unavailable(path, "the server redirects to an invalid URL") from error
+        elsewhere = Unavailable(path, f"the server redirects to another server: {target[:200]!r}")
         if there.scheme not in {"http", "https"} or there.hostname != self._host or not location:
             raise elsewhere
         here, beyond = unquote_to_bytes(urlsplit(url).path), unquote_to_bytes(there.path)
-        if beyond == here + b"/":  # asked nowhere: behind a balancer a server of HTTPS may name HTTP
+        if beyond == here + b"/":  # not followed: behind a balancer a server of HTTPS may redirect to HTTP
             raise IsADirectory(path)
         if there.scheme != urlsplit(self._base_url).scheme == "https":
             raise Unavailable(path, "the server redirects to an address that is not encrypted")
@@ -187,7 +187,7 @@ class HttpClient:
 
 
 def _places(base_url: str) -> set[tuple[str, str | None, int]]:
-    """Return the servers that may answer for `base_url`: its own, and that of HTTPS where it is plain HTTP."""
+    """Return the servers that may answer for `base_url`: its own, and for plain HTTP that of HTTPS."""
     base = urlsplit(base_url)
     own = (base.scheme, base.hostname, _port(base))
     return {own, ("https", base.hostname, _PORTS["https"])} if own[::2] == ("http", _PORTS["http"]) else {own}
@@ -198,7 +198,7 @@ def _port(url: SplitResult) -> int:
 
 
 class HttpOrigin:
-    """The bytes, by HEAD and by ranged GET."""
+    """An origin over HTTP, by HEAD and ranged GET."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
@@ -213,7 +213,7 @@ class HttpOrigin:
             )
         if said is not None and said.size:
             return said
-        # Apache sends no length of an empty file, and some servers zero of any
+        # Apache sends no length for an empty file, and some servers send zero for any file
         try:
             return self._open(path, 1, deadline, token)[0]
         except Stale as error:  # 416: there is no first byte
@@ -227,13 +227,13 @@ class HttpOrigin:
         """See `Origin.open`."""
         try:
             return self._open(path, size, deadline, token)
-        except Stale:  # 416: it may be empty
+        except Stale:  # 416: the file may be empty
             return self.measure(path, deadline=deadline, token=token), b""
 
     def _open(self, path: str, size: int, deadline: float, token: CancelToken | None) -> tuple[File, bytes]:
         with self._client.request("GET", path, part=Span(0, size), deadline=deadline, token=token) as reply:
             validation.check_is_file(reply, path)
-            if reply.status != HTTPStatus.PARTIAL_CONTENT:  # all of it, which may be large
+            if reply.status != HTTPStatus.PARTIAL_CONTENT:  # the whole file, which may be large
                 length = validation.length(reply.headers.get("Content-Length", ""), path)
                 return File(path, length, validation.modified(reply)), b""
             file, span = validation.first_part(reply, path, size)

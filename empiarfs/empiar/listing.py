@@ -1,4 +1,4 @@
-"""What is there, from the server's HTML pages."""
+"""Listings of directories from the server's HTML pages."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from empiarfs.model import File, Node, Stub
 
 
 def agrees(stub: Stub, file: File) -> bool:
-    """Return whether `file` is of a length that the listing may have rounded to what `stub` shows."""
+    """Return whether the size of `file` rounds to the listed size of `stub`."""
     sizes = autoindex_fields.size_range(stub.listed_size)
     return sizes is None or file.size in sizes
 
 
 class HtmlListing:
-    """Directories as the server's index pages show them: names, kinds, rounded sizes; one request each."""
+    """Lists directories from the server's index pages, with rounded sizes, by one request each."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client

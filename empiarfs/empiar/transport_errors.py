@@ -1,4 +1,4 @@
-"""What becomes of a connection, in a few words that say what to do."""
+"""Classifies the errors of a connection, and words them for a person."""
 
 import enum
 
@@ -6,7 +6,7 @@ from empiarfs.urls import without_credentials
 
 
 class Kind(enum.Enum):
-    """What became of a line."""
+    """The kind of a transport error."""
 
     BROKEN = enum.auto()
     SILENT = enum.auto()
@@ -45,14 +45,14 @@ _PATTERNS = (
         "the file of certificates that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names is not there",
     ),
     ("ProxyError", Kind.BROKEN, "the proxy does not answer"),
-    ("reset", Kind.BROKEN, "the line was lost"),
-    ("IncompleteRead", Kind.BROKEN, "the line was lost"),
+    ("reset", Kind.BROKEN, "the connection was lost"),
+    ("IncompleteRead", Kind.BROKEN, "the connection was lost"),
     ("BadStatusLine", Kind.BROKEN, "the server does not speak HTTP"),
 )
 
 
 class TransportError(Exception):
-    """The line was lost, silent, refused, or never there: its fate, and the same in a few words."""
+    """A connection broke, was silent or refused, or could not be opened: the kind, and a message for a person."""
 
     def __init__(self, fate: Kind, words: str) -> None:
         super().__init__(words)
@@ -60,11 +60,11 @@ class TransportError(Exception):
 
 
 def classify(error: BaseException, wordless: tuple[type[BaseException], ...]) -> TransportError:
-    """Say in a few words what was wrong with a line; the libraries say it in many.
+    """Return the transport error for an exception of a library.
 
     Args:
-        error: what a library has raised.
-        wordless: the kinds of errors whose words name what was asked for, and are not looked at.
+        error: the exception.
+        wordless: the types of exceptions whose messages contain the URL, and are not searched.
     """
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:

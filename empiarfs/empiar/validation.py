@@ -1,4 +1,4 @@
-"""What of a reply over HTTP is believed: its status, range, length, form and date (RFC 9110)."""
+"""Validates a reply over HTTP: its status, range, length, encoding and date (RFC 9110)."""
 
 import re
 import time
@@ -22,7 +22,7 @@ _LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 
 def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
-    """Check that the reply has status 200, or 206 where a part was asked for.
+    """Check that the reply has status 200, or 206 if a part was requested.
 
     Raises:
         NotFound, Forbidden, Stale (416), Throttled, Unavailable.
@@ -42,12 +42,12 @@ def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
 
 
 def length(text: str, path: str) -> int:
-    """Read a length in bytes.
+    """Parse a length in bytes.
 
     Raises:
-        Unavailable: it is none.
+        Unavailable: it is not a length.
     """
-    number = text.strip(" \t")  # what else strip() takes for space, int() does not
+    number = text.strip(" \t")  # the only whitespace that HTTP allows
     if not _LENGTH.fullmatch(number) or int(number) > LARGEST:
         raise Unavailable(path, "the server sends no length")
     return int(number)
@@ -59,10 +59,10 @@ def _check_identity(reply: Reply, path: str) -> None:
 
 
 def check_is_file(reply: Reply, path: str) -> None:
-    """Check that the reply is about a file, and not about a page that a proxy puts in its place.
+    """Check that the reply is a file, and not a page that a proxy sends in its place.
 
     Raises:
-        Unavailable: it is not.
+        Unavailable: it is not a file.
     """
     _check_identity(reply, path)
     kind = reply.headers.get("Content-Type", "").lower()
@@ -71,7 +71,7 @@ def check_is_file(reply: Reply, path: str) -> None:
 
 
 def check_range(reply: Reply, file: File, span: Span) -> None:
-    """Check that the reply is the span that was asked for, of the version that is read.
+    """Check that the reply is the requested span of the version that is read.
 
     Raises:
         Stale: it is of another version.
@@ -81,7 +81,7 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
     if reply.status != HTTPStatus.PARTIAL_CONTENT:
         raise Unavailable(file.path, f"expected a part of the file (HTTP 206), got HTTP {reply.status}")
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
-    if match is not None and match[3] not in {str(file.size), "*"}:  # first: a part of a file that shrank is cut
+    if match is not None and match[3] not in {str(file.size), "*"}:  # first: a file that shrank has a shorter part
         raise Stale(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
         raise Unavailable(file.path, "the server sends another part than was requested")
@@ -91,10 +91,10 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
 
 
 def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
-    """Return the file that the reply holds the first `size` bytes of, and which bytes these are.
+    """Return the file whose first `size` bytes are requested, and the span that the reply holds.
 
     Raises:
-        Unavailable: it is another part, or the reply does not say how long the file is.
+        Unavailable: it is another part, or the reply does not contain the size of the file.
     """
     _check_identity(reply, path)
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
@@ -108,28 +108,28 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
 
 
 def modified(reply: Reply) -> int | None:
-    """Return the Last-Modified in seconds since 1970; None where there is none that can be read."""
+    """Return the Last-Modified in seconds since 1970; None if it is missing or invalid."""
     return seconds(reply.headers.get("Last-Modified", ""))
 
 
 def seconds(text: str) -> int | None:
-    """Read a date of HTTP as seconds since 1970; None where it is none."""
+    """Parse an HTTP date; return seconds since 1970, None if it is not a date."""
     if len(text) > LONGEST_DATE:
         return None
     try:
         date = parsedate_to_datetime(text)
-        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())  # -0000 is UTC, not our zone
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())  # -0000 is UTC, not local
     except (ValueError, OverflowError):
         return None
 
 
 def retry_after(reply: Reply) -> float:
-    """Return the seconds that the server asks to be left alone; its header holds seconds or a date."""
+    """Return the seconds of Retry-After, which holds seconds or a date; 0 if there is none."""
     text = reply.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST_RETRY_AFTER)
     until = seconds(text)
     if until is None:
         return 0.0
-    theirs = seconds(reply.headers.get("Date", ""))  # the server's own clock: ours may be wrong
+    theirs = seconds(reply.headers.get("Date", ""))  # the server's clock: the local one may be wrong
     return min(max(0.0, until - (time.time() if theirs is None else theirs)), LONGEST_RETRY_AFTER)

@@ -1,1 +1,1 @@
-"""The engine between the ports: what is arithmetic or policy is pure, what is shared is under one short lock."""
+"""The engine between the ports: arithmetic and policy are pure, and shared state is under one short lock."""

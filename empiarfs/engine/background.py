@@ -1,4 +1,4 @@
-"""Work that no reader waits for, or not for long, in threads of a pool."""
+"""Background tasks, which no reader waits for, or only briefly, in threads of a pool."""
 
 import logging
 import threading
@@ -10,16 +10,16 @@ from empiarfs.errors import ArchiveError
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 2000  # that wait; those beyond are dropped
-LOOK_SECONDS = 0.2  # how long a look may take that is waited for
+MAX_TASKS = 2000  # the longest queue; further tasks are dropped
+LOOK_SECONDS = 0.2  # how long a caller waits for a new value
 
 
 class BackgroundWorkers:
-    """Runs tasks, at most so many at once. Too many tasks are dropped.
+    """Runs queued tasks, a limited number at once; tasks beyond `MAX_TASKS` are dropped.
 
     Args:
         submit: runs a task in another thread.
-        most: how many at once.
+        most: the maximum number of tasks that run at once.
     """
 
     def __init__(self, submit: Submit, most: int) -> None:
@@ -32,11 +32,11 @@ class BackgroundWorkers:
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait for a thread."""
+        """The number of queued tasks."""
         return len(self._tasks)
 
     def __call__(self, task: Callable[[], object]) -> None:
-        """Run `task` soon, or never."""
+        """Queue `task`; drop it if the queue is full or closed."""
         with self._lock:
             if self._is_closed or len(self._tasks) >= MAX_TASKS:
                 return
@@ -47,7 +47,7 @@ class BackgroundWorkers:
         self._submit(self._work)
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop the queued tasks, and all later ones."""
         with self._lock:
             self._is_closed = True
             self._tasks.clear()
@@ -62,16 +62,16 @@ class BackgroundWorkers:
             try:
                 task()
             except ArchiveError as error:
-                log.debug("%s", error)  # left to the reader that will need it
+                log.debug("%s", error)  # the reader that needs it will get the error
             except Exception:
-                log.exception("a background task")
+                log.exception("a background task failed")
 
 
 class PolledValue:
-    """A number that must be looked up where the looking may hang: the newest that came.
+    """A number whose lookup may hang: the newest value that was read.
 
     Args:
-        look: looks; None where there is no telling now.
+        look: returns the value; None if it is not available now.
         background: runs a task in a thread of its own.
     """
 
@@ -81,7 +81,7 @@ class PolledValue:
         self._value = 0
 
     def __call__(self) -> int:
-        """Look, and return what comes of it in a moment; else what came the last time."""
+        """Poll, and return the new value if it arrives within `LOOK_SECONDS`, else the previous one."""
         looked = threading.Event()
 
         def look() -> None:

@@ -7,25 +7,25 @@ from empiarfs.model import Span
 
 
 def clamped(offset: int, size: int, length: int) -> Span:
-    """Return the part of `size` bytes at `offset` that lies in a file of `length` bytes; empty past its end."""
+    """Return the part of the `size` bytes at `offset` that lies in a file of `length` bytes; empty past its end."""
     start = min(max(offset, 0), length)
     return Span(start, min(max(start, offset + size), length))
 
 
 def covering(span: Span, block_bytes: int) -> range:
-    """Return the numbers of the blocks that hold `span`; none for an empty one."""
+    """Return the numbers of the blocks that hold `span`; none if it is empty."""
     if span.size <= 0:
         return range(0)
     return range(span.start // block_bytes, (span.stop - 1) // block_bytes + 1)
 
 
 def span_of(numbers: range, block_bytes: int, length: int) -> Span:
-    """Return the bytes of the blocks `numbers`, which follow each other, in a file of `length` bytes."""
+    """Return the span of the consecutive blocks `numbers` in a file of `length` bytes."""
     return Span(numbers.start * block_bytes, min(numbers.stop * block_bytes, length))
 
 
 def runs(numbers: Iterable[int], longest: int = sys.maxsize) -> Iterator[range]:
-    """Join ascending block numbers that follow each other into runs of at most `longest` blocks."""
+    """Join ascending block numbers into runs of at most `longest` consecutive blocks."""
     run = range(0)
     for number in numbers:
         if run and number == run.stop and len(run) < longest:
@@ -44,12 +44,12 @@ def cut(span: Span, longest: int) -> list[Span]:
 
 
 def coalesced(spans: Sequence[Span], gap: int, longest: int) -> list[Span]:
-    """Return ascending spans that hold all of `spans`, in any order and overlapping, and as little else as will do.
+    """Return ascending spans that cover all of `spans`, joined across small gaps.
 
     Args:
-        spans: what is wanted; empty ones need nothing.
-        gap: the most bytes between two spans that are cheaper to fetch than to leave out.
-        longest: the most bytes of a span that was joined; one that is wanted as it is may be longer.
+        spans: the requested spans, in any order; they may overlap, and empty ones are ignored.
+        gap: the largest gap in bytes that is cheaper to fetch than to skip.
+        longest: the most bytes of a joined span; a single requested span may be longer.
     """
     joined: list[Span] = []
     for span in sorted((span for span in spans if span.size > 0), key=lambda span: (span.start, span.stop)):

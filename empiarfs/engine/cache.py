@@ -1,4 +1,4 @@
-"""Memory in front of a store of blocks, and the writing to it."""
+"""The memory cache in front of a block store, and the write queue behind it."""
 
 import logging
 import threading
@@ -13,18 +13,18 @@ from empiarfs.ports import BlockStore
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.5  # for which the blocks of a chunk wait for their neighbours on their way to the store
-ROOM_SECONDS = 0.5  # the longest that prefetch waits for the store: one that hangs must not stop it
-PREFETCH_SHARE = 0.75  # of the write queue, which prefetch may fill; the rest takes what readers fetched
+GATHER_SECONDS = 0.5  # how long the blocks of an incomplete chunk wait in the write queue for the missing ones
+ROOM_SECONDS = 0.5  # how long prefetch waits for the store at most: a store that hangs must not stop it
+PREFETCH_SHARE = 0.75  # the share of the write queue that prefetch may fill; the rest is for demand reads
 
 
 class Cache:
-    """Blocks in memory, and behind them those of a store.
+    """The blocks in memory, in front of those of a store.
 
     Args:
-        memory: the most bytes to hold, those on their way to the store included.
-        store: what keeps blocks.
-        chunk_blocks: how many blocks the store keeps together; those that come together are written in one call.
+        memory: the most bytes to hold, the write queue included.
+        store: the block store.
+        chunk_blocks: the number of blocks of a chunk of the store; a chunk is written in one call.
         clock: monotonic seconds.
     """
 
@@ -46,17 +46,17 @@ class Cache:
 
     @property
     def size(self) -> int:
-        """The bytes in memory, those on their way to the store included."""
+        """The bytes in memory, the write queue included."""
         return self._lru.size + self._queue.size
 
     @property
     def write_queue_bytes(self) -> int:
-        """The bytes on their way to the store."""
+        """The bytes in the write queue."""
         return self._queue.size
 
     @property
     def dropped_writes(self) -> int:
-        """How many blocks the store could not keep up with."""
+        """The number of blocks that were not stored because the write queue was full."""
         return self._queue.dropped
 
     def __contains__(self, block: Block) -> bool:
@@ -66,9 +66,9 @@ class Cache:
         """Return `block` if it is in memory; never waits.
 
         Args:
-            block: which one.
-            fully_read: whether its reader now has all of it, as one that reads in sequence has. Such a block is
-                evicted first: the kernel has it, and what was prefetched is still to be read.
+            block: the block.
+            fully_read: whether a sequential reader now has all of it. Such a block is evicted before prefetched
+                ones: the kernel caches it, and they are still to be read.
         """
         data = self._lru.demote(block) if fully_read else self._lru.get(block)
         if data is not None:
@@ -76,12 +76,12 @@ class Cache:
         return data
 
     def demote(self, blocks: Iterable[Block]) -> None:
-        """Record that the reader of `blocks` has all of each; see `in_memory`."""
+        """Record that `blocks` were fully read; see `in_memory`."""
         for block in blocks:
             self._lru.demote(block)
 
     def load(self, file: File, numbers: Iterable[int]) -> dict[int, bytes]:
-        """Return those blocks of `numbers`, which ascend, that the store holds; they are in memory from now on."""
+        """Load the blocks of the ascending `numbers` that the store holds into memory, and return them."""
         found: dict[int, bytes] = {}
         count = 0
         for run in blocks.runs(numbers):
@@ -94,7 +94,7 @@ class Cache:
         return found
 
     def put(self, block: Block, data: bytes) -> None:
-        """Hold `block` in memory now, and soon in the store; one that cannot keep up loses it."""
+        """Put `block` into memory and into the write queue; a full queue drops it."""
         self._lru.put(block, data)
         self._queue.put(block, data)
         if self._writer is None:
@@ -105,7 +105,7 @@ class Cache:
 
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
-        """Wait a moment until the store can take `size` bytes more, and reserve room for them meanwhile."""
+        """Reserve room for `size` bytes in the write queue; wait briefly if it is full."""
         self._queue.reserve(size)
         try:
             yield
@@ -113,7 +113,7 @@ class Cache:
             self._queue.unreserve(size)
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for at most `seconds`."""
+        """Write the queued blocks; wait at most `seconds` for that."""
         self._queue.close()
         if self._writer is not None:
             self._writer.join(seconds)
@@ -129,14 +129,14 @@ class Cache:
 
 
 class _WriteQueue:
-    """The blocks on their way to the store, by chunk; a chunk goes when it is whole, or has waited long enough."""
+    """The blocks to be stored, by chunk; a chunk is due when it is complete or has waited `GATHER_SECONDS`."""
 
     def __init__(self, most: int, chunk_blocks: int, clock: Callable[[], float]) -> None:
         self._most = most
         self._chunk_blocks = chunk_blocks
         self._clock = clock
         self._changed = threading.Condition()
-        self._chunks: dict[tuple[File, int], dict[int, bytes]] = {}  # the one that came first stands first
+        self._chunks: dict[tuple[File, int], dict[int, bytes]] = {}  # oldest first
         self._since: dict[tuple[File, int], float] = {}
         self._whole: list[tuple[File, int]] = []
         self._reserved = 0
@@ -144,7 +144,7 @@ class _WriteQueue:
         self.size = self.dropped = 0
 
     def put(self, block: Block, data: bytes) -> None:
-        """Add a block, or drop it where there is no room."""
+        """Add a block, or drop it if there is no room."""
         key = block.file, block.number // self._chunk_blocks
         with self._changed:
             if self.size + len(data) > self._most:
@@ -163,7 +163,7 @@ class _WriteQueue:
                 self._changed.notify_all()
 
     def reserve(self, size: int) -> None:
-        """Reserve room for `size` bytes; wait for it, but not for a store that hangs."""
+        """Reserve room for `size` bytes; wait at most `ROOM_SECONDS` for it."""
         most = int(self._most * PREFETCH_SHARE)
         with self._changed:
             self._changed.wait_for(
@@ -172,13 +172,13 @@ class _WriteQueue:
             self._reserved += size
 
     def unreserve(self, size: int) -> None:
-        """Give reserved room back: what came is in the queue now."""
+        """Release reserved room: the fetched blocks are in the queue now."""
         with self._changed:
             self._reserved -= size
             self._changed.notify_all()
 
     def take(self) -> tuple[File, dict[int, bytes]] | None:
-        """Wait for a chunk to be written; return None once the queue is closed and empty."""
+        """Wait for a chunk that is due, remove it and return it; None once the queue is closed and empty."""
         with self._changed:
             while True:
                 key = self._due()
@@ -191,19 +191,19 @@ class _WriteQueue:
                 self._changed.wait(None if first is None else max(0.0, first + GATHER_SECONDS - self._clock()))
 
     def done(self, chunk: dict[int, bytes]) -> None:
-        """Record that `chunk` is written, or lost."""
+        """Record that `chunk` was written, or lost."""
         with self._changed:
             self.size -= sum(map(len, chunk.values()))
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let everything be written without waiting for neighbours."""
+        """Make all chunks due now."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def _due(self) -> tuple[File, int] | None:
-        """Return the chunk to be written now: a whole one, or the one that has waited longest."""
+        """Return the chunk to be written now: a complete one, else the oldest if it is due."""
         if self._whole:
             return self._whole.pop(0)
         key, since = next(iter(self._since.items()), (None, 0.0))

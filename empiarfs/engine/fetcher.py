@@ -1,4 +1,4 @@
-"""From the server to the cache: one ranged GET for each run of blocks; each block is done with its last byte."""
+"""Fetches blocks into the cache, one ranged GET for each run; a block is complete with its last byte."""
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,7 +18,7 @@ from empiarfs.ports import Origin
 
 log = logging.getLogger(__name__)
 
-MOST_SPLIT = 4  # blocks of a read that come over as many connections; a longer one is a stream
+MOST_SPLIT = 4  # the most blocks of a run that are fetched over one connection each
 
 Flights = Mapping[int, Flight[bytes]]  # of claimed blocks of one file, by number, ascending
 
@@ -27,12 +27,12 @@ class Fetcher:
     """Fetches claimed blocks.
 
     Args:
-        origin: the server, for blocks that a reader waits for.
-        prefetch_origin: the same for blocks that no reader waits for yet.
-        cache: where blocks go.
+        origin: the server, for demand reads.
+        prefetch_origin: the server, for prefetch.
+        cache: takes the blocks.
         in_flight: the claims.
         submit: runs a task in a thread of its own.
-        latency: what is usual of the server.
+        latency: the server's latency and rate.
         block_bytes: the length of a block.
         longest_run: the most bytes of one request.
     """
@@ -60,7 +60,7 @@ class Fetcher:
         self.bytes_fetched = self.blocks_fetched = 0
 
     def start(self, file: File, flights: Flights) -> None:
-        """Fetch claimed blocks for a reader that waits, each run in a thread of its own."""
+        """Fetch claimed blocks for a demand read, each run in a thread of its own."""
         for run in blocks.runs(flights, self._longest):
             is_split = len(run) <= MOST_SPLIT and self._latency.worth_splitting(len(run) * self._block_bytes)
             if not is_split:
@@ -76,7 +76,7 @@ class Fetcher:
         """Fetch claimed blocks that no reader waits for yet, in this thread.
 
         Raises:
-            ArchiveError: it did not work out; a reader that waits for these blocks claims them.
+            ArchiveError: the fetch failed; a reader that waits for these blocks claims them.
         """
         left = dict(flights)
         try:
@@ -91,7 +91,7 @@ class Fetcher:
     def _fetch_for_reader(
         self, file: File, flights: Flights, method: Callable[[File, Flights, Origin], Iterator[tuple[int, bytes]]]
     ) -> None:
-        """Fetch one run; what goes wrong is raised in the threads that wait."""
+        """Fetch one run; an error is raised in the waiting threads."""
         left = dict(flights)
         try:
             self._complete(file, left, method(file, flights, self._origin))
@@ -115,7 +115,7 @@ class Fetcher:
         self._in_flight.fail((Block(file, number) for number in left), error)
 
     def _stream(self, file: File, flights: Flights, origin: Origin) -> Iterator[tuple[int, bytes]]:
-        """Fetch a run with one request; yield each block as soon as its last byte is here."""
+        """Fetch a run with one request; yield each block as soon as its last byte has arrived."""
         run = range(next(iter(flights)), next(iter(flights)) + len(flights))
         span = blocks.span_of(run, self._block_bytes, file.size)
         request = Hedgeable()
@@ -143,7 +143,7 @@ class Fetcher:
             raise Unavailable(file.path, f"short read: expected {span.size} bytes, got another number")
 
     def _in_halves(self, file: File, flights: Flights, origin: Origin) -> Iterator[tuple[int, bytes]]:
-        """Fetch one block over two connections; where one fails the other one is broken off."""
+        """Fetch one block over two connections; if one fails, cancel the other."""
         ((number, flight),) = flights.items()
         span = blocks.span_of(range(number, number + 1), self._block_bytes, file.size)
         halves = blocks.cut(span, -(-span.size // 2))
@@ -163,7 +163,7 @@ class Fetcher:
         yield number, data
 
     def _part(self, file: File, span: Span, origin: Origin, request: Hedgeable) -> bytes:
-        """Return exactly the bytes of `span`."""
+        """Fetch exactly the bytes of `span`."""
         data = b"".join(origin.fetch(file, span, token=request))
         self.bytes_fetched += len(data)
         if len(data) != span.size:

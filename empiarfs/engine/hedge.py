@@ -1,7 +1,7 @@
-"""A hedged request: sent a second time where the first is silent for too long; the first answer counts.
+"""Hedged requests: a request that is silent for too long is sent again, and the first response wins.
 
-The threads that wait for an answer decide when it is late (`Hedgeable.hedge_if_silent`): a request that no thread
-waits for is never sent twice, and one that is answered in time costs no thread but the one it runs in.
+The threads that wait for a response decide when it is late (`Hedgeable.hedge_if_silent`): a request that no thread
+waits for is never hedged, and one that is answered in time takes no second thread.
 """
 
 import threading
@@ -18,12 +18,12 @@ from empiarfs.ports import NEVER, Origin
 
 T = TypeVar("T")
 
-HEDGE_SHARE = 0.05  # of all requests that may be sent a second time
-MAX_CREDIT = 8.0  # hedged requests that may follow each other at once
+HEDGE_SHARE = 0.05  # the share of requests that may be hedged
+MAX_CREDIT = 8.0  # the most hedged requests in a burst
 
 
 class Hedgeable(CancelToken):
-    """A request that the threads waiting for its answer may have sent a second time."""
+    """A request that the threads waiting for its response can hedge."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ class Hedgeable(CancelToken):
         self._sent_at = 0.0
 
     def sent(self, hedge: Callable[[], None]) -> None:
-        """Record that the request is sent now; `hedge` sends it a second time."""
+        """Record that the request is sent now; `hedge` sends it again."""
         self._sent_at = time.monotonic()
         self._hedge = hedge
 
     def answered(self) -> None:
-        """Record that the answer has begun: slow is not silent."""
+        """Record that the response has begun: slow is not silent."""
         self._hedge = None
 
     def hedge_if_silent(self, seconds: float) -> None:
-        """Send the request a second time, once, if it was sent `seconds` ago and no answer has begun."""
+        """Hedge the request, once, if it was sent `seconds` ago and no response has begun."""
         with self._lock:
             hedge = self._hedge
             if hedge is None or time.monotonic() - self._sent_at < seconds:
@@ -50,12 +50,12 @@ class Hedgeable(CancelToken):
 
 
 class _Race(Generic[T]):
-    """One question, and its hedge: the first answer counts, the other request is broken off.
+    """A request and its hedge: the first response wins, and the other request is cancelled.
 
     Args:
-        ask: sends the question.
-        discard: disposes of an answer that came too late.
-        admit: takes what a second request needs; returns what gives it back, None where there is none to be had.
+        ask: sends the request and returns the response.
+        discard: disposes of a response that came too late.
+        admit: acquires a connection for a second request; returns what releases it, None if it may not be sent.
         submit: runs a task in another thread.
     """
 
@@ -78,7 +78,7 @@ class _Race(Generic[T]):
         self._second_outcome: tuple[T | None, ArchiveError | None] | None = None
 
     def run(self) -> T:
-        """Ask in this thread; return the first answer of the two."""
+        """Send the request in this thread; return the first response of the two."""
         try:
             answer = self._ask(self._first)
         except Unavailable as error:
@@ -92,7 +92,7 @@ class _Race(Generic[T]):
         return self._answer_of_second()
 
     def hedge(self) -> None:
-        """Ask a second time, in another thread."""
+        """Send the request a second time, in another thread."""
         with self._lock:
             release = None if self._is_over or self._second is not None else self._admit()
             if release is None:
@@ -101,7 +101,7 @@ class _Race(Generic[T]):
         self._submit(lambda: self._run_second(token, release))
 
     def abort(self) -> None:
-        """Break both requests off."""
+        """Cancel both requests."""
         self._first.cancel()
         if self._second is not None:
             self._second.cancel()
@@ -114,7 +114,7 @@ class _Race(Generic[T]):
             outcome = None, error
         try:
             with self._lock:
-                # what is unavailable to the second may yet come over the first
+                # after Unavailable from the second request, the first may still succeed
                 is_first = not self._is_over and not isinstance(outcome[1], Unavailable)
                 if is_first:
                     self._is_over, self._second_outcome = True, outcome
@@ -127,7 +127,7 @@ class _Race(Generic[T]):
             self._second_ended.set()
 
     def _end(self) -> bool:
-        """Return whether the first request is the first to answer; the second is broken off then."""
+        """End the race for the first request and cancel the second; return False if the second has won."""
         with self._lock:
             if self._is_over:
                 return False
@@ -137,7 +137,7 @@ class _Race(Generic[T]):
         return True
 
     def _rescue(self, error: Unavailable) -> T:
-        """Return the answer of the second request; raise `error` where there is none."""
+        """Return the response to the second request; raise `error` if there is none."""
         with self._lock:
             if self._second is None:
                 self._is_over = True
@@ -148,7 +148,7 @@ class _Race(Generic[T]):
         return self._answer_of_second()
 
     def _answer_of_second(self) -> T:
-        assert self._second_outcome is not None  # noqa: S101 - it has answered first
+        assert self._second_outcome is not None  # noqa: S101 - the second request has won
         answer, error = self._second_outcome
         if error is not None:
             raise error
@@ -156,12 +156,12 @@ class _Race(Generic[T]):
 
 
 class Hedged:
-    """An origin that can send a request a second time; see `Hedgeable`.
+    """An origin that can hedge its requests; see `Hedgeable`.
 
     Args:
-        origin: what is asked.
-        limiter: where a second request takes its place.
-        enter: holds a place for the first one.
+        origin: sends the requests.
+        limiter: limits the second requests.
+        enter: holds a connection for the first request.
         submit: runs a task in another thread.
     """
 
@@ -215,7 +215,7 @@ class Hedged:
     def _answer(
         self, ask: Callable[[CancelToken], T], discard: Callable[[T], None], token: CancelToken | None
     ) -> T:
-        self._credit = min(MAX_CREDIT, self._credit + HEDGE_SHARE)  # a lost update is a hedge more or less
+        self._credit = min(MAX_CREDIT, self._credit + HEDGE_SHARE)  # without a lock: a lost update matters little
         race = _Race(ask, discard, self._admit, self._submit)
         if token is not None and not token.on_cancel(race.abort):
             race.abort()
@@ -228,7 +228,7 @@ class Hedged:
         return race.run()
 
     def _admit(self) -> Callable[[], None] | None:
-        """Take a place for a second request; return what gives it back, None where it may not be sent."""
+        """Acquire a connection for a second request; return what releases it, None if it may not be sent."""
         if self._credit < 1 or not self._limiter.try_acquire():
             return None
         self._credit -= 1

@@ -1,4 +1,4 @@
-"""How many connections may be in use, and who goes first."""
+"""The limit on concurrent requests, and their priority."""
 
 import logging
 import threading
@@ -12,22 +12,22 @@ from empiarfs.errors import Throttled
 
 log = logging.getLogger(__name__)
 
-CALM_SECONDS = 30.0  # how long a gate that shrank stays as it is
-QUIET_SECONDS = 1.0  # for which nothing is fetched ahead after a server wanted to be asked less
-GROW_SECONDS = 5.0  # from one connection more to the next
+CALM_SECONDS = 30.0  # how long a reduced limit stays as it is
+QUIET_SECONDS = 1.0  # how long there is no prefetch after the server throttled
+GROW_SECONDS = 5.0  # between two steps of a limit that grows again
 
 
 class ConnectionLimiter:
-    """The connections that may be in use at once; a reader who waits goes before any prefetch.
+    """Limits the connections in use at once; demand requests go before any prefetch.
 
-    A server that wants to be asked less halves them for a while. Where it says for how long it wants to be left
-    alone, those at the gate are sent away, to wait elsewhere (`pause`).
+    A server that throttles halves the limit for a while. If it says how long to wait (`Retry-After`), the queued
+    requests fail with `Throttled`, and their callers wait elsewhere (`pause`).
 
     Args:
-        most: how many at once.
-        reserved_for_demand: how many of them are never lent to prefetch.
-        clock: seconds that only grow.
-        on_throttle: called when the server wanted to be asked less.
+        most: the maximum number of connections.
+        reserved_for_demand: how many of them are never used by prefetch.
+        clock: monotonic seconds.
+        on_throttle: called when the server throttles.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class ConnectionLimiter:
         self._on_throttle = on_throttle
         self._grow_at = 0.0
         self._changed = threading.Condition()
-        self._quiet_until = 0.0  # for what nobody waits for
-        self._paused_at = self._paused_until = float("-inf")  # when the server asked for a pause, and till when
+        self._quiet_until = 0.0  # the end of the time without prefetch
+        self._paused_at = self._paused_until = float("-inf")  # when the server requested a pause, and its end
         self._waiting: deque[object] = deque()
         self._demand = self._ahead = 0
         self.peak = 0
@@ -57,31 +57,31 @@ class ConnectionLimiter:
 
     @property
     def busy(self) -> int:
-        """How many connections are in use."""
+        """The number of connections in use."""
         return self._demand + self._ahead
 
     @property
     def allowed(self) -> int:
-        """How many may be in use."""
+        """The number of connections that may be in use now."""
         return self._allowed
 
     @property
     def waiting(self) -> int:
-        """How many requests that somebody waits for have none yet."""
+        """The number of queued demand requests."""
         return len(self._waiting)
 
     def pause(self) -> float:
-        """Return for how many seconds the server still wants to be left alone; 0 for none."""
+        """Return the seconds that remain of the pause that the server requested; 0 if there is none."""
         return max(0.0, self._paused_until - self._clock())
 
     @contextmanager
     def demand(self, path: str = "") -> Iterator[None]:
-        """Hold a connection for someone who waits; who came first goes first.
+        """Hold a connection for a demand request, first come, first served.
 
         Raises:
-            Throttled: since he came the server has asked to be left alone. Who comes later goes in: he has waited,
-                or has no more patience.
-            Cancelled: who asks is wanted no more.
+            Throttled: the server has requested a pause while the request was queued. A request that comes during
+                the pause is admitted: its caller has waited already, or has no patience left.
+            Cancelled: the caller is to stop waiting.
         """
         ticket = object()
         with self._changed:
@@ -91,7 +91,7 @@ class ConnectionLimiter:
                 self._wait_for(lambda: self._waiting[0] is ticket and self._free() > 0)
             finally:
                 self._waiting.remove(ticket)
-                self._changed.notify_all()  # who waited for us to go first may find a place too
+                self._changed.notify_all()  # the next in the queue may be admitted too
             if came < self._paused_at and self.pause():
                 raise Throttled(path, "the server asked for a pause", self.pause())
             self._demand += 1
@@ -101,7 +101,7 @@ class ConnectionLimiter:
 
     @contextmanager
     def prefetch(self) -> Iterator[None]:
-        """Hold a connection for something nobody waits for yet."""
+        """Hold a connection for prefetch."""
         with self._changed:
             self._wait_for(self._may_prefetch)
             self._ahead += 1
@@ -111,11 +111,11 @@ class ConnectionLimiter:
 
     def _may_prefetch(self) -> bool:
         most = max(1, self._allowed - self._reserved_for_demand)
-        is_open = self._clock() >= self._quiet_until  # a server that asked to be left alone is left alone
+        is_open = self._clock() >= self._quiet_until
         return self._free() > 0 and not self._waiting and self._ahead < most and is_open
 
     def try_acquire(self) -> bool:
-        """Take a second connection for someone who waits, if one is free now; `one_less` gives it back."""
+        """Acquire a connection for a hedged request if one is free now; `release` returns it."""
         with self._changed:
             if self._free() <= 0 or self._waiting or self.pause():
                 return False
@@ -124,7 +124,7 @@ class ConnectionLimiter:
             return True
 
     def release(self) -> None:
-        """Return back what `one_more` took."""
+        """Return a connection that `try_acquire` acquired."""
         with self._changed:
             self._demand -= 1
             self._changed.notify_all()
@@ -150,7 +150,7 @@ class ConnectionLimiter:
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            # a gate that shrank grows again with time alone, and a quiet while ends with it
+            # nothing notifies of a limit that grows, or of the end of a quiet time
             by_itself = self._allowed < self._most or self._clock() < self._quiet_until
             wait(self._changed.wait, QUIET_SECONDS if by_itself else None)
 
@@ -161,7 +161,7 @@ class ConnectionLimiter:
         return self._allowed - self._demand - self._ahead
 
     def _on_recovery(self) -> None:
-        """Record that the server has answered somebody who asked it before its pause was over."""
+        """Record that the server has answered a request before its pause was over."""
         with self._changed:
             now = self._clock()
             self._paused_until = self._quiet_until = now
@@ -173,12 +173,12 @@ class ConnectionLimiter:
             was_whole = self._allowed == self._most
             is_news = error.pause > self.pause()
             recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS
-            if not recent:  # the connections that were refused together count once
+            if not recent:  # requests that were throttled together count once
                 self._allowed = max(1, self._allowed // 2)
             calm = max(CALM_SECONDS, error.pause)
             self._grow_at = self._clock() + calm
             if is_news:
-                log.warning("%s; it asks for a pause of %.0f s", error, error.pause)
+                log.warning("%s; it requests a pause of %.0f s", error, error.pause)
             elif was_whole:
                 log.warning(
                     "%s; using at most %d connections for %.0f s, then one more every %.0f s",

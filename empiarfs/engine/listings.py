@@ -1,4 +1,4 @@
-"""What is listed, and what was found by asking: remembered, and refreshed behind the user."""
+"""Listings and measured files: cached in memory and in the index, and refreshed in the background."""
 
 import logging
 import threading
@@ -12,25 +12,25 @@ from empiarfs.ports import Index, Known, Listing
 
 log = logging.getLogger(__name__)
 
-ABSENT_SECONDS = 3600.0  # how long a name that was not there is not asked for again; the kernel keeps it as long
-REFUSED_SECONDS = 60.0  # how long a directory that the server does not list is not tried again
-REFRESH_PAUSE = 60.0  # between two tries to refresh a listing, when the first fails
-MOST_NOTED = 10_000  # directories that were refused, or not refreshed; one that is forgotten is asked once more
+ABSENT_SECONDS = 3600.0  # how long an absent name is not requested again; the kernel caches it as long
+REFUSED_SECONDS = 60.0  # how long a directory that the server does not list is not requested again
+REFRESH_PAUSE = 60.0  # between two attempts to refresh a listing, if the first fails
+MOST_NOTED = 10_000  # directories whose refusal or failed refresh is remembered
 NEVER = float("-inf")
-MOST_ENTRIES = 300_000  # entries of directories kept in memory, about 100 MB; the rest is read from the index
+MOST_ENTRIES = 300_000  # directory entries cached in memory, about 100 MB; the rest is read from the index
 
 
 class Listings:
-    """The names of each directory, and of each what is known.
+    """The names of each directory, and what is known of each.
 
     Args:
-        listing: where listings come from.
-        index: where all is kept.
-        listing_ttl: seconds for which a listing is not asked for again.
+        listing: lists directories at the server.
+        index: stores listings and measured files.
+        listing_ttl: seconds for which a listing is not requested again.
         clock: seconds since 1970.
-        background: runs a task that lists soon, behind the caller's back.
-        scans: the directories that are listed now.
-        absent: seconds for which a name that was not there is not asked for again.
+        background: runs a task that lists, soon, in another thread.
+        scans: the directories that are being listed.
+        absent: seconds for which an absent name is not requested again.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Listings:
         """Return what is known of `directory`: from memory, the index or the server.
 
         Raises:
-            NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Forbidden, Unavailable: see `empiarfs.errors`.
         """
         known = self._recall(directory)
         if known is None:
@@ -76,34 +76,34 @@ class Listings:
         return known
 
     def rescan(self, directory: str) -> Known:
-        """List `directory` now, together with whoever does so already.
+        """List `directory` now; join a request that is in flight.
 
         Raises:
-            NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Forbidden, Unavailable: see `empiarfs.errors`.
         """
         return self._scans.call(directory, lambda _: self._scan(directory))
 
     def cached(self, directory: str) -> Known | None:
-        """Return what memory holds of `directory`; None where that is nothing."""
+        """Return `directory` if it is in memory, else None."""
         return self._recent.get(directory)
 
     def cached_node(self, path: str) -> Node | None:
-        """Return what memory holds of the one name `path`; None where that is nothing."""
+        """Return the node at `path` if its directory is in memory and holds it, else None."""
         known = self._recent.get(parent_path(path))
         return None if known is None else known.nodes.get(base_name(path))
 
     def node(self, path: str) -> Node | None:
-        """Return what the listing of the parent says of `path`; None where it does not know.
+        """Return what the listing of the parent says of `path`; None if it does not hold it.
 
         Raises:
-            NotFound, NotADirectory, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Unavailable: see `empiarfs.errors`.
         """
         parent = parent_path(path)
-        if not parent:  # asking for one entry is cheaper than listing them all
+        if not parent:  # requesting one entry is cheaper than listing them all
             return self._index.node(path)
         try:
             return self.known(parent).nodes.get(base_name(path))
-        except (Forbidden, Offline):  # a directory may be closed to listings, or never listed, and its files known
+        except (Forbidden, Offline):  # files may be known of a directory that cannot be listed, or never was
             return self._index.node(path)
         except NotADirectory as error:
             raise NotADirectory(path, error.reason) from error
@@ -111,13 +111,13 @@ class Listings:
             raise NotFound(path) from error
 
     def is_absent(self, path: str) -> bool:
-        """Return whether `path` was asked for a short while ago, and was not there."""
+        """Return whether `path` was requested recently, and was absent."""
         return self._is_recent(self._index.absent_since(path), self._absent)
 
     def keep(self, node: File | Directory) -> File | Directory:
-        """Take in what was found by asking for it, and give what is known from now on.
+        """Store a measured `node`; return what is known from now on.
 
-        Where the sizes of the directory came meanwhile, that is the same version with the listing's date: someone
+        If the sizes of the directory came meanwhile, that is the same version with the listing's date: a program
         may have opened it, and for the kernel another date is another file.
         """
         name, directory = base_name(node.path), parent_path(node.path)
@@ -126,14 +126,14 @@ class Listings:
             noted = None if known is None else known.nodes.get(name)
             if isinstance(noted, File) and isinstance(node, File) and noted.could_be(node):
                 return noted
-            self._index.add(node)  # before memory: a new listing comes from the index, and may come in between
+            self._index.add(node)  # before memory: a new listing, which may come in between, is read from the index
             known = self._recent.get(directory)
             if known is not None:
                 known.nodes[name] = node
         return node
 
     def keep_all(self, known: Known, files: Iterable[File]) -> None:
-        """Take in the files of one directory that were measured together, but none that was measured meanwhile."""
+        """Store the files of one directory that were measured together, except those measured meanwhile."""
         with self._keeping:
             new = [file for file in files if isinstance(known.nodes.get(base_name(file.path)), Stub)]
             self._index.add_all(new)
@@ -141,21 +141,21 @@ class Listings:
                 known.nodes[base_name(file.path)] = file
 
     def mark_absent(self, path: str) -> None:
-        """Record that `path` was asked for now, and is not there."""
+        """Record that `path` was requested now, and is absent."""
         self._index.remove(path, self._clock())
         known = self._recent.get(parent_path(path))
         if known is not None:
             known.nodes.pop(base_name(path), None)
 
     def mark_changed(self, file: File) -> None:
-        """Record that `file` is no longer what it was: it is a name not measured yet."""
+        """Record that `file` has changed: its name is not measured any more."""
         stub = self._index.unmeasure(file)
         known = self._recent.get(parent_path(file.path))
         if known is not None and known.nodes.get(base_name(file.path)) == file:
             known.nodes[base_name(file.path)] = stub
 
     def _is_recent(self, since: float | None, seconds: float) -> bool:
-        """Tell whether `since` is less than `seconds` ago; what lies ahead was noted by a clock that was wrong."""
+        """Return whether `since` is less than `seconds` ago; a time in the future came from a wrong clock."""
         return since is not None and 0 <= self._clock() - since < seconds
 
     def _recall(self, directory: str) -> Known | None:
@@ -172,9 +172,7 @@ class Listings:
         except Closed:
             return
         except ArchiveError as error:
-            log.warning(
-                "%s; the listing of before is shown, and asked for again after %.0f s", error, REFRESH_PAUSE
-            )
+            log.warning("%s; the previous listing is shown, and refreshed again after %.0f s", error, REFRESH_PAUSE)
         else:
             self._refresh_tried.put(directory, NEVER)
 
@@ -189,7 +187,7 @@ class Listings:
         return known
 
     def _found(self, directory: str) -> Sequence[Node]:
-        """Ask for a listing; once more for a listed directory that a server did not know: another one may."""
+        """Request a listing; once more if a server does not know a listed directory: another server may."""
         try:
             return self._listing.scan(directory)
         except (NotFound, Offline) as error:

@@ -1,4 +1,4 @@
-"""Offline: an origin and a listing that refuse at once whatever would need the network, and cannot connect."""
+"""An origin and a listing that make no connection: what would need one fails at once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,10 +11,10 @@ REASON = "not in the cache, and empiarfs is offline"
 
 
 class OfflineOrigin:
-    """An origin that knows what the index knows, and has no bytes.
+    """An origin that measures from the index, and has no bytes.
 
     Args:
-        index: where another program of the user may meanwhile keep what it measures.
+        index: the index, which another program of the user may extend meanwhile.
     """
 
     def __init__(self, index: Index) -> None:
@@ -24,8 +24,8 @@ class OfflineOrigin:
         """See `Origin.measure`.
 
         Raises:
-            IsADirectory: it is known to be one, whether or not its parent was listed.
-            Offline: nothing is known of it, or only that it is there.
+            IsADirectory: it is known to be a directory, whether or not its parent was listed.
+            Offline: it is not known, or only its name is.
         """
         node = self._index.node(path)
         if isinstance(node, File):
@@ -66,7 +66,7 @@ class OfflineOrigin:
 
 
 class OfflineListing:
-    """A listing that knows nothing that is not known already."""
+    """A listing that has no listing of any directory."""
 
     def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`.

@@ -1,4 +1,4 @@
-"""Retries: wrappers that are themselves an origin or a listing. Their order is written in `host.py`."""
+"""Retries: wrappers that are themselves an origin or a listing; `host.py` composes them."""
 
 import itertools
 import logging
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FIRST_PAUSE = 0.1  # seconds before the second try
+FIRST_PAUSE = 0.1  # seconds before the second attempt
 LONGEST_PAUSE = 20.0
-PROGRESS = 64 * 1024  # bytes after which a reply that breaks off counts as one that went on
+PROGRESS = 64 * 1024  # bytes of a response after which patience begins again
 MAX_LOGGED = 1000  # paths
-NEWS = 2  # the failure that is worth a line in the log: one is everyday, about 3 % of requests hang
+NEWS = 2  # the failure of a request that is logged: one is common, about 3 % of requests hang
 
 
 class RetryPolicy:
-    """How long to retry.
+    """Retries requests with a growing pause, for a limited time (the patience).
 
     Args:
-        seconds: how long in all, from the first request.
+        seconds: the patience, from the first request.
         clock: monotonic seconds.
         chance: returns a number from 0 to 1; spreads the pauses of many readers.
         stopping: set when the archive closes; ends every pause.
-        cool_down: returns for how many seconds the server is to be left alone by all.
-        interactive: whether the user waits and can do something about a certificate that cannot be verified.
+        cool_down: returns the seconds for which no request is to be sent to the server.
+        interactive: whether a user waits, who can act on a certificate that cannot be verified.
     """
 
     def __init__(
@@ -51,22 +51,22 @@ class RetryPolicy:
         self._chance = chance
         self._stopping = stopping
         self._cool_down = cool_down
-        self._logged: dict[str, float] = {}  # paths whose failure is in the log, and until when that is no news
+        self._logged: dict[str, float] = {}  # logged paths, and until when their failures are not logged again
         self.retries = 0
         self._interactive = interactive
 
     def call(self, path: str, ask: Callable[[float], T], since: float | None = None) -> T:
-        """Return what `ask` returns, called again while it raises `Unavailable` and patience lasts.
+        """Return what `ask` returns; call it again while it raises `Unavailable` and patience lasts.
 
-        A server in its cool-down is left alone, but not beyond patience: then it is tried once more.
+        No request is sent during the server's cool-down, except a last one when patience ends.
 
         Args:
-            path: what it is about.
-            ask: asks once; takes the deadline for its answer.
-            since: the time from which patience counts; now where it is None.
+            path: the path that is requested.
+            ask: sends one request; takes its deadline.
+            since: the time from which patience counts; None for now.
 
         Raises:
-            Unavailable: the last one, when patience is at its end.
+            Unavailable: the last one, when patience ends.
             Cancelled: the caller is to stop waiting.
             Closed: the archive closes.
         """
@@ -84,7 +84,7 @@ class RetryPolicy:
             else:
                 self._logged.pop(path, None)
                 return answer
-            # outside the `except`: its traceback would keep the broken connection open all the while
+            # outside the `except`: its traceback would keep the broken connection open
             if wait(self._stopping.wait, delay):
                 break
             self.retries += 1
@@ -92,14 +92,14 @@ class RetryPolicy:
         raise Closed(path, "the archive was closed")
 
     def now(self) -> float:
-        """Return the time that patience is counted by."""
+        """Return the time of the clock that measures patience."""
         return self._clock()
 
     def backoff(self, path: str, since: float, breaks: int) -> None:
-        """Wait before a reply that broke off is continued: longer each time, for as long as patience lasts.
+        """Wait before a response that broke off is continued: longer each time, while patience lasts.
 
         Raises:
-            Unavailable: nothing of any length has come since `since`.
+            Unavailable: patience, counted from `since`, has ended.
             Closed: the archive closes.
         """
         error = Unavailable(path, "the server breaks its replies off")
@@ -108,19 +108,19 @@ class RetryPolicy:
             raise Closed(path, "the archive was closed")
 
     def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
-        """Return how long to wait before the next try; raise `error` when patience is at its end."""
+        """Return how long to wait before the next attempt; raise `error` if patience has ended."""
         left = since + self._seconds - self._clock()
         untrusted = isinstance(error, CertificateError)
         if left <= 0 or (untrusted and self._interactive):
             raise error
         cool_down = error.pause if isinstance(error, Throttled) else 0.0
-        # the limiter logs the cool-down of a server
+        # the limiter logs the server's cool-down
         if tries == (1 if untrusted else NEWS) and not cool_down and self._is_news(error.path, left):
             log.warning("%s; retrying for up to %.0f s", error, left)
         return min(left, max(cool_down, pause * (0.5 + self._chance())))
 
     def _is_news(self, path: str, left: float) -> bool:
-        """Return whether the failure of `path` is to be logged; the many requests of one reader fail together."""
+        """Return whether the failure of `path` is to be logged; the requests of one reader fail together."""
         now = self._clock()
         if now < self._logged.get(path, now):
             return False
@@ -131,7 +131,7 @@ class RetryPolicy:
 
 
 class Retrying:
-    """An origin that retries; a fetch that broke off is continued at the byte where it stopped."""
+    """An origin that retries; a fetch that broke off continues at the byte where it stopped."""
 
     def __init__(self, origin: Origin, retry_policy: RetryPolicy) -> None:
         self._origin = origin
@@ -184,7 +184,7 @@ class Retrying:
     def _call(
         self, path: str, ask: Callable[[float], T], token: CancelToken | None, since: float | None = None
     ) -> T:
-        """Retry `ask`, but not once it was broken off by `token`."""
+        """Retry `ask`, but not once `token` is cancelled."""
 
         def ask_unless_cancelled(deadline: float) -> T:
             try:
@@ -199,7 +199,7 @@ class Retrying:
     def _begin(
         self, file: File, span: Span, deadline: float, token: CancelToken | None
     ) -> tuple[bytes, Generator[bytes]]:
-        """Begin a fetch; once more where a server does not know a file that was measured: another one may."""
+        """Begin a fetch; once more if a server does not know a measured file: another server may."""
         try:
             return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=token))
         except NotFound as error:
@@ -208,7 +208,7 @@ class Retrying:
 
 
 class LimitedListing:
-    """A listing that holds a place at the limiter while it is asked, and retries."""
+    """A listing that holds a connection of the limiter during a request, and retries."""
 
     def __init__(
         self, listing: Listing, enter: Callable[[str], AbstractContextManager[None]], retry_policy: RetryPolicy

@@ -1,4 +1,4 @@
-"""Prefetch: what a reader will want next, of its file and of the files behind it, fetched before it asks."""
+"""Prefetch: fetches what a reader will need next, of its file and of the following files."""
 
 import threading
 import time
@@ -12,31 +12,31 @@ from empiarfs.lru import LruCache
 from empiarfs.model import File, Node, Span, parent_path
 from empiarfs.units import MIB
 
-MOST_FOLLOWED = 4096  # files whose reading is followed at once
-STILL_SECONDS = 2.0  # after which a file that is not read on gives its share of the memory back
-LONGEST_HEAD = MIB  # of a file; what is longer is read as a whole
+MOST_FOLLOWED = 4096  # files whose access pattern is tracked
+STILL_SECONDS = 2.0  # after which a file that is not read any more does not share the memory
+LONGEST_HEAD = MIB  # bytes; a reader that has read more reads whole files
 
 
 class Files(Protocol):
-    """Which files come next."""
+    """Predicts and measures the files that are used next."""
 
     def next_after(self, path: str, *, use: str) -> list[str]:
-        """Record that `path` is used; return the siblings that a reader of file after file wants next."""
+        """Record that `path` is used; return the siblings that a sequential user needs next."""
         ...
 
     def measure_ahead(self, path: str, head: int = 0) -> Node | None:
-        """Return what is at `path`, its first `head` bytes cached; None if that does not work out now."""
+        """Measure `path` and cache its first `head` bytes; return None if that fails."""
         ...
 
 
 class Prefetcher:
-    """Reads files, and starts what the planner asks for.
+    """Reads files, and starts the prefetch that the planner returns.
 
     Args:
-        reader: the bytes.
-        files: which files come next.
+        reader: reads the bytes.
+        files: predicts which files come next.
         background: runs a task soon.
-        most_ahead: the most bytes to be ahead of one reader.
+        most_ahead: the largest window, in bytes.
         request_size_bounds: returns the least and the most bytes of one request.
         clock: monotonic seconds.
     """
@@ -57,13 +57,13 @@ class Prefetcher:
         self._most_ahead = most_ahead
         self._request_size_bounds = request_size_bounds
         self._clock = clock
-        self._lock = threading.Lock()  # the kernel's threads read one file at once, and each step counts
+        self._lock = threading.Lock()  # several kernel threads read one file, and no read may be lost
         self._readings: LruCache[File, readahead.Reading] = LruCache(MOST_FOLLOWED, lambda _: 1)
-        self._sequential: dict[File, float] = {}  # files with a window, and when they were read last
-        self._newest: LruCache[str, File] = LruCache(MOST_FOLLOWED, lambda _: 1)  # begun last, by directory
+        self._sequential: dict[File, float] = {}  # files with a window, and when they were last read
+        self._newest: LruCache[str, File] = LruCache(MOST_FOLLOWED, lambda _: 1)  # last started, by directory
 
     def read(self, file: File, span: Span) -> bytes:
-        """Return the bytes of `span`, which lies in `file`; see `Reader.read`."""
+        """Read `span`, which lies in `file`; see `Reader.read`."""
         shortest, longest = self._request_size_bounds()
         with self._lock:
             reading, ahead = readahead.plan(
@@ -85,7 +85,7 @@ class Prefetcher:
         return self._reader.read(file, span, beyond=min(window // readahead.REQUESTS_PER_WINDOW, LONGEST_HEAD))
 
     def _prefetch(self, file: File, run: Span) -> None:
-        """Fetch what a reader is to come to; what it has passed meanwhile, it needs no more."""
+        """Fetch the part of `run` that the reader has not passed meanwhile."""
         reading = self._readings.get(file) or readahead.Reading()
         passed = [one.position for one in reading.streams if one.start <= run.start < one.position]
         start = max((run.start, *passed))
@@ -93,7 +93,7 @@ class Prefetcher:
             self._reader.prefetch(file, Span(start, run.stop))
 
     def _sequential_readers(self, file: File) -> int:
-        """Return how many files are read in sequence now, `file` among them: they share the memory for prefetch."""
+        """Return how many files, with `file`, are read sequentially now: they share the memory for prefetch."""
         since = self._clock() - STILL_SECONDS
         for other, last in list(self._sequential.items()):
             if last < since:
@@ -103,8 +103,8 @@ class Prefetcher:
     def _begin(self, file: File) -> None:
         """Record that `file` is read from its start; prefetch the heads of the next files of a sequence.
 
-        As much of each as was read of the last one, if that is short: the headers of ten thousand micrographs.
-        Whole movies have windows of their own.
+        A head is as long as what was read of the previous file, if that is short, like the headers of ten thousand
+        micrographs. Movies that are read whole have windows of their own.
         """
         directory = parent_path(file.path)
         before = self._newest.get(directory)

@@ -1,4 +1,4 @@
-"""Reads of many ranges of a file by a caller that knows what it wants: planned, then fetched in parallel."""
+"""Reads of many ranges of a file: planned together, then fetched in parallel."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from empiarfs.engine import blocks
 from empiarfs.model import Span
 from empiarfs.units import KIB, MIB
 
-LARGEST_GAP = 128 * KIB  # bytes between two ranges that are cheaper to fetch than a second request
-LONGEST_RUN = 4 * MIB  # of ranges that are fetched together: with longer ones connections would stand idle
+LARGEST_GAP = 128 * KIB  # a gap between two ranges that is cheaper to fetch than a second request
+LONGEST_RUN = 4 * MIB  # of ranges that are fetched together; longer runs would leave connections idle
 
 
 def read_ranges(
@@ -16,10 +16,10 @@ def read_ranges(
     read: Callable[[Span], bytes],
     run_all: Callable[[Sequence[Callable[[], bytes]]], list[bytes]],
 ) -> list[bytes]:
-    """Return the bytes of each of `spans`, in the caller's order.
+    """Read each of `spans`; return their bytes in the same order.
 
     Args:
-        spans: what is wanted, in any order, overlapping or not.
+        spans: the spans, in any order; they may overlap.
         read: returns the bytes of one span.
         run_all: runs calls in parallel; returns what they return, in their order.
     """
@@ -31,7 +31,7 @@ def read_ranges(
         if span.size <= 0:
             parts.append(b"")
             continue
-        at = bisect.bisect_right(starts, span.start) - 1  # the last run to begin before it holds all of it
+        at = bisect.bisect_right(starts, span.start) - 1  # the last run that begins at or before it holds it
         first = span.start - runs[at].start
         parts.append(read_runs[at][first : first + span.size])
     return parts

@@ -1,10 +1,10 @@
-"""What to fetch before it is asked for; pure: reads in, spans out.
+"""Plans prefetch within one file; pure: from reads to spans.
 
-A file is read by several streams at once: RELION opens one movie once a frame, and the kernel hands neighbouring
-reads out of order to several threads. A stream is a place where reading goes on. It earns its window: after a jump
-nothing is fetched ahead until the reader has gone on in line for longer than random readers do; then the window
-grows while he follows. Where he jumps again and again and takes the same length each time, that length is fetched
-at once.
+A file is read by several streams at once: RELION opens a movie once for each frame, and the kernel passes
+neighbouring reads out of order to several threads. A stream is a position where sequential reading continues. After
+a jump nothing is prefetched until the reader has read sequentially for longer than random readers do; then the
+window grows as long as the reader follows. If each of several jumps is followed by a read of the same length, that
+length is fetched at once.
 """
 
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from empiarfs.engine import blocks
 from empiarfs.model import Span
 from empiarfs.units import KIB, MIB
 
-MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a late one may lie
-MAX_FORWARD_SEEK = 512 * KIB  # a gap that is cheaper to fetch than to ask anew
-TRUST_AT_START = 192 * KIB  # a reader who begins at 0 and asks twice reads the file; a header is shorter
+MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a reordered one may lie
+MAX_FORWARD_SEEK = 512 * KIB  # a gap that is cheaper to fetch than a second request
+TRUST_AT_START = 192 * KIB  # bytes from the start of a file that make a reader sequential; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB
 MAX_STREAMS = 16
-REQUESTS_PER_WINDOW = 12  # requests of which a window is made: one for each line, and some that have landed or wait
-MIN_REQUEST = 256 * KIB  # a shorter request costs more in waiting than it gains
-TAPER = 8  # of what is left of a file, the part that one request brings: all lines are busy to the last
-GROWTH = 4  # of a window, each time its reader has taken a quarter of it: a long line is full after three steps
+REQUESTS_PER_WINDOW = 12  # one for each connection, and some that are complete or queued
+MIN_REQUEST = 256 * KIB  # the latency of a shorter request outweighs its gain
+TAPER = 8  # a request is at most this fraction of the rest of a file: all connections are busy to the end
+GROWTH = 4  # factor of a window when its reader has passed a quarter of it: three steps fill a long-latency link
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One place where a file is read in line.
+    """One sequential stream of reads of a file.
 
     Attributes:
-        start: where it began.
-        position: one past the newest byte that was read.
-        ahead: one past the last byte that was asked for ahead of the reader; never below `position`.
-        window: how far ahead to be; 0 until the stream is trusted.
-        last_growth: where the reader was when the window last grew.
+        start: the offset of its first read.
+        position: one past the last byte that was read.
+        ahead: one past the last byte that was prefetched; never below `position`.
+        window: how far to prefetch; 0 until the stream is trusted.
+        last_growth: the position when the window last grew.
     """
 
     start: int
@@ -46,11 +46,11 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one file is read.
+    """The access pattern of one file.
 
     Attributes:
-        streams: the one used last stands first.
-        lengths: how far the last two streams that ended after a jump had gone.
+        streams: the most recently used first.
+        lengths: the lengths of the last two streams that began with a jump and ended with another.
     """
 
     streams: tuple[Stream, ...] = ()
@@ -60,15 +60,15 @@ class Reading:
 def plan(
     reading: Reading, read: Span, length: int, *, most: int, shortest: int, longest: int
 ) -> tuple[Reading, list[Span]]:
-    """Take one read in; give how the file is read after it, and what to fetch ahead now, a request each.
+    """Return the access pattern after one read, and the spans to prefetch now, one for each request.
 
     Args:
-        reading: how the file was read so far.
-        read: the bytes just asked for.
+        reading: the access pattern so far.
+        read: the span that is read.
         length: the length of the file.
         most: the largest window.
-        shortest: the shortest request ahead of one who reads in line, where the file goes on for as long.
-        longest: the longest one.
+        shortest: the least bytes of a prefetch request, except at the end of the file.
+        longest: the most bytes of one.
     """
     for stream in reading.streams:
         if (
@@ -77,7 +77,7 @@ def plan(
             <= max(stream.position, stream.ahead) + MAX_FORWARD_SEEK
         ):
             others = tuple(other for other in reading.streams if other is not stream)
-            most //= 1 + sum(bool(other.window) for other in others)  # they share what memory can carry
+            most //= 1 + sum(bool(other.window) for other in others)  # streams share the memory
             trust = _trust(stream, reading.lengths)
             moved, ahead = _followed(stream, read, length, most, range(shortest, longest), trust)
             return Reading((moved, *others), reading.lengths), ahead
@@ -85,7 +85,7 @@ def plan(
 
 
 def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
-    """Return how far a reader goes before he is taken for one who goes on; after a jump farther than of late."""
+    """Return how many bytes make `stream` sequential; after a jump, more than recent jumps read."""
     if not stream.start:
         return TRUST_AT_START
     return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
@@ -94,7 +94,7 @@ def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
 def _followed(
     stream: Stream, read: Span, length: int, most: int, shares: range, trust: int
 ) -> tuple[Stream, list[Span]]:
-    """Go on with a stream. Once it is trusted, keep its window full, share by share, and let it grow."""
+    """Return `stream` after `read`, and the requests that fill its window once it is trusted."""
     position = max(stream.position, read.stop)
     start = max(stream.ahead, position)
     window, grown = stream.window, stream.last_growth
@@ -116,7 +116,7 @@ def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
     at = span.start
     while at < span.stop:
         size = min(share, max((length - at) // TAPER, shortest))
-        if at + size > span.stop != length:  # enough is under way
+        if at + size > span.stop != length:  # enough is in flight
             break
         requests.append(Span(at, min(at + size, span.stop)))
         at += size
@@ -124,7 +124,7 @@ def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
 
 
 def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, list[Span]]:
-    """Begin a stream; the one before has told how far this reader goes after a jump."""
+    """Begin a stream; the lengths of previous streams predict how much is read after a jump."""
     lengths = reading.lengths
     if reading.streams and reading.streams[0].start:
         last = reading.streams[0]

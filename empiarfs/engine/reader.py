@@ -1,4 +1,4 @@
-"""A read: which blocks cover it, which of them are in memory or on disk, and who brings the others."""
+"""Reads of a file: from blocks in memory and on disk; missing blocks are fetched."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -14,11 +14,11 @@ class Reader:
     """Reads files by blocks.
 
     Args:
-        cache: where blocks are looked for.
-        in_flight: the blocks under way.
-        fetcher: brings the others.
+        cache: the blocks in memory and on disk.
+        in_flight: the blocks in flight.
+        fetcher: fetches missing blocks.
         block_bytes: the length of a block.
-        prefetch_slot: holds a connection for what no reader waits for yet.
+        prefetch_slot: holds a connection for prefetch.
     """
 
     def __init__(
@@ -42,23 +42,23 @@ class Reader:
 
     @property
     def in_flight(self) -> int:
-        """How many blocks are under way."""
+        """The number of blocks in flight."""
         return self._in_flight.count
 
     def read(self, file: File, span: Span, *, beyond: int = 0) -> bytes:
-        """Return the bytes of `span`, which lies in `file`; all of them, or an error.
+        """Return all bytes of `span`, which lies in `file`.
 
         Args:
             file: the version that is read.
-            span: what is wanted.
-            beyond: bytes behind it that the same request brings, if one is needed and no other does yet: a
-                sequential reader at the end of what was prefetched should not fetch block by block.
+            span: the requested span.
+            beyond: bytes behind it that a request for it fetches too, unless they are in flight: a sequential
+                reader at the end of what was prefetched should not fetch block by block.
 
         Raises:
-            ArchiveError: NotFound, Forbidden, Stale, Unavailable or Closed, as `empiarfs.errors` tells.
+            ArchiveError: NotFound, Forbidden, Stale, Unavailable or Closed; see `empiarfs.errors`.
         """
         numbers = blocks.covering(span, self._block_bytes)
-        # a sequential reader comes to the end of a block by and by, and then needs it no more
+        # a sequential reader does not need a block any more after its end
         begin = numbers.start if beyond else -(-span.start // self._block_bytes)
         fully_read = range(begin, span.stop // self._block_bytes)
         got: dict[int, bytes] = {}
@@ -76,29 +76,29 @@ class Reader:
         return data[span.start - first : span.stop - first]
 
     def prefetch(self, file: File, span: Span) -> None:
-        """Bring what is missing of `span` into memory: from the disk, else from the server over a free connection.
+        """Load the missing blocks of `span` into memory: from disk, else from the server over a free connection.
 
         Raises:
-            ArchiveError: it did not work out; a reader that waits for these blocks claims them.
+            ArchiveError: the fetch failed; a reader that waits for these blocks claims them.
         """
         numbers = blocks.covering(span, self._block_bytes)
         wanted = [number for number in numbers if Block(file, number) not in self._cache]
         missing = self._load_claimed(file, self._claim(file, wanted)[0])
-        self._in_flight.fail((Block(file, number) for number in missing), None)  # no claim while waiting for a slot
+        self._in_flight.fail((Block(file, number) for number in missing), None)  # a wait for a slot holds no claim
         if not missing:
             return
         with self._cache.room(len(missing) * self._block_bytes), self._prefetch_slot():
             self._fetcher.prefetch(file, self._claim(file, missing)[0])
 
     def keep(self, file: File, data: bytes) -> None:
-        """Cache the whole blocks of `data`, the first bytes of `file`."""
+        """Cache the complete blocks of `data`, the first bytes of `file`."""
         for number in blocks.covering(Span(0, len(data)), self._block_bytes):
             span = blocks.span_of(range(number, number + 1), self._block_bytes, file.size)
             if span.stop <= len(data):
                 self._cache.put(Block(file, number), data[span.start : span.stop])
 
     def _bring(self, file: File, numbers: range, got: dict[int, bytes], stop: int) -> None:
-        """Add the missing blocks of `numbers` to `got`; begin to fetch those behind them up to `stop`, too."""
+        """Add the missing blocks of `numbers` to `got`; begin to fetch those behind them up to byte `stop`."""
         while missing := [number for number in numbers if number not in got]:
             claimed, flights = self._claim(file, missing)
             if claimed and stop and numbers.stop - 1 in claimed:
@@ -108,7 +108,7 @@ class Reader:
                 self._fetch_claimed(file, claimed)
             for block, flight in flights.items():
                 data = self._in_flight.wait(flight)
-                if data is not None:  # else it was given up, and is claimed in the next turn
+                if data is not None:  # else its claim was given up, and the next iteration claims it
                     got[block.number] = data
 
     def _fetch_claimed(self, file: File, claimed: dict[int, Flight[bytes]]) -> None:
@@ -117,7 +117,7 @@ class Reader:
             self._fetcher.start(file, missing)
 
     def _load_claimed(self, file: File, claimed: Flights) -> dict[int, Flight[bytes]]:
-        """Complete those claimed blocks that are on disk; return the others."""
+        """Complete the claimed blocks that are on disk; return the others."""
         left = dict(claimed)
         try:
             for number, data in (self._cache.load(file, left) if left else {}).items():
@@ -131,11 +131,11 @@ class Reader:
     def _claim(
         self, file: File, numbers: Iterable[int]
     ) -> tuple[dict[int, Flight[bytes]], dict[Block, Flight[bytes]]]:
-        """Return the flights of `numbers` that the caller has to bring, and the flights of all."""
+        """Claim `numbers`; return the flights that the caller is to complete, and the flights of all."""
         mine, theirs = self._in_flight.claim(Block(file, number) for number in numbers)
         claimed: dict[int, Flight[bytes]] = {}
         for block, flight in mine.items():
-            data = self._cache.in_memory(block)  # where it came between the caller's look and the claim
+            data = self._cache.in_memory(block)  # it may have arrived between the caller's check and the claim
             if data is None:
                 claimed[block.number] = flight
             else:
@@ -143,7 +143,7 @@ class Reader:
         return claimed, mine | theirs
 
     def _claim_following(self, file: File, start: int, stop: int) -> dict[int, Flight[bytes]]:
-        """Claim the blocks from number `start` on to byte `stop`, up to the first that is here or under way."""
+        """Claim the blocks from number `start` to byte `stop`, up to the first that is in memory or in flight."""
         claimed: dict[int, Flight[bytes]] = {}
         for number in range(start, -(-min(stop, file.size) // self._block_bytes)):
             claimed_now = {} if Block(file, number) in self._cache else self._claim(file, [number])[0]

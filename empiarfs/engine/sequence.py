@@ -1,7 +1,7 @@
-"""Who walks through a directory file by file, and which files come next.
+"""Detects programs that use the files of a directory in order, and predicts the next files.
 
-Several walk at once (threads, MPI ranks), each from another place on. A walk earns its reach: the second file in
-order begins it, it grows fourfold with each further one, and one file out of order ends it.
+Several such sequences run at once (threads, MPI ranks), each at its own position. The second file in order opens
+the window of a sequence, each further one makes it four times as large, and a file out of order begins another one.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from empiarfs.model import Directory
 from empiarfs.ports import Known
 
-MAX_STEP = 2  # how many places on the next file may be: some programs skip one
+MAX_STEP = 2  # the most positions to the next file: some programs skip one
 FIRST_WINDOW = 4
 MAX_WINDOW = 64
 MAX_SEQUENCES = 8
@@ -17,12 +17,12 @@ MAX_SEQUENCES = 8
 
 @dataclass(frozen=True, slots=True)
 class FileSequence:
-    """One way through a directory.
+    """One sequential use of the files of a directory.
 
     Attributes:
-        position: the place of the newest file, in the order of the listing.
-        window: how many files beyond it are to be made ready.
-        prefetched_to: one past the last place that was made ready.
+        position: the position of the newest file in the listing.
+        window: how many files beyond it to prefetch.
+        prefetched_to: one past the last position that was prefetched.
     """
 
     position: int
@@ -30,11 +30,11 @@ class FileSequence:
     prefetched_to: int = 0
 
 
-FileSequences = tuple[FileSequence, ...]  # the one that moved last stands first
+FileSequences = tuple[FileSequence, ...]  # the most recently used first
 
 
 def advance(sequences: FileSequences, position: int) -> tuple[FileSequences, range]:
-    """Record that the file at `position` was used; give the walks after it, and the places to make ready now."""
+    """Return the sequences after a use of the file at `position`, and the positions to prefetch now."""
     for sequence in sequences:
         if not sequence.position <= position <= sequence.position + MAX_STEP:
             continue
@@ -44,14 +44,14 @@ def advance(sequences: FileSequences, position: int) -> tuple[FileSequences, ran
         reach = min(max(FIRST_WINDOW, 4 * sequence.window), MAX_WINDOW)
         begin = max(sequence.prefetched_to, position + 1)
         end = position + 1 + reach
-        if begin > position + 1 + reach // 2:  # enough is under way
+        if begin > position + 1 + reach // 2:  # enough is in flight
             return (FileSequence(position, sequence.window, sequence.prefetched_to), *others), range(0)
         return (FileSequence(position, reach, max(begin, end)), *others), range(begin, max(begin, end))
     return (FileSequence(position), *sequences[: MAX_SEQUENCES - 1]), range(0)
 
 
 class SequenceDetector:
-    """The files of one directory in the order of its listing, kind by kind, and who walks through them."""
+    """The files of one directory in the order of its listing, by suffix, and the sequences through them."""
 
     def __init__(self, known: Known) -> None:
         self.scanned = known.scanned
@@ -65,17 +65,17 @@ class SequenceDetector:
                 kind.append(node.path)
 
     def after(self, name: str) -> list[str]:
-        """Take one use in; give the paths to make ready."""
+        """Record that the file `name` is used; return the paths to prefetch."""
         suffix = suffix_of(name)
         place = self.places.get(name)
         if place is None:
             return []
-        # two threads may overwrite each other's step: a request ahead more or less
+        # two threads may overwrite each other's update: it costs a prefetch request at most
         self._sequences[suffix], places = advance(self._sequences.get(suffix, ()), place)
         return self._kinds[suffix][places.start : places.stop]
 
 
 def suffix_of(name: str) -> str:
-    """Return the kind of a file, by its suffix in small letters."""
+    """Return the suffix of a file name in lower case; empty if there is none."""
     stem, _, suffix = name.rpartition(".")
     return suffix.lower() if stem else ""

@@ -1,7 +1,7 @@
-"""Single flight: one thread fetches a thing, all others wait for it; the only place where readers meet.
+"""Single flight: one thread fetches a value, and all others that need it wait for that thread.
 
-The thread that claims a key completes it or fails it. A thread finishes its own claims before it waits for those of
-another, so no ring of waiting threads can form.
+The thread that claims a key completes or fails it. A thread finishes its own claims before it waits for those of
+another, so threads cannot deadlock.
 """
 
 import threading
@@ -26,14 +26,14 @@ class Submit(Protocol):
 
 
 class Flight(Generic[T]):
-    """One thing under way. Waiters get it from here, whatever a cache has evicted meanwhile."""
+    """One fetch in flight; waiters get its value from here, even if a cache has evicted it meanwhile."""
 
     __slots__ = ("_error", "_is_over", "_value", "_waiters", "requests")
 
     def __init__(self) -> None:
-        self.requests: tuple[Hedgeable, ...] = ()  # those that bring it
+        self.requests: tuple[Hedgeable, ...] = ()  # the requests that fetch it
         self._is_over = False
-        self._waiters: list[threading.Event] = []  # most flights are over before any thread waits
+        self._waiters: list[threading.Event] = []  # most flights end before any thread waits
         self._value: T | None = None
         self._error: BaseException | None = None
 
@@ -42,18 +42,18 @@ class Flight(Generic[T]):
         if self._is_over:
             return
         self._value, self._error = value, error
-        self._is_over = True  # before the waiters are read, which look in the other order
+        self._is_over = True  # before the waiters are read: `wait` adds a waiter, then checks this
         for waiter in self._waiters:
             waiter.set()
 
     def wait(self, hedge_delay: Callable[[], float]) -> T | None:
-        """Wait for the thing, and hedge the requests that bring it while they are silent.
+        """Wait for the value, and hedge the requests that fetch it while they are silent.
 
         Returns:
-            The thing; None where its owner gave it up: the caller may claim it.
+            The value; None if its owner gave the claim up: the caller may claim the key.
 
         Raises:
-            ArchiveError: what the owner met, as an exception of the caller's own.
+            ArchiveError: a copy of the owner's error.
             Cancelled: the condition of the scope is false.
         """
         if not self._is_over:
@@ -69,7 +69,7 @@ class Flight(Generic[T]):
 
 
 def copy_error(error: BaseException) -> BaseException:
-    """Return `error` for another thread: one exception raised twice would mix their tracebacks."""
+    """Return a copy of `error` for another thread: one exception raised in two would mix their tracebacks."""
     if not isinstance(error, ArchiveError):
         return error
     kind, values = error.__reduce__()
@@ -79,10 +79,10 @@ def copy_error(error: BaseException) -> BaseException:
 
 
 class SingleFlight(Generic[K, T]):
-    """What is under way now, by key.
+    """The fetches in flight, by key.
 
     Args:
-        hedge_delay: returns after how many seconds of silence a waiter hedges.
+        hedge_delay: returns the seconds of silence after which a waiter hedges.
         submit: runs a task in another thread.
     """
 
@@ -97,11 +97,11 @@ class SingleFlight(Generic[K, T]):
 
     @property
     def count(self) -> int:
-        """How many things are under way."""
+        """The number of fetches in flight."""
         return len(self._flights)
 
     def claim(self, keys: Iterable[K]) -> tuple[dict[K, Flight[T]], dict[K, Flight[T]]]:
-        """Return the flights that the caller is now to complete or fail, in order, and those of others."""
+        """Claim `keys`; return the flights that the caller must complete or fail, in order, and those of others."""
         mine: dict[K, Flight[T]] = {}
         theirs: dict[K, Flight[T]] = {}
         wanted = list(keys)
@@ -119,23 +119,23 @@ class SingleFlight(Generic[K, T]):
         return flight.wait(self._hedge_delay)
 
     def complete(self, key: K, value: T) -> None:
-        """Hand the thing to all waiters; a cache has it before, so that a later caller finds it."""
+        """Return `value` to all waiters; the caller has cached it before, so that later callers find it."""
         with self._lock:
             flight = self._flights.pop(key)
         flight.finish(value, None)
 
     def fail(self, keys: Iterable[K], error: BaseException | None) -> None:
-        """Give claims up: with an error that is every waiter's, or with None, and a waiter may try."""
+        """Give claims up: raise `error` in every waiter, or with None let a waiter claim the key."""
         for key in list(keys):
             with self._lock:
-                flight = self._flights.pop(key, None)  # complete already where its thread was interrupted
+                flight = self._flights.pop(key, None)  # it is complete if its thread was interrupted after that
             if flight is not None:
                 flight.finish(None, error)
 
     def call(self, key: K, fetch: Callable[[Hedgeable], T]) -> T:
-        """Return what `fetch` returns, or what another thread's call for the same `key` is about to return.
+        """Return what `fetch` returns, or join another thread's call for the same `key`.
 
-        `fetch` runs in a thread of its own to its end, also where the caller stops waiting.
+        `fetch` runs to its end in a thread of its own, even if the caller stops waiting.
         """
         while True:
             mine, theirs = self.claim([key])
@@ -146,9 +146,9 @@ class SingleFlight(Generic[K, T]):
                 return value
 
     def try_run(self, key: K, fetch: Callable[[Hedgeable], T]) -> T | None:
-        """Return what `fetch` returns, run in this thread; None, without waiting, where `key` is under way.
+        """Run `fetch` in this thread and return its value; return None at once if `key` is in flight.
 
-        What it raises is its caller's alone: a waiter tries for itself.
+        An error is raised in this thread only; a waiter claims the key.
         """
         mine, _ = self.claim([key])
         if not mine:
@@ -168,7 +168,7 @@ class SingleFlight(Generic[K, T]):
         flight.requests = (request,)
         try:
             value = fetch(request)
-        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting threads
             self.fail([key], error)
         else:
             self.complete(key, value)

@@ -1,4 +1,4 @@
-"""The tree: names as they are listed, files measured once, when a program asks or a little before."""
+"""The tree of directories and files: names come from listings, and files are measured once, on demand or ahead."""
 
 import logging
 import threading
@@ -20,16 +20,16 @@ from empiarfs.ports import Known, Origin, Sizes
 log = logging.getLogger(__name__)
 
 _NO_NAMES = {"", ".", ".."}
-BULK_STUBS = 16  # files not measured in a directory, from which on its sizes are asked for together
-MOST_BULKS = 10_000  # directories whose sizes were asked for; of one that was forgotten they are asked for again
-BULK_SECONDS = 5.0  # how long readers wait for sizes that are on their way
+BULK_STUBS = 16  # unmeasured files of a directory from which on its sizes are requested together
+MOST_BULKS = 10_000  # directories whose bulk request is remembered; a forgotten one is requested again
+BULK_SECONDS = 5.0  # how long callers wait for a bulk request
 
 
 class _Bulk:
-    """The sizes of one listing of a directory, asked for together.
+    """A request for all sizes of one listing of a directory.
 
     Args:
-        scanned: when it was listed.
+        scanned: when the directory was listed.
     """
 
     def __init__(self, scanned: float) -> None:
@@ -38,33 +38,33 @@ class _Bulk:
         self._unheeded = threading.Event()
 
     def is_awaited(self) -> bool:
-        """Return whether they are worth waiting for."""
+        """Return whether callers still wait for the sizes."""
         return not self._unheeded.is_set() and time.monotonic() < self._until
 
     def wait(self) -> None:
-        """Wait for them, but all who wait together no longer than `BULK_SECONDS`."""
+        """Wait for the sizes until `BULK_SECONDS` after the request."""
         wait(self._unheeded.wait, max(0.0, self._until - time.monotonic()))
 
     def forgo(self) -> None:
-        """Have nobody wait for them any more: they are here, or others will be here sooner."""
+        """End all waits: the sizes are here, or single requests are faster."""
         self._unheeded.set()
 
 
 class Tree:
-    """What is where.
+    """The tree of directories and files.
 
     Args:
         listings: the names.
         origin: measures files that a program waits for.
         ahead: measures files that no program waits for yet.
-        sizes: the sizes of a whole directory at once; None where there is no such source.
-        single_flight: the paths that are measured now.
-        sizes_background: runs a task that asks for sizes soon.
-        agrees: returns whether a measured file is one that the listing may round like this.
+        sizes: returns the sizes of a whole directory at once; None if there is no such source.
+        single_flight: the paths that are being measured.
+        sizes_background: runs a task that requests sizes, soon.
+        agrees: returns whether the size of a measured file rounds to the size in the listing.
         background: runs a task that measures ahead.
-        prefetch_slot: holds a connection for what no program waits for yet.
+        prefetch_slot: holds a connection for prefetch.
         keep_head: caches the first bytes of a file, which came with its size.
-        only: the entries shown at the root; all that the server lists where it is empty.
+        only: the entries shown at the root; empty for all that the server lists.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
@@ -99,31 +99,31 @@ class Tree:
         self._bulk: LruCache[str, _Bulk] = LruCache(MOST_BULKS, lambda _: 1)
 
     def listdir(self, directory: str) -> list[Node]:
-        """Return the children of `directory`: from memory, the index or the server. No file is measured.
+        """Return the children of `directory` from memory, the index or the server, without measuring files.
 
         Raises:
-            NotFound, NotADirectory, Forbidden, Unavailable: as `empiarfs.errors` tells.
+            NotFound, NotADirectory, Forbidden, Unavailable: see `empiarfs.errors`.
         """
         if not directory:
             return self._roots()
         self._check_entry(directory)
         known = self._listings.known(directory)
-        return list(known.nodes.values())  # one step of the interpreter: another thread may add a name
+        return list(known.nodes.values())  # atomic: another thread may add a name
 
     def stat(self, path: str, head: int = 0) -> File | Directory:
-        """Return what is at `path`; a file that was never measured is measured now, and its `head` bytes cached.
+        """Return what is at `path`; measure a file that was never measured, and cache its first `head` bytes.
 
-        A name that its directory does not list is asked for: the servers sometimes leave one out. An entry that was
-        named is a directory, as the root shows it, and is not asked for.
+        A name that its directory does not list is requested: the servers sometimes leave one out. The entries of
+        `only` are directories, as at the root, and are not requested.
 
         Raises:
-            NotFound, Forbidden, Unavailable: as `empiarfs.errors` tells.
+            NotFound, Forbidden, Unavailable: see `empiarfs.errors`.
         """
         if not path:
             return Directory("")
         self._check_entry(path)
         bulk = self._bulk.get(parent_path(path))
-        if bulk is None or not bulk.is_awaited():  # else the sizes will be here sooner than one by one
+        if bulk is None or not bulk.is_awaited():  # else the bulk request is faster
             for sibling in self.next_after(path, use="stat"):
                 self._background(partial(self.measure_ahead, sibling))
         match self._listings.node(path):
@@ -137,21 +137,21 @@ class Tree:
                 return known
 
     def check(self, entry: str) -> None:
-        """Ask whether there is `entry`, unless that is known.
+        """Request `entry` to check that it exists, unless that is known.
 
         Raises:
-            NotFound, Forbidden, Unavailable: as `empiarfs.errors` tells.
+            NotFound, Forbidden, Unavailable: see `empiarfs.errors`.
         """
         self._check_entry(entry)
         if self._listings.node(entry) is None:
             self._single_flight.call(entry, lambda request: self._ask(entry, request))
 
     def next_after(self, path: str, *, use: str) -> list[str]:
-        """Record that `path` is used, and give the siblings that its user will want next; none unless he walks.
+        """Record that `path` is used; return the siblings that a sequential user needs next.
 
         Args:
             path: a file.
-            use: what it is used for; each use is followed by itself.
+            use: the kind of use; each is tracked separately.
         """
         directory = parent_path(path)
         known = self._listings.cached(directory)
@@ -159,7 +159,7 @@ class Tree:
             return []
         bulk = self._bulk.get(directory)
         if use == "read" and bulk is not None:
-            bulk.forgo()  # who opens file by file is served sooner one by one than by waiting for all sizes
+            bulk.forgo()  # for a program that opens file by file, single requests are faster
         key = f"{use} {directory}"
         detector = self._orders.get(key)
         if detector is None or detector.scanned != known.scanned:
@@ -168,20 +168,19 @@ class Tree:
         return detector.after(base_name(path))
 
     def measure_ahead(self, path: str, head: int = 0) -> Node | None:
-        """Return what is at `path`, measured before a program asks, its `head` bytes cached; None where that fails.
+        """Measure `path` ahead of use, and cache its first `head` bytes; return None if that fails.
 
-        Nothing is listed for it, and what is measured already by another thread is not waited for.
+        Lists nothing, and does not wait for another thread that measures `path`.
 
         Raises:
-            Throttled: the server is to be asked less.
+            Throttled: the server throttles.
         """
         node = self._listings.cached_node(path)
         if not isinstance(node, Stub):
             return node
         try:
-            with (
-                self._prefetch_slot()
-            ):  # before the claim: a program that waits for it would wait for the slot, too
+            # the slot before the claim: a program that waits for `path` would also wait for the slot
+            with self._prefetch_slot():
                 return self._single_flight.try_run(path, lambda request: self._find_ahead(path, request, head))
         except Throttled:
             raise
@@ -189,13 +188,13 @@ class Tree:
             return None
 
     def mark_changed(self, file: File) -> None:
-        """Record that `file` is no longer what it was: it will be measured anew."""
+        """Record that `file` has changed: it will be measured again."""
         self._listings.mark_changed(file)
 
     def _check_entry(self, path: str) -> None:
-        """Raise NotFound for what no archive holds, without asking: all that stands at the root is numbers.
+        """Raise NotFound, without a request, for what no archive holds: the root holds only entry numbers.
 
-        Nor is a path that climbs asked for: the library that sends the request would ask for what it leads to.
+        A path with `..` is not requested either: the HTTP library would request the path it resolves to.
         """
         entry, *below = path.split("/")
         if any(name in _NO_NAMES or "\0" in name for name in below):
@@ -210,7 +209,7 @@ class Tree:
         return [node for node in list(listed) if isinstance(node, Directory) and is_entry_number(node.path)]
 
     def _first_look(self, path: str, head: int) -> File | Directory:
-        """Measure a file, and begin to measure its siblings."""
+        """Measure a file, and begin to measure its siblings in bulk."""
         known = self._known_sizes(parent_path(path))
         node = known.nodes.get(base_name(path))
         if isinstance(node, File | Directory):
@@ -218,16 +217,16 @@ class Tree:
         return self._single_flight.call(path, lambda request: self._find(path, request, head))
 
     def _known_sizes(self, directory: str) -> Known:
-        """Return the directory, with all its sizes where they can be had at once.
+        """Return the directory, with all its sizes if they can be requested at once.
 
-        The first caller starts the request for them and does not wait; later callers wait while it is under way.
+        The first caller starts that request and does not wait for it; later callers wait while it is in flight.
         """
         known = self._listings.known(directory)
         if self._sizes is None:
             return known
         mine = _Bulk(known.scanned)
         bulk = self._bulk.setdefault(directory, mine)
-        if bulk.scanned != known.scanned:  # listed anew; two threads here at once ask twice, and know the same
+        if bulk.scanned != known.scanned:  # listed again; two threads here at once both send the same request
             bulk = mine
             self._bulk.put(directory, mine)
         if bulk is not mine:
@@ -241,7 +240,7 @@ class Tree:
 
     def _take_sizes(self, directory: str, known: Known, bulk: _Bulk) -> None:
         try:
-            assert self._sizes is not None  # noqa: S101 - the caller has looked
+            assert self._sizes is not None  # noqa: S101 - the caller has checked
             stubs = [node for node in list(known.nodes.values()) if isinstance(node, Stub)]
             self._listings.keep_all(known, self._sizes.measure_all(directory, stubs))
         except ArchiveError as error:
@@ -255,14 +254,14 @@ class Tree:
         return self._find(path, request, head)
 
     def _find(self, path: str, request: Hedgeable, head: int) -> File | Directory:
-        """Measure what is at `path` for a program that waits, unless it is known by now; keep what comes of it."""
+        """Measure `path` for a program that waits, unless it is known by now, and store the result."""
         node = self._listings.cached_node(path)
         if isinstance(node, File | Directory):
             return node
         found, data = self._measure(path, request, head, again=isinstance(node, Stub))
         if not self._is_plausible(found):
             self._listings.rescan(parent_path(path))
-        if not self._is_plausible(found):  # then it was not the listing that was wrong
+        if not self._is_plausible(found):  # then the listing was not outdated
             found, data = self._measure(path, request, head, again=False)
         if isinstance(found, File) and not self._is_plausible(found):
             stub = self._listings.cached_node(path)
@@ -271,7 +270,7 @@ class Tree:
         return self._keep(found, data)
 
     def _find_ahead(self, path: str, request: Hedgeable, head: int) -> File | Directory:
-        """Measure what is at `path`; what is odd is left to the program that will ask."""
+        """Measure `path` ahead of use; an implausible result is left to the program that will need it."""
         node = self._listings.cached_node(path)
         if isinstance(node, File | Directory):
             return node
@@ -287,7 +286,7 @@ class Tree:
         return known
 
     def _measure(self, path: str, request: Hedgeable, head: int, *, again: bool) -> tuple[File | Directory, bytes]:
-        """Ask for `path`; once more for a listed file that a server did not know: another one may."""
+        """Measure `path`; once more if a server does not know a listed file: another server may."""
         try:
             return _measured(self._origin, path, request, head)
         except NotFound:
@@ -297,13 +296,13 @@ class Tree:
             raise
 
     def _is_plausible(self, found: File | Directory) -> bool:
-        """Return whether the listing may have rounded the length of what was measured."""
+        """Return whether the size of what was measured rounds to the size in the listing."""
         node = self._listings.cached_node(found.path)
         return not (isinstance(node, Stub) and isinstance(found, File)) or self._agrees(node, found)
 
 
 def _measured(origin: Origin, path: str, request: Hedgeable, head: int) -> tuple[File | Directory, bytes]:
-    """Return what `origin` says is at `path`, and its first `head` bytes."""
+    """Measure `path` at `origin`; return it and its first `head` bytes."""
     try:
         return origin.open(path, head, token=request) if head else (origin.measure(path, token=request), b"")
     except IsADirectory:

@@ -1,4 +1,4 @@
-"""Which names below a directory a program means: whole trees, and patterns; the only module that knows globs."""
+"""Walks of directory trees, and glob patterns; the only module that knows globs."""
 
 import fnmatch
 import re
@@ -20,13 +20,14 @@ def walk(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each directory from `directory` down, with the names of its directories and of its files.
 
-    Top-down and in the order of the listings. A name that the caller removes from the list of directories before
-    it takes the next triple is not entered. Each directory is listed once, when the walk comes to it.
+    The walk is top-down and in the order of the listings. A name that the caller removes from the list of
+    directories before it takes the next triple is not entered. Each directory is listed once, when the walk reaches
+    it.
 
     Args:
         listdir: lists a directory.
-        directory: where the walk begins.
-        onerror: called with the error of a directory that cannot be listed, which is then left out.
+        directory: the root of the walk.
+        onerror: called with the error of a directory that cannot be listed, which is then skipped.
 
     Raises:
         ArchiveError: a directory cannot be listed, and there is no `onerror`.
@@ -50,11 +51,11 @@ def walk(
 def glob(listdir: Listdir, pattern: str) -> Iterator[str]:
     """Yield the paths that match `pattern`, each once.
 
-    `*` stands for any part of a name, `?` for one character, `[abc]` and `[!abc]` for one of some, and a whole name
-    `**` for any number of directories, none among them; at the end it stands for all that is below. A name that
-    holds such characters itself is found as it is written, before what the pattern matches. The matches in a
-    directory come before those further below, both in the order of the listings. Only directories that may hold a
-    match are listed, each once, when the caller comes to them; one that the server does not list holds no match.
+    `*` matches any part of a name, `?` one character, `[abc]` and `[!abc]` one of a set, and a whole name `**` any
+    number of directories, including none; at the end of the pattern `**` matches everything below. A name that
+    itself holds such characters matches literally, before the names that the pattern matches. The matches in a
+    directory come before those below it, both in the order of the listings. Only directories that may hold a match
+    are listed, each once, when the iteration reaches them; a directory that the server does not list holds none.
 
     Args:
         listdir: lists a directory.
@@ -69,13 +70,13 @@ def glob(listdir: Listdir, pattern: str) -> Iterator[str]:
 
 
 def _below(listdir: Listdir, directory: str, names: Sequence[str], states: frozenset[int]) -> Iterator[str]:
-    """Yield what matches below `directory`.
+    """Yield the matches below `directory`.
 
     Args:
         listdir: lists a directory.
-        directory: where to look.
-        names: those of the pattern.
-        states: how many of them may have led here.
+        directory: the directory to search.
+        names: the names of the pattern.
+        states: the numbers of names that may have matched up to here.
     """
     literal = _literal(names, states)
     if literal is not None:
@@ -88,7 +89,7 @@ def _below(listdir: Listdir, directory: str, names: Sequence[str], states: froze
         return
     wanted = {names[state] for state in states if state < len(names)}
     entered = []
-    # the sort is stable: names that are written as they are come first, the rest as it is listed
+    # the sort is stable: literal matches come first, the rest in the order of the listing
     for node in sorted(nodes, key=lambda node: base_name(node.path) not in wanted):
         stepped = _stepped(names, states, base_name(node.path))
         if len(names) in stepped or (names[-1] == _ANY_DEPTH and len(names) - 1 in states & stepped):
@@ -101,9 +102,9 @@ def _below(listdir: Listdir, directory: str, names: Sequence[str], states: froze
 
 
 def _literal(names: Sequence[str], states: frozenset[int]) -> str | None:
-    """Return the one name that leads on from here and need not be looked up in a listing; None where there is none.
+    """Return the only possible next name if it needs no listing, else None.
 
-    The last name is looked up: it must be there to match.
+    The last name of the pattern needs one: it matches only if it exists.
     """
     if len(states) != 1:
         return None
@@ -112,7 +113,7 @@ def _literal(names: Sequence[str], states: frozenset[int]) -> str | None:
 
 
 def _reached(names: Sequence[str], states: set[int]) -> frozenset[int]:
-    """Return `states` and those that need no further name: `**` may stand for no directory."""
+    """Return `states` and those reachable without a name: `**` also matches no directory."""
     reached = set(states)
     for state, name in enumerate(names):
         if state in reached and name == _ANY_DEPTH:

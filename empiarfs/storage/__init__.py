@@ -1,1 +1,1 @@
-"""What is kept between runs: blocks and the tree."""
+"""Storage between runs: blocks and the index of the tree."""

@@ -1,4 +1,4 @@
-"""The file of a chunk: written at once, read whole or in part, and verified whenever it is read."""
+"""Reads and writes the file of a chunk: written at once, read whole or in part, verified at each read."""
 
 import errno
 import os
@@ -16,16 +16,16 @@ MOST_TRIES = 5  # to create a file
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The blocks that a file holds, by number, and how many of those that were wanted are damaged."""
+    """The requested blocks that a file holds, by number, and how many of them are damaged."""
 
     blocks: dict[int, bytes] = field(default_factory=dict)
     damaged: int = 0
 
 
 def read(path: str, chunk: Chunk, numbers: Sequence[int]) -> Stored:
-    """Return the blocks `numbers`, ascending, of `chunk` that the file `path` holds.
+    """Read those blocks of the ascending `numbers` of `chunk` that the file `path` holds.
 
-    Most of a chunk is read with one call, as a cold disk has milliseconds a call; few blocks are read alone.
+    If that is most of the chunk, one call reads all of it: a call to a cold disk takes milliseconds.
 
     Raises:
         FileNotFoundError: the file is gone.
@@ -66,7 +66,7 @@ def _read(file: int, chunk: Chunk, numbers: Sequence[int]) -> Stored:
 
 
 def write(path: str, pieces: Sequence[bytes]) -> int:
-    """Create the file `path` of `pieces`, and return its length; nothing is left of one that is not whole.
+    """Create the file `path` from `pieces`, and return its length; delete it if it cannot be written completely.
 
     Raises:
         OSError: it cannot be written.
@@ -85,9 +85,9 @@ def write(path: str, pieces: Sequence[bytes]) -> int:
 
 
 def _create(path: str) -> int:
-    """Create the file `path` and its two folders; another thread may be removing empty ones.
+    """Create the file `path` and its two folders, again if another thread removes empty folders meanwhile.
 
-    The store's own folder is not made here: that would be open to others.
+    The store's own folder is not created here: it needs checks.
     """
     for _ in range(MOST_TRIES):
         try:

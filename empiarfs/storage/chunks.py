@@ -1,8 +1,8 @@
-"""A chunk: the blocks of an aligned part of a file that are stored together, how it is named and verified. Pure.
+"""The format of a chunk, the blocks of an aligned part of a file that are stored together; pure.
 
 The head holds the digest of the key, and for each block that the chunk may hold its length and a checksum over
-key, place and bytes: a block that was cut, swapped or flipped is found, and the others in its chunk are still good.
-Blocks that are absent take no room behind the head.
+key, position and bytes: truncated, swapped and flipped blocks are detected, and the other blocks stay usable.
+Absent blocks take no room behind the head.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ class Chunk:
     """The name of a chunk.
 
     Attributes:
-        archive: the archive its file belongs to.
+        archive: the archive of the file.
         block_bytes: the length of a block.
-        file: which version of which file.
-        number: which chunk of it.
+        file: the version of the file.
+        number: the number of the chunk in the file.
     """
 
     archive: str
@@ -48,7 +48,7 @@ class Chunk:
 
     @property
     def key(self) -> str:
-        """The key of the chunk in the database, from which `parse_key` reads the chunk again."""
+        """The key of the chunk in the database, which `parse_key` parses."""
         file = self.file
         # SQLite's text holds no surrogate escapes
         path = file.path.encode("utf-8", "surrogateescape").decode("latin-1")
@@ -72,7 +72,7 @@ class Chunk:
         return self.head_bytes + len(self.numbers) * self.block_bytes
 
     def is_complete(self, blocks: Mapping[int, bytes]) -> bool:
-        """Return whether `blocks`, all of this chunk, are all that the file has in it."""
+        """Return whether `blocks`, all of this chunk, are all blocks that the file has in it."""
         end = min(self.numbers.stop, -(-self.file.size // self.block_bytes))
         return len(blocks) >= max(1, end - self.numbers.start)
 
@@ -81,7 +81,7 @@ class Head:
     """The head of a chunk: where in its file each block lies.
 
     Attributes:
-        spans: the places of the blocks that are present, by number; they follow each other.
+        spans: the spans of the present blocks in the chunk's file, by number, consecutive.
     """
 
     def __init__(self, chunk: Chunk, entries: Iterable[tuple[int, int]]) -> None:
@@ -97,18 +97,18 @@ class Head:
                 end += length
 
     def is_whole(self, number: int, data: "bytes | memoryview[int]") -> bool:
-        """Return whether `data` is the block `number`, which is present, as it was stored."""
+        """Return whether `data` is the present block `number` as it was stored."""
         checksum = _checksum(self._digest, number - self._first, data)
         return len(data) == self.spans[number].size and checksum == self._checksums[number]
 
 
 def blocks_in_chunk(block_bytes: int) -> int:
-    """Return how many blocks of `block_bytes` a chunk holds at most; at least one."""
+    """Return the maximum number of blocks of `block_bytes` in a chunk, at least one."""
     return max(1, CHUNK_BYTES // block_bytes)
 
 
 def split(numbers: Iterable[int], block_bytes: int) -> list[tuple[int, list[int]]]:
-    """Return ascending block numbers chunk by chunk: the number of a chunk, and those of the blocks in it."""
+    """Return ascending block numbers by chunk: for each chunk its number, and those of its blocks."""
     count = blocks_in_chunk(block_bytes)
     return [(chunk, list(inside)) for chunk, inside in groupby(numbers, lambda number: number // count)]
 
@@ -124,17 +124,17 @@ def pack(chunk: Chunk, blocks: Mapping[int, bytes]) -> list[bytes]:
 
 
 def parse(chunk: Chunk, head: bytes) -> Head | None:
-    """Return what `head` says; None where it is not the head of `chunk`, or not whole."""
+    """Return `head` parsed; None if it is not the complete head of `chunk`."""
     if len(head) != chunk.head_bytes or head[: _HEAD.size] != _HEAD.pack(_MAGIC, _digest(chunk)):
         return None
     entries = list(_ENTRY.iter_unpack(head[_HEAD.size :]))
     if any(length > chunk.block_bytes for length, _ in entries if length != _ABSENT):
-        return None  # a length that is wrong asks for any memory
+        return None  # a wrong length could demand any amount of memory
     return Head(chunk, entries)
 
 
 def parse_key(key: str) -> Chunk | None:
-    """Return the chunk whose key is `key`; None where it is the key of none."""
+    """Return the chunk whose key is `key`; None if it is not a key of a chunk."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None
@@ -145,7 +145,7 @@ def parse_key(key: str) -> Chunk | None:
 
 
 def block_count(chunk: Chunk, size: int) -> int:
-    """Return how many blocks a file of `size` bytes with `chunk` holds: all are whole but the last of the file."""
+    """Return the number of blocks in a chunk file of `size` bytes: all are full but the last of the file."""
     return max(0, -(-(size - chunk.head_bytes) // chunk.block_bytes))
 
 

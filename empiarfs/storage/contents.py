@@ -1,4 +1,4 @@
-"""What a look into the cache folder finds; values only."""
+"""The results of inspecting the cache folder; values only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from empiarfs.storage.database import Place
 
 @dataclass(frozen=True, slots=True)
 class EntryUsage:
-    """What is stored of one entry of one archive."""
+    """The stored blocks of one entry of one archive."""
 
     archive: str
     entry: str
@@ -20,17 +20,18 @@ class EntryUsage:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a cache folder holds.
+    """The contents of a cache folder.
 
     Attributes:
-        parts: entry by entry.
-        oldest, newest: when a block was stored or used last, in seconds since 1970; None where there is none.
-        index_bytes: of all listings together.
-        directories: how many are listed.
-        measured: of how many files the exact size is known.
-        free, min_free: bytes free on the file system, and those of them that the cache always leaves free.
-        errors: what cannot be used, and why.
-        unrecognised: what is not ours.
+        parts: the usage of each entry.
+        oldest, newest: when the least and the most recently used block was used, in seconds since 1970; None if
+            there is none.
+        index_bytes: the bytes of all indexes.
+        directories: the number of listed directories.
+        measured: the number of files whose exact size is known.
+        free, min_free: the free bytes of the file system, and those that the cache always leaves free.
+        errors: each database that cannot be used, and why.
+        unrecognised: the files that are not part of the cache.
     """
 
     parts: tuple[EntryUsage, ...]
@@ -62,16 +63,16 @@ class Contents:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What a look at every block has found.
+    """The result of verifying every block.
 
     Attributes:
-        blocks: how many were read.
-        bytes: those of their chunks.
-        damaged: how many were not what their names say; their chunks are removed.
-        missing: of how many chunks the file was gone; their rows are removed.
-        orphans: how many files belonged to no row; they are removed.
-        errors: what could not be looked at, and why.
-        unrecognised: what is not ours, and stays.
+        blocks: the number of blocks that were read.
+        bytes: the bytes of their chunks.
+        damaged: the number of blocks that failed verification; their chunks are removed.
+        missing: the number of chunks without a file; their rows are removed.
+        orphans: the number of files without a row; they are removed.
+        errors: each database that could not be verified, and why.
+        unrecognised: the files that are not part of the cache, which stay.
     """
 
     blocks: int = 0
@@ -94,8 +95,8 @@ class SampledBlock:
 
     Attributes:
         chunk: the chunk that holds it.
-        place: where that is.
-        number: which block of the file it is.
+        place: the place of the chunk.
+        number: the number of the block in the file.
         data: its bytes.
     """
 

@@ -1,7 +1,7 @@
-"""Blocks on disk, within their limits.
+"""The block store on disk, within its limits.
 
 Blocks of an aligned part of a file are stored together, as a chunk: a file and a row cost more than the bytes. Each
-block is verified whenever it is read: one that was cut, swapped or flipped is a block that is not here.
+block is verified whenever it is read: one that was truncated, swapped or flipped counts as missing.
 """
 
 import errno
@@ -30,11 +30,11 @@ from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)
 
-FLOOR_SHARE = 0.05  # of the file system that stays free, whatever the limit says
+FLOOR_SHARE = 0.05  # of the file system, which stays free whatever the limit is
 FLOOR_BYTES = 2 * GIB
 TOUCHED_AT_ONCE = 256
-MOST_USED = 65_536  # chunks noted as used until the database records it
-LOOK_SECONDS = 1.0  # how old a look at the free space may be
+MOST_USED = 65_536  # used chunks that the database has not recorded yet
+LOOK_SECONDS = 1.0  # how old the last check of the database and the free space may be
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
 TROUBLES = (*FAILURES, OSError, ValueError, TypeError)
 
@@ -42,21 +42,21 @@ T = TypeVar("T")
 
 
 def min_free_of(total: int) -> int:
-    """Return how many of `total` bytes of a file system are always left free."""
+    """Return how many bytes of a file system of `total` bytes are always left free."""
     return max(int(total * FLOOR_SHARE), FLOOR_BYTES)
 
 
 class DiskStore:
-    """Blocks below `folder`, at most `most` bytes of them, the ones used last.
+    """Stores at most `most` bytes of blocks in `folder`; the least recently used are evicted.
 
     Args:
-        folder: made if it is missing, with mode 0700.
+        folder: the folder, created with mode 0700 if it is missing.
         most: the most bytes to store.
-        archive: which archive the paths belong to; two that hold the same path are two.
-        block_bytes: the length of a block, a part of its name.
+        archive: the archive of the paths; the same path in two archives is two files.
+        block_bytes: the length of a block, a part of the key.
 
     Raises:
-        OSError: the folder is another user's, others may write to it, or it cannot be made.
+        OSError: the folder belongs to another user, others may write to it, or it cannot be created.
     """
 
     def __init__(self, folder: Path, most: int, *, archive: str, block_bytes: int) -> None:
@@ -69,20 +69,20 @@ class DiskStore:
         self._most = most
         self._archive = archive
         self._block_bytes = block_bytes
-        self._used: dict[str, None] = {}  # chunks read since the database last recorded it
+        self._used: dict[str, None] = {}  # chunks that were read and are not recorded as used yet
         self._looked = float("-inf")
         self._damaged = float("-inf")  # when the last damaged block was found
         self._looking = threading.Lock()
         self._full = self._is_closed = False
         self._breaker = CircuitBreaker(f"the cache in {folder}")
-        self._outdated = self._wrong = False  # the database is to be opened again; its content is wrong
+        self._outdated = self._wrong = False  # the database is to be reopened; its content is corrupt
         self._identity: Identity | None = None
         self._database: Database | None = None
         self.broken = 0
         try:
             self._open()
         except (PermissionError, NotADirectoryError, FileExistsError):
-            raise  # to be chosen otherwise, not to be done without
+            raise  # the user must choose another folder
         except TROUBLES as error:
             self._record_failure(error, "writing")
 
@@ -116,7 +116,7 @@ class DiskStore:
             self._record_failure(error, "writing")
 
     def kept(self) -> int | None:
-        """Return the bytes now stored; None where that cannot be found now, which is no trouble of a reader's."""
+        """Return the bytes that are stored; None if they are not available now."""
         database = self._database
         try:
             return self._wait(database, database.stored_bytes) if database is not None else 0
@@ -124,7 +124,7 @@ class DiskStore:
             return None
 
     def close(self) -> None:
-        """Close the database; a disk that hangs is not waited for."""
+        """Close the database; do not wait for a disk that hangs."""
         self._is_closed = True
         database, self._database = self._database, None
         if database is None:
@@ -136,10 +136,10 @@ class DiskStore:
         database.close(CLOSE_SECONDS)
 
     def _wait(self, database: Database, call: Callable[[], T], seconds: float | None = None) -> T | None:
-        """Return what `call` returns in a thread of the database; None where that is closed, or takes too long.
+        """Return what `call` returns in a thread of the database; None if that is closed, or takes too long.
 
         Raises:
-            Cancelled: no reader waits for it any more.
+            Cancelled: the caller is to stop waiting.
         """
         future = database.submit(call)
         if future is None:
@@ -163,9 +163,9 @@ class DiskStore:
         return found
 
     def _read(self, database: Database, chunk: Chunk, numbers: list[int] | range) -> tuple[Place | None, Stored]:
-        """Return where `chunk` is, and those blocks of `numbers` that are whole there."""
+        """Return the place of `chunk`, and those blocks of `numbers` that are intact there."""
         place = None
-        for _ in range(2):  # a chunk that was stored again meanwhile is in another file
+        for _ in range(2):  # once more for a chunk that was stored again meanwhile, in another file
             place = database.find(chunk.key)
             if place is None:
                 break
@@ -184,10 +184,10 @@ class DiskStore:
         self._breaker.success()
 
     def _merge(self, database: Database, chunk: Chunk, blocks: dict[int, bytes]) -> None:
-        """Store `blocks` in `chunk`, with those of it that are whole on disk.
+        """Store `blocks` in `chunk`, with its blocks that are intact on disk.
 
-        No lock is held in between: of two writers of one chunk the later one may not have seen the other's blocks,
-        which are then fetched again. Neither file is ever changed.
+        No lock is held between read and write: the later of two writers may replace the other's blocks, which are
+        then fetched again. A chunk file is never changed.
         """
         place, stored = (
             (None, Stored()) if chunk.is_complete(blocks) else self._read(database, chunk, chunk.numbers)
@@ -199,7 +199,7 @@ class DiskStore:
             database.store(chunk.key, chunks.pack(chunk, merged))
 
     def _repair(self, database: Database, chunk: Chunk) -> None:
-        """Leave of `chunk` the blocks that are whole."""
+        """Store `chunk` again without its damaged blocks."""
         try:
             if not self._breaker.is_open("writing"):
                 self._merge(database, chunk, {})
@@ -207,7 +207,7 @@ class DiskStore:
             self._record_failure(error, "writing")
 
     def _report_damage(self, file: File, count: int) -> None:
-        """Record that blocks of `file` are damaged; a disk that fails damages many, and is logged once."""
+        """Record that blocks of `file` are damaged; a failing disk damages many, which are logged once."""
         self.broken += count
         now = time.monotonic()
         if now - self._damaged > CALM_SECONDS:
@@ -215,7 +215,7 @@ class DiskStore:
         self._damaged = now
 
     def _touch(self, database: Database) -> None:
-        """Tell the database which chunks were used."""
+        """Record in the database which chunks were used."""
         used, self._used = self._used, {}
         if not used:
             return
@@ -224,7 +224,7 @@ class DiskStore:
                 cache.touch(key, expire=CENTURY)
 
     def _writable(self) -> Database | None:
-        """Return the database if a block may be stored now. Now and then, look whether it is there and has room."""
+        """Return the database if it exists and has room, checked each `LOOK_SECONDS`, else None."""
         with self._looking:
             now = time.monotonic()
             if self._database is None or self._outdated or now - self._looked >= LOOK_SECONDS:
@@ -236,7 +236,7 @@ class DiskStore:
             return None if self._full else self._database
 
     def _open(self) -> None:
-        """Open the database; one whose content is wrong is replaced by an empty one."""
+        """Open the database; replace one whose content is corrupt by an empty one."""
         ensure_private(self._folder)
         check_private_file(self._database_file)
         opened = None
@@ -248,7 +248,7 @@ class DiskStore:
             if may_be_whole(error):
                 raise
             self._breaker.failure(error, "")
-        except (ValueError, TypeError) as error:  # settings in it that diskcache cannot take
+        except (ValueError, TypeError) as error:  # it holds settings that diskcache cannot use
             self._breaker.failure(error, "")
         if opened is None:
             for file in self._folder.glob(f"{NAME}*"):
@@ -260,18 +260,18 @@ class DiskStore:
         before, self._database = self._database, opened
         if before is not None:
             before.close()
-        if self._is_closed:  # meanwhile
+        if self._is_closed:  # it was closed meanwhile
             self.close()
 
     def _is_another(self) -> bool:
-        """Return whether the database is no longer the file that was opened: its folder was deleted, say."""
+        """Return whether the database is not the file that was opened, as after its folder was deleted."""
         return identity(self._database_file) != self._identity
 
     def _has_room(self, database: Database) -> bool:
-        """Return whether the free space is above the floor; shrink where it is not."""
+        """Return whether the free space is above the floor; evict chunks if it is not."""
         disk = shutil.disk_usage(self._folder)
         floor = min_free_of(disk.total)
-        database.stored_bytes()  # see there: `volume` would try for a minute
+        database.stored_bytes()  # fails in time if the database is locked; `volume` would retry for a minute
         with database.connected() as cache:
             most = min(self._most, max(0, cache.volume() + disk.free - floor))
             cache.reset("size_limit", most, update=False)
@@ -283,8 +283,8 @@ class DiskStore:
             return False
 
     def _record_failure(self, error: Exception, use: str) -> None:
-        """Record that `use` of the database failed; it may have to be opened again."""
-        row = isinstance(error, ValueError | TypeError)  # one that another program wrote; the others are good
+        """Record that `use` of the database failed; it may have to be reopened."""
+        row = isinstance(error, ValueError | TypeError)  # a row of another program; the others are good
         self._breaker.failure(error, "" if row else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or isinstance(error, FAILURES)

@@ -1,11 +1,11 @@
-"""Forks wait until no thread is inside SQLite: a child finds its locks open, and nothing of its parent's begun."""
+"""Delays forks until no thread is inside SQLite: a child inherits no held locks and no open transactions."""
 
 import os
 import threading
 
 
 class _ForkGuard:
-    """How many threads are inside; none goes in while the process forks."""
+    """Counts the threads inside; no thread enters while the process forks."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -25,14 +25,14 @@ class _ForkGuard:
                 self._changed.notify_all()
 
     def before(self) -> None:
-        """Let no thread in, and wait until all are out; the lock is held through the fork."""
+        """Let no thread enter, and wait until all have left; the lock is held during the fork."""
         self._changed.acquire()
         self._forking = True
         while self._count:
             self._changed.wait()
 
     def after(self) -> None:
-        """Let all in again, in the parent and in the child."""
+        """Let threads enter again, in the parent and in the child."""
         self._forking = False
         self._changed.notify_all()
         self._changed.release()

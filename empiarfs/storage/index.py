@@ -1,4 +1,4 @@
-"""The tree, kept between runs in SQLite: listings, exact sizes, names that were not there."""
+"""The index of the tree, stored in SQLite: listings, exact sizes and absent names."""
 
 import logging
 import sqlite3
@@ -29,10 +29,10 @@ from empiarfs.storage.index_tables import (
 
 log = logging.getLogger(__name__)
 
-MISSES = 2  # listings in a row that lack a name before it is believed gone
+MISSES = 2  # consecutive listings that lack a name before it is removed
 MOST_ABSENT = 100_000
-ABSENT_AT_ONCE = 1000  # taken in until they are counted again, which reads them all
-LOOK_SECONDS = 1.0  # how old a look at the file may be
+ABSENT_AT_ONCE = 1000  # added between two counts, which read them all
+LOOK_SECONDS = 1.0  # how old the last check of the file may be
 
 _ADD = """
 INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?)
@@ -43,17 +43,17 @@ ON CONFLICT DO UPDATE SET
 
 
 def index_file(cache_dir: Path, archive: str) -> Path:
-    """Return where the index of `archive` is kept."""
+    """Return the path of the index of `archive`."""
     return cache_dir / FOLDER / f"tree-{archive}.sqlite"
 
 
 class SqliteIndex:
     """An index in one SQLite file, shared by all processes that use the cache.
 
-    Where the file cannot be used, or there is None, the index lives in memory and is gone with the process.
+    If the file cannot be used, or is None, the index is in memory and ends with the process.
 
     Raises:
-        NotSafe: others may have written the file.
+        UnsafePath: others may have written the file.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -62,9 +62,9 @@ class SqliteIndex:
         self._breaker = CircuitBreaker(f"the index {file}")
         self._looked = time.monotonic()
         self._identity: Identity | None = None
-        self._absences = 0  # taken in by this process
-        self._wrong = False  # the content of the file is
-        self._outdated = False  # the file is to be opened anew
+        self._absences = 0  # added by this process
+        self._wrong = False  # the content of the file is corrupt
+        self._outdated = False  # the file is to be reopened
         self._database: sqlite3.Connection | None = None
         try:
             with fork_guard:
@@ -189,9 +189,9 @@ class SqliteIndex:
 
     @contextmanager
     def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
-        """Yield the database for one transaction; its trouble is told once, and for a while it knows nothing."""
+        """Yield the database for one transaction; while it cannot be used, yield one without tables."""
         with fork_guard, self._lock:
-            database = self._usable(use) or sqlite3.connect(":memory:")  # without tables, it knows nothing
+            database = self._usable(use) or sqlite3.connect(":memory:")  # without tables: each query fails
             try:
                 yield database
                 database.commit()
@@ -205,7 +205,7 @@ class SqliteIndex:
                     database.close()
 
     def _usable(self, use: str) -> sqlite3.Connection | None:
-        """Return the database, opened anew where that is due; None after a close, or where `use` of it rests."""
+        """Return the database, reopened if necessary; None after a close, or while `use` is suspended."""
         if self._database is None or self._file is None:
             return self._database
         if self._breaker.is_open(use):
@@ -214,7 +214,7 @@ class SqliteIndex:
         if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._breaker.is_open("opening"):
             self._looked = now
             try:
-                if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, say
+                if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, for example
                     before = self._database
                     if self._identity is not None:
                         before.close()  # first: a connection that failed may hold locks
@@ -226,7 +226,7 @@ class SqliteIndex:
         return self._database
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file; one that is broken or of another version is set aside."""
+        """Open the file; rename one that is corrupt or of another version."""
         if self._file is None:
             return with_tables(connect(None))
         ensure_private(self._file.parent)
@@ -247,15 +247,15 @@ class SqliteIndex:
         return database
 
     def _fall_back(self, error: Exception) -> None:
-        """Live in memory, until the file can be opened."""
+        """Use a database in memory until the file can be opened."""
         self._breaker.failure(error, "opening")
         if self._database is None or self._identity is not None:
             self._database = with_tables(connect(None))
         self._identity, self._outdated = None, True
 
     def _record_failure(self, error: Exception, use: str) -> None:
-        """Record that `use` of the database failed; it may have to be opened anew."""
-        absurd = isinstance(error, OverflowError)  # a value, not the file
+        """Record that `use` of the database failed; it may have to be reopened."""
+        absurd = isinstance(error, OverflowError)  # the value is wrong, not the file
         self._breaker.failure(error, "" if absurd else use)
         self._wrong = self._wrong or is_wrong(error)
         self._outdated = self._outdated or not absurd

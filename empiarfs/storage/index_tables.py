@@ -1,4 +1,4 @@
-"""The tables of an index: how entries are written into their rows and read from them, counted and forgotten."""
+"""The tables of an index, and the conversion between nodes and rows."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_
 from empiarfs.storage import sqlite
 from empiarfs.storage.circuit_breaker import JOURNAL
 
-VERSION = 2  # of the tables; a file of another version is set aside
-BUSY_SECONDS = 0.5  # how long a file that another process locks is waited for; a reader waits too
+VERSION = 2  # of the tables; a file of another version is renamed
+BUSY_SECONDS = 0.5  # how long to wait for a file that another process has locked; a reader waits as long
 
 _TABLES = (
     """
@@ -22,8 +22,8 @@ CREATE TABLE entries (
     name BLOB NOT NULL,
     position INTEGER NOT NULL,    -- where the listing shows it
     is_directory INTEGER NOT NULL,
-    listed INTEGER NOT NULL,      -- 0: found by asking, in no listing yet
-    missed INTEGER NOT NULL,      -- listings in a row that lacked it
+    listed INTEGER NOT NULL,      -- 0: measured, in no listing yet
+    missed INTEGER NOT NULL,      -- consecutive listings that lacked it
     listed_size TEXT NOT NULL,
     listed_date TEXT NOT NULL,
     size INTEGER,                 -- exact; NULL until it is measured
@@ -40,7 +40,7 @@ _Row = tuple[bytes, int, str, str, int | None, int | None, int]
 
 
 def key_of(path: str) -> bytes:
-    """Return `path`, or a name, as the tables hold it; names need not be UTF-8."""
+    """Return a path or a name as it is in the tables; names need not be UTF-8."""
     return path.encode("utf-8", "surrogateescape")
 
 
@@ -51,10 +51,10 @@ def below(path: str) -> tuple[bytes, bytes]:
 
 
 def entry_of(directory: str, row: _Row) -> Node:
-    """Return what `row` of `directory` tells of.
+    """Return the node of `row` in `directory`.
 
     Raises:
-        sqlite3.Error: this program did not write it.
+        sqlite3.Error: another program wrote the row.
     """
     name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
     if not _is_ours(row):
@@ -68,7 +68,7 @@ def entry_of(directory: str, row: _Row) -> Node:
 
 
 def _is_ours(row: _Row) -> bool:
-    """Return whether a row holds what this program writes: SQLite keeps any kind of value in any column."""
+    """Return whether this program can have written `row`: SQLite accepts any type of value in any column."""
     name, _, listed_size, listed_date, size, modified, _ = row
     return (
         isinstance(name, bytes)
@@ -81,10 +81,10 @@ def _is_ours(row: _Row) -> bool:
 
 
 def moment(value: object) -> float:
-    """Return a point in time that was kept.
+    """Return `value` as a time in seconds.
 
     Raises:
-        sqlite3.Error: it is none.
+        sqlite3.Error: it is not a number.
     """
     if not isinstance(value, int | float):
         raise _foreign()
@@ -92,14 +92,14 @@ def moment(value: object) -> float:
 
 
 def _foreign() -> sqlite3.Error:
-    """Return the error that says of the file, as SQLite's own does, that its content is wrong."""
+    """Return an error that reports a corrupt file, as SQLite's own does."""
     error = sqlite3.DatabaseError("a row that this program did not write")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
 
 
 def children(database: sqlite3.Connection, path: str) -> dict[str, Node]:
-    """Return what is known to be in the directory `path`, by name, as its listing shows it."""
+    """Return the nodes of the directory `path` by name, in the order of its listing."""
     rows = database.execute(
         f"SELECT {COLUMNS} FROM entries WHERE directory = ? ORDER BY position",  # noqa: S608 - a constant
         (key_of(path),),
@@ -109,7 +109,7 @@ def children(database: sqlite3.Connection, path: str) -> dict[str, Node]:
 
 
 def found_values(node: File | Directory) -> tuple[object, ...]:
-    """Return the row of what was found by asking for it, as `index` adds it."""
+    """Return the row of a measured node, as `index` adds it."""
     directory, name = key_of(parent_path(node.path)), key_of(base_name(node.path))
     match node:
         case Directory():
@@ -119,7 +119,7 @@ def found_values(node: File | Directory) -> tuple[object, ...]:
 
 
 def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, ...]:
-    """Return the row of what a listing shows at `position`, as `index` replaces it."""
+    """Return the row of the node at `position` of a listing, as `index` replaces it."""
     name = key_of(base_name(node.path))
     match node:
         case Directory():
@@ -131,22 +131,22 @@ def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, 
 
 
 def set_aside(file: Path) -> None:
-    """Keep a file that cannot be used under another name."""
+    """Rename a file that cannot be used."""
     for path in sqlite.beside(file):
         path.unlink(missing_ok=True)
     file.replace(file.with_name(file.name + ".broken"))
 
 
 def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Check that the tables are there, made if the database is new.
+    """Check the tables of `database`, or create them if it is new; return it.
 
     Raises:
-        sqlite3.DatabaseError: they are another program's, or another version's.
+        sqlite3.DatabaseError: the tables are of another program, or another version.
     """
     try:
         if _is_empty(database):
             with database:
-                database.execute("BEGIN IMMEDIATE")  # another process may be making them now
+                database.execute("BEGIN IMMEDIATE")  # another process may be creating them now
                 if _is_empty(database):
                     for statement in _TABLES:
                         database.execute(statement)
@@ -154,7 +154,7 @@ def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             text = f"version {version} of the tables, and this program writes {VERSION}"
-            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - closed below like any other that is not ours
+            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - the database is closed below
         for table in ("directories", "entries", "absent"):
             database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own three names
     except BaseException:
@@ -168,12 +168,12 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 
 
 def connect(file: Path | None) -> sqlite3.Connection:
-    """Open `file`, or a database in memory where there is none."""
+    """Open `file`, or a database in memory if it is None."""
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         database.execute(f"PRAGMA journal_mode = {JOURNAL}")
-        database.execute("PRAGMA synchronous = OFF")  # what a power cut breaks is set aside, and costs requests
+        database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is renamed then
     except BaseException:
         database.close()
         raise
@@ -181,7 +181,7 @@ def connect(file: Path | None) -> sqlite3.Connection:
 
 
 def fault(file: Path) -> str:
-    """Say why the index in `file` cannot be used; empty where it can, or is not there yet."""
+    """Return why the index in `file` cannot be used; empty if it can, or does not exist yet."""
 
     def objection(database: sqlite3.Connection) -> str:
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -194,7 +194,7 @@ def fault(file: Path) -> str:
 
 
 def counted(file: Path) -> tuple[int, int]:
-    """Return how many directories are listed in `file`, and of how many files the exact size is known.
+    """Return the numbers of listed directories and of measured files in the index `file`.
 
     Raises:
         sqlite3.Error: it cannot be used.
@@ -206,7 +206,7 @@ def counted(file: Path) -> tuple[int, int]:
 
 
 def forget(file: Path, entries: Sequence[str]) -> None:
-    """Forget what lies in `entries`, but not that they are there; or all that `file` knows, where there are none.
+    """Delete what the index `file` holds below `entries`, but not the entries; without `entries` delete all.
 
     Raises:
         sqlite3.Error: it cannot be used, or not now.
@@ -223,6 +223,6 @@ def forget(file: Path, entries: Sequence[str]) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Lend the database for one transaction."""
+    """Open the database for one transaction."""
     with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database, database:
         yield database

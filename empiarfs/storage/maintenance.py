@@ -1,6 +1,6 @@
-"""The cache folder as its owner looks after it: what is in it, whether it is whole, and how to be rid of it.
+"""Maintenance of the cache folder: its contents, their verification and their removal.
 
-All of it may be done while mounts use the folder: what they miss then they fetch again.
+All of it may run while mounts use the folder: they fetch again what was removed.
 """
 
 import heapq
@@ -22,14 +22,14 @@ from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, Verify
 from empiarfs.storage.database import NAME, Database, ForeignKey, Place, is_chunk_file
 from empiarfs.storage.disk import TROUBLES, min_free_of
 
-YOUNG_SECONDS = 60.0  # a file of which the database does not know may be a chunk that is being stored now
-TOGETHER = 500  # rows removed in one go; a mount that stores waits for no longer than that takes
+YOUNG_SECONDS = 60.0  # a younger file without a row may be a chunk that is being stored
+TOGETHER = 500  # rows that are removed in one transaction, during which a mount cannot store
 UNLIMITED = 1 << 62  # bytes: nothing is evicted here
-_LISTINGS, _SILENT = "tree-", "ftp-silent-"  # what the names of our files begin with
+_LISTINGS, _SILENT = "tree-", "ftp-silent-"  # prefixes of file names of the cache
 
 
 class _Row(NamedTuple):
-    """A row of the database: its key, what that names and where it is, if it is ours, and the bytes of its file."""
+    """A row of the database: its key, the chunk and its place unless another program wrote it, and its bytes."""
 
     key: str | ForeignKey
     chunk: Chunk | None
@@ -38,10 +38,10 @@ class _Row(NamedTuple):
 
 
 class CacheMaintenance:
-    """Looks after the cache folder `cache`, which need not be there.
+    """Inspects, verifies and clears the cache folder `cache`, which need not exist.
 
     Raises:
-        NotSafe: others may write there.
+        UnsafePath: others may write to it.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -53,7 +53,7 @@ class CacheMaintenance:
             ensure_private(self._kept)
 
     def contents(self) -> Contents:
-        """Return what is there; nothing is removed."""
+        """Return the contents of the folder, without removing anything."""
         errors = self._errors()
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
@@ -82,19 +82,20 @@ class CacheMaintenance:
         )
 
     def verify(self, shown: Callable[[int], AbstractContextManager[Callable[[int], object]]]) -> VerifyReport:
-        """Read every block; remove chunks that are not whole, and what belongs to nothing.
+        """Read every block; remove damaged chunks, rows without a file and files without a row.
 
         Args:
-            shown: takes how many bytes there are to read, and yields what is called with how many more were read.
+            shown: shows progress: takes the total bytes, and yields a function that is called with the bytes of
+                each chunk.
 
         Raises:
-            OSError: a file cannot be read now, which is no damage.
+            OSError: a file cannot be read now; it may be intact.
         """
         errors = self._errors()
         found = VerifyReport(unrecognised=tuple(self.unrecognised()))
         with self._store(errors) as store:
             if store is not None:
-                files = self._files()  # before the rows: what is stored later has one
+                files = self._files()  # before the rows: a file that is stored later has one
                 with shown(store.stored_bytes()) as advance:
                     for row in _rows(store):
                         if row.place is not None:
@@ -106,7 +107,7 @@ class CacheMaintenance:
         return found
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
-        """Return `count` whole blocks of `archive` at random; all of them where there are fewer."""
+        """Return `count` intact blocks of `archive` at random, or all if there are fewer."""
         sampled = []
         with self._store(self._error_of_blocks()) as store:
             blocks_of_archive = (
@@ -115,7 +116,7 @@ class CacheMaintenance:
                 if chunk is not None and place is not None and chunk.archive == archive
                 for index in range(chunks.block_count(chunk, size))
             )
-            chance = random.Random()  # noqa: S311 - a sample, no secret
+            chance = random.Random()  # noqa: S311 - a sample, not a secret
             for chunk, place, index in heapq.nsmallest(count, blocks_of_archive, key=lambda _: chance.random()):
                 with suppress(FileNotFoundError):
                     blocks = list(chunk_file.read(place.path, chunk, chunk.numbers).blocks.items())
@@ -123,16 +124,16 @@ class CacheMaintenance:
         return sampled
 
     def drop(self, blocks: Sequence[SampledBlock]) -> None:
-        """Remove blocks, and what is in their chunks: those are not trusted for the rest."""
+        """Remove the chunks of `blocks`: their other blocks are not trusted either."""
         with self._store(self._error_of_blocks()) as store:
             if store is not None:
                 store.delete(*((block.chunk.key, block.place) for block in blocks))
 
     def clear(self, entries: Sequence[str]) -> int:
-        """Remove blocks and listings, all or those of some `entries`; return the bytes of blocks that are gone.
+        """Remove the blocks and listings of `entries`, or all without any; return the bytes of the removed blocks.
 
         Raises:
-            OSError: a database is in use for too long.
+            OSError: a database is locked for too long.
         """
         count = 0
         errors = self._errors()
@@ -161,7 +162,7 @@ class CacheMaintenance:
         return count
 
     def unrecognised(self) -> Iterator[Path]:
-        """Yield what lies in the folder and is not ours: nothing here touches it."""
+        """Yield the files in the folder that are not part of the cache; they are never removed."""
         for path in _children(self._cache):
             if path.name not in {FOLDER, "sample"}:
                 yield path
@@ -175,7 +176,7 @@ class CacheMaintenance:
                     yield Path(folder) / name
 
     def _errors(self) -> dict[Path, str]:
-        """Read each database, which takes a while; return those that cannot be used, and why."""
+        """Check each database, which takes a while; return those that cannot be used, and why."""
         found = {file: index_tables.fault(file) for file in self._indexes()}
         return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
 
@@ -185,7 +186,7 @@ class CacheMaintenance:
 
     @contextmanager
     def _store(self, errors: dict[Path, str]) -> Iterator[Database | None]:
-        """Yield the blocks; None where there are none, or their database cannot be used, which goes to `errors`."""
+        """Yield the database of the blocks; None if there is none or it cannot be used, as `errors` then says."""
         store = None
         if (self._blocks / NAME).exists() and self._blocks not in errors:
             try:
@@ -204,7 +205,7 @@ class CacheMaintenance:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
 
     def _files(self) -> dict[str, float]:
-        """Return the files of blocks, below their folder, and when they were written."""
+        """Return the chunk files, relative to the folder of the blocks, and when they were written."""
         found = {}
         for path in self._blocks.glob("??/??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
@@ -214,17 +215,17 @@ class CacheMaintenance:
         return found
 
     def _drop_files(self, files: dict[str, float]) -> int:
-        """Remove those of `files` that are not just being stored; return how many."""
+        """Remove those of `files` that are not being stored; return how many."""
         count = 0
         for name, written in files.items():
             if time.time() - written > YOUNG_SECONDS:
-                with suppress(OSError):  # it is gone, or a directory
+                with suppress(OSError):  # the file is gone, or a directory
                     (self._blocks / name).unlink()
                     count += 1
         return count
 
     def _delete_blocks(self) -> int:
-        """Remove blocks whose database cannot be used; return their bytes."""
+        """Remove the blocks and their database, which cannot be used; return the bytes of the blocks."""
         count = 0
         for name in self._files():
             with suppress(OSError):
@@ -245,11 +246,11 @@ def _entry(chunk: Chunk) -> str:
 
 
 def _rows(store: Database | None) -> Iterator[_Row]:
-    """Yield the rows of `store`; one that is evicted meanwhile has no place."""
+    """Yield the rows of `store`; a row that is evicted meanwhile has no place."""
     if store is None:
         return
     with store.connected() as cache:
-        keys = iter(cache)  # `iterkeys` would end at a row of another program whose key is NULL
+        keys = iter(cache)  # `iterkeys` would stop at a row of another program whose key is NULL
     for key in keys:
         place = store.find(key)
         size = 0
@@ -260,14 +261,14 @@ def _rows(store: Database | None) -> Iterator[_Row]:
 
 
 def _verify(store: Database, row: _Row, found: VerifyReport) -> None:
-    """Read the chunk of `row`, and remove it where it is not whole."""
+    """Read the chunk of `row`, and remove it if it is damaged."""
     if row.chunk is None or row.place is None:
-        found.damaged += sum(store.delete((row.key, row.place)))  # 0 where it was evicted meanwhile
+        found.damaged += sum(store.delete((row.key, row.place)))  # 0 if it was evicted meanwhile
         return
     try:
         stored = chunk_file.read(row.place.path, row.chunk, row.chunk.numbers)
     except FileNotFoundError:
-        found.missing += sum(store.delete((row.key, row.place)))  # 0 where it was evicted or stored again meanwhile
+        found.missing += sum(store.delete((row.key, row.place)))  # 0 if it was evicted or stored again meanwhile
         return
     found.blocks += len(stored.blocks) + stored.damaged
     found.bytes += row.size

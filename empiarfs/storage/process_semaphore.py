@@ -1,6 +1,6 @@
-"""The machine's budget of connections: one locked file each, over all processes of a user.
+"""The limit on connections of all processes of a user on a machine: one locked file for each connection.
 
-The kernel frees the lock of a process that dies, however it dies.
+The kernel releases the locks of a process that dies.
 """
 
 import errno
@@ -15,17 +15,17 @@ from pathlib import Path
 from empiarfs.private_dirs import ensure_private
 from empiarfs.storage.circuit_breaker import CircuitBreaker
 
-POLL_SECONDS = 0.05  # between two looks for a free slot; other processes cannot wake us
+POLL_SECONDS = 0.05  # between two attempts to acquire a slot; other processes cannot notify this one
 _COUNTING = "counting"
 
 
 class ProcessSemaphore:
-    """At most `count` slots for `server`, whoever holds them; where files cannot be locked, no limit but our own.
+    """Limits all processes of a user to `count` slots for `server`; no limit if files cannot be locked.
 
     Args:
-        folder: where the files are, as `runtime_folder` gives it.
-        server: host and port; each server has a budget of its own.
-        count: how many slots this process may use of them.
+        folder: the folder of the files; see `runtime_folder`.
+        server: host and port; each server has its own slots.
+        count: the number of slots that this process may use.
     """
 
     def __init__(self, folder: Path, server: str, count: int) -> None:
@@ -40,10 +40,10 @@ class ProcessSemaphore:
             self._breaker.failure(error, _COUNTING)
 
     def acquire(self, patience: float) -> Callable[[], None]:
-        """Take a slot; give what gives it back.
+        """Acquire a slot; return what releases it.
 
         Raises:
-            TimeoutError: all were in use for `patience` seconds.
+            TimeoutError: all slots were in use for `patience` seconds.
         """
         if self._breaker.is_open(_COUNTING):
             return _nothing
@@ -53,9 +53,9 @@ class ProcessSemaphore:
             release = self._wait_for_slot(patience)
         except TimeoutError:
             raise
-        except OSError as error:  # no locks here, or no room for files
+        except OSError as error:  # the file system has no locks, or no space
             if error.errno in {errno.EMFILE, errno.ENFILE}:
-                raise  # there is no connection to be had either
+                raise  # a connection could not be opened either
             self._is_secured = False
             self._breaker.failure(error, _COUNTING)
             return _nothing
@@ -69,7 +69,7 @@ class ProcessSemaphore:
         deadline = time.monotonic() + patience
         waiting = self._open("waiting")
         try:
-            fcntl.flock(waiting, fcntl.LOCK_SH)  # seen by `wanted` in the processes that hold the slots
+            fcntl.flock(waiting, fcntl.LOCK_SH)  # `has_waiters` sees it in the processes that hold the slots
             while time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
                 release = self._try_acquire()
@@ -80,7 +80,7 @@ class ProcessSemaphore:
         raise TimeoutError("other programs of yours use all connections to the server")
 
     def has_waiters(self) -> bool:
-        """Return whether someone waits for a slot, so that idle connections should be closed."""
+        """Return whether another process waits for a slot, so that idle connections should be closed."""
         if not self._is_secured:
             return False
         try:
@@ -99,7 +99,7 @@ class ProcessSemaphore:
 
     def _try_acquire(self) -> Callable[[], None] | None:
         numbers = list(range(self._count))
-        random.shuffle(numbers)  # processes that look at once look at different files first
+        random.shuffle(numbers)  # processes that try at the same time try different files first
         for number in numbers:
             held = self._open(f"slot-{number:02}")
             try:
@@ -121,23 +121,23 @@ class ProcessSemaphore:
     def _open(self, name: str) -> int:
         try:
             return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # taken away under us: at logout, by a cleaner of temporary files
+        except FileNotFoundError:  # the folder was removed, at logout or by a cleaner of temporary files
             self._ensure_private()
             return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 class _HeldSlot:
-    """A locked file, which is closed once: its number may be another file's afterwards."""
+    """A locked file that is closed only once: its descriptor may be reused afterwards."""
 
     def __init__(self, number: int) -> None:
         self._file = os.fdopen(number, "rb", buffering=0)
 
     def close(self) -> None:
-        """Return the lock back; a child that was forked meanwhile holds the file open, and must not keep it."""
+        """Release the lock; closing is not enough, as a child that was forked meanwhile has the file open."""
         if not self._file.closed:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
 
 
 def _nothing() -> None:
-    """Return back what was never counted."""
+    """Release nothing: the connection was not counted."""

@@ -1,4 +1,4 @@
-"""A file of SQLite, whatever it holds: what belongs to it, and whether it is sound."""
+"""Helpers for a SQLite file: the files that belong to it, and its check."""
 
 import sqlite3
 from collections.abc import Callable
@@ -9,17 +9,17 @@ _BESIDE = ("-journal", "-wal", "-shm")
 
 
 def beside(file: Path) -> list[Path]:
-    """Return what SQLite may put beside `file`: part of it, or wrong for what comes in its place."""
+    """Return the files that SQLite may create beside `file`; they belong to it, and to no file that replaces it."""
     return [file.with_name(file.name + suffix) for suffix in _BESIDE]
 
 
 def fault(file: Path, objection: Callable[[sqlite3.Connection], str], busy_seconds: float) -> str:
-    """Say why `file` cannot be used; empty where it can, or is not there yet.
+    """Return why `file` cannot be used; empty if it can, or does not exist yet.
 
     Args:
         file: the database.
-        objection: says what is wrong with its tables; empty where nothing is.
-        busy_seconds: how long another process that locks it is waited for.
+        objection: returns what is wrong with its tables; empty if nothing is.
+        busy_seconds: how long to wait for another process that has locked it.
     """
     if not file.exists():
         return ""

@@ -164,7 +164,7 @@ def test_a_pause_is_news_with_its_length(limiter: ConnectionLimiter, caplog: pyt
     """One line says what, where, and for how long; the other requests of that moment say nothing more."""
     for _ in range(3):
         overloaded(limiter, pause=60.0)
-    assert [record.getMessage() for record in caplog.records] == ["10028/a: 503; it asks for a pause of 60 s"]
+    assert [record.getMessage() for record in caplog.records] == ["10028/a: 503; it requests a pause of 60 s"]
 
 
 def test_other_errors_do_not_narrow_the_gate(limiter: ConnectionLimiter) -> None:

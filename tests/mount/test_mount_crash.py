@@ -144,7 +144,7 @@ def test_a_daemon_that_is_stopped_goes_on(
 ) -> None:
     """Readers of a stopped daemon wait, and read the right bytes when it continues."""
     made = lasting_mount("10028", "10100", flags=["--memory-cache-size=16M", "--cache-size=8M"])
-    made.expect("line was lost|went silent|retrying|only drips|breaks its replies")
+    made.expect("connection was lost|went silent|retrying|sends too slowly|breaks its replies")
     _, answer = made.calling(compared, made.path, tree.root, list(FILES), 1, 4.0 + how_long(3, 65), 8)
     daemon = made.daemon()
     threading.Event().wait(1.0)

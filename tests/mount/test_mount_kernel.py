@@ -24,7 +24,7 @@ from support.fixture_tree import BLOCK, RANDOM, SMALL_FILES
 from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 from support.programs import names
 
-ENDED_IN_A_READ = "went silent|retrying|was closed|line was lost|no reply|refuses connections"
+ENDED_IN_A_READ = "went silent|retrying|was closed|connection was lost|no reply|refuses connections"
 
 
 @contextmanager

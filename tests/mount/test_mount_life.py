@@ -142,7 +142,7 @@ def test_a_signal_unmounts_in_the_middle_of_a_read(
 ) -> None:
     """A signal ends the mount while a read waits for a silent server, and the read fails."""
     made = mount(base_url=fault_proxy.url, user=user, binding=binding, env={"EMPIARFS_PATIENCE": "90"})
-    made.expect("went silent|retrying|was closed|no reply|line was lost|refuses connections")
+    made.expect("went silent|retrying|was closed|no reply|connection was lost|refuses connections")
     with fault_proxy.hold(RANDOM, method="GET") as rule:
         _, answer = made.calling(length, made / RANDOM)
         eventually(lambda: rule.waiting, "the read is stuck")

@@ -158,14 +158,14 @@ def test_without_the_server_what_is_known_is_shown(mount: Mounts, own_apache: Ap
     account = mount.account()
     settings = {"EMPIARFS_LISTING_TTL": "0", "EMPIARFS_PATIENCE": "1"}
     made = mount("10028", base_url=own_apache.url, account=account, env=settings)
-    made.expect("refuses connections|line was lost|no reply")
+    made.expect("refuses connections|connection was lost|no reply")
     assert made.run("cp", "-r", made / "10028/data", account.home / "copy").returncode == 0
     own_apache.stop()
     assert made.call(names, made / "10028/data") == ["a.txt", "b.txt", "c.txt"]
     assert made.call(read, made / "10028/data/a.txt") == b"a.txt"
     made.umount()
     again = mount("10028", base_url=own_apache.url, account=account, env=settings)
-    again.expect("refuses connections|line was lost|no reply")
+    again.expect("refuses connections|connection was lost|no reply")
     assert again.call(names, again / "10028/data") == ["a.txt", "b.txt", "c.txt"]
     assert again.call(read, again / "10028/data/b.txt") == b"b.txt"
 
@@ -177,7 +177,7 @@ def test_the_archive_can_be_mounted_while_the_server_is_away(mount: Mounts, own_
     """A mount works while the server is unreachable, and lookups fail with EIO after the patience."""
     own_apache.stop()
     made = mount(base_url=own_apache.url, env={"EMPIARFS_PATIENCE": "0.5"})
-    made.expect("refuses connections|line was lost|no reply")
+    made.expect("refuses connections|connection was lost|no reply")
     assert made.call(error_of_stat, made / "10028/data") == errno.EIO
 
 

@@ -23,7 +23,7 @@ from support.mounting import DEADLINE, Account, Mount, Mounts, eventually
 from support.programs import length
 
 NAME = ".empiarfs-status"
-STUCK = "went silent|retrying|was closed|line was lost|no reply|refuses connections|does not answer"
+STUCK = "went silent|retrying|was closed|connection was lost|no reply|refuses connections|does not answer"
 
 
 def text_of(path: str) -> str:

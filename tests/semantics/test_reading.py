@@ -19,7 +19,7 @@ from support.apache import Apache
 from support.fixture_tree import BLOCK, RANDOM, FixtureTree
 from support.mounting import DEADLINE, Mount, Mounts, eventually
 
-AWAY = "refuses connections|line was lost|no reply|was closed"
+AWAY = "refuses connections|connection was lost|no reply|was closed"
 
 
 def exercised(  # noqa: C901 - one way of reading after the other
