@@ -114,7 +114,7 @@ def test_there_are_no_hedges_during_a_requested_pause(limiter: ConnectionLimiter
 def test_queued_requests_fail_when_the_server_requests_a_pause(
     limiter: ConnectionLimiter, clock: FakeClock
 ) -> None:
-    """A queued request raises Throttled with the pause; a later one is admitted, as its caller has waited or has no patience."""
+    """A queued request raises Throttled with the pause; a later one is admitted."""
     started, errors = threading.Event(), []
 
     def visit() -> None:
