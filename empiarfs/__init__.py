@@ -1,6 +1,6 @@
 """EMPIAR, the public archive of raw cryo-EM images, as a read-only file system.
 
-The public names; each is imported from its module when it is first used, so that `import empiarfs` costs nothing.
+Each public name is imported from its module at its first use, so that `import empiarfs` is fast.
 """
 
 from typing import TYPE_CHECKING
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     __version__: str
 else:
-    # the type checker sees the imports above, and no __getattr__ that would have it believe in any name
+    # the type checker sees the imports above; with `__getattr__` it would accept any name
     _MODULES = {
         "api": ("default_archive", "open", "open_archive", "set_default"),
         "archive": ("Archive",),
@@ -66,9 +66,9 @@ else:
     }
     _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-    def __getattr__(name):  # noqa: ANN001, ANN202 - of whatever type the name is
-        """Return the public name `name`, and keep it."""
-        from importlib import import_module, metadata  # noqa: PLC0415 - what this module is lazy for
+    def __getattr__(name):  # noqa: ANN001, ANN202 - the type depends on the name
+        """Import the public name `name`, cache it and return it."""
+        from importlib import import_module, metadata  # noqa: PLC0415 - imported lazily like the names
 
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -80,5 +80,5 @@ else:
         return value
 
     def __dir__():  # noqa: ANN202 - as above
-        """Return the public names, also those that were not used yet."""
+        """Return the names of the module, including public names that were not imported yet."""
         return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
-"""What a program in Python calls: the archive of its process, and files opened by what a person writes for them.
+"""The Python API: the default archive of a process, and files opened by path, accession or URL.
 
-The names stand in `empiarfs` itself, where they are imported when they are first used.
+The names are available in `empiarfs` itself, which imports them at their first use.
 """
 
 import atexit
@@ -23,22 +23,22 @@ from empiarfs.urls import without_credentials
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What an archive is opened from; called, it returns the archive of this process that it describes.
+    """The arguments of an archive; a call returns the archive of this process that was opened with them.
 
     Attributes:
-        settings: where the archive is and what it may use.
-        only: the entries to show; all where it is empty.
+        settings: the address and the limits of the archive.
+        only: the entries to show; empty for all.
     """
 
     settings: Settings
     only: tuple[str, ...] = ()
 
     def __call__(self) -> Archive:
-        """Return the default archive of this process where it is this one, else another that is opened once."""
+        """Return the default archive of this process if it has this recipe, else another that is opened once."""
         return _process.shared(self)
 
     def open(self) -> Archive:
-        """Open an archive."""
+        """Open a new archive."""
         archive = wire.archive(self.settings, self.only)
         archive.recipe = self
         return archive
@@ -48,10 +48,10 @@ class _Process:
     """The archives of one process.
 
     Args:
-        default: the default archive, where there is one.
-        recipe: what the default archive is opened from, where that is known.
-        parent: those of the process that this one was forked from. They are held for good: to collect them
-            would end transactions and connections that are the parent's.
+        default: the default archive, if there is one.
+        recipe: the recipe of the default archive, if it is known.
+        parent: the archives of the process that this one was forked from. They are never collected, as that would
+            end transactions and connections of the parent.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class _Process:
         self._shared: dict[Recipe, Archive] = {}
 
     def forked(self) -> "_Process":
-        """Return those of a child; a default archive that it cannot open stays, and raises Closed when used."""
+        """Return the archives of a child; a default archive without a recipe stays, and raises Closed when used."""
         return _Process(self._default if self._recipe is None else None, self._recipe, self)
 
     def default(self) -> Archive:
-        """Return the default archive, opened now where there is none."""
+        """Return the default archive; open it if necessary."""
         with self._lock:
             if self._default is None or (self._default.closed and self._recipe is not None):
                 self._recipe = self._recipe or Recipe(setting_sources.load_here({}))
@@ -79,14 +79,14 @@ class _Process:
             return self._default
 
     def set_default(self, archive: Archive | None) -> None:
-        """Make `archive` the default archive; with None it is opened at its next use."""
+        """Set the default archive; with None it is opened at its next use."""
         recipe = archive.recipe if archive is not None else None
         with self._lock:
             self._default = archive
             self._recipe = recipe if isinstance(recipe, Recipe) else None
 
     def shared(self, recipe: Recipe) -> Archive:
-        """Return the archive of `recipe`: the default one where it is that, else one that is opened once."""
+        """Return the archive of `recipe`: the default archive if it has that recipe, else one opened once."""
         with self._lock:
             default = self._default
             if default is not None and self._recipe == recipe and not default.closed:
@@ -125,10 +125,10 @@ atexit.register(_exit)
 
 
 def open_archive(*, only: str | int | Iterable[str | int] = (), **keywords: Any) -> Archive:
-    """Open an archive, to be closed by the caller.
+    """Open an archive, which the caller closes.
 
-    What is not given comes from where the command line has it: an `EMPIARFS_*` variable, the configuration file,
-    the default. The archive and its files pickle as their settings, with user names and passwords in addresses.
+    Settings that are not given come from an `EMPIARFS_*` variable, the configuration file or the default, as for
+    the command line. The archive and its files pickle as their settings, with user names and passwords in URLs.
 
     >>> import empiarfs
     >>> with empiarfs.open_archive(only="EMPIAR-99001", memory_cache_size="64M") as archive:
@@ -136,13 +136,13 @@ def open_archive(*, only: str | int | Iterable[str | int] = (), **keywords: Any)
     ['99001']
 
     Args:
-        only: the entries to show, like 10028 or `"EMPIAR-10028"`; all where there are none.
+        only: the entries to show, like 10028 or `"EMPIAR-10028"`; empty for all.
         keywords: settings by the names of `Settings`, as values or as text in the form of the command line:
             `cache_size="50G"`, `offline=True`, `cache_dir=Path("/scratch/cache")`.
 
     Raises:
-        BadSetting: a name or a value makes no sense; the text names it.
-        OSError: the cache folder is no folder, or others may write in it.
+        BadSetting: a name or a value is invalid; the message names it.
+        OSError: the cache folder is not a folder, or others may write to it.
     """
     chosen = setting_sources.from_keywords(keywords)
     entries = (only,) if isinstance(only, str | int) else only
@@ -154,33 +154,33 @@ def open_archive(*, only: str | int | Iterable[str | int] = (), **keywords: Any)
 
 
 def default_archive() -> Archive:
-    """Return the archive that this process shares, opened at the first use with the settings of the command line.
+    """Return the default archive of this process, opened at its first use with the settings of the command line.
 
-    A child of a fork gets one of its own with the same settings. It is closed when the process ends.
+    A child of a fork opens its own with the same settings. The archive is closed when the process ends.
 
     >>> import empiarfs
     >>> empiarfs.default_archive().stat("99001/data/micrographs.star").size
     495
 
     Raises:
-        BadSetting: the environment or the configuration file holds a setting that makes no sense.
-        OSError: the cache folder is no folder, or others may write in it.
+        BadSetting: the environment or the configuration file contains an invalid setting.
+        OSError: the cache folder is not a folder, or others may write to it.
     """
     return _process.default()
 
 
 def set_default(archive: Archive | None) -> None:
-    """Make `archive` the one that this process shares, and its children after a fork through its settings.
+    """Set the default archive of this process; children of a fork open their own with the same settings.
 
     Args:
-        archive: as `open_archive` returns it, which the caller closes; None for one with the settings of the
+        archive: an archive of `open_archive`, which the caller closes; None for one with the settings of the
             command line, opened at its next use.
     """
     _process.set_default(archive)
 
 
 def open(source: str | os.PathLike[str]) -> ArchiveFile | io.FileIO:  # noqa: A001 - as in gzip and tarfile
-    r"""Open a file for reading, unbuffered: one of the archive, or one of this machine.
+    r"""Open a file of the archive or of this machine for reading, unbuffered.
 
     A file on a mount of empiarfs is read from the default archive and not through the kernel, if the mount shows
     the same archive.
@@ -196,7 +196,7 @@ def open(source: str | os.PathLike[str]) -> ArchiveFile | io.FileIO:  # noqa: A0
             for one of this machine.
 
     Raises:
-        ValueError: it is an address elsewhere, or climbs (`..`).
+        ValueError: it is a URL of another server, or contains `..`.
         ArchiveError: NotFound, IsADirectory, Forbidden, Unavailable.
         OSError: a file of this machine cannot be opened.
         BadSetting: as `default_archive`.
@@ -209,7 +209,7 @@ def open(source: str | os.PathLike[str]) -> ArchiveFile | io.FileIO:  # noqa: A0
 
 
 def _on_mount(text: str) -> ArchiveFile | None:
-    """Return the file at the local path `text` from the default archive; None where it may not be there."""
+    """Open the file at the local path `text` from the default archive; return None if it is not on such a mount."""
     path = Path(os.path.abspath(text))  # noqa: PTH100 - a Path keeps ".."
     root = mountpoints.holder(path)
     below = os.path.relpath(mountpoints.absolute(path), root) if root is not None else ""

@@ -1,4 +1,4 @@
-"""The archive, as every face speaks to it: what is there, and the bytes."""
+"""The archive: the common interface of the mount, the command line and the Python API."""
 
 import itertools
 import os
@@ -17,11 +17,11 @@ from empiarfs.files import ArchiveFile
 from empiarfs.model import Directory, File, Node, Span
 from empiarfs.units import KIB, MIB
 
-LARGEST_READ = 4 * MIB  # a larger one is read in parts, so that windows open and all connections help
-HEAD = 128 * KIB  # bytes that come with the size of a file whose bytes are wanted anyway
+LARGEST_READ = 4 * MIB  # a larger read is split, so that prefetch begins and all connections are used
+HEAD = 128 * KIB  # the first bytes of a file that are requested together with its size
 
 _forks = itertools.count()
-_generation = next(_forks)  # another number in every child of a fork; cheaper to look at than the process id
+_generation = next(_forks)  # differs in every child of a fork; cheaper to check than the process id
 
 
 def _forked() -> None:
@@ -33,21 +33,21 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Archive:
-    """One read-only tree.
+    """One read-only tree of directories and files.
 
     Args:
-        tree: what is there.
-        reader: the bytes.
-        prefetcher: the bytes for readers of whose reading it learns what comes next.
+        tree: the directories and files.
+        reader: reads bytes without prefetch.
+        prefetcher: reads bytes, and prefetches.
         run_all: runs calls in parallel, as many at once as there may be connections.
-        close: called once at the end.
-        counters: returns what goes on inside; never waits for the server.
+        close: called by `close`.
+        counters: returns the statistics; never waits for the server.
         has_answered: returns whether the server has answered since the archive was opened.
 
     Attributes:
         closed: whether it was closed.
-        recipe: returns the archive of the same settings in whatever process it is called, and can be pickled; None
-            where nothing does. By it an archive and its files go to other processes, and into the child of a fork.
+        recipe: returns the archive of the same settings in the process that calls it, and can be pickled; None if
+            there is none. It carries an archive and its files to other processes, and into the child of a fork.
     """
 
     closed = False
@@ -95,7 +95,7 @@ class Archive:
         return self._tree.stat(path)
 
     def check(self, entry: str) -> None:
-        """Raise unless there is `entry`; `stat` believes it of one that was named.
+        """Check that `entry` exists at the server; `stat` does not request an entry of `open_archive(only=...)`.
 
         Raises:
             ArchiveError: NotFound, Forbidden, Unavailable.
@@ -104,9 +104,9 @@ class Archive:
         self._tree.check(entry)
 
     def open(self, path: str) -> ArchiveFile:
-        """Open the file at `path`; where its size is not known yet, its first bytes come in the same request.
+        """Open the file at `path`; if its size is not known yet, request its first bytes together with it.
 
-        It need not be closed.
+        The file need not be closed.
 
         Raises:
             ArchiveError: as `stat`; IsADirectory.
@@ -144,7 +144,7 @@ class Archive:
         return walk.glob(self.listdir, pattern)
 
     def read(self, file: File, offset: int, size: int) -> bytes:
-        """Return the `size` bytes of `file` at `offset`; see `ArchiveFile.read_at`."""
+        """Read the `size` bytes of `file` at `offset`; see `ArchiveFile.read_at`."""
         self._check_process(file.path)
         span = blocks.clamped(offset, size, file.size)
         try:
@@ -156,9 +156,9 @@ class Archive:
             raise
 
     def read_ranges(self, file: File, spans: Sequence[Span]) -> list[bytes]:
-        """Return the bytes of each of `spans`, in their order; what lies beyond the end of `file` is left out.
+        """Read each of `spans`, up to the end of `file`; return their bytes in the same order.
 
-        Neighbouring ranges are fetched together and all in parallel; nothing is prefetched.
+        Neighbouring ranges are fetched together, and all in parallel, without prefetch.
 
         >>> import empiarfs
         >>> archive = empiarfs.default_archive()
@@ -178,16 +178,16 @@ class Archive:
             raise
 
     def close(self) -> None:
-        """Stop all waiting, write what waits to be stored, close the connections; in a child process, do nothing.
+        """End all waits, write the queued blocks, close the connections; in a child process, do nothing.
 
-        The threads, locks and transactions of its parent are not the child's to end.
+        The threads, locks and transactions belong to the parent.
         """
         if self._generation == _generation:
             self.closed = True
             self._close()
 
     def in_this_process(self) -> "Archive":
-        """Return this archive; in a child of a fork the child's own of the same settings, if there is a recipe."""
+        """Return this archive; in a child of a fork, if there is a recipe, the child's own of the same settings."""
         return self if self._generation == _generation or self.recipe is None else self.recipe()
 
     def __enter__(self) -> Self:
@@ -199,17 +199,17 @@ class Archive:
         self.close()
 
     def __reduce__(self) -> tuple[Callable[[], "Archive"], tuple[()]]:
-        """Return the recipe: unpickled, it is the archive of the same settings in the other process.
+        """Return the recipe, which opens the archive of the same settings in the process that unpickles it.
 
         Raises:
-            TypeError: it has none.
+            TypeError: there is no recipe.
         """
         if self.recipe is None:
             raise TypeError("an archive has connections and threads, and stays in its process; open one in each")
         return self.recipe, ()
 
     def _check_process(self, path: str) -> None:
-        """Raise Closed after `close`, and in a child process, which would get the replies to its parent."""
+        """Raise Closed after `close`, and in a child process, which would receive its parent's replies."""
         if self.closed:
             raise Closed(path, "the archive was closed")
         if self._generation != _generation:

@@ -1,4 +1,4 @@
-"""How a caller stops waiting, and how one thread breaks off what another waits for."""
+"""Cancellation: of waits by a condition, and of requests by another thread."""
 
 import math
 import threading
@@ -19,7 +19,7 @@ _condition: ContextVar[Callable[[], bool] | None] = ContextVar("condition", defa
 
 @contextmanager
 def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
-    """Wait in this block and thread only as long as `condition` is true; without end where it is None.
+    """Limit the waits of this block, in this thread, to as long as `condition` is true; no limit if it is None.
 
     `condition` is called in this thread, while locks are held.
     """
@@ -31,11 +31,12 @@ def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
 
 
 def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> bool:
-    """Wait, and return whether what was waited for has come.
+    """Wait, and return whether the event has happened.
 
     Args:
-        poll: waits for at most so many seconds, or without end, and returns the same; as `threading.Event.wait`.
-        seconds: how long at most; without end where it is None.
+        poll: waits for at most the given seconds, None for no limit, and returns the same, as
+            `threading.Event.wait`.
+        seconds: the timeout; None for none.
 
     Raises:
         Cancelled: the condition of the scope is false.
@@ -55,11 +56,11 @@ def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> 
 
 
 def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:
-    """Wait for `future` in the same way."""
+    """Wait for `future`, and return whether it is done; see `wait`."""
 
     def poll(most: float | None) -> bool:
         try:
-            future.exception(most)  # `concurrent.futures.wait` costs more than a look at the disk cache
+            future.exception(most)  # `concurrent.futures.wait` takes longer than a lookup in the disk cache
         except TimeoutError:
             return False
         except CancelledError:
@@ -70,7 +71,7 @@ def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:
 
 
 class CancelToken:
-    """Lets one thread break off the request of another, which ends with an error."""
+    """Lets one thread cancel the request of another, which ends with an error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,17 +80,17 @@ class CancelToken:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the request is to be broken off."""
+        """Whether the request was cancelled."""
         return self._is_cancelled
 
     def on_cancel(self, act: Callable[[], None] | None) -> bool:
-        """Set what breaks the request off, None once it is over; return whether it may begin at all."""
+        """Set what aborts the request, None once it is over; return False if it was cancelled already."""
         with self._lock:
             self._act = act
             return not self._is_cancelled
 
     def cancel(self) -> None:
-        """Break the request off, or keep it from beginning."""
+        """Abort the request, or prevent its start."""
         with self._lock:
             self._is_cancelled = True
             if self._act is not None:

@@ -1,4 +1,4 @@
-"""One file of the archive as Python's own file object; the only module that knows the protocol of `io`."""
+"""A file of the archive as a Python file object; the only module that implements the protocol of `io`."""
 
 import io
 import os
@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from empiarfs.model import File
 from empiarfs.units import MIB
 
-PIECE = 4 * MIB  # bytes that are fetched at once into the buffer of a caller
+PIECE = 4 * MIB  # the most bytes of one read into the buffer of a caller
 
-# Guards the positions of all files. It is held for an addition and never while anything is fetched, so one serves
-# all; and a fork waits for it, so that no child finds it held by a thread that it does not have.
+# Guards the positions of all files. It is held for an addition and never during a fetch, so one lock is enough; and
+# a fork acquires it, so that no child inherits it held by a thread that does not exist there.
 _positions = threading.RLock()
 os.register_at_fork(
     before=_positions.acquire, after_in_parent=_positions.release, after_in_child=_positions.release
@@ -20,24 +20,24 @@ os.register_at_fork(
 
 
 class Readable(Protocol):
-    """What an `ArchiveFile` needs of an archive."""
+    """The methods of an archive that an `ArchiveFile` uses."""
 
     def read(self, file: File, offset: int, size: int) -> bytes:
-        """Return the `size` bytes of `file` at `offset`; fewer only where the file ends."""
+        """Return the `size` bytes of `file` at `offset`; fewer only at the end of the file."""
         ...
 
     def in_this_process(self) -> "Readable":
-        """Return itself; in a child of a fork the child's own archive of the same settings, where there is one."""
+        """Return itself; in a child of a fork the child's own archive of the same settings, if there is one."""
         ...
 
 
 class ArchiveFile(io.RawIOBase):
-    """One file of the archive, open for reading: a raw binary file, as `open(path, "rb", buffering=0)` returns it.
+    """A file of the archive, open for reading: a raw binary file, as `open(path, "rb", buffering=0)` returns it.
 
-    It is one version of the file: when the file changes at the server, reads raise `Stale`, and the file is to be
-    opened again. It holds no descriptor and no connection. Threads may share it: two that `read` get different
-    parts, and `read_at` uses no position at all. In a child of a fork it reads through the child's own archive; it
-    pickles as the settings of its archive, its version and its position.
+    It is one version of the file: after a change at the server reads raise `Stale`, and the file must be opened
+    again. It holds no descriptor and no connection. Threads may share it: two calls of `read` return different
+    parts, and `read_at` does not use the position. In a child of a fork it reads through the child's own archive.
+    It pickles as the settings of its archive, its version and its position.
 
     >>> import empiarfs
     >>> file = empiarfs.open("99001/data/Micrographs/mic_001.mrc")
@@ -47,9 +47,9 @@ class ArchiveFile(io.RawIOBase):
     b'MAP '
 
     Args:
-        archive: where it is read.
-        file: which version of which file.
-        position: where reading begins, in bytes.
+        archive: the archive.
+        file: the version of the file.
+        position: the initial position, in bytes.
     """
 
     mode = "rb"
@@ -66,7 +66,7 @@ class ArchiveFile(io.RawIOBase):
         return f"<ArchiveFile {self._file.path!r} size={self._file.size} {state}>"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return what opens this very version again, where the archive has its settings (see `Archive`).
+        """Return the arguments that open this version again, if the archive has a recipe (see `Archive`).
 
         Raises:
             ValueError: it is closed.
@@ -86,7 +86,7 @@ class ArchiveFile(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """The length in bytes, exact."""
+        """The exact length in bytes."""
         return self._file.size
 
     def readable(self) -> bool:
@@ -108,24 +108,24 @@ class ArchiveFile(io.RawIOBase):
         return True
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return the `size` bytes at `offset`, wherever the position is; fewer only where the file ends.
+        """Return the `size` bytes at `offset`, fewer only at the end of the file; ignore the position.
 
         Raises:
-            ArchiveError: Stale, NotFound, Forbidden, Unavailable (after the patience set), Closed.
+            ArchiveError: Stale, NotFound, Forbidden, Unavailable (after `patience`), Closed.
             ValueError: it is closed.
         """
         self._check_open()
         here = self._archive.in_this_process()
         if here is not self._archive:
-            self._inherited = self._archive  # its locks and databases are the parent's: never to be collected here
+            self._inherited = self._archive  # never collected here: its locks and databases are the parent's
             self._archive = here
         return here.read(self._file, offset, size)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next `size` bytes, all up to the end where it is negative; fewer only where the file ends.
+        """Return the next `size` bytes, fewer only at the end of the file; all up to the end if `size` is negative.
 
         Raises:
-            ArchiveError: as `read_at`; the position is then where it was.
+            ArchiveError: as `read_at`; the position is then unchanged.
             ValueError: it is closed.
         """
         self._check_open()
@@ -141,10 +141,10 @@ class ArchiveFile(io.RawIOBase):
         return self.read()
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill `buffer` with the next bytes and return how many these are: fewer only where the file ends.
+        """Fill `buffer` with the next bytes and return their number, smaller only at the end of the file.
 
         Raises:
-            ArchiveError: as `read_at`; the position is then where it was.
+            ArchiveError: as `read_at`; the position is then unchanged.
             ValueError: it is closed.
         """
         self._check_open()
@@ -159,7 +159,7 @@ class ArchiveFile(io.RawIOBase):
             raise
         return stop - start
 
-    def write(self, data: Any, /) -> int:  # noqa: ARG002 - as every file
+    def write(self, data: Any, /) -> int:  # noqa: ARG002 - the signature of `io`
         """Refuse to write.
 
         Raises:
@@ -168,14 +168,14 @@ class ArchiveFile(io.RawIOBase):
         raise io.UnsupportedOperation("not writable")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move the position and return it; it may lie beyond the end, where nothing is read.
+        """Move the position and return it; it may be beyond the end, where reads return nothing.
 
         Args:
-            offset: how many bytes from there.
+            offset: the distance in bytes.
             whence: 0 from the start, 1 from the position, 2 from the end.
 
         Raises:
-            ValueError: it would lie before the start, `whence` is another, or the file is closed.
+            ValueError: the position would be negative, `whence` is invalid, or the file is closed.
         """
         self._check_open()
         with _positions:
@@ -203,7 +203,7 @@ class ArchiveFile(io.RawIOBase):
         return self._position
 
     def _advance(self, size: int) -> tuple[int, int]:
-        """Return where the next `size` bytes start and stop, and move the position there."""
+        """Move the position over the next `size` bytes, and return where they start and stop."""
         with _positions:
             start = self._position
             stop = max(start, min(start + size, self._file.size))
@@ -211,7 +211,7 @@ class ArchiveFile(io.RawIOBase):
         return start, stop
 
     def _retreat(self, start: int, stop: int) -> None:
-        """Move the position back to `start`, unless another thread has moved on from `stop`."""
+        """Move the position back to `start`, unless another thread has moved it from `stop`."""
         with _positions:
             if self._position == stop:
                 self._position = start

@@ -1,4 +1,4 @@
-"""All that belongs to one server: connections, how many there may be, how soon it answers, how long to retry."""
+"""One server: its connections, their limit, its latency and the retries."""
 
 import os
 import random
@@ -30,28 +30,28 @@ from empiarfs.urls import without_credentials
 
 T = TypeVar("T")
 
-RESERVED_FOR_DEMAND = 2  # connections that prefetch never gets
+RESERVED_FOR_DEMAND = 2  # connections that prefetch never uses
 LONGEST_REQUEST = 16 * MIB
 TIDY_SECONDS = 0.5
 
 
 class Host:
-    """One server.
+    """The parts that belong to one server.
 
     Attributes:
         client: sends requests.
-        latency: how soon they are answered.
-        origin: the files there, for a reader that waits: limited, hedged, retried.
-        prefetch_origin: the same for what no reader waits for yet, which holds a `prefetch_slot` already.
-        listing: the directories there, limited and retried.
-        prefetch_slot: holds a connection for what no reader waits for yet.
-        most_prefetches: how many such connections there may be.
+        latency: the latency and rate of the server.
+        origin: the files for demand reads: limited, hedged, retried.
+        prefetch_origin: the files for prefetch, whose caller already holds a `prefetch_slot`.
+        listing: the directories, limited and retried.
+        prefetch_slot: holds a connection for prefetch.
+        most_prefetches: the maximum number of connections for prefetch.
 
     Args:
-        url: a directory there; what is requested lies below it.
+        url: the directory below which paths are requested.
         settings: patience, certificates, and the most connections.
-        most: the most connections; those of the settings where it is None.
-        interactive: whether the user waits: what waiting seldom heals fails at once.
+        most: the most connections; None for that of the settings.
+        interactive: whether a user waits: errors that rarely pass by themselves then fail at once.
     """
 
     def __init__(self, url: str, settings: Settings, *, most: int | None = None, interactive: bool = False) -> None:
@@ -98,7 +98,7 @@ class Host:
             raise Closed("", "the archive was closed") from error
 
     def acquire_slot(self) -> Callable[[], None]:
-        """Take a connection of the user's budget for this server for another use; return what gives it back.
+        """Acquire a connection of the user's limit for this server for another use; return what releases it.
 
         Raises:
             OSError: all are in use.
@@ -110,7 +110,7 @@ class Host:
         return self.latency.has_samples
 
     def counters(self) -> dict[str, Any]:
-        """Return those of `Counters` that are about the server."""
+        """Return the fields of `Counters` that concern the server."""
         latency, limiter = self.latency, self._limiter
         return {
             "requests": self.client.requests,
@@ -129,11 +129,11 @@ class Host:
         }
 
     def get(self, path: str, query: str = "", *, slash: bool = False) -> bytes:
-        """Return the body at `path`, limited and retried as everything of this server.
+        """Fetch the body at `path`, limited and retried.
 
         Args:
             path: below the URL of the host.
-            query: what stands behind the question mark, escaped.
+            query: the escaped query of the URL.
             slash: whether `path` is a directory.
 
         Raises:
@@ -153,7 +153,7 @@ class Host:
         """Run `calls` in parallel, as many at once as there may be connections; return their results in order.
 
         Raises:
-            Exception: the first that one of them raises; calls that have not begun by then never do.
+            Exception: the first that one of them raises; calls that have not begun by then are dropped.
         """
         left = iter(enumerate(calls))
         lock = threading.Lock()
@@ -179,22 +179,22 @@ class Host:
         return [results[number] for number in range(len(calls))]
 
     def close(self) -> None:
-        """Stop all retries, and close the connections: those in use when their requests end."""
+        """Stop all retries, and close the connections; those in use are closed when their requests end."""
         self._stopping.set()
         self._pool.close()
         self._threads.close()
 
     def _watch(self) -> None:
-        """Break off what is overdue; close connections that idle for long, or that another program waits for."""
+        """Abort overdue reads; close connections that are idle for long, or that another process waits for."""
         while not self._stopping.wait(TIDY_SECONDS):
             self._pool.close_idle(0.0 if self._semaphore.has_waiters() else IDLE_SECONDS)
 
 
 class OfflineHost:
-    """A server that is not asked: no part is made that could open a connection.
+    """A host without connections: none of its parts could open one.
 
     Args:
-        index: what is known of the files there.
+        index: the index of the known files.
     """
 
     most_prefetches = 1
@@ -208,15 +208,15 @@ class OfflineHost:
         self.submit = self._threads.submit
 
     def run_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """Run `calls` one after the other; return their results in order."""
+        """Run `calls` one after another; return their results in order."""
         return [call() for call in calls]
 
     def has_answered(self) -> bool:
-        """Return true: no answer is waited for."""
+        """Return True: no answer is needed."""
         return True
 
     def acquire_slot(self) -> Callable[[], None]:
-        """Return what gives nothing back."""
+        """Return a function that does nothing: there is no limit."""
         return lambda: None
 
     def counters(self) -> dict[str, Any]:
@@ -229,13 +229,13 @@ class OfflineHost:
 
 
 def process_semaphore(url: str, most: int) -> ProcessSemaphore:
-    """Return the connections to the server of `url` that all programs of the user have together."""
+    """Return the limit on the connections of all processes of the user to the server of `url`."""
     return ProcessSemaphore(runtime_folder(), urlsplit(without_credentials(url)).netloc, most)
 
 
 @contextmanager
 def open_host(url: str, settings: Settings, *, most: int | None = None) -> Iterator[Host]:
-    """Yield a host of its own for a moment, for a user that waits."""
+    """Yield an interactive host, and close it at the end."""
     host = Host(url, settings, most=most, interactive=True)
     try:
         yield host

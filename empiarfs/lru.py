@@ -1,4 +1,4 @@
-"""The values used last, up to a weight; the only module that knows cachetools."""
+"""A thread-safe LRU cache with a weight limit; the only module that uses cachetools."""
 
 import threading
 from collections.abc import Callable
@@ -11,17 +11,17 @@ V = TypeVar("V")
 
 
 class LruCache(Generic[K, V]):
-    """The values used last, up to a total weight; safe for threads.
+    """A mapping that evicts the least recently used values beyond a total weight; thread-safe.
 
     Args:
-        most: the total weight it holds.
-        weight: what one value weighs; one that weighs more than `most` is not kept.
+        most: the maximum total weight.
+        weight: returns the weight of a value; one that weighs more than `most` is not stored.
     """
 
     def __init__(self, most: int, weight: Callable[[V], int]) -> None:
         self._lock = threading.Lock()
         self._values: cachetools.LRUCache[K, V] = cachetools.LRUCache(maxsize=most, getsizeof=weight)
-        self._demoted: dict[K, None] = {}  # those that go before all others, in this order
+        self._demoted: dict[K, None] = {}  # evicted before all others, in this order
         self._weight = weight
 
     def __contains__(self, key: K) -> bool:
@@ -29,22 +29,22 @@ class LruCache(Generic[K, V]):
             return key in self._values
 
     def get(self, key: K) -> V | None:
-        """Return the value of `key`, now the one used last; None if it is not here."""
+        """Return the value of `key`, and make it the most recently used; None if it is missing."""
         with self._lock:
             self._demoted.pop(key, None)
             return self._values.get(key)
 
     def demote(self, key: K) -> V | None:
-        """Return the value of `key`, which makes room from now on before any other; None if it is not here."""
+        """Return the value of `key`, and make it the next to be evicted; None if it is missing."""
         with self._lock:
             if key not in self._values:
                 return None
             self._demoted[key] = None
-            found: V = cachetools.Cache.__getitem__(self._values, key)  # leaves the order as it is
+            found: V = cachetools.Cache.__getitem__(self._values, key)  # without a change of the order
             return found
 
     def put(self, key: K, value: V) -> None:
-        """Keep `value`, and drop what was spent, then what was not used for longest."""
+        """Store `value`; evict demoted values, then the least recently used ones."""
         weight = self._weight(value)
         if weight > self._values.maxsize:
             return
@@ -56,12 +56,12 @@ class LruCache(Generic[K, V]):
             self._values[key] = value
 
     def setdefault(self, key: K, value: V) -> V:
-        """Return the value of `key`; `value`, which is kept, where there was none."""
+        """Return the value of `key`; store and return `value` if it is missing."""
         with self._lock:
             return self._values.setdefault(key, value)
 
     @property
     def size(self) -> int:
-        """The weight of what is kept."""
+        """The total weight of the stored values."""
         with self._lock:
             return int(self._values.currsize)

@@ -18,7 +18,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnsafePath(PermissionError):
-    """Another user may have written here: nothing here is trusted, and nothing is written here.
+    """Another user may have written to a path: its content is not trusted, and nothing is written there.
 
     Args:
         path: the folder or file.
@@ -30,7 +30,7 @@ class UnsafePath(PermissionError):
 
 
 def runtime_folder() -> Path:
-    """Return where locks of this user's processes on this machine live."""
+    """Return the folder for the locks of this user's processes on this machine."""
     named = os.environ.get("XDG_RUNTIME_DIR")
     return Path(named) / "empiarfs" if named else Path(tempfile.gettempdir()) / f"empiarfs-{os.geteuid()}"
 
@@ -53,10 +53,10 @@ def prepare_cache_dir(cache: Path) -> Path | None:
     except UnsafePath:
         raise
     except OSError as error:
-        log.warning("%s: %s; nothing is kept on disk; choose another folder: --cache-dir", folder, error.strerror)
+        log.warning("%s: %s; nothing is cached on disk; choose another folder: --cache-dir", folder, error.strerror)
         return None
     if not os.access(folder, os.W_OK):
-        log.warning("%s is not writable; nothing is kept on disk; choose another folder: --cache-dir", folder)
+        log.warning("%s is not writable; nothing is cached on disk; choose another folder: --cache-dir", folder)
         return None
     return folder
 
@@ -67,7 +67,7 @@ def nearest(folder: Path) -> Path:
 
 
 def check_holder(folder: Path) -> None:
-    """Check that no user but root could replace one of our folders in `folder`.
+    """Check that no user but root could replace a folder of the cache in `folder`.
 
     Raises:
         UnsafePath: it belongs to another user, or all users may rename its files.

@@ -1,4 +1,4 @@
-"""What users write for a setting, read as its value; each parser raises ValueError with a text for a person."""
+"""Parsers of the text that users write for a setting; each raises ValueError with a message for a person."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from empiarfs.units import KIB, MIB, byte_count
 
 
 def yes_or_no(text: str) -> bool:
-    """Read `"yes"`, `"on"`, `"1"`, `"no"` and the like; nothing is no.
+    """Parse `"yes"`, `"on"`, `"1"`, `"no"` and the like; empty text is no.
 
     Raises:
         ValueError: it is neither.
@@ -23,7 +23,7 @@ def yes_or_no(text: str) -> bool:
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Return the parser of a whole number from `low` to `high`."""
+    """Return a parser of whole numbers from `low` to `high`."""
 
     def number(text: str) -> int:
         if not re.fullmatch(r"\s*\d+\s*", text, re.ASCII) or not low <= int(text) <= high:
@@ -34,7 +34,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def size_from(low: int) -> Callable[[str], int]:
-    """Return the parser of a size of at least `low` bytes."""
+    """Return a parser of sizes of at least `low` bytes."""
 
     def size(text: str) -> int:
         count = byte_count(text)
@@ -46,10 +46,10 @@ def size_from(low: int) -> Callable[[str], int]:
 
 
 def cache_size(text: str) -> int:
-    """Read a size of 1 MiB or more, or 0.
+    """Parse a size of 1 MiB or more, or 0.
 
     Raises:
-        ValueError: it is neither; a smaller one has most likely lost its unit, and would hold no block.
+        ValueError: it is neither; a smaller one most likely lacks its unit, and would hold no block.
     """
     count = byte_count(text)
     if 0 < count < MIB:
@@ -58,7 +58,7 @@ def cache_size(text: str) -> int:
 
 
 def block_size(text: str) -> int:
-    """Read the size of a block.
+    """Parse the size of a block.
 
     Raises:
         ValueError: it is not a multiple of 4 KiB from 64 KiB to 4 MiB.
@@ -70,10 +70,10 @@ def block_size(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """Read a path, and make it absolute: a daemon changes its directory.
+    """Parse a path, and make it absolute: a daemon changes its directory.
 
     Raises:
-        ValueError: it is empty, or in the home of a user whom this machine does not know.
+        ValueError: it is empty, or in the home directory of an unknown user.
     """
     if not text.strip():
         raise ValueError("an empty path")
@@ -84,10 +84,10 @@ def path(text: str) -> Path:
 
 
 def cache_folder(text: str) -> Path:
-    """Read the path of a folder for diskcache.
+    """Parse the path of a folder for diskcache.
 
     Raises:
-        ValueError: as `path`; or it holds a `$`, where diskcache would put a variable of the environment.
+        ValueError: as `path`; or it contains a `$`, which diskcache would expand as an environment variable.
     """
     if "$" in text:
         raise ValueError(f"{text!r} has a $ in it; choose a folder without one")
@@ -95,12 +95,12 @@ def cache_folder(text: str) -> Path:
 
 
 def certificates(text: str) -> Path:
-    """Read the path of a file of certificates, and see that it is one, before anything begins.
+    """Parse the path of a file of certificates, and check the file before anything starts.
 
     Raises:
         ValueError: as `path`; or it cannot be read, or holds no certificates in PEM form.
     """
-    import ssl  # noqa: PLC0415 - a setting that few make; `--help` need not wait for OpenSSL
+    import ssl  # noqa: PLC0415 - a rare setting; `--help` need not load OpenSSL
 
     file = path(text)
     try:

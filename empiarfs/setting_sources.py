@@ -1,4 +1,4 @@
-"""Where settings come from: flags or keywords, the environment, the configuration file, which this alone reads."""
+"""Loads settings from flags or keywords, the environment, and the configuration file, which nothing else reads."""
 
 import dataclasses
 import difflib
@@ -13,13 +13,13 @@ import platformdirs
 
 from empiarfs.settings import PREFIX, ROWS, BadSetting, Row, Settings
 
-_NO_SETTINGS = ("CONFIG", "FUSE")  # variables that say where the settings are, and which binding mounts
+_NO_SETTINGS = ("CONFIG", "FUSE")  # variables that name the configuration file and the FUSE binding
 _UNQUOTED = re.compile(r"^\s*\w+\s*=\s*\d[\d.]*\s*[A-Za-z]", re.ASCII | re.MULTILINE)
 
 
 def _read(name: str, value: object, where: str) -> Any:
     if not isinstance(value, str | int | float | bool):
-        raise BadSetting(f"{where}: one value is wanted here")
+        raise BadSetting(f"{where}: expected one value")
     try:
         return ROWS[name].parse(str(value))
     except ValueError as error:
@@ -39,7 +39,7 @@ def _from_file(text: str, where: str) -> dict[str, Any]:
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
-    """Raise BadSetting for a variable that is nearly a setting: a mistyped one would have no effect."""
+    """Raise BadSetting for a variable that resembles a setting: a mistyped one would have no effect."""
     known = [*(name.upper() for name in ROWS), *_NO_SETTINGS]
     for variable in environ:
         name = variable.removeprefix(PREFIX)
@@ -60,18 +60,18 @@ def load(
     defaults: Settings | None = None,
     label: Callable[[Row], str] = _flag_of,
 ) -> Settings:
-    """Return the settings: a flag before `EMPIARFS_*`, that before the file, that before the default.
+    """Return the settings; the precedence is flag, `EMPIARFS_*` variable, file, default.
 
     Args:
-        flags: by the names of `Settings`; None where a flag was not given.
+        flags: by the names of `Settings`; None if a flag was not given.
         environ: the environment.
-        file_text: the content of the configuration file, TOML; empty where there is none.
+        file_text: the content of the configuration file, TOML; empty if there is none.
         file_name: its name, for messages.
-        defaults: what stands where nothing was chosen; the program's where it is None.
-        label: returns what messages call a setting of `flags`.
+        defaults: the defaults; None for those of the program.
+        label: returns the name of a setting of `flags` in messages.
 
     Raises:
-        BadSetting: a value makes no sense, or a variable is mistyped; the text names the flag, the variable, or the
+        BadSetting: a value is invalid, or a variable is mistyped; the message names the flag, the variable, or the
             line of the file.
     """
     chosen = _from_file(file_text, file_name)
@@ -86,7 +86,7 @@ def load(
 
 
 def config_file() -> Path:
-    """Return where the configuration file is looked for."""
+    """Return the path of the configuration file, which need not exist."""
     named = os.environ.get("EMPIARFS_CONFIG")
     return Path(named) if named else Path(platformdirs.user_config_dir("empiarfs")) / "config.toml"
 
@@ -94,10 +94,10 @@ def config_file() -> Path:
 def load_here(
     given: Mapping[str, str | None], defaults: Settings | None = None, label: Callable[[Row], str] = _flag_of
 ) -> Settings:
-    """Return the settings of this process: what was given before its environment, that before its file; see `load`.
+    """Return the settings of this process: those `given`, then its environment, then its file; see `load`.
 
     Raises:
-        BadSetting: a value makes no sense, or the file cannot be read.
+        BadSetting: a value is invalid, or the file cannot be read.
     """
     file = config_file()
     try:
@@ -112,14 +112,14 @@ def load_here(
 
 
 def from_keywords(keywords: Mapping[str, object]) -> Settings:
-    """Return the settings of this process; those in `keywords` are as a program in Python writes them.
+    """Return the settings of this process with those of `keywords`, given in Python.
 
     Args:
         keywords: by the names of `Settings`, text as in the environment or a value: `"50G"`, `50 * 2**30`, `True`,
             a path. None leaves a setting to the environment, the file and the default.
 
     Raises:
-        BadSetting: a name is none of the settings', or a value makes no sense; the text names it.
+        BadSetting: a name is not a setting, or a value is invalid; the message names it.
     """
     for name in keywords:
         if name not in ROWS:

@@ -1,4 +1,4 @@
-"""Everything a user may choose: one row a setting, with its default, its parser and its texts."""
+"""The settings: one row each, with its default, its parser and its texts."""
 
 # ruff: noqa: RUF009 - what a row returns is a field, made for each setting
 import dataclasses
@@ -23,31 +23,31 @@ from empiarfs.setting_parsers import (
 from empiarfs.units import GIB, KIB, MIB, seconds
 from empiarfs.urls import BASE_URL, ftp_address, web_address, without_credentials
 
-SAMPLE = "sample"  # what the cache knows the embedded archive by: its port is another each time
+SAMPLE = "sample"  # the name of the built-in archive in the cache: its port differs each time
 PROMPT_PATIENCE = 30.0  # seconds; a person at a prompt can repeat a command, the programs behind a mount cannot
 
-PREFIX = "EMPIARFS_"  # of the variables
+PREFIX = "EMPIARFS_"  # of the environment variables
 
 T = TypeVar("T")
 
 
 class BadSetting(ValueError):
-    """A setting that cannot be understood; its text says where it stands and what would do."""
+    """A setting is invalid; the message names its source and what is valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What there is to know of one setting; see `Settings`.
+    """The description of one setting; see `Settings`.
 
     Attributes:
-        name: in Python and in the configuration file.
-        parse: reads what a user writes; raises ValueError.
-        summary: what it is, a sentence for `--help`.
-        note: the same for the table of the documents, with what to consider.
-        takes: which commands have a flag for it: "archive" all that open one, "mount" that alone, "" none.
-        metavar: what the value of the flag is called; empty for a switch.
-        short: another name of the flag.
-        otherwise: what holds where nothing is chosen, beside the default or in its place.
+        name: its name in Python and in the configuration file.
+        parse: parses the text that a user writes; raises ValueError.
+        summary: a sentence for `--help`.
+        note: a description for the table in the documentation.
+        takes: the commands with a flag for it: "archive" for all that open one, "mount" for that only, "" for none.
+        metavar: the name of the flag's value; empty for a switch.
+        short: a short name of the flag.
+        otherwise: what applies if nothing is set, in addition to the default or in its place.
     """
 
     name: str = ""
@@ -61,12 +61,12 @@ class Row:
 
     @property
     def variable(self) -> str:
-        """The variable of the environment."""
+        """The name of the environment variable."""
         return PREFIX + self.name.upper()
 
     @property
     def flag(self) -> str:
-        """The flag of the command line, where there is one."""
+        """The flag of the command line, if there is one."""
         return f"--{self.name.replace('_', '-')}"
 
 
@@ -78,10 +78,10 @@ def _row(default: T, parse: Callable[[str], T], summary: str, note: str, **more:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user may choose; sizes in bytes, times in seconds.
+    """The settings; sizes in bytes, times in seconds.
 
-    Each row is a setting, and all there is to write of it: its default, its parser, and its texts for the help and
-    for the table of the documents. Flags, variables of the environment and names in the file follow from it.
+    Each row defines a setting completely: its default, its parser, and its texts for the help and the table in the
+    documentation. Flags, environment variables and names in the file are derived from it.
     """
 
     base_url: str = _row(
@@ -108,14 +108,14 @@ class Settings:
         "blocks and listings, shared by all your mounts",
         metavar="DIR",
     )
-    cache_size: int = _row(  # a day's work with one entry; a home quota still holds it
+    cache_size: int = _row(  # a day's work with one entry, and still within most quotas of a home directory
         20 * GIB,
         cache_size,
         "Maximum disk cache (LRU); 0 disables it.",
         "maximum disk cache (LRU); 0 disables it",
         metavar="SIZE",
     )
-    memory_cache_size: int = _row(  # two movies of 128 MiB; blocks on their way to the disk are among them
+    memory_cache_size: int = _row(  # two movies of 128 MiB, with the write queue
         256 * MIB,
         size_from(16 * MIB),
         "Maximum memory for cached blocks.",
@@ -201,5 +201,5 @@ ROWS: dict[str, Row] = {
 
 
 def archive_name(base_url: str) -> str:
-    """Return what the cache knows the archive at `base_url` by, whoever logs in there."""
+    """Return the name of the archive at `base_url` in the cache, which does not depend on the login."""
     return hashlib.blake2b(without_credentials(base_url).encode(), digest_size=8).hexdigest()

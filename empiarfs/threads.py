@@ -1,4 +1,4 @@
-"""A pool of daemon threads that starts one only when none is idle, and ends those that idle for long."""
+"""A pool of daemon threads that starts a thread only when none is idle, and ends threads that are idle for long."""
 
 import logging
 import os
@@ -19,16 +19,16 @@ IDLE_SECONDS = 60.0
 
 
 class ThreadPool:
-    """Runs calls in daemon threads, which never hold up the end of the process.
+    """Runs calls in daemon threads, which never delay the end of the process.
 
-    A call runs in an empty context: no cancel scope or deadline of the thread that submits it applies there. In the
-    child of a fork the pool is empty, and calls that had not ended before the fork never do.
+    A call runs in an empty context: no cancel scope of the submitting thread applies there. In the child of a fork
+    the pool is empty, and calls that had not ended before the fork never do.
 
     Args:
-        name: of the threads, with a number behind it.
-        most: how many threads run at once; as many as there are calls where it is None.
-        on_exit: called in each thread before it ends, to free what the thread holds.
-        idle_seconds: after how long without a call a thread ends.
+        name: the name of the threads, followed by a number.
+        most: the maximum number of threads; None for one for each call.
+        on_exit: called in each thread before it ends, to release what the thread holds.
+        idle_seconds: the seconds without a call after which a thread ends.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class ThreadPool:
 
     @property
     def threads(self) -> int:
-        """How many threads there are."""
+        """The number of threads."""
         return len(self._threads)
 
     @property
     def waiting(self) -> int:
-        """How many calls no thread has begun yet."""
+        """The number of queued calls."""
         return len(self._calls)
 
     def submit(self, call: Callable[[], T]) -> "Future[T]":
-        """Return the future result of `call`; cancelling it works until a thread begins it.
+        """Run `call` in a thread, and return its future, which can be cancelled until a thread begins the call.
 
-        Where the system starts no more threads the call runs in this thread, unless a bounded pool has some.
+        If the system starts no more threads the call runs in this thread, unless a bounded pool has threads.
 
         Raises:
             RuntimeError: the pool is closed.
@@ -84,10 +84,10 @@ class ThreadPool:
         return future
 
     def close(self, seconds: float = 0.0) -> bool:
-        """Accept no more calls, end each thread once no call waits, and return whether all have ended.
+        """Accept no more calls, end each thread once no call is queued, and return whether all have ended.
 
         Args:
-            seconds: how long to wait for that; a thread that hangs in a call is left to itself.
+            seconds: how long to wait for that; a thread that hangs in a call is abandoned.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -99,7 +99,7 @@ class ThreadPool:
         return not any(thread.is_alive() for thread in threads)
 
     def _reset(self) -> None:
-        """Forget all threads and calls; the lock is a new one, as a thread that is gone may have held the old."""
+        """Drop all threads and calls, and create a new lock: a thread that does not exist may hold the old one."""
         self._changed = threading.Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._threads: set[threading.Thread] = set()
@@ -109,11 +109,11 @@ class ThreadPool:
         return self._most is None or len(self._threads) < self._most
 
     def _start(self) -> bool:
-        """Start a thread; return whether the system let us."""
+        """Start a thread; return whether the system could."""
         thread = threading.Thread(target=self._work, name=f"{self._name} {self._started}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no more threads to be had
+        except RuntimeError:  # the system's limit
             return False
         self._started += 1
         self._threads.add(thread)
@@ -122,11 +122,11 @@ class ThreadPool:
     def _work(self) -> None:
         while (task := self._next()) is not None:
             _run(*task)
-            del task  # an idle thread holds no call, nor its result
+            del task  # an idle thread must not hold a call or its result
         self._exit()
 
     def _next(self) -> tuple["Future[Any]", Callable[[], Any]] | None:
-        """Return the next call, once there is one; None where this thread is to end."""
+        """Wait for the next call and return it; None if this thread is to end."""
         with self._changed:
             self._idle += 1
             deadline = time.monotonic() + self._idle_seconds
@@ -143,7 +143,7 @@ class ThreadPool:
             try:
                 self._on_exit()
             except Exception:
-                log.exception("the end of a thread of %r", self._name)
+                log.exception("on_exit of a thread of %r failed", self._name)
 
 
 def _run(future: "Future[T]", call: Callable[[], T]) -> None:
@@ -152,12 +152,12 @@ def _run(future: "Future[T]", call: Callable[[], T]) -> None:
         return
     try:
         result = Context().run(call)
-    except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+    except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
         future.set_exception(error)
     else:
         future.set_result(result)
     finally:
-        del future, call  # the traceback of an error holds this frame, and would hold its future in a cycle
+        del future, call  # the traceback of an error refers to this frame: no reference cycle with the future
 
 
 def _reset_all() -> None:

@@ -1,4 +1,4 @@
-"""Sizes and times: the units, and how users write them; pure."""
+"""Units of size and time, and parsers for what users write; pure."""
 
 import re
 from decimal import Decimal
@@ -7,20 +7,20 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-LARGEST = 2**63 - 1  # what SQLite and the kernel can count
-LONGEST_SECONDS = 1e9  # 30 years; what waits for longer than the machine can count would fail
+LARGEST = 2**63 - 1  # the largest integer of SQLite and the kernel
+LONGEST_SECONDS = 1e9  # 30 years; much longer waits overflow the system's timeouts
 
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
-# ASCII: else there are digits of other scripts, and the sign of the kelvin is a K
+# ASCII: else digits of other scripts match, and the kelvin sign matches K
 _SIZE = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
 _TIME = re.compile(r"(\d{1,99}(?:\.\d{1,99})?)\s*([smhd]?)", re.ASCII)
 
 
 def byte_count(text: str) -> int:
-    """Read `"20G"`, `"512 MiB"` or `"4096"` as bytes; K, M, G and T are powers of 1024.
+    """Parse `"20G"`, `"512 MiB"` or `"4096"` as bytes; K, M, G and T are powers of 1024.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not such a size, or too large.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -32,10 +32,10 @@ def byte_count(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read `"300"`, `"5m"`, `"24h"` or `"1d"` as seconds.
+    """Parse `"300"`, `"5m"`, `"24h"` or `"1d"` as seconds.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not such a time, or too long.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:

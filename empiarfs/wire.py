@@ -1,6 +1,6 @@
-"""Puts the parts together; the only module that knows which is which.
+"""Builds an archive from its parts; the only module that selects the implementations.
 
-Threads are made here, or by the parts made here, so an archive is opened after any fork.
+Threads are started here, or by the parts created here, so open an archive after any fork.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ from empiarfs.urls import without_credentials
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 3.0  # how long closing waits for blocks on their way to the disk
+CLOSE_SECONDS = 3.0  # how long closing waits for the write queue
 
 
 class _NoStore:
-    """A store that keeps nothing, for a cache of size 0 or a folder that cannot be used."""
+    """A store that stores nothing, for a cache of size 0 or a folder that cannot be used."""
 
     broken = 0
 
@@ -65,23 +65,23 @@ def _store(settings: Settings, archive: str, kept: Path | None) -> "DiskStore | 
     try:
         return DiskStore(folder, settings.cache_size, archive=archive, block_bytes=settings.block_size)
     except UnsafePath:
-        raise  # to be chosen otherwise, not to be done without
+        raise  # the user must choose another folder
     except OSError as error:
-        log.warning("%s: %s; nothing is kept on disk until the next mount", folder, error)
+        log.warning("%s: %s; nothing is cached on disk until the next mount", folder, error)
         return _NoStore()
 
 
 def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, interactive: bool = False) -> Archive:
-    """Open the archive that `settings` name.
+    """Open the archive of `settings`.
 
     Args:
-        settings: where it is and what it may use.
-        only: the entries to show; all where it is empty.
-        name: what the cache knows it by; from the base URL where it is empty.
-        interactive: whether the user waits: what waiting seldom heals fails at once.
+        settings: its address and its limits.
+        only: the entries to show; empty for all.
+        name: its name in the cache; derived from the base URL if empty.
+        interactive: whether a user waits: errors that rarely pass by themselves then fail at once.
 
     Raises:
-        OSError: the cache folder may not be trusted, or is none.
+        OSError: the cache folder cannot be trusted, or is not a folder.
     """
     kept = prepare_cache_dir(settings.cache_dir)
     archive_id = name or archive_name(settings.base_url)
@@ -133,7 +133,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         reader,
         tree,
         background,
-        # offline, what is ahead of a reader may be missing where what it asks for is here
+        # offline there is no prefetch: it would fail for missing blocks that the reader may not request
         most_ahead=0 if settings.offline else settings.memory_cache_size * 5 // 8,
         request_size_bounds=host.latency.request_size_bounds,
     )
@@ -179,13 +179,13 @@ def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSiz
 
 
 def ftp_of(settings: Settings) -> FtpSizes | None:
-    """Return the FTP server beside the base URL by itself; None where there is none."""
+    """Return the FTP server of `settings` outside an archive; None if there is none."""
     slots = process_semaphore(settings.base_url, settings.max_connections)
     return _sizes(settings, lambda: slots.acquire(SLOT_SECONDS))
 
 
 def ftp_url(settings: Settings) -> str:
-    """Return the FTP server beside the base URL: the one named, or its host where that is named for it; or none."""
+    """Return the FTP URL of the settings, else one derived from a host that begins with `ftp.`, else empty."""
     base = urlsplit(settings.base_url)
     if settings.no_ftp:
         return ""

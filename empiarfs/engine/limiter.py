@@ -93,7 +93,7 @@ class ConnectionLimiter:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()  # the next in the queue may be admitted too
             if came < self._paused_at and self.pause():
-                raise Throttled(path, "the server asked for a pause", self.pause())
+                raise Throttled(path, "the server requested a pause", self.pause())
             self._demand += 1
             self.peak = max(self.peak, self._demand + self._ahead)
         with self._held(ahead=False):

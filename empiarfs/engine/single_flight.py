@@ -125,7 +125,7 @@ class SingleFlight(Generic[K, T]):
         flight.finish(value, None)
 
     def fail(self, keys: Iterable[K], error: BaseException | None) -> None:
-        """Give claims up: raise `error` in every waiter, or with None let a waiter claim the key."""
+        """Release the claims of `keys`: raise `error` in every waiter, or with None let a waiter claim the key."""
         for key in list(keys):
             with self._lock:
                 flight = self._flights.pop(key, None)  # it is complete if its thread was interrupted after that

@@ -50,7 +50,7 @@ def test_nothing_is_measured(listing: Listing) -> None:
     assert {type(node) for node in listing.scan("10028/data")} == {Directory, Stub}
 
 
-def test_what_is_not_there_is_not_found(listing: Listing) -> None:
+def test_a_missing_file_is_not_found(listing: Listing) -> None:
     """`scan` of a missing directory raises NotFound with its path."""
     with pytest.raises(NotFound) as caught:
         listing.scan("10028/none")

@@ -1,4 +1,4 @@
-"""What every store of blocks must do."""
+"""The contract of every block store."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +20,7 @@ FILE = File("10028/data/a.mrc", 10_000, 5)
 
 @pytest.fixture(params=["disk", "memory"])
 def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockStore]:
-    """Every store that keeps what it is given, empty."""
+    """Return every store that stores blocks, empty."""
     if request.param == "memory":
         yield MemoryStore()
         return
@@ -30,7 +30,7 @@ def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockSto
 
 @pytest.fixture(params=["disk", "memory", "broken", "none"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockStore]:
-    """Every store there is, empty."""
+    """Return every store, empty."""
     match request.param:
         case "memory":
             yield MemoryStore()
@@ -43,12 +43,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockStore
                 yield store
 
 
-def test_what_was_never_put_is_none(store: BlockStore) -> None:
-    """A block nobody put is not there."""
+def test_a_block_that_was_never_put_is_missing(store: BlockStore) -> None:
+    """A block that was never put is not returned."""
     assert get(store, Block(FILE, 0)) is None
 
 
-def test_what_was_put_is_given_back_or_none(store: BlockStore) -> None:
+def test_a_block_is_returned_unchanged_or_missing(store: BlockStore) -> None:
     """A store may lose a block, and never changes one."""
     for number in range(5):
         put(store, Block(FILE, number), noise(1000, number))
@@ -56,8 +56,8 @@ def test_what_was_put_is_given_back_or_none(store: BlockStore) -> None:
         assert get(store, Block(FILE, number)) in {None, noise(1000, number)}
 
 
-def test_a_keeping_store_keeps(keeping: BlockStore) -> None:
-    """What was put is there: each block its own bytes, also none, and the last put of two."""
+def test_a_storing_store_returns_its_blocks(keeping: BlockStore) -> None:
+    """Each block is returned with its own bytes, also an empty one, and the last put of two."""
     put(keeping, Block(FILE, 0), b"old")
     put(keeping, Block(FILE, 0), noise(1000))
     put(keeping, Block(FILE, 1), b"")
@@ -66,7 +66,7 @@ def test_a_keeping_store_keeps(keeping: BlockStore) -> None:
 
 
 def test_blocks_of_other_files_and_versions_are_others(store: BlockStore) -> None:
-    """No block is given for another path, size, date or number."""
+    """No block is returned for another path, size, date or number."""
     put(store, Block(FILE, 0), b"1")
     for file in (File("10028/b", 10_000, 5), File(FILE.path, 9999, 5), File(FILE.path, 10_000, None)):
         assert get(store, Block(file, 0)) is None
@@ -74,7 +74,7 @@ def test_blocks_of_other_files_and_versions_are_others(store: BlockStore) -> Non
 
 
 def test_a_store_is_safe_for_threads(store: BlockStore) -> None:
-    """Threads that put and get at once get right bytes or None."""
+    """Threads that put and get at once get the right bytes or None."""
 
     def work(seed: int) -> bool:
         blocks = [Block(FILE, (seed + turn) % 5) for turn in range(20)]

@@ -61,7 +61,7 @@ def test_a_file_is_no_directory_to_list(client: Client) -> None:
         client.listing.scan("10028/10028.xml")
 
 
-def test_what_is_not_there_is_not_found(client: Client) -> None:
+def test_a_missing_file_is_not_found(client: Client) -> None:
     """`scan` of a missing directory raises NotFound."""
     with pytest.raises(NotFound):
         client.listing.scan("10029")

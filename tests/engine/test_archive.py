@@ -1,4 +1,4 @@
-"""The archive as every face speaks to it."""
+"""The archive as the mount, the command line and the Python API use it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def run(task: Callable[[], object]) -> None:
 
 
 class Rig:
-    """An archive over fakes, with all of them in reach."""
+    """An archive over fakes, with all of them accessible."""
 
     def __init__(self, folder: Path, content: bytes) -> None:
         self.origin = FakeOrigin({PATH: content}, piece=1 << 16)
@@ -87,7 +87,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_a_file_is_opened_and_read(rig: Rig) -> None:
-    """`open` measures, `read` gives the bytes at an offset."""
+    """`open` measures a file, and `read` returns the bytes at an offset."""
     file = rig.archive.open(PATH)
     assert file.file == rig.origin.file(PATH)
     assert file.read_at(1_000_000, 100) == noise(3 * 2**20 + 17)[1_000_000:1_000_100]
@@ -95,7 +95,7 @@ def test_a_file_is_opened_and_read(rig: Rig) -> None:
 
 @given(offset=st.integers(-5, 250), size=st.integers(-5, 250))
 def test_a_read_is_short_only_at_the_end(tmp_path_factory: pytest.TempPathFactory, offset: int, size: int) -> None:
-    """Offsets and sizes of every kind give what `pread` of a file would."""
+    """A read at any offset and of any size returns what `pread` of a file would return."""
     rig = Rig(tmp_path_factory.mktemp("rig"), noise(100))
     wanted = noise(100)[max(0, offset) : max(0, offset + size)]
     assert rig.archive.open(PATH).read_at(offset, size) == wanted
@@ -103,19 +103,19 @@ def test_a_read_is_short_only_at_the_end(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_directory_does_not_open(rig: Rig) -> None:
-    """It says what it is."""
+    """Opening a directory raises IsADirectory."""
     with pytest.raises(IsADirectory):
         rig.archive.open("10028")
 
 
-def test_what_is_not_there_does_not_open(rig: Rig) -> None:
-    """`open` raises as `stat` does."""
+def test_a_missing_file_does_not_open(rig: Rig) -> None:
+    """`open` raises the error that `stat` raises."""
     with pytest.raises(NotFound):
         rig.archive.open("10028/none")
 
 
-def test_reading_in_line_is_fetched_ahead(rig: Rig) -> None:
-    """After some reads in line what comes next is fetched in the background, and then read without a request."""
+def test_a_sequential_reader_is_prefetched(rig: Rig) -> None:
+    """After some sequential reads the following bytes are prefetched, and then read without a request."""
     file = rig.archive.open(PATH)
     for offset in range(0, 2**20, 2**17):
         file.read_at(offset, 2**17)
@@ -129,8 +129,8 @@ def test_reading_in_line_is_fetched_ahead(rig: Rig) -> None:
     assert len(rig.origin.fetches) == asked
 
 
-def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path) -> None:
-    """After some files in order the same part of the next ones is fetched ahead, and no more of them."""
+def test_headers_read_file_by_file_are_prefetched(tmp_path: Path) -> None:
+    """After some files in order the same part of the next ones is prefetched, and no more of them."""
     rig = Rig(tmp_path, b"")
     paths = [f"10028/m{number:02}.mrc" for number in range(30)]
     rig.listing.children["10028"] = [stub(path) for path in paths]
@@ -146,8 +146,8 @@ def test_who_reads_headers_file_by_file_finds_the_next_ones_here(tmp_path: Path)
     rig.archive.close()
 
 
-def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_next(rig: Rig) -> None:
-    """The open file raises Changed; opened again it is the new version."""
+def test_a_changed_file_is_stale_until_it_is_opened_again(rig: Rig) -> None:
+    """A read of an open file that has changed raises Stale; opened again it is the new version."""
     opened = rig.archive.open(PATH)
     rig.origin.refusals[PATH] = Stale(PATH)
     with pytest.raises(Stale):
@@ -158,14 +158,14 @@ def test_a_file_that_changed_is_an_error_for_who_has_it_open_and_news_for_the_ne
 
 
 def test_opening_a_file_brings_its_first_bytes_with_its_size(rig: Rig) -> None:
-    """One request does for a file that was listed and is now read from its start."""
+    """One request is enough for a file that was listed and is now read from its start."""
     rig.archive.listdir("10028")
     assert rig.archive.open(PATH).read_at(0, 1024) == noise(1024)
     assert len(rig.origin.diary) == 1
 
 
 def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
-    """Whatever their order, overlaps and ends, each is the file's bytes, and neighbours are one request."""
+    """Ranges in any order, overlapping or beyond the end, have the file's bytes, and neighbours are one request."""
     content = noise(3 * 2**20 + 17)
     file = rig.archive.stat(PATH)
     assert isinstance(file, File)
@@ -183,7 +183,7 @@ def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
 
 
 def test_ranges_of_a_file_that_changed_are_stale(rig: Rig) -> None:
-    """The error is the reader's, and the file is measured again when it is next opened."""
+    """Reading ranges of a changed file raises Stale, and the file is measured again when it is next opened."""
     file = rig.archive.stat(PATH)
     assert isinstance(file, File)
     rig.origin.refusals[PATH] = Stale(PATH)
@@ -194,13 +194,13 @@ def test_ranges_of_a_file_that_changed_are_stale(rig: Rig) -> None:
     assert rig.archive.open(PATH).read_at(0, 10) == b"new"
 
 
-def test_what_it_shows_it_lists(rig: Rig) -> None:
-    """Entries come from the tree."""
+def test_an_archive_lists_its_tree(rig: Rig) -> None:
+    """`listdir` returns the nodes of the tree."""
     assert rig.archive.listdir("10028") == [stub(PATH)]
 
 
 def test_closing_closes(tmp_path: Path) -> None:
-    """`close` calls what the wire gave."""
+    """`close` calls the function that the archive was created with."""
     rig = Rig(tmp_path, b"")
     rig.archive.close()
     assert rig.closed == 1
@@ -211,8 +211,8 @@ def test_closing_closes(tmp_path: Path) -> None:
     "share connections, and get each other's replies."
 )
 @pytest.mark.promise("Open it in each process.")
-def test_a_child_process_is_told_to_open_an_archive_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a fork all methods raise Closed, also those of a file opened before, and nothing is asked."""
+def test_an_archive_is_closed_in_a_child_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fork all methods raise Closed, also those of a file opened before, and nothing is requested."""
     file = rig.archive.open(PATH)
     asked = len(rig.origin.diary)
     monkeypatch.setattr("empiarfs.archive._generation", -1)

@@ -1,4 +1,4 @@
-"""Work that nobody waits for; and a look that nobody waits for for long."""
+"""Background tasks, and values that are polled without a long wait."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ from empiarfs.errors import Unavailable
 
 @contextmanager
 def threads(count: int) -> Iterator[BackgroundWorkers]:
-    """Yield so many, and end them."""
+    """Yield a pool of that many threads, and end it."""
     background = BackgroundWorkers(in_threads, count)
     yield background
     background.close()
 
 
-def test_no_more_tasks_run_at_once_than_were_set() -> None:
-    """Of many tasks two run, the others wait; each runs once."""
+def test_tasks_at_once_are_limited() -> None:
+    """Of many tasks two run at once, the others are queued, and each runs once."""
     limit, inside, seen, done = threading.Semaphore(0), [0], [], threading.Semaphore(0)
     lock = threading.Lock()
 
@@ -43,8 +43,8 @@ def test_no_more_tasks_run_at_once_than_were_set() -> None:
     assert max(seen) <= 2
 
 
-def test_what_a_task_meets_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of the archive's is left to the reader who will need it; a surprise is logged."""
+def test_a_failed_task_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """An ArchiveError of a task is left to the reader that will need it; any other exception is logged."""
     ran = threading.Event()
 
     def failing(error: Exception) -> Callable[[], None]:
@@ -62,8 +62,8 @@ def test_what_a_task_meets_does_not_end_the_others(caplog: pytest.LogCaptureFixt
     caplog.clear()
 
 
-def test_tasks_that_wait_are_counted() -> None:
-    """Those that no thread has taken yet; closing drops them, and takes no more."""
+def test_queued_tasks_are_counted() -> None:
+    """Tasks that no thread has begun are counted; closing drops them, and later tasks are dropped."""
     held, begun = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -85,13 +85,13 @@ def test_tasks_that_wait_are_counted() -> None:
 
 @pytest.fixture
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a look may take long."""
+    """Allow a poll to take long on a busy machine."""
     monkeypatch.setattr("empiarfs.engine.background.LOOK_SECONDS", SOON)
 
 
 @pytest.mark.usefixtures("_patient")
-def test_a_look_gives_what_is_there_now() -> None:
-    """Anew each time."""
+def test_a_polled_value_is_current() -> None:
+    """Each call reads the value again."""
     numbers = iter([7, 9])
     with threads(1) as background:
         seen = PolledValue(lambda: next(numbers), background)
@@ -99,16 +99,16 @@ def test_a_look_gives_what_is_there_now() -> None:
 
 
 @pytest.mark.usefixtures("_patient")
-def test_a_look_that_cannot_tell_changes_nothing() -> None:
-    """What was seen before stays."""
+def test_a_poll_without_a_value_changes_nothing() -> None:
+    """A poll that returns None keeps the previous value."""
     numbers = iter([7, None])
     with threads(1) as background:
         seen = PolledValue(lambda: next(numbers), background)
         assert [seen(), seen()] == [7, 7]
 
 
-def test_a_look_that_hangs_gives_what_was_seen_last() -> None:
-    """And holds nobody up for long; when it goes on, what it sees is given."""
+def test_a_poll_that_hangs_returns_the_previous_value() -> None:
+    """A hanging poll delays the caller only briefly; once it ends, its value is returned."""
     held = threading.Event()
 
     def look() -> int:

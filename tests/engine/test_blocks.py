@@ -1,4 +1,4 @@
-"""The arithmetic of blocks keeps its laws for every file, span and block size."""
+"""The arithmetic of blocks holds for every file, span and block size."""
 
 import itertools
 
@@ -13,8 +13,8 @@ SIZES = st.integers(1, 300)
 
 
 @given(offset=st.integers(-100, 12_000), size=st.integers(-100, 12_000), length=LENGTHS)
-def test_clamped_is_the_part_of_the_wish_that_lies_in_the_file(offset: int, size: int, length: int) -> None:
-    """`clamped` holds exactly the offsets that were wished for and that the file has."""
+def test_clamped_is_the_requested_part_in_the_file(offset: int, size: int, length: int) -> None:
+    """`clamped` holds exactly the requested offsets that the file has."""
     span = blocks.clamped(offset, size, length)
     wished = set(range(max(offset, 0), offset + size)) & set(range(length))
     assert set(range(span.start, span.stop)) == wished
@@ -22,14 +22,14 @@ def test_clamped_is_the_part_of_the_wish_that_lies_in_the_file(offset: int, size
 
 @given(offset=st.integers(-100, 12_000), size=st.integers(-100, 12_000), length=LENGTHS)
 def test_clamped_never_leaves_the_file(offset: int, size: int, length: int) -> None:
-    """An empty span too lies in the file, and no span has a negative size."""
+    """An empty span also lies in the file, and no span has a negative size."""
     span = blocks.clamped(offset, size, length)
     assert 0 <= span.start <= span.stop <= length
 
 
 @given(start=st.integers(0, 5_000), size=st.integers(0, 5_000), block_bytes=SIZES)
 def test_covering_names_every_block_that_holds_a_byte_and_no_other(start: int, size: int, block_bytes: int) -> None:
-    """`covering` is the set of the numbers of all bytes."""
+    """`covering` returns exactly the numbers of the blocks with a byte of the span."""
     numbers = blocks.covering(Span(start, start + size), block_bytes)
     assert set(numbers) == {offset // block_bytes for offset in range(start, start + size)}
 
@@ -38,7 +38,7 @@ def test_covering_names_every_block_that_holds_a_byte_and_no_other(start: int, s
 def test_the_span_of_the_covering_blocks_holds_the_span(
     start: int, size: int, block_bytes: int, beyond: int
 ) -> None:
-    """Covering a span and going back gives a span around it, whole blocks but for the end of the file."""
+    """The span of the covering blocks contains the span, in whole blocks except at the end of the file."""
     length = start + size + beyond
     around = blocks.span_of(blocks.covering(Span(start, start + size), block_bytes), block_bytes, length)
     assert around.start <= start < start + size <= around.stop <= length
@@ -47,15 +47,15 @@ def test_the_span_of_the_covering_blocks_holds_the_span(
 
 
 @given(numbers=st.sets(st.integers(0, 80)), longest=st.integers(1, 12))
-def test_runs_give_back_every_number_once_and_in_order(numbers: set[int], longest: int) -> None:
-    """Laid end to end the runs are the numbers."""
+def test_runs_contain_every_number_once_and_in_order(numbers: set[int], longest: int) -> None:
+    """The runs in order are the numbers."""
     runs = list(blocks.runs(sorted(numbers), longest))
     assert [number for run in runs for number in run] == sorted(numbers)
 
 
 @given(numbers=st.sets(st.integers(0, 80)), longest=st.integers(1, 12))
-def test_runs_are_as_long_as_they_may_be(numbers: set[int], longest: int) -> None:
-    """No run is empty or over the limit, and two that touch are cut only because the first is full."""
+def test_runs_are_as_long_as_the_limit_allows(numbers: set[int], longest: int) -> None:
+    """No run is empty or over the limit, and two adjacent ones are split only because the first is full."""
     runs = list(blocks.runs(sorted(numbers), longest))
     assert all(1 <= len(run) <= longest for run in runs)
     touching = [(a, b) for a, b in itertools.pairwise(runs) if a.stop == b.start]

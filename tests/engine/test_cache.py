@@ -1,4 +1,4 @@
-"""Memory in front of a store: bounded, least recently used, and never in the reader's way."""
+"""Memory in front of a store: bounded, least recently used, and never delaying a reader."""
 
 import threading
 import time
@@ -24,15 +24,15 @@ def block(number: int) -> Block:
 
 @contextmanager
 def closing(cache: Cache) -> Iterator[Cache]:
-    """Close the cache at the end, whatever happens."""
+    """Close the cache at the end, even after an error."""
     try:
         yield cache
     finally:
         cache.close(SOON)
 
 
-def test_what_is_put_is_got_from_memory_at_once() -> None:
-    """The store need not have it yet."""
+def test_a_block_is_in_memory_at_once() -> None:
+    """A block is returned from memory before the store has it."""
     store = SlowStore()
     with closing(Cache(1000, store, 2)) as cache:
         cache.put(block(0), b"data")
@@ -41,8 +41,8 @@ def test_what_is_put_is_got_from_memory_at_once() -> None:
         store.barrier.lift()
 
 
-def test_what_is_put_reaches_the_store() -> None:
-    """Closing writes what waits."""
+def test_closing_writes_the_queue() -> None:
+    """Closing writes the queued blocks."""
     store = SlowStore()
     cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
@@ -52,8 +52,8 @@ def test_what_is_put_reaches_the_store() -> None:
     assert store.blocks == {block(0): b"a", block(1): b"b"}
 
 
-def test_closing_waits_no_longer_than_it_is_told() -> None:
-    """A store that hangs does not keep the program."""
+def test_closing_waits_no_longer_than_its_timeout() -> None:
+    """A store that hangs does not delay the end of the program beyond the timeout."""
     store = SlowStore()
     cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
@@ -65,12 +65,12 @@ def test_closing_waits_no_longer_than_it_is_told() -> None:
 
 
 def test_a_cache_that_was_never_used_closes() -> None:
-    """No put, no thread, nothing to wait for."""
+    """Without a put there is no thread, and closing does not wait."""
     Cache(1000, MemoryStore(), 2).close(SOON)
 
 
 def test_a_block_of_the_store_comes_to_memory() -> None:
-    """The store is asked once; then the block is in memory."""
+    """A block is read from the store once; then it is in memory."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
     with closing(Cache(1000, store, 2)) as cache:
@@ -80,8 +80,8 @@ def test_a_block_of_the_store_comes_to_memory() -> None:
         assert store.asked == [block(3)]
 
 
-def test_neighbours_are_looked_for_together() -> None:
-    """The store is asked once for each run, and what it lacks is left out."""
+def test_neighbours_are_read_together() -> None:
+    """The store is read once for each run, and missing blocks are left out."""
     store = MemoryStore()
     store.blocks |= {block(number): bytes([number]) for number in (2, 3, 7)}
     with closing(Cache(1000, store, 2)) as cache:
@@ -90,7 +90,7 @@ def test_neighbours_are_looked_for_together() -> None:
         assert (cache.store_hits, cache.misses) == (3, 1)
 
 
-def test_looking_into_memory_never_asks_the_store() -> None:
+def test_a_memory_lookup_never_reads_the_store() -> None:
     """`in_memory` does not wait for a disk."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
@@ -99,8 +99,8 @@ def test_looking_into_memory_never_asks_the_store() -> None:
         assert store.asked == []
 
 
-def test_a_block_that_is_used_up_goes_before_one_that_nobody_has_read() -> None:
-    """What was fetched ahead is still wanted; what was taken whole is not."""
+def test_a_fully_read_block_is_evicted_before_an_unread_one() -> None:
+    """A block that was fully read is evicted before a prefetched one."""
     with closing(Cache(400, BrokenStore(), 2)) as cache:  # 300 of them for blocks
         for number in range(3):
             cache.put(block(number), bytes(100))
@@ -113,8 +113,8 @@ def test_a_block_that_is_used_up_goes_before_one_that_nobody_has_read() -> None:
         assert [number for number in range(5) if cache.in_memory(block(number), fully_read=True)] == [1, 3, 4]
 
 
-def test_what_the_store_gives_is_not_written_back() -> None:
-    """A block that came from the store is there already."""
+def test_a_block_from_the_store_is_not_written_back() -> None:
+    """A block that came from the store is not stored again."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
     cache = Cache(1000, store, 2)
@@ -124,15 +124,15 @@ def test_what_the_store_gives_is_not_written_back() -> None:
     assert store.blocks == {}
 
 
-def test_a_block_nobody_has_is_none() -> None:
-    """Neither memory nor store: None, and it counts as missed."""
+def test_a_missing_block_is_a_miss() -> None:
+    """A block that is in neither memory nor store is None, and counts as a miss."""
     with closing(Cache(1000, MemoryStore(), 2)) as cache:
         assert cache.load(FILE, [0]) == {}
         assert (cache.misses, cache.memory_hits, cache.store_hits) == (1, 0, 0)
 
 
 def test_hits_are_counted_where_they_happen() -> None:
-    """Memory and store have counters of their own, shown in the text of the cache."""
+    """Memory and store have their own counters, which the repr of the cache shows."""
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
     with closing(Cache(1000, store, 2)) as cache:
@@ -144,7 +144,7 @@ def test_hits_are_counted_where_they_happen() -> None:
 
 
 def test_a_broken_store_leaves_memory_working() -> None:
-    """Memory serves what the store has lost."""
+    """Memory serves blocks that the store has lost."""
     store = BrokenStore()
     cache = Cache(1000, store, 2)
     cache.put(block(0), b"a")
@@ -155,7 +155,7 @@ def test_a_broken_store_leaves_memory_working() -> None:
 
 
 def test_a_store_that_cannot_keep_up_loses_writes_and_delays_no_reader() -> None:
-    """With the store standing still every put returns; what does not fit the queue is dropped and counted."""
+    """With a store that hangs every put returns; blocks beyond the queue are dropped and counted."""
     store = SlowStore()
     cache = Cache(400, store, 2)
     for number in range(10):
@@ -179,8 +179,8 @@ def test_the_queue_takes_blocks_again_once_the_store_has_caught_up() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 80), max_size=60), memory=st.integers(16, 400))
-def test_memory_and_queue_together_stay_within_the_bytes_given(sizes: list[int], memory: int) -> None:
-    """However much is put while the store stands still, no more is held than the memory allowed."""
+def test_memory_and_queue_stay_within_the_limit(sizes: list[int], memory: int) -> None:
+    """While the store hangs, memory and queue together hold no more than the limit."""
     store = SlowStore()
     cache = Cache(memory, store, 2)
     for number, size in enumerate(sizes):
@@ -202,8 +202,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_a_whole_chunk_goes_to_the_store_in_one_call_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whatever order its blocks come, and without waiting for more."""
+def test_a_complete_chunk_is_stored_in_one_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete chunk is stored in one call without a wait, whatever the order of its blocks."""
     monkeypatch.setattr("empiarfs.engine.cache.GATHER_SECONDS", 1000.0)
     store = MemoryStore()
     with closing(Cache(10_000, store, 4)) as cache:
@@ -214,8 +214,8 @@ def test_a_whole_chunk_goes_to_the_store_in_one_call_and_at_once(monkeypatch: py
     assert sorted(map(sorted, store.puts)) == [[4, 5, 6, 7], [9]]
 
 
-def test_a_part_of_a_chunk_waits_for_its_neighbours_for_a_moment() -> None:
-    """Then it goes as it is: a random reader brings no neighbours."""
+def test_an_incomplete_chunk_waits_briefly() -> None:
+    """An incomplete chunk is stored after a short wait, as a random reader fetches no neighbours."""
     clock = FakeClock()
     store = MemoryStore()
     with closing(Cache(10_000, store, 4, clock)) as cache:
@@ -230,7 +230,7 @@ def test_a_part_of_a_chunk_waits_for_its_neighbours_for_a_moment() -> None:
 
 
 def test_blocks_put_twice_are_written_once() -> None:
-    """A block that comes again before its chunk is written takes the place of the first."""
+    """A block that is put again before its chunk is written replaces the first."""
     store = SlowStore()
     cache = Cache(10_000, store, 2)
     for data in (b"old", b"new"):
@@ -244,7 +244,7 @@ def test_blocks_put_twice_are_written_once() -> None:
 
 
 def test_prefetch_waits_for_a_store_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the queue has no room for what it brings; so nothing of it is dropped."""
+    """Prefetch waits while the queue has no room for its blocks, so that none is dropped."""
     monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", SOON)
     store = SlowStore()
     cache = Cache(4000, store, 1)  # a queue of 1000, of which 750 are for prefetch
@@ -268,8 +268,8 @@ def test_prefetch_waits_for_a_store_that_is_behind(monkeypatch: pytest.MonkeyPat
     assert len(store.blocks) == 9
 
 
-def test_requests_under_way_share_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room that one prefetch has reserved is no other's, until it is done."""
+def test_requests_in_flight_share_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that one prefetch has reserved is not available to another."""
     monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", 0.1)
     with closing(Cache(4000, MemoryStore(), 1)) as cache:
         begun = time.monotonic()
@@ -283,7 +283,7 @@ def test_requests_under_way_share_the_room(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_store_that_hangs_does_not_stop_prefetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for room no longer than a moment."""
+    """Prefetch waits for room only briefly."""
     monkeypatch.setattr("empiarfs.engine.cache.ROOM_SECONDS", 0.05)
     store = SlowStore()
     cache = Cache(400, store, 1)

@@ -1,4 +1,4 @@
-"""A request is sent a second time where the first is silent, once, within the limits; the first answer counts."""
+"""A silent request is sent a second time, once, within the limits, and the first response wins."""
 
 import random
 import time
@@ -28,7 +28,7 @@ HEDGED = (
 
 
 class Rig:
-    """A hedged origin with all its parts in reach."""
+    """A hedged origin with all its parts accessible."""
 
     def __init__(self, most: int = 4) -> None:
         self.origin = FakeOrigin({PATH: CONTENT})
@@ -41,11 +41,11 @@ class Rig:
         return b"".join(self.hedged.fetch(self.file, Span(0, 100), token=token))
 
     def measured(self, token: CancelToken | None = None) -> File:
-        """Measure it."""
+        """Measure the file."""
         return self.hedged.measure(PATH, token=token)
 
     def is_still(self) -> None:
-        """Wait until all places at the limiter are free: the loser of a race gives its own back last."""
+        """Wait until all connections of the limiter are free: the loser of a race releases its own last."""
         end = time.monotonic() + SOON
         while not repr(self.limiter).startswith(EMPTY):
             assert time.monotonic() < end, repr(self.limiter)
@@ -53,7 +53,7 @@ class Rig:
 
 
 class Late:
-    """A request under way in a thread, silent at `barrier`; the test decides when it is late."""
+    """A request in flight in a thread, silent at `barrier`; the test decides when it is late."""
 
     def __init__(self, rig: Rig, barrier: Barrier, ask: Callable[[CancelToken], object]) -> None:
         self.request = Hedgeable()
@@ -63,19 +63,19 @@ class Late:
         self._rig = rig
 
     def hedge(self) -> None:
-        """Let a waiter find it late."""
+        """Let a waiter find the request late."""
         self.request.hedge_if_silent(0.0)
 
     def result(self) -> object:
-        """Return the answer."""
+        """Return the response."""
         try:
             return self.answer.result(SOON)
         finally:
             self._pool.shutdown()
 
 
-def test_what_is_answered_in_time_is_sent_once() -> None:
-    """Measuring and fetching cost one request each, and a waiter that comes after the answer sends none."""
+def test_a_request_answered_in_time_is_sent_once() -> None:
+    """Measuring and fetching take one request each, and a waiter that comes after the response sends none."""
     rig, request = Rig(), Hedgeable()
     assert rig.measured(request) == rig.file
     request.hedge_if_silent(0.0)
@@ -88,7 +88,7 @@ def test_what_is_answered_in_time_is_sent_once() -> None:
 @pytest.mark.promise(HEDGED)
 @pytest.mark.parametrize("ask", [Rig.measured, Rig.fetched])
 def test_the_hedge_answers_while_the_first_request_hangs(ask: Callable[[Rig, CancelToken], object]) -> None:
-    """The first request is broken off, its connection with it, and both places are free."""
+    """The first request is cancelled with its connection, and both connections are released."""
     rig = Rig()
     first = rig.origin.held(times=1)
     late = Late(rig, first, lambda token: ask(rig, token))
@@ -102,7 +102,7 @@ def test_the_hedge_answers_while_the_first_request_hangs(ask: Callable[[Rig, Can
 
 
 def test_the_first_request_answers_while_the_hedge_hangs() -> None:
-    """The hedge is broken off then, and its answer is discarded."""
+    """The hedge is cancelled, and its response is discarded."""
     rig = Rig()
     both = rig.origin.held()
     late = Late(rig, both, rig.fetched)
@@ -117,7 +117,7 @@ def test_the_first_request_answers_while_the_hedge_hangs() -> None:
 
 
 def test_a_request_that_was_sent_just_now_is_not_late() -> None:
-    """The time counts from when it was sent, not from when a thread began to wait."""
+    """The delay counts from when the request was sent, not from when a thread began to wait."""
     rig = Rig()
     first = rig.origin.held(times=1)
     late = Late(rig, first, rig.fetched)
@@ -129,8 +129,8 @@ def test_a_request_that_was_sent_just_now_is_not_late() -> None:
     assert rig.hedged.hedged_requests == 1
 
 
-def test_however_many_wait_there_is_one_hedge() -> None:
-    """Threads that find a request late at the same moment send it once more between them."""
+def test_any_number_of_waiters_send_one_hedge() -> None:
+    """Threads that find a request late at the same moment send one hedge together."""
     rig = Rig(most=100)
     first = rig.origin.held(times=1)
     late = Late(rig, first, rig.fetched)
@@ -140,8 +140,8 @@ def test_however_many_wait_there_is_one_hedge() -> None:
     assert len(rig.origin.fetches) == 2
 
 
-def test_the_hedge_answers_where_the_first_request_fails_late() -> None:
-    """One of two is enough."""
+def test_the_hedge_answers_if_the_first_request_fails_late() -> None:
+    """A late failure of the first request leaves the hedge to answer."""
     rig = Rig()
     both = rig.origin.held()
     rig.origin.break_next(Break(error=Unavailable(PATH, "away")))
@@ -153,7 +153,7 @@ def test_the_hedge_answers_where_the_first_request_fails_late() -> None:
 
 
 def test_a_hedge_that_is_unavailable_leaves_the_first_request_alone() -> None:
-    """What one server of several cannot answer, another may."""
+    """An Unavailable of the hedge does not end the first request, which may reach another server."""
     rig = Rig()
     first = rig.origin.held(times=1)
     late = Late(rig, first, rig.fetched)
@@ -167,7 +167,7 @@ def test_a_hedge_that_is_unavailable_leaves_the_first_request_alone() -> None:
 
 
 def test_a_clear_answer_of_the_hedge_counts() -> None:
-    """That a file is not there is an answer, whichever request brings it."""
+    """NotFound is an answer, whichever request receives it."""
     rig = Rig()
     first = rig.origin.held(times=1)
     late = Late(rig, first, rig.measured)
@@ -179,8 +179,8 @@ def test_a_clear_answer_of_the_hedge_counts() -> None:
     rig.is_still()
 
 
-def test_without_a_free_place_there_is_no_hedge() -> None:
-    """With one connection there is one request, however silent."""
+def test_without_a_free_connection_there_is_no_hedge() -> None:
+    """With one connection there is one request, however long it is silent."""
     rig = Rig(most=1)
     barrier = rig.origin.held()
     late = Late(rig, barrier, rig.fetched)
@@ -192,7 +192,7 @@ def test_without_a_free_place_there_is_no_hedge() -> None:
 
 @pytest.mark.promise(HEDGED)
 def test_twenty_requests_earn_a_hedge() -> None:
-    """Eight may be hedged to begin with; after them one in twenty."""
+    """Eight requests may be hedged at the beginning; after that one in twenty."""
     rig = Rig(most=1000)
 
     def hedged() -> bool:
@@ -214,8 +214,8 @@ def test_twenty_requests_earn_a_hedge() -> None:
     assert not hedged()
 
 
-def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
-    """Where every single request is late, hedges are 8 and then 5 % of all requests; never more."""
+def test_no_more_than_one_in_twenty_requests_is_hedged() -> None:
+    """If every request is late, there are 8 hedges and then 5 % of all requests, never more."""
     rig = Rig(most=1000)
     for number in range(1, 301):
         assert rig.measured(AtOnce()) == rig.file
@@ -227,8 +227,8 @@ def test_no_server_is_asked_twice_for_more_than_one_in_twenty() -> None:
 
 @pytest.mark.parametrize("kind", ["even", "jittery", "two servers", "long tail"])
 @pytest.mark.parametrize("seed", range(5))
-def test_what_counts_as_late_is_rare(kind: str, seed: int) -> None:
-    """Of the replies of a healthy server, however they spread, one in twenty at most counts as late."""
+def test_few_replies_of_a_healthy_server_are_late(kind: str, seed: int) -> None:
+    """At most one in twenty replies of a healthy server is late, whatever their distribution."""
     chance = random.Random(seed)
     kinds: dict[str, Callable[[], float]] = {
         "even": lambda: chance.uniform(0.28, 0.32),
@@ -247,8 +247,8 @@ def test_what_counts_as_late_is_rare(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("error", [NotFound(PATH), Forbidden(PATH), Stale(PATH), Unavailable(PATH, "away")])
 @pytest.mark.parametrize("kind", [Hedgeable, AtOnce])
-def test_an_error_comes_through_as_it_is(error: ArchiveError, kind: type[Hedgeable]) -> None:
-    """Whether it was sent once or twice; all places are given back."""
+def test_an_error_is_raised_unchanged(error: ArchiveError, kind: type[Hedgeable]) -> None:
+    """An error is raised unchanged with or without a hedge, and all connections are released."""
     rig = Rig()
     rig.origin.refusals[PATH] = error
     for ask in (rig.measured, rig.fetched):
@@ -257,8 +257,8 @@ def test_an_error_comes_through_as_it_is(error: ArchiveError, kind: type[Hedgeab
     rig.is_still()
 
 
-def test_what_is_cancelled_is_broken_off_both_times() -> None:
-    """Cancelling the request breaks the first one and the hedge."""
+def test_cancelling_ends_both_requests() -> None:
+    """Cancelling ends the first request and its hedge."""
     rig = Rig()
     both = rig.origin.held()
     late = Late(rig, both, rig.fetched)
@@ -270,8 +270,8 @@ def test_what_is_cancelled_is_broken_off_both_times() -> None:
     rig.is_still()
 
 
-def test_what_was_cancelled_before_it_began_does_not_begin() -> None:
-    """It ends with an error at once."""
+def test_a_request_cancelled_before_it_begins_is_not_sent() -> None:
+    """A request that was cancelled before it began ends with an error at once."""
     rig, request = Rig(), Hedgeable()
     request.cancel()
     barrier = rig.origin.held()
@@ -280,8 +280,8 @@ def test_what_was_cancelled_before_it_began_does_not_begin() -> None:
     barrier.lift()
 
 
-def test_an_error_in_the_middle_comes_through() -> None:
-    """What came before it was handed on; the place is given back."""
+def test_an_error_in_the_middle_of_a_fetch_is_raised() -> None:
+    """The pieces before an error are yielded, and the connection is released."""
     rig = Rig()
     rig.origin.break_next(Break(after=50, error=Unavailable(PATH, "away")))
     got: list[bytes] = []
@@ -290,8 +290,8 @@ def test_an_error_in_the_middle_comes_through() -> None:
     rig.is_still()
 
 
-def test_a_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
-    """Also when it is closed early."""
+def test_a_fetch_holds_its_connection_to_the_last_byte() -> None:
+    """A fetch holds its connection until its last byte, or until it is closed early."""
     rig = Rig()
     pieces = cast("Generator[bytes]", rig.hedged.fetch(rig.file, Span(0, 100)))
     next(pieces)
@@ -304,7 +304,7 @@ def test_a_fetch_holds_its_place_to_the_last_byte_and_no_longer() -> None:
 
 
 def test_many_threads_stay_within_the_limit() -> None:
-    """Hedges too take places, and never more than there are."""
+    """Requests and hedges together never exceed the connections of the limiter."""
     rig = Rig(most=3)
     got = at_once([lambda: [rig.fetched(AtOnce()) for _ in range(10)]] * 6)
     assert got == [[CONTENT] * 10] * 6
@@ -312,8 +312,8 @@ def test_many_threads_stay_within_the_limit() -> None:
     rig.is_still()
 
 
-def test_the_deadline_reaches_the_server() -> None:
-    """Each request is told when its answer must have begun."""
+def test_the_deadline_reaches_the_origin() -> None:
+    """Each request has the deadline of its caller."""
     rig = Rig()
     rig.hedged.measure(PATH, deadline=5.0)
     rig.hedged.open(PATH, 10, deadline=6.0)

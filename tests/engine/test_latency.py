@@ -1,4 +1,4 @@
-"""How soon a server usually answers, learnt from its replies, within bounds."""
+"""The latency and rate of a server, estimated from its replies within bounds."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +10,8 @@ TIMES = st.lists(st.floats(0, 1000), max_size=150)
 
 
 @given(times=TIMES, counts=st.lists(st.tuples(st.integers(0, 10**9), st.floats(0, 100)), max_size=30))
-def test_whatever_was_learnt_stays_in_bounds(times: list[float], counts: list[tuple[int, float]]) -> None:
-    """Silence is borne for 2 to 12 seconds; a second request is never sent at once; runs have a length."""
+def test_all_estimates_stay_in_bounds(times: list[float], counts: list[tuple[int, float]]) -> None:
+    """The timeout is 2 to 12 s, a hedge is never immediate, and request sizes have bounds."""
     latency = LatencyEstimator(8 * MIB)
     for seconds in times:
         latency.record(seconds)
@@ -22,8 +22,8 @@ def test_whatever_was_learnt_stays_in_bounds(times: list[float], counts: list[tu
     assert 0 < latency.request_size_bounds()[1] <= 8 * MIB
 
 
-def test_what_is_usual_is_told() -> None:
-    """Half of the replies begin sooner than the usual time, 95 of 100 sooner than the slow one."""
+def test_the_percentiles_are_those_of_the_replies() -> None:
+    """Half of the replies begin sooner than the median, and 95 of 100 sooner than the 95th percentile."""
     latency = LatencyEstimator(MIB)
     assert latency.rate == 0
     for number in range(64):
@@ -32,16 +32,16 @@ def test_what_is_usual_is_told() -> None:
     assert (latency.ttfb_median, latency.ttfb_p95, latency.rate) == (0.5, 60 / 64, 2 * MIB)
 
 
-def test_the_rate_is_that_of_the_middle_reply() -> None:
-    """Neither a burst nor a stall tells how fast a connection is."""
+def test_the_rate_is_the_median() -> None:
+    """Neither a burst nor a stall changes the rate."""
     latency = LatencyEstimator(MIB)
     for seconds in (1.0, 100.0, 0.01):
         latency.record_rate(MIB, seconds)
     assert latency.rate == MIB
 
 
-def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
-    """What is usual decides what is silence."""
+def test_the_timeout_of_a_fast_server_is_shorter() -> None:
+    """The timeout depends on the latency."""
     quick, slow = LatencyEstimator(MIB), LatencyEstimator(MIB)
     for _ in range(64):
         quick.record(0.05)
@@ -52,15 +52,15 @@ def test_a_quick_server_is_given_up_sooner_than_a_slow_one() -> None:
 
 
 def test_a_rare_hanging_request_does_not_count() -> None:
-    """Three in a hundred hang; the others tell what is usual."""
+    """Three hanging requests in a hundred do not change the estimate."""
     latency = LatencyEstimator(MIB)
     for number in range(64):
         latency.record(100.0 if number in {10, 40} else 0.1)
     assert latency.hedge_delay() < 0.5
 
 
-def test_a_few_quick_replies_prove_little() -> None:
-    """After one quick reply nobody is asked twice in a hurry."""
+def test_few_samples_do_not_shorten_the_delay() -> None:
+    """After one fast reply the hedge delay is still the initial one."""
     latency = LatencyEstimator(MIB)
     before = latency.hedge_delay()
     latency.record(0.001)
@@ -68,15 +68,15 @@ def test_a_few_quick_replies_prove_little() -> None:
 
 
 def test_old_replies_are_forgotten() -> None:
-    """A server that has become quick is taken for quick."""
+    """A server that has become fast counts as fast."""
     latency = LatencyEstimator(MIB)
     for seconds in [5.0] * 200 + [0.05] * 64:
         latency.record(seconds)
     assert latency.hedge_delay() < 0.5
 
 
-def test_requests_are_longer_on_a_fast_line() -> None:
-    """A run takes about a second, whatever the line."""
+def test_requests_are_longer_on_a_fast_connection() -> None:
+    """A request takes about a second at any rate."""
     fast, slow = LatencyEstimator(64 * MIB), LatencyEstimator(64 * MIB)
     for _ in range(64):
         fast.record_rate(20 * MIB, 1.0)
@@ -85,8 +85,8 @@ def test_requests_are_longer_on_a_fast_line() -> None:
     assert slow.request_size_bounds()[1] < 2 * MIB
 
 
-def test_splitting_pays_where_bytes_take_longer_than_the_first_of_them() -> None:
-    """On a slow line half of a large read over a second connection is sooner here; on a fast one it is not."""
+def test_splitting_pays_on_a_slow_connection() -> None:
+    """A read is split if half of its transfer outweighs the latency of a second connection."""
     fast, slow = LatencyEstimator(64 * MIB), LatencyEstimator(64 * MIB)
     for _ in range(64):
         for latency in (fast, slow):
@@ -97,8 +97,8 @@ def test_splitting_pays_where_bytes_take_longer_than_the_first_of_them() -> None
     assert not fast.worth_splitting(MIB)
 
 
-def test_a_server_that_is_only_slow_is_waited_for_longer_each_time() -> None:
-    """Silence after silence, up to a minute; one answer of the same kind, and no other, ends that."""
+def test_the_timeout_doubles_after_each_timeout() -> None:
+    """Each timeout doubles the next, up to a minute, until a request of the same kind is answered."""
     latency = LatencyEstimator(8 * MIB)
     usual = latency.read_timeout("GET")
     seen = []

@@ -1,4 +1,4 @@
-"""A gate whose server wants to be asked less gets narrower for a while."""
+"""The limiter allows fewer connections for a while after the server throttles."""
 
 import itertools
 import threading
@@ -17,25 +17,25 @@ from empiarfs.errors import Cancelled, Throttled, Unavailable
 
 
 def overloaded(limiter: ConnectionLimiter, pause: float = 0.0) -> None:
-    """Let one request be refused."""
+    """Let one request be throttled."""
     with pytest.raises(Throttled), limiter.demand():
         raise Throttled("10028/a", "503", pause)
 
 
 def allowed(limiter: ConnectionLimiter) -> int:
-    """Return how many may be inside now."""
+    """Return how many connections may be in use now."""
     return limiter._free()
 
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """The clock of the gate."""
+    """Return the clock of the limiter."""
     return FakeClock()
 
 
 @pytest.fixture
 def limiter(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> ConnectionLimiter:
-    """A gate of eight."""
+    """Return a limiter of eight connections."""
     return ConnectionLimiter(8, 2, clock)
 
 
@@ -43,7 +43,7 @@ def limiter(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> ConnectionLim
     "A server that throttles (429, 503, refused connections) gets fewer requests at once for a while."
 )
 def test_an_overloaded_server_halves_the_connections(limiter: ConnectionLimiter, clock: FakeClock) -> None:
-    """And halves them again when that was not enough, but never to none."""
+    """Throttling halves the limit, again if it goes on, but never to zero."""
     assert allowed(limiter) == 8
     seen = []
     for _ in range(5):
@@ -57,7 +57,7 @@ def test_an_overloaded_server_halves_the_connections(limiter: ConnectionLimiter,
 def test_the_log_says_how_many_for_how_long(
     limiter: ConnectionLimiter, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once for the server's trouble, and again only when that is over and comes back."""
+    """Throttling is logged once, and again only after the limit has recovered."""
     overloaded(limiter)
     overloaded(limiter)
     assert [record.getMessage() for record in caplog.records] == [
@@ -66,8 +66,8 @@ def test_the_log_says_how_many_for_how_long(
     caplog.clear()
 
 
-def test_a_gate_tells_who_is_inside(limiter: ConnectionLimiter) -> None:
-    """Readers and prefetch together, how many may be, and who waits."""
+def test_a_limiter_reports_its_connections(limiter: ConnectionLimiter) -> None:
+    """The limiter reports connections in use, the limit and the queue length."""
     assert (limiter.busy, limiter.allowed, limiter.waiting) == (0, 8, 0)
     with limiter.demand(), limiter.prefetch():
         assert (limiter.busy, limiter.waiting) == (2, 0)
@@ -75,15 +75,15 @@ def test_a_gate_tells_who_is_inside(limiter: ConnectionLimiter) -> None:
     assert (limiter.busy, limiter.allowed) == (0, 4)
 
 
-def test_requests_that_were_refused_together_count_once(limiter: ConnectionLimiter) -> None:
-    """Eight refusals at one moment are one piece of news."""
+def test_requests_throttled_together_count_once(limiter: ConnectionLimiter) -> None:
+    """Eight simultaneous refusals halve the limit once."""
     for _ in range(8):
         overloaded(limiter)
     assert allowed(limiter) == 4
 
 
 def test_connections_come_back_one_by_one(limiter: ConnectionLimiter, clock: FakeClock) -> None:
-    """After a calm while, one every few seconds, up to what was set and no more."""
+    """After a calm time the limit grows by one every few seconds, up to the setting."""
     overloaded(limiter)
     clock.go_on(gates.CALM_SECONDS - 1)
     assert allowed(limiter) == 4
@@ -96,27 +96,25 @@ def test_connections_come_back_one_by_one(limiter: ConnectionLimiter, clock: Fak
     assert all(later - sooner <= 1 for sooner, later in itertools.pairwise(seen))
 
 
-def test_a_pause_that_the_server_asks_for_is_kept(limiter: ConnectionLimiter, clock: FakeClock) -> None:
-    """Retry-After longer than the calm while delays the growing."""
+def test_a_requested_pause_is_observed(limiter: ConnectionLimiter, clock: FakeClock) -> None:
+    """A Retry-After longer than the calm time delays the growth of the limit."""
     overloaded(limiter, pause=600.0)
     clock.go_on(599)
     assert allowed(limiter) == 4
 
 
-def test_nothing_is_asked_twice_while_the_server_wants_to_be_left_alone(
-    limiter: ConnectionLimiter, clock: FakeClock
-) -> None:
-    """A second asking is a request like any other."""
+def test_there_are_no_hedges_during_a_requested_pause(limiter: ConnectionLimiter, clock: FakeClock) -> None:
+    """A hedge is a request, and is not sent during a pause."""
     overloaded(limiter, pause=8.0)
     assert not limiter.try_acquire()
     clock.go_on(8.1)
     assert limiter.try_acquire()
 
 
-def test_who_was_at_the_gate_when_the_server_asked_to_be_left_alone_is_sent_away(
+def test_queued_requests_fail_when_the_server_requests_a_pause(
     limiter: ConnectionLimiter, clock: FakeClock
 ) -> None:
-    """He learns for how long; who comes afterwards has waited, or has no more patience, and goes in."""
+    """A queued request raises Throttled with the pause; a later one is admitted."""
     started, errors = threading.Event(), []
 
     def visit() -> None:
@@ -140,10 +138,8 @@ def test_who_was_at_the_gate_when_the_server_asked_to_be_left_alone_is_sent_away
         pass
 
 
-def test_a_server_that_answers_before_its_pause_is_over_is_well(
-    limiter: ConnectionLimiter, clock: FakeClock
-) -> None:
-    """An answer to what was asked since the pause ends it for all; one to an older request does not."""
+def test_an_answer_ends_a_requested_pause(limiter: ConnectionLimiter, clock: FakeClock) -> None:
+    """An answer to a request sent during the pause ends it for all; one to an older request does not."""
     older = limiter.demand()
     older.__enter__()
     clock.go_on(1)
@@ -160,30 +156,30 @@ def test_a_server_that_answers_before_its_pause_is_over_is_well(
     assert allowed(limiter) > 4
 
 
-def test_a_pause_is_news_with_its_length(limiter: ConnectionLimiter, caplog: pytest.LogCaptureFixture) -> None:
-    """One line says what, where, and for how long; the other requests of that moment say nothing more."""
+def test_a_requested_pause_is_logged_once(limiter: ConnectionLimiter, caplog: pytest.LogCaptureFixture) -> None:
+    """One log line names the path, the reason and the pause; simultaneous requests add none."""
     for _ in range(3):
         overloaded(limiter, pause=60.0)
     assert [record.getMessage() for record in caplog.records] == ["10028/a: 503; it requests a pause of 60 s"]
 
 
-def test_other_errors_do_not_narrow_the_gate(limiter: ConnectionLimiter) -> None:
-    """A lost line is no sign of too many."""
+def test_other_errors_do_not_reduce_the_limit(limiter: ConnectionLimiter) -> None:
+    """A lost connection does not count as throttling."""
     with pytest.raises(Unavailable), limiter.demand():
         raise Unavailable("10028/a")
     assert allowed(limiter) == 8
 
 
-def test_who_must_know_is_told(clock: FakeClock) -> None:
-    """Idle connections are closed when the server wants fewer."""
+def test_on_throttle_is_called(clock: FakeClock) -> None:
+    """`on_throttle` is called when the server throttles, to close idle connections."""
     told: list[int] = []
     limiter = ConnectionLimiter(8, 2, clock, on_throttle=lambda: told.append(1))
     overloaded(limiter)
     assert told == [1]
 
 
-def test_a_second_connection_is_given_only_if_one_is_free(limiter: ConnectionLimiter) -> None:
-    """`one_more` never waits, and never goes over the limit."""
+def test_a_second_connection_is_acquired_only_if_free(limiter: ConnectionLimiter) -> None:
+    """`try_acquire` never waits, and never exceeds the limit."""
     for _ in range(8):
         assert limiter.try_acquire()
     assert not limiter.try_acquire()
@@ -192,15 +188,15 @@ def test_a_second_connection_is_given_only_if_one_is_free(limiter: ConnectionLim
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until another thread has made it so."""
+    """Wait until another thread has made `condition` true."""
     deadline = time.monotonic() + SOON
     while not condition():
         assert time.monotonic() < deadline, "it does not become so"
         time.sleep(0.001)
 
 
-def test_readers_go_in_as_they_came() -> None:
-    """First come, first served: nobody is overtaken, however many wait."""
+def test_demand_requests_are_served_in_order() -> None:
+    """Demand requests are served first come, first served, however many are queued."""
     limiter = ConnectionLimiter(1, 0)
     order: list[int] = []
 
@@ -222,10 +218,8 @@ def test_readers_go_in_as_they_came() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 5.0, 600.0])
-def test_nothing_is_fetched_ahead_while_the_server_wants_to_be_left_alone(
-    limiter: ConnectionLimiter, clock: FakeClock, pause: float
-) -> None:
-    """For the pause it asks for, and for a second where it names none; readers may go on."""
+def test_there_is_no_prefetch_during_a_pause(limiter: ConnectionLimiter, clock: FakeClock, pause: float) -> None:
+    """After throttling there is no prefetch for the requested pause, or for a second; demand requests go on."""
     overloaded(limiter, pause)
     quiet = max(pause, gates.QUIET_SECONDS)
     inside = threading.Event()
@@ -248,8 +242,8 @@ def test_nothing_is_fetched_ahead_while_the_server_wants_to_be_left_alone(
 
 
 @pytest.mark.parametrize("most", [1, 8])
-def test_after_a_quiet_while_prefetch_goes_on_by_itself(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No reader need come to wake it, also where there is one connection, which is never halved."""
+def test_prefetch_resumes_without_a_demand_request(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the pause prefetch resumes without a notification, even with a limit of one."""
     monkeypatch.setattr(gates, "QUIET_SECONDS", 0.1)
     limiter = ConnectionLimiter(most, 0)
     overloaded(limiter)
@@ -263,8 +257,8 @@ def test_after_a_quiet_while_prefetch_goes_on_by_itself(most: int, monkeypatch: 
     assert inside.wait(SOON)
 
 
-def test_whom_nobody_waits_for_leaves_the_line(limiter: ConnectionLimiter) -> None:
-    """He holds no place, and is in nobody's way."""
+def test_a_cancelled_request_leaves_the_queue(limiter: ConnectionLimiter) -> None:
+    """A cancelled request holds no connection and does not block the queue."""
     with ExitStack() as held:
         for _ in range(8):
             held.enter_context(limiter.demand())
@@ -275,8 +269,8 @@ def test_whom_nobody_waits_for_leaves_the_line(limiter: ConnectionLimiter) -> No
         assert limiter.busy == 1
 
 
-def test_nothing_goes_ahead_while_someone_waits(limiter: ConnectionLimiter) -> None:
-    """Whoever of the two looks first when a place is free."""
+def test_prefetch_does_not_overtake_a_demand_request(limiter: ConnectionLimiter) -> None:
+    """A free connection goes to the demand request, whichever thread wakes first."""
     assert limiter._may_prefetch()
     limiter._waiting.append(object())
     assert not limiter._may_prefetch()

@@ -1,4 +1,4 @@
-"""What is listed: asked for once, remembered, refreshed behind the user, never lost to a server that is away."""
+"""Listings are requested once, cached, refreshed in the background, and not lost while a server is away."""
 
 import logging
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from empiarfs.model import File, Node
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """A world that nobody has asked for anything."""
+    """Return a world without any request so far."""
     with opened_world(tmp_path) as made:
         yield made
 
 
 @pytest.mark.promise("`ls` costs one request for a directory that is not known, none for one that is.")
 def test_a_directory_is_listed_once(world: World) -> None:
-    """The second look costs no request, also in the next run."""
+    """A second listing of a directory takes no request, in the next run too."""
     assert world.listed() == ["a.mrc", "b.mrc"]
     assert world.listed() == ["a.mrc", "b.mrc"]
     world.tree = world.opened()
@@ -31,7 +31,7 @@ def test_a_directory_is_listed_once(world: World) -> None:
 
 
 def test_many_threads_make_one_scan(world: World) -> None:
-    """Threads that look into the same directory at once share one listing."""
+    """Threads that list the same directory at once share one request."""
     world.listing.barrier = Barrier(0)
     with ThreadPoolExecutor(9) as pool:
         looks = [pool.submit(world.listed) for _ in range(8)]
@@ -41,8 +41,8 @@ def test_many_threads_make_one_scan(world: World) -> None:
     assert world.listing.diary == [DATA]
 
 
-def test_a_listing_that_is_fresh_is_not_refreshed(world: World) -> None:
-    """Within the time set nothing is put off for the background."""
+def test_a_fresh_listing_is_not_refreshed(world: World) -> None:
+    """A listing younger than `listing_ttl` is not refreshed."""
     world.listed()
     world.clock.go_on(FRESH - 1)
     world.listed()
@@ -50,8 +50,8 @@ def test_a_listing_that_is_fresh_is_not_refreshed(world: World) -> None:
     assert world.later == []
 
 
-def test_an_old_listing_is_shown_at_once_and_refreshed_behind(world: World) -> None:
-    """The user sees the old one without waiting, and the new one after the refresh."""
+def test_an_old_listing_is_shown_at_once_and_refreshed_in_the_background(world: World) -> None:
+    """A caller gets the old listing without waiting, and the new one after the refresh."""
     world.listed()
     world.clock.go_on(FRESH + 1)
     world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
@@ -63,7 +63,7 @@ def test_an_old_listing_is_shown_at_once_and_refreshed_behind(world: World) -> N
 
 
 def test_an_old_listing_of_the_last_run_is_refreshed_too(world: World) -> None:
-    """What was kept on disk ages as well."""
+    """A listing from the index ages as well."""
     world.listed()
     world.clock.go_on(FRESH + 1)
     world.tree = world.opened()
@@ -72,7 +72,7 @@ def test_an_old_listing_of_the_last_run_is_refreshed_too(world: World) -> None:
 
 
 def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> None:
-    """Looking a hundred times at an old listing is one try, and one more when a minute has passed."""
+    """A hundred uses of an old listing are one attempt, and one more after a minute."""
     world.listed()
     world.clock.go_on(FRESH + 1)
     world.listing.refusals[DATA] = Unavailable(DATA)
@@ -94,7 +94,7 @@ def test_a_refresh_is_not_tried_more_often_than_once_a_minute(world: World) -> N
 def test_a_failing_refresh_leaves_the_old_listing(
     world: World, error: ArchiveError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unreachable is not deleted: what was listed stays listed, what was measured measured; it is logged once."""
+    """While the server is unreachable, listed names and measured sizes stay, and that is logged once."""
     world.listed()
     world.tree.stat(A)
     world.clock.go_on(FRESH + 1)
@@ -108,8 +108,8 @@ def test_a_failing_refresh_leaves_the_old_listing(
     caplog.clear()
 
 
-def test_a_listing_heals_by_itself(world: World) -> None:
-    """Once the server is back, the next try shows what is new."""
+def test_a_listing_recovers_by_itself(world: World) -> None:
+    """Once the server is back, the next attempt shows the new listing."""
     world.listed()
     world.clock.go_on(FRESH + 1)
     world.listing.refusals[DATA] = Unavailable(DATA)
@@ -125,7 +125,7 @@ def test_a_listing_heals_by_itself(world: World) -> None:
 
 @pytest.mark.parametrize("jump", [-1.0, -3600.0, -86_400.0 * 3650, 86_400.0 * 3650])
 def test_a_clock_that_is_set_makes_no_listing_eternal(world: World, jump: float) -> None:
-    """What a clock that was wrong has noted is listed anew behind the user, soon after the clock was set."""
+    """A listing with a time in the future is refreshed soon after the clock was set."""
     world.listed()
     world.clock.go_on(jump)
     world.listing.children[DATA].append(stub(f"{DATA}/c.mrc"))
@@ -137,7 +137,7 @@ def test_a_clock_that_is_set_makes_no_listing_eternal(world: World, jump: float)
 
 @pytest.mark.parametrize("jump", [-FRESH - 60.0, -86_400.0 * 3650])
 def test_a_clock_that_is_set_back_holds_no_refresh_up(world: World, jump: float) -> None:
-    """The pause between two tries is a minute by the new clock too."""
+    """The pause between two attempts is a minute by the new clock too."""
     world.listed()
     world.clock.go_on(FRESH + 1)
     world.listing.refusals[DATA] = Unavailable(DATA)
@@ -150,7 +150,7 @@ def test_a_clock_that_is_set_back_holds_no_refresh_up(world: World, jump: float)
 
 @pytest.mark.parametrize("jump", [-1.0, -86_400.0 * 3650, 86_400.0])
 def test_a_clock_that_is_set_makes_nothing_absent_or_closed_for_ever(world: World, jump: float) -> None:
-    """A name that was not there, and a directory that was closed, are asked for again."""
+    """An absent name and a forbidden directory with a time in the future are requested again."""
     world.listing.refusals["10934"] = Forbidden("10934")
     with pytest.raises(Forbidden):
         world.listings.known("10934")
@@ -163,7 +163,7 @@ def test_a_clock_that_is_set_makes_nothing_absent_or_closed_for_ever(world: Worl
 
 
 def refreshed(world: World, *entries: Node) -> list[str]:
-    """Let a day pass and `DATA` be listed as `entries`; give what is shown then."""
+    """Let a day pass and `DATA` be listed as `entries`; return the names shown then."""
     world.listing.children[DATA] = list(entries)
     world.clock.go_on(FRESH + 1)
     world.listed()
@@ -171,15 +171,15 @@ def refreshed(world: World, *entries: Node) -> list[str]:
     return world.listed()
 
 
-def test_a_listing_that_shrinks_is_believed_at_the_second_time(world: World) -> None:
-    """One listing that lacks a name is no proof; two in a row are."""
+def test_a_name_is_removed_after_two_listings_without_it(world: World) -> None:
+    """One listing that lacks a name does not remove it; two consecutive ones do."""
     world.listed()
     assert refreshed(world, stub(A)) == ["a.mrc", "b.mrc"]
     assert refreshed(world, stub(A)) == ["a.mrc"]
 
 
-def test_a_name_that_comes_back_is_as_if_it_had_never_been_gone(world: World) -> None:
-    """Only listings in a row count."""
+def test_only_consecutive_listings_remove_a_name(world: World) -> None:
+    """A listing with the name resets the count of listings without it."""
     world.listed()
     refreshed(world, stub(A))
     refreshed(world, stub(A), stub(B))
@@ -187,7 +187,7 @@ def test_a_name_that_comes_back_is_as_if_it_had_never_been_gone(world: World) ->
 
 
 def test_a_refresh_keeps_what_was_measured(world: World) -> None:
-    """A file that the new listing shows as before is not measured again."""
+    """A file with the same listed size and date is not measured again."""
     world.listed()
     world.tree.stat(A)
     refreshed(world, stub(A), stub(B))
@@ -196,8 +196,8 @@ def test_a_refresh_keeps_what_was_measured(world: World) -> None:
 
 
 @pytest.mark.promise("`stat` and `open` cost one request for a file, ever (until its listed size or date changes).")
-def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
-    """Another size or date in the listing is another file."""
+def test_a_file_with_another_listing_is_measured_again(world: World) -> None:
+    """Another listed size or date is another file."""
     world.listed()
     world.tree.stat(A)
     world.origin.files[A] = noise(5000)
@@ -205,8 +205,8 @@ def test_a_file_that_is_listed_otherwise_is_measured_anew(world: World) -> None:
     assert world.tree.stat(A) == File(A, 5000, world.origin.modified)
 
 
-def test_a_directory_closed_to_listings_says_so(world: World) -> None:
-    """403 for a listing is Forbidden."""
+def test_a_directory_without_listing_is_forbidden(world: World) -> None:
+    """HTTP 403 for a listing raises Forbidden."""
     world.listing.refusals[DATA] = Forbidden(DATA)
     with pytest.raises(Forbidden):
         world.listings.known(DATA)

@@ -1,4 +1,4 @@
-"""Offline: what is known is given, the rest refused at once, and nothing is ever asked, refreshed or done ahead."""
+"""Offline, cached data are returned, the rest fails at once, and nothing is requested, refreshed or prefetched."""
 
 import math
 import pickle
@@ -30,7 +30,7 @@ YEARS = 1e9  # seconds
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[SqliteIndex]:
-    """An index in which one directory was listed, one of its files measured, and one name found missing."""
+    """Return an index with one listed directory, one measured file and one absent name."""
     with closing(SqliteIndex(tmp_path / "tree.sqlite")) as index:
         index.replace(DATA, [stub(A), stub(B), directory(f"{DATA}/sub")], 0.0)
         index.add(FILE)
@@ -40,7 +40,7 @@ def index(tmp_path: Path) -> Iterator[SqliteIndex]:
 
 @pytest.fixture
 def tree(index: SqliteIndex) -> Tree:
-    """A tree that is offline, a long time after all that."""
+    """Return an offline tree, long after the index was written."""
 
     def never(_: object) -> None:
         pytest.fail("a task was begun behind the reader's back")
@@ -58,8 +58,8 @@ def tree(index: SqliteIndex) -> Tree:
     return Tree(listings, origin, origin, None, single_flight=single_flight())
 
 
-def test_a_file_that_was_measured_is_measured(index: SqliteIndex) -> None:
-    """Also by another program, meanwhile."""
+def test_a_measured_file_is_known(index: SqliteIndex) -> None:
+    """A file that was measured is known, also if another program measures it meanwhile."""
     origin = OfflineOrigin(index)
     assert origin.measure(A) == FILE
     with pytest.raises(Offline):
@@ -69,23 +69,23 @@ def test_a_file_that_was_measured_is_measured(index: SqliteIndex) -> None:
 
 
 @pytest.mark.parametrize("path", ["10028", DATA, f"{DATA}/sub"])
-def test_what_is_known_to_be_a_directory_is_one(index: SqliteIndex, path: str) -> None:
-    """Because it was listed, or stands in a listing, or something below it was listed."""
+def test_a_known_directory_is_a_directory(index: SqliteIndex, path: str) -> None:
+    """A directory is known if it was listed, is in a listing, or a directory below it was listed."""
     with pytest.raises(IsADirectory):
         OfflineOrigin(index).measure(path)
 
 
 @pytest.mark.parametrize("path", [B, "1002", "100281", "10028/dat", "10028/data2", "10029/data"])
-def test_the_rest_is_offline_and_says_which(index: SqliteIndex, path: str) -> None:
-    """A neighbour of a known directory is not known."""
+def test_an_unknown_name_is_offline(index: SqliteIndex, path: str) -> None:
+    """A name that is not known raises Offline with its path, even beside a known directory."""
     with pytest.raises(Offline, match="offline") as caught:
         OfflineOrigin(index).measure(path)
     assert caught.value.path == path
     assert pickle.loads(pickle.dumps(caught.value)).errno == caught.value.errno == 113  # noqa: S301 - our own
 
 
-def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
-    """Not even of what is known; at the call, before anybody waits."""
+def test_bytes_and_listings_are_not_available(index: SqliteIndex) -> None:
+    """Fetching and listing raise Offline at the call, even for what is known."""
     with pytest.raises(Offline) as of_bytes:
         OfflineOrigin(index).fetch(FILE, Span(0, 1))
     with pytest.raises(Offline) as of_names:
@@ -98,26 +98,26 @@ def test_no_bytes_and_no_listing_are_to_be_had(index: SqliteIndex) -> None:
     "meanwhile are found; a directory that was shown stays as it was."
 )
 def test_an_old_listing_is_shown_and_never_refreshed(tree: Tree) -> None:
-    """However old it is."""
+    """A listing of any age is shown without a refresh."""
     assert [node.path for node in tree.listdir(DATA)] == [A, B, f"{DATA}/sub"]
     assert tree.stat(A) == FILE
 
 
-def test_what_was_missing_is_missing_for_good(tree: Tree) -> None:
-    """Nobody can say that it has come meanwhile."""
+def test_an_absent_name_stays_absent(tree: Tree) -> None:
+    """An absent name is NotFound at any later time."""
     with pytest.raises(NotFound):
         tree.stat(f"{DATA}/none")
 
 
-def test_a_name_that_is_not_listed_is_not_said_to_be_missing(tree: Tree) -> None:
-    """A listing may lack a name that the server has."""
+def test_an_unlisted_name_is_offline_and_not_absent(tree: Tree) -> None:
+    """A name that its listing lacks raises Offline, as the server may have it."""
     with pytest.raises(Offline) as caught:
         tree.stat(f"{DATA}/unlisted")
     assert caught.value.path == f"{DATA}/unlisted"
 
 
-def test_a_directory_that_was_never_listed_is_walked_through(tree: Tree) -> None:
-    """Where something below it is known; its own names are not."""
+def test_a_directory_that_was_never_listed_can_be_traversed(tree: Tree) -> None:
+    """A directory is traversed if something below it is known, but its names are not."""
     assert tree.stat("10028") == Directory("10028")
     assert tree.stat(DATA) == Directory(DATA)
     with pytest.raises(Offline):
@@ -127,7 +127,7 @@ def test_a_directory_that_was_never_listed_is_walked_through(tree: Tree) -> None
 
 
 def test_a_known_file_is_no_directory(tree: Tree) -> None:
-    """That much is known of it."""
+    """Listing a known file raises NotADirectory."""
     with pytest.raises(NotADirectory):
         tree.listdir(A)
     with pytest.raises(NotADirectory):
@@ -136,7 +136,7 @@ def test_a_known_file_is_no_directory(tree: Tree) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Offline, with nothing kept, at an address where nobody may knock."""
+    """Return offline settings with an empty cache and an unreachable address."""
     return Settings(
         base_url="http://127.0.0.1:9/x", ftp_url="ftp://127.0.0.1:9/x", cache_dir=tmp_path / "cache", offline=True
     )
@@ -144,7 +144,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def archive(settings: Settings) -> Iterator[Archive]:
-    """What the wire puts together, with three of five blocks of one file kept."""
+    """Return an offline archive with three of five blocks of one file cached."""
     with closing(wire.archive(settings)) as archive:
         kept = settings.cache_dir / "v1"
         name = archive_name(settings.base_url)
@@ -159,8 +159,8 @@ def archive(settings: Settings) -> Iterator[Archive]:
         yield archive
 
 
-def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings: Settings) -> None:
-    """Reading in line neither asks nor fails for what lies ahead of the reader."""
+def test_cached_blocks_are_read_up_to_the_first_gap(archive: Archive, settings: Settings) -> None:
+    """A sequential read of cached blocks neither requests nor fails for blocks ahead of the reader."""
     opened = archive.open(A)
     for offset in range(0, 3 * settings.block_size, 32 * KIB):
         number, begin = divmod(offset, settings.block_size)
@@ -171,8 +171,8 @@ def test_the_kept_blocks_are_read_up_to_the_first_gap(archive: Archive, settings
     assert opened.read_at(FILE.size, 10) == b""
 
 
-def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Settings) -> None:
-    """His request is sent by another thread, whose error is his."""
+def test_a_cancellable_read_is_refused_as_well(archive: Archive, settings: Settings) -> None:
+    """A read in a cancel scope raises Offline from the thread that sends its request."""
     opened = archive.open(A)
     with cancel_scope(lambda: True):
         assert opened.read_at(0, settings.block_size) == noise(settings.block_size, 0)
@@ -180,8 +180,8 @@ def test_who_may_be_ended_is_refused_as_well(archive: Archive, settings: Setting
             opened.read_at(3 * settings.block_size, 1)
 
 
-def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
-    """Names, and names that were missing."""
+def test_old_knowledge_is_used(archive: Archive) -> None:
+    """Names and absent names are known however old they are."""
     assert [node.path for node in archive.listdir(DATA)] == [A]
     with pytest.raises(NotFound):
         archive.stat(f"{DATA}/none")
@@ -191,7 +191,7 @@ def test_what_was_known_long_ago_is_known(archive: Archive) -> None:
 def test_no_connection_is_made_and_no_slot_taken(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is asked for."""
+    """No call opens a connection or acquires a slot."""
     import socket  # noqa: PLC0415 - replaced here alone
 
     def never(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""At most so many at once, demand reads first; and retries as long as patience lasts."""
+"""Concurrent requests are limited, demand reads go first, and requests are retried while patience lasts."""
 
 import re
 import threading
@@ -48,11 +48,11 @@ Enter = Callable[[], AbstractContextManager[None]]
 
 
 class Killed(BaseException):
-    """What ends a thread from outside, as KeyboardInterrupt does."""
+    """An exception that ends a thread from outside, as KeyboardInterrupt does."""
 
 
 class Telling(threading.Condition):
-    """A condition that tells when someone begins to wait on it."""
+    """A condition that signals when a thread begins to wait on it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Telling(threading.Condition):
         self.kill_next = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait, as any condition."""
+        """Wait, as `threading.Condition` does."""
         if self.kill_next:
             self.kill_next = False
             raise Killed
@@ -73,14 +73,14 @@ class Telling(threading.Condition):
 
 
 def gate_of(most: int, kept: int = 2) -> tuple[ConnectionLimiter, Telling]:
-    """Return a gate, and what tells who waits at it."""
+    """Return a limiter, and the condition that its threads wait on."""
     limiter, telling = ConnectionLimiter(most, kept), Telling()
     limiter._changed = telling
     return limiter, telling
 
 
 class Visitor:
-    """A thread that goes through the gate, and stays inside until it is let go."""
+    """A thread that acquires a connection, and holds it until it is released."""
 
     def __init__(self, enter: Enter) -> None:
         self._leave = threading.Event()
@@ -94,19 +94,19 @@ class Visitor:
             assert self._leave.wait(SOON)
 
     def is_let_in(self) -> None:
-        """Wait until it is inside."""
+        """Wait until the thread holds a connection."""
         assert self.inside.wait(SOON), "it was not let in"
 
     def leaves(self) -> None:
-        """Send it away, and wait until it is gone."""
+        """Release the connection, and wait until the thread has ended."""
         self._leave.set()
         self._visit.result(SOON)
         self._pool.shutdown()
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 10])
-def test_never_more_are_inside_than_may_be(most: int) -> None:
-    """Whoever comes, reader or prefetch, the connections at once stay within the number set."""
+def test_connections_never_exceed_the_limit(most: int) -> None:
+    """Demand requests and prefetch together never use more connections than the limit."""
     limiter = ConnectionLimiter(most, 2)
     inside: list[int] = []
     lock = threading.Lock()
@@ -128,8 +128,8 @@ def test_never_more_are_inside_than_may_be(most: int) -> None:
     assert repr(limiter).startswith("<ConnectionLimiter demand=0 prefetch=0 ")
 
 
-def test_all_places_may_be_taken_by_readers() -> None:
-    """Ten readers are inside at once; the eleventh waits for one to leave."""
+def test_demand_requests_may_use_all_connections() -> None:
+    """Ten demand requests are admitted at once, and the eleventh waits for one of them."""
     limiter, telling = gate_of(10)
     with ExitStack() as readers:
         for _ in range(9):
@@ -146,8 +146,8 @@ def test_all_places_may_be_taken_by_readers() -> None:
 
 
 @pytest.mark.promise("Two are reserved for demand reads and never used by prefetch.")
-def test_two_places_are_never_lent_to_prefetch() -> None:
-    """Of ten connections prefetch gets eight, and a reader who comes then is let in at once."""
+def test_two_connections_are_never_used_by_prefetch() -> None:
+    """Of ten connections prefetch gets eight, and a demand request that comes then is admitted at once."""
     limiter, telling = gate_of(10)
     with ExitStack() as prefetches:
         for _ in range(8):
@@ -160,15 +160,15 @@ def test_two_places_are_never_lent_to_prefetch() -> None:
     ninth.leaves()
 
 
-def test_prefetch_gets_one_place_where_there_are_few() -> None:
-    """With one or two connections prefetch still gets along, when no reader waits."""
+def test_prefetch_gets_one_connection_of_few() -> None:
+    """With one or two connections prefetch gets one if no demand request is queued."""
     for most in (1, 2):
         with ConnectionLimiter(most, 2).prefetch():
             pass
 
 
-def test_a_reader_who_waits_goes_before_any_prefetch() -> None:
-    """Prefetch that has waited for longer stays behind a reader who came later."""
+def test_a_demand_request_goes_before_any_prefetch() -> None:
+    """Prefetch that has waited longer is admitted after a demand request."""
     limiter, telling = gate_of(3)
     held = [Visitor(limiter.demand) for _ in range(3)]
     for visitor in held:
@@ -186,8 +186,8 @@ def test_a_reader_who_waits_goes_before_any_prefetch() -> None:
         visitor.leaves()
 
 
-def test_no_place_stays_empty_while_prefetch_waits() -> None:
-    """Two places that become free together go to the reader and to the prefetch, whoever wakes first."""
+def test_no_connection_stays_free_while_prefetch_waits() -> None:
+    """Two connections released together go to the demand request and to prefetch, whichever wakes first."""
     for _ in range(10):
         limiter, telling = gate_of(3)
         held = [limiter.demand() for _ in range(3)]
@@ -197,7 +197,7 @@ def test_no_place_stays_empty_while_prefetch_waits() -> None:
         telling.someone_waits()
         reader = Visitor(limiter.demand)
         telling.someone_waits()
-        with telling:  # nobody wakes before both are free
+        with telling:  # no thread wakes before both are free
             held[0].__exit__(None, None, None)
             held[1].__exit__(None, None, None)
         reader.is_let_in()
@@ -208,16 +208,16 @@ def test_no_place_stays_empty_while_prefetch_waits() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, Killed])
-def test_who_fails_inside_leaves_his_place(error: type[BaseException]) -> None:
-    """An error inside gives the connection back."""
+def test_a_failed_request_releases_its_connection(error: type[BaseException]) -> None:
+    """An error in the block releases the connection."""
     limiter = ConnectionLimiter(1, 0)
     for enter in (limiter.demand, limiter.prefetch) * 2:
         with pytest.raises(error), enter():
             raise error
 
 
-def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
-    """A reader interrupted at the gate no longer stands before the prefetch."""
+def test_an_interrupted_request_leaves_the_queue() -> None:
+    """A demand request interrupted in the queue does not block prefetch."""
     limiter, telling = gate_of(1, 0)
     with limiter.demand():
         telling.kill_next = True
@@ -229,19 +229,19 @@ def test_who_is_killed_while_he_waits_is_not_waited_for() -> None:
 
 
 class Patiently:
-    """A patience of `seconds` with all its parts in reach; no pause takes time."""
+    """A retry policy of `seconds` with all its parts accessible; no pause takes time."""
 
     def __init__(
-        self, seconds: float = 300.0, *, chance: float = 0.5, stop_at: int | None = None, at_prompt: bool = False
+        self, seconds: float = 300.0, *, chance: float = 0.5, stop_at: int | None = None, interactive: bool = False
     ) -> None:
         self.clock = FakeClock()
         self.begun = self.clock.now
         self.stopping = FakeStopping(self.clock, stop_at)
-        self.retry_policy = RetryPolicy(seconds, self.clock, lambda: chance, self.stopping, interactive=at_prompt)
+        self.retry_policy = RetryPolicy(seconds, self.clock, lambda: chance, self.stopping, interactive=interactive)
 
     @property
     def passed(self) -> float:
-        """Seconds gone by."""
+        """Return the seconds gone by."""
         return self.clock.now - self.begun
 
 
@@ -250,23 +250,23 @@ class Patiently:
     "patience ends sooner sends one last request."
 )
 @pytest.mark.parametrize(("asked_for", "waited"), [(0.0, 0.0), (10.0, 10.0), (3600.0, 300.0)])
-def test_a_server_that_wants_to_be_left_alone_is_left_alone_by_all(asked_for: float, waited: float) -> None:
-    """Who has not asked yet waits too, for as long as it says or as long as he has patience; then he asks."""
+def test_a_requested_pause_applies_to_all_requests(asked_for: float, waited: float) -> None:
+    """A first request also waits for the pause, at most for its patience, and is then sent."""
     with_patience = Patiently()
     with_patience.retry_policy._cool_down = lambda: max(0.0, asked_for - with_patience.passed)
     assert with_patience.retry_policy.call(PATH, lambda _: with_patience.passed) == waited
 
 
-def test_the_pause_that_a_server_asks_for_is_made() -> None:
-    """Before the next try of who was told; not longer than his patience lasts."""
+def test_a_retry_waits_for_the_requested_pause() -> None:
+    """The next attempt waits for Retry-After, but not longer than patience lasts."""
     for asked_for, waited in ((30.0, 30.0), (3600.0, 300.0)):
         with_patience = Patiently()
         with_patience.retry_policy.call(PATH, Answers(Throttled(PATH, "busy", asked_for), "yes"))
         assert with_patience.stopping.pauses == [waited]
 
 
-def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None:
-    """A soft mount answers at once, whatever the server asks for."""
+def test_without_patience_a_request_is_sent_in_a_pause() -> None:
+    """With a patience of 0 the request is sent at once, whatever the server requests."""
     with_patience = Patiently(0.0)
     with_patience.retry_policy._cool_down = lambda: 60.0
     assert with_patience.retry_policy.call(PATH, Answers("yes")) == "yes"
@@ -274,14 +274,14 @@ def test_who_has_no_patience_asks_a_server_that_wants_to_be_left_alone() -> None
 
 
 class Answers:
-    """What gives or raises one answer after the other; the last for ever."""
+    """A function that returns or raises one answer after another, the last one repeatedly."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
         self.asked = 0
 
     def __call__(self, _: float) -> object:
-        """Return or raise the next."""
+        """Return or raise the next answer."""
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         if isinstance(answer, BaseException):
@@ -292,15 +292,15 @@ class Answers:
 AWAY = Unavailable(PATH, "away")
 
 
-def test_what_is_answered_at_once_takes_no_pause() -> None:
-    """One asking, no waiting."""
+def test_an_answer_at_once_takes_no_pause() -> None:
+    """One request that is answered takes no pause."""
     with_patience = Patiently()
     assert with_patience.retry_policy.call(PATH, Answers("yes")) == "yes"
     assert with_patience.stopping.pauses == []
 
 
-def test_unavailable_is_asked_again() -> None:
-    """After a pause each, until there is an answer."""
+def test_unavailable_is_retried() -> None:
+    """Unavailable is retried, after a pause each, until there is an answer."""
     with_patience, ask = Patiently(), Answers(AWAY, AWAY, "yes")
     assert with_patience.retry_policy.call(PATH, ask) == "yes"
     assert ask.asked == 3
@@ -310,7 +310,7 @@ def test_unavailable_is_asked_again() -> None:
 @pytest.mark.parametrize(
     "error", [NotFound(PATH), Forbidden(PATH), Stale(PATH), IsADirectory(PATH), ValueError("ours"), Killed()]
 )
-def test_nothing_but_unavailable_is_asked_again(error: BaseException) -> None:
+def test_nothing_but_unavailable_is_retried(error: BaseException) -> None:
     """Every other answer is final."""
     with_patience, ask = Patiently(), Answers(error)
     with pytest.raises(type(error)):
@@ -320,8 +320,8 @@ def test_nothing_but_unavailable_is_asked_again(error: BaseException) -> None:
 
 
 @given(seconds=st.floats(0, 1000), chance=st.floats(0, 1))
-def test_patience_ends_when_it_was_said_to(seconds: float, chance: float) -> None:
-    """The last Unavailable is raised after exactly the seconds set, and it was asked then once more."""
+def test_patience_ends_on_time(seconds: float, chance: float) -> None:
+    """The last Unavailable is raised after exactly the patience, after one last attempt."""
     with_patience, ask = Patiently(seconds, chance=chance), Answers(AWAY)
     with pytest.raises(Unavailable, match="away"):
         with_patience.retry_policy.call(PATH, ask)
@@ -329,8 +329,8 @@ def test_patience_ends_when_it_was_said_to(seconds: float, chance: float) -> Non
     assert ask.asked == len(with_patience.stopping.pauses) + 1
 
 
-def test_no_patience_asks_once() -> None:
-    """With 0 seconds the first failure is the answer."""
+def test_without_patience_there_is_one_attempt() -> None:
+    """With a patience of 0 the first failure is raised."""
     with_patience, ask = Patiently(0.0), Answers(AWAY)
     with pytest.raises(Unavailable):
         with_patience.retry_policy.call(PATH, ask)
@@ -338,7 +338,7 @@ def test_no_patience_asks_once() -> None:
 
 
 def test_pauses_grow_and_stay_bounded() -> None:
-    """A server in trouble is asked less and less often, but at least every 30 seconds."""
+    """Pauses grow, but never beyond 30 seconds."""
     with_patience = Patiently(1000.0)
     with pytest.raises(Unavailable):
         with_patience.retry_policy.call(PATH, Answers(AWAY))
@@ -349,7 +349,7 @@ def test_pauses_grow_and_stay_bounded() -> None:
 
 
 def test_chance_spreads_the_pauses_of_many_readers() -> None:
-    """Two readers with other chances do not come back at the same moment."""
+    """Two readers with different random numbers have different pauses."""
     firsts = []
     for chance in (0.0, 0.9):
         with_patience = Patiently(chance=chance)
@@ -358,16 +358,16 @@ def test_chance_spreads_the_pauses_of_many_readers() -> None:
     assert firsts[0] * 1.5 < firsts[1]
 
 
-def test_closing_ends_the_waiting() -> None:
-    """A pause during which the archive closes is the last, and the reader learns why."""
+def test_closing_ends_a_pause() -> None:
+    """A pause during which the archive closes ends with Closed."""
     with_patience, ask = Patiently(stop_at=2), Answers(AWAY)
     with pytest.raises(Closed):
         with_patience.retry_policy.call(PATH, ask)
     assert ask.asked == 3
 
 
-def test_a_closed_archive_asks_nothing() -> None:
-    """Once it is closed there is not one request more."""
+def test_a_closed_archive_sends_nothing() -> None:
+    """After it is closed an archive sends no request."""
     with_patience, ask = Patiently(), Answers("yes")
     with_patience.stopping.set()
     with pytest.raises(Closed):
@@ -375,8 +375,8 @@ def test_a_closed_archive_asks_nothing() -> None:
     assert ask.asked == 0
 
 
-def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptureFixture) -> None:
-    """About 3 % of requests hang: only what fails twice is logged, and once."""
+def test_the_second_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """About 3 % of requests hang: only a second failure is logged, once."""
     with_patience = Patiently()
     with_patience.retry_policy.call(PATH, Answers(AWAY, "yes"))
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
@@ -387,16 +387,16 @@ def test_one_failure_is_everyday_and_the_second_is_news(caplog: pytest.LogCaptur
     caplog.clear()
 
 
-def test_what_is_given_up_was_not_asked_again() -> None:
-    """Retries are the requests after the first, and the end of patience is none."""
+def test_the_end_of_patience_is_no_retry() -> None:
+    """The requests after the first are counted as retries, and the end of patience is not."""
     with_patience, ask = Patiently(10.0), Answers(AWAY)
     with pytest.raises(Unavailable):
         with_patience.retry_policy.call(PATH, ask)
     assert with_patience.retry_policy.retries == ask.asked - 1
 
 
-def test_a_reply_that_breaks_off_and_goes_on_is_a_retry(origin: FakeOrigin) -> None:
-    """Each asking after the first is counted, wherever the one before ended."""
+def test_continuing_a_broken_reply_is_a_retry(origin: FakeOrigin) -> None:
+    """Each request after the first is counted, wherever the previous one ended."""
     with_patience = Patiently()
     origin.break_next(Break(after=4, error=AWAY), Break(error=AWAY), Break(after=2, error=AWAY))
     fetched = Retrying(origin, with_patience.retry_policy).fetch(origin.file(PATH), Span(0, 50))
@@ -407,8 +407,8 @@ def test_a_reply_that_breaks_off_and_goes_on_is_a_retry(origin: FakeOrigin) -> N
 STRANGE = CertificateError(PATH, "the server's certificate cannot be verified")
 
 
-def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A mount asks on, for a portal before the network may let it through; the log tells it from the start."""
+def test_a_bad_certificate_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A mount retries, as a captive portal may be in the way, and logs the first failure."""
     with_patience = Patiently()
     assert with_patience.retry_policy.call(PATH, Answers(STRANGE, "yes")) == "yes"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -423,17 +423,17 @@ def test_a_certificate_that_cannot_be_verified_is_news_at_once(caplog: pytest.Lo
     "A certificate that cannot be verified is treated like an unreachable server: logged at once, `EIO` after "
     "`--patience`; at a prompt at once."
 )
-def test_at_a_prompt_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
-    """Who sits there can do more about it than time can; a line that is lost is asked for again as ever."""
-    with_patience, ask = Patiently(at_prompt=True), Answers(STRANGE)
+def test_interactively_a_bad_certificate_fails_at_once() -> None:
+    """An interactive request fails at once for a bad certificate; a lost connection is retried as usual."""
+    with_patience, ask = Patiently(interactive=True), Answers(STRANGE)
     with pytest.raises(CertificateError):
         with_patience.retry_policy.call(PATH, ask)
     assert (ask.asked, with_patience.stopping.pauses) == (1, [])
     assert with_patience.retry_policy.call(PATH, Answers(AWAY, "yes")) == "yes"
 
 
-def test_the_requests_of_one_file_are_one_trouble(caplog: pytest.LogCaptureFixture) -> None:
-    """It is told once for as long as it was said to be tried; another file's, and a new one, are others."""
+def test_failures_of_one_file_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Failures of one file are logged once while it is retried; those of another file, or later ones, again."""
     with_patience = Patiently(60.0)
     retry_policy = with_patience.retry_policy
 
@@ -465,12 +465,12 @@ def origin() -> FakeOrigin:
 
 
 def fetched(origin: Retrying | FakeOrigin, file: File, start: int, stop: int) -> bytes:
-    """Fetch a span whole."""
+    """Fetch a whole span."""
     return b"".join(origin.fetch(file, Span(start, stop)))
 
 
-def test_a_fetch_that_broke_goes_on_at_the_byte_where_it_stopped(origin: FakeOrigin) -> None:
-    """What has come is not fetched again, and none is missing or doubled."""
+def test_a_broken_fetch_continues_where_it_stopped(origin: FakeOrigin) -> None:
+    """Bytes that have come are not fetched again, and none is missing or doubled."""
     with_patience = Patiently()
     origin.break_next(Break(after=33, error=AWAY), Break(after=20, error=AWAY), Break(after=0, error=AWAY))
     retrying = Retrying(origin, with_patience.retry_policy)
@@ -480,7 +480,7 @@ def test_a_fetch_that_broke_goes_on_at_the_byte_where_it_stopped(origin: FakeOri
 
 @given(st.lists(st.integers(0, 60), max_size=6), st.integers(1, 50))
 def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: int) -> None:
-    """Any breaks, any pieces: the span, each byte once."""
+    """With any breaks and any pieces each byte of the span comes once."""
     origin = FakeOrigin({PATH: noise(100)}, piece=piece)
     origin.break_next(*(Break(after=after, error=AWAY) for after in breaks))
     assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 5, 95) == noise(100)[5:95]
@@ -488,16 +488,16 @@ def test_wherever_a_fetch_breaks_the_bytes_are_right(breaks: list[int], piece: i
 
 @pytest.mark.parametrize("error", [Forbidden(PATH), Stale(PATH), Killed()])
 @pytest.mark.parametrize("after", [0, 40])
-def test_a_fetch_that_is_refused_is_not_asked_again(origin: FakeOrigin, error: BaseException, after: int) -> None:
-    """Only Unavailable is worth another try, also in the middle."""
+def test_a_refused_fetch_is_not_retried(origin: FakeOrigin, error: BaseException, after: int) -> None:
+    """Only Unavailable is retried, also in the middle of a fetch."""
     origin.break_next(Break(after=after, error=error))
     with pytest.raises(type(error)):
         fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 100)
     assert len(origin.fetches) == 1
 
 
-def test_a_file_that_was_measured_is_gone_when_it_was_not_found_twice(origin: FakeOrigin) -> None:
-    """One server behind the balance may not have it; the next one is asked, at once, and no third."""
+def test_a_measured_file_is_not_found_after_two_answers(origin: FakeOrigin) -> None:
+    """A fetch that is NotFound is sent once more at once, as another server may have the file."""
     retrying = Retrying(origin, Patiently(0.0).retry_policy)
     origin.break_next(Break(error=NotFound(PATH)))
     assert fetched(retrying, origin.file(PATH), 0, 100) == noise(100)
@@ -507,8 +507,8 @@ def test_a_file_that_was_measured_is_gone_when_it_was_not_found_twice(origin: Fa
     assert len(origin.fetches) == 4
 
 
-def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) -> None:
-    """A server that is away in the middle of a fetch is waited for as long as one at its start."""
+def test_a_fetch_without_progress_ends_with_patience(origin: FakeOrigin) -> None:
+    """A server that is away in the middle of a fetch is retried as long as at its start."""
     origin.break_next(Break(after=33, error=AWAY), *[Break(error=AWAY)] * 500)
     with_patience = Patiently(60.0)
     with pytest.raises(Unavailable):
@@ -516,8 +516,8 @@ def test_a_fetch_that_makes_no_headway_ends_with_patience(origin: FakeOrigin) ->
     assert with_patience.passed == pytest.approx(60.0)
 
 
-def test_a_fetch_that_drips_ends_with_patience(origin: FakeOrigin) -> None:
-    """A byte and a break, again and again, is no headway: the pauses grow, and patience ends."""
+def test_a_trickling_fetch_ends_with_patience(origin: FakeOrigin) -> None:
+    """A byte and a break, repeatedly, is no progress: the pauses grow, and patience ends."""
     origin.break_next(*[Break(after=1, error=AWAY)] * 90)
     with_patience = Patiently(60.0)
     with pytest.raises(Unavailable):
@@ -526,8 +526,8 @@ def test_a_fetch_that_drips_ends_with_patience(origin: FakeOrigin) -> None:
     assert len(with_patience.stopping.pauses) < 15
 
 
-def test_replies_that_break_off_after_much_are_asked_to_go_on_at_once() -> None:
-    """What brings bytes may break as often as it likes, without a pause and for as long as it takes."""
+def test_a_break_after_progress_is_continued_at_once() -> None:
+    """Replies with progress may break any number of times, without a pause and without an end of patience."""
     content = noise(20 * PROGRESS)
     origin = FakeOrigin({PATH: content}, piece=PROGRESS)
     origin.break_next(*[Break(after=PROGRESS, error=AWAY)] * 19)
@@ -537,8 +537,8 @@ def test_replies_that_break_off_after_much_are_asked_to_go_on_at_once() -> None:
     assert with_patience.stopping.pauses == []
 
 
-def test_patience_counts_from_the_last_headway() -> None:
-    """Breaks long ago do not shorten the patience with those of now."""
+def test_patience_counts_from_the_last_progress() -> None:
+    """Breaks before the last progress do not shorten patience."""
     content = noise(2 * PROGRESS)
     origin = FakeOrigin({PATH: content}, piece=PROGRESS)
     drips = [Break(after=1, error=AWAY)] * 6
@@ -549,27 +549,27 @@ def test_patience_counts_from_the_last_headway() -> None:
     assert with_patience.passed > 15.0
 
 
-def test_a_rest_ends_when_the_archive_closes(origin: FakeOrigin) -> None:
-    """Nobody waits in it for a closed archive."""
+def test_a_backoff_ends_when_the_archive_closes(origin: FakeOrigin) -> None:
+    """A backoff ends with Closed when the archive closes."""
     origin.break_next(*[Break(after=1, error=AWAY)] * 90)
     with pytest.raises(Closed):
         fetched(Retrying(origin, Patiently(60.0, stop_at=3).retry_policy), origin.file(PATH), 0, 100)
 
 
-def test_an_empty_span_asks_nothing(origin: FakeOrigin) -> None:
-    """No bytes, no request."""
+def test_an_empty_span_sends_nothing(origin: FakeOrigin) -> None:
+    """An empty span needs no request."""
     assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 7, 7) == b""
     assert origin.diary == []
 
 
-def test_an_origin_that_ends_early_without_a_word_is_cool_down_the_rest(origin: FakeOrigin) -> None:
-    """A short answer never passes for a whole one, however short it is."""
+def test_a_fetch_that_ends_early_is_continued(origin: FakeOrigin) -> None:
+    """A reply that ends early without an error is continued, however short it is."""
     origin.break_next(Break(after=12), Break(after=0))
     assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 50) == noise(100)[:50]
 
 
-def test_pieces_are_handed_on_as_they_come(origin: FakeOrigin) -> None:
-    """The first piece is there before the rest has been sent."""
+def test_pieces_are_yielded_as_they_arrive(origin: FakeOrigin) -> None:
+    """The first piece is yielded before the rest has been sent."""
     pieces = cast(
         "Generator[bytes]", Retrying(origin, Patiently().retry_policy).fetch(origin.file(PATH), Span(0, 100))
     )
@@ -579,8 +579,8 @@ def test_pieces_are_handed_on_as_they_come(origin: FakeOrigin) -> None:
     assert origin._inside == 0
 
 
-def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
-    """Measuring has the same patience."""
+def test_measuring_is_retried_too(origin: FakeOrigin) -> None:
+    """Measuring is retried with the same patience."""
 
     class Shy(FakeOrigin):
         def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
@@ -595,7 +595,7 @@ def test_measuring_is_asked_again_too(origin: FakeOrigin) -> None:
 
 
 class ShyListing(FakeListing):
-    """A listing that is away at first."""
+    """A listing that is unavailable at first."""
 
     def scan(self, directory: str) -> Sequence[Node]:
         """See `Listing.scan`."""
@@ -606,7 +606,7 @@ class ShyListing(FakeListing):
 
 
 def test_no_connection_is_held_during_a_pause() -> None:
-    """Who waits before he asks again lets others ask meanwhile: fetch, measure and listing alike."""
+    """A pause releases the connection for others, in fetching, measuring and listing alike."""
 
     def note(limiter: ConnectionLimiter, texts: list[str]) -> None:
         texts.append(repr(limiter))
@@ -625,8 +625,8 @@ def test_no_connection_is_held_during_a_pause() -> None:
         assert all(text.startswith("<ConnectionLimiter demand=0 ") for text in texts)
 
 
-def test_a_listing_is_asked_from_inside_the_gate() -> None:
-    """A scan takes one of the connections."""
+def test_a_listing_holds_a_connection() -> None:
+    """A scan holds one of the connections of the limiter."""
     limiter = ConnectionLimiter(1, 0)
     texts = []
 
@@ -641,8 +641,8 @@ def test_a_listing_is_asked_from_inside_the_gate() -> None:
 
 
 @pytest.mark.parametrize("error", [NotFound("10028"), Forbidden("10028")])
-def test_a_listing_that_is_refused_is_not_asked_again(error: ArchiveError) -> None:
-    """A clear answer is final."""
+def test_a_refused_listing_is_not_retried(error: ArchiveError) -> None:
+    """An answer other than Unavailable is final."""
     listing = FakeListing({})
     listing.refusals["10028"] = error
     with pytest.raises(type(error)):
@@ -650,8 +650,8 @@ def test_a_listing_that_is_refused_is_not_asked_again(error: ArchiveError) -> No
     assert len(listing.diary) == 1
 
 
-def test_the_order_in_the_wire_joins_all_three() -> None:
-    """Many threads through Retrying(Hedged(...)) with faults get their bytes, within the connections set."""
+def test_retries_hedges_and_limits_work_together() -> None:
+    """Many threads read through Retrying(Hedged(...)) with faults correctly, within the limit."""
     origin = FakeOrigin({PATH: noise(100)})
     origin.break_next(*(Break(after=number % 50, error=AWAY) for number in range(40)))
     limiter = ConnectionLimiter(3, 2)
@@ -667,8 +667,8 @@ def test_the_order_in_the_wire_joins_all_three() -> None:
     assert origin.highest <= 3
 
 
-def test_each_try_has_what_is_left_of_patience(origin: FakeOrigin) -> None:
-    """The deadline of every request is the end of patience, or the caller's own where that is earlier."""
+def test_each_attempt_has_the_deadline_of_patience(origin: FakeOrigin) -> None:
+    """The deadline of every request is the end of patience, or the caller's own if that is earlier."""
     with_patience = Patiently(100.0)
     retrying = Retrying(origin, with_patience.retry_policy)
     end = with_patience.clock.now + 100.0
@@ -679,8 +679,8 @@ def test_each_try_has_what_is_left_of_patience(origin: FakeOrigin) -> None:
     assert origin.deadlines[2] == 5.0
 
 
-def test_what_was_cancelled_is_not_retried(origin: FakeOrigin) -> None:
-    """A request that another thread has broken off ends as cancelled, and no second one is sent."""
+def test_a_cancelled_request_is_not_retried(origin: FakeOrigin) -> None:
+    """A request that another thread cancelled ends as Cancelled, and is not sent again."""
     token = CancelToken()
     token.cancel()
     barrier = origin.held()

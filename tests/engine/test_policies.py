@@ -1,6 +1,6 @@
-"""What the policies promise together, whatever is read: right bytes, none twice, little that nobody asked for.
+"""Reads under any access pattern return the right bytes, fetch none twice, and prefetch within a bound.
 
-The bound is written here a second time, from what the docstrings of the policies say, and holds for any pattern.
+The bound is written here a second time, from the docstrings of the policies, and holds for any pattern.
 """
 
 import itertools
@@ -27,17 +27,17 @@ from empiarfs.units import KIB, MIB
 
 PATH = "10028/a.mrc"
 BLOCK = 128 * KIB
-PIECE = 128 * KIB  # what the kernel asks for at once
-MOST = 16 * MIB  # ahead of one reader
+PIECE = 128 * KIB  # the kernel's largest request
+MOST = 16 * MIB  # the largest window
 SHORTEST, LONGEST = 256 * KIB, MIB
 MEMORY = 512 * MIB  # more than any of these files: nothing leaves the cache
-LEAST_MEMORY = MOST * 8 // 5  # what the wire gives to one who is that far ahead
+LEAST_MEMORY = MOST * 8 // 5  # with which `wire` allows such a window
 
 slow_ones_too = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 
 
 class Rig:
-    """An archive of one file over origins with diaries; what it does later is done when the test says so."""
+    """An archive of one file over origins that record requests; the test runs the background tasks."""
 
     def __init__(self, tree: Tree, size: int, memory: int = MEMORY) -> None:
         self.content = Made(size)
@@ -58,28 +58,28 @@ class Rig:
         )
 
     def read(self, span: Span) -> None:
-        """Read, and see that the bytes are the file's."""
+        """Read, and check the bytes."""
         found = self.archive.read(self.file, span.start, span.size)
         assert found == self.content.part(span.start, span.stop)
 
     def streams(self) -> tuple[readahead.Stream, ...]:
-        """Return how the file is read, as the archive sees it."""
+        """Return the streams of the file as the archive tracks them."""
         reading = self.archive._prefetcher._readings.get(self.file)
         return reading.streams if reading is not None else ()
 
     def run(self, count: int, chance: random.Random) -> None:
-        """Do so many of the tasks that wait, in any order."""
+        """Run that many of the queued tasks, in any order."""
         for _ in range(min(count, len(self.tasks))):
             self.tasks.pop(chance.randrange(len(self.tasks)))()
 
     def news(self) -> list[Span]:
-        """Return what was asked of the server since this was called last."""
+        """Return the requests since the last call."""
         spans = self.asked.fetches[self._seen[0] :] + self.ahead.fetches[self._seen[1] :]
         self._seen = len(self.asked.fetches), len(self.ahead.fetches)
         return spans
 
     def fetched(self) -> list[Span]:
-        """Return all that was asked of the server, once everything is done, in the order of the file's bytes."""
+        """Run all tasks, and return all requests in the order of the file's bytes."""
         self.run(len(self.tasks), random.Random(0))
         self.archive.close()
         return sorted(self.asked.fetches + self.ahead.fetches, key=lambda span: span.start)
@@ -87,7 +87,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """A tree of nothing."""
+    """Return an empty tree."""
     index = SqliteIndex(tmp_path_factory.mktemp("policies") / "tree.sqlite")
     origin = FakeOrigin({})
     listings = Listings(
@@ -99,18 +99,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 @dataclass
 class Promise:
-    """What may be fetched for the reads so far: what was read, and so much more.
+    """The bytes that may be fetched for the reads so far: those that were read, and prefetch within these bounds.
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
       the file for `TRUST_AT_START`).
-    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time a
-      quarter of it is taken: at most 4 * (GROWTH - 1) bytes more for each byte taken, and never more than `most`.
-    * Where the last two streams were about as long as each other, the shorter of their lengths after a jump.
+    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time the
+      reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more than
+      `most`.
+    * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
 
     Attributes:
-        length: of the file.
+        length: the length of the file.
         allowed: the bytes that may be fetched.
-        lengths: how far the last two streams that ended after a jump had gone, the newer one first.
+        lengths: the lengths of the last two streams between two jumps, the newer one first.
     """
 
     length: int
@@ -118,7 +119,7 @@ class Promise:
     lengths: tuple[int, ...] = ()
 
     def take(self, read: Span, before: Sequence[readahead.Stream], after: Sequence[readahead.Stream]) -> None:
-        """Take in one read, and the streams before and after it; the one used last stands first."""
+        """Record one read, and the streams before and after it, the most recently used first."""
         stream = after[0]
         jumped = (stream.start, stream.position) == (read.start, read.stop) and stream not in before
         if jumped and before and before[0].start:
@@ -131,12 +132,12 @@ class Promise:
         self.allowed.append(Span(read.start, min(stop, self.length)))
 
     def blocks(self) -> set[int]:
-        """Return the blocks that hold what may be fetched."""
+        """Return the blocks that contain the allowed bytes."""
         return {number for span in self.allowed for number in blocks.covering(span, BLOCK)}
 
 
 def ahead_of(stream: readahead.Stream) -> int:
-    """Return how far beyond a stream may be fetched ahead of its reader."""
+    """Return how far beyond a stream may be prefetched."""
     trust = readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START
     taken = stream.position - stream.start - trust
     if taken < 0:
@@ -145,12 +146,12 @@ def ahead_of(stream: readahead.Stream) -> int:
 
 
 def numbers_of(spans: Sequence[Span]) -> list[int]:
-    """Return the number of each block of each of `spans`, as often as it comes."""
+    """Return the number of each block of each of `spans`, with repetitions."""
     return [number for span in spans for number in blocks.covering(span, BLOCK)]
 
 
 def check_in_the_file(fetched: Sequence[Span], length: int) -> None:
-    """Check that whole blocks of the file were fetched, none of them twice."""
+    """Check that only whole blocks of the file were fetched, none of them twice."""
     for span in fetched:
         assert 0 <= span.start < span.stop <= length
         assert span.start % BLOCK == 0
@@ -163,7 +164,7 @@ MOVES = st.lists(
         st.sampled_from(["on", "on", "on", "on", "jump", "skip", "back", "start"]),
         st.integers(0, 1000),  # of a thousand: how far
         st.sampled_from([1, 4 * KIB, 64 * KIB, PIECE, PIECE, 256 * KIB, MIB, 5 * MIB]),
-        st.integers(0, 3),  # tasks done after it
+        st.integers(0, 3),  # tasks run after it
     ),
     min_size=1,
     max_size=60,
@@ -171,7 +172,7 @@ MOVES = st.lists(
 
 
 def reads_of(moves: Sequence[tuple[str, int, int, int]], length: int) -> Iterator[tuple[Span, int]]:
-    """Yield the reads that `moves` tell of, and how many tasks are done after each."""
+    """Yield the reads of `moves`, and how many tasks run after each."""
     place = 0
     for move, far, size, tasks in moves:
         match move:
@@ -207,16 +208,16 @@ def reads_of(moves: Sequence[tuple[str, int, int, int]], length: int) -> Iterato
 def test_whatever_is_read_no_more_is_fetched_than_promised(
     tree: Tree, moves: list[tuple[str, int, int, int]], length: int, chance: random.Random
 ) -> None:
-    """Any reads, and tasks ahead done in any order: right bytes, of the file, once, and within the bound."""
+    """Any reads, with tasks in any order, return the file's bytes and fetch each block once, within the bound."""
     rig = Rig(tree, length)
     promise = Promise(length)
     for read, tasks in reads_of(moves, length):
-        for part in blocks.cut(read, LARGEST_READ):  # longer reads are read in line
+        for part in blocks.cut(read, LARGEST_READ):  # a longer read is split into sequential ones
             before = rig.streams()
             rig.read(part)
             promise.take(part, before, rig.streams())
         rig.run(tasks, chance)
-        assert set(numbers_of(rig.news())) <= promise.blocks()  # now: what is read later allows more
+        assert set(numbers_of(rig.news())) <= promise.blocks()  # checked now: later reads allow more
     check_in_the_file(rig.fetched(), length)
 
 
@@ -227,10 +228,10 @@ def test_whatever_is_read_no_more_is_fetched_than_promised(
     late=st.integers(0, 4),
     chance=st.randoms(use_true_random=False),
 )
-def test_a_file_read_in_line_is_fetched_once(
+def test_a_sequential_file_is_fetched_once(
     tree: Tree, length: int, size: int, late: int, chance: random.Random
 ) -> None:
-    """In reads of any size, with tasks ahead done late and in any order: what they bring stays until it is read."""
+    """In reads of any size, with prefetch in any order, each block is fetched once and stays until it is read."""
     rig = Rig(tree, length, LEAST_MEMORY)
     for part in blocks.cut(Span(0, length), max(size, length // 500)):
         rig.read(part)
@@ -251,7 +252,7 @@ def test_a_file_read_in_line_is_fetched_once(
 def test_a_random_read_costs_its_blocks_and_one_more(
     tree: Tree, places: list[tuple[int, int]], size: int, chance: random.Random
 ) -> None:
-    """Reads of one length far apart, cut and reordered as the kernel does: at most one block more each."""
+    """Distant reads of one length, split and reordered as by the kernel, fetch at most one more block each."""
     far = 8 * MIB
     rig = Rig(tree, 256 * far)
     needed = 0
@@ -274,14 +275,14 @@ def test_a_random_read_costs_its_blocks_and_one_more(
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=10)
 def test_many_threads_fetch_nothing_twice(tree: Tree, seed: int) -> None:
-    """Threads that read one file in line here and there, and do the tasks ahead: each block comes once."""
+    """Threads that read one file at several positions, and run prefetch, fetch each block once."""
     rig = Rig(tree, 24 * MIB)
     chance = random.Random(seed)
 
     def in_line(start: int) -> None:
         for part in blocks.cut(Span(start, start + 4 * MIB), PIECE):
             rig.read(part)
-            with suppress(IndexError):  # nothing is to be done, or another thread was quicker
+            with suppress(IndexError):  # no task is queued, or another thread took it
                 rig.tasks.pop(0)()
 
     starts = [chance.randrange(0, 20 * 16) * 64 * KIB for _ in range(6)]
@@ -290,7 +291,7 @@ def test_many_threads_fetch_nothing_twice(tree: Tree, seed: int) -> None:
 
 
 def test_a_storm_on_one_cold_block_is_one_request(tree: Tree) -> None:
-    """64 threads that want one block at the same time cost one request, at a jump and at the start."""
+    """64 threads that read one block at once send one request, after a jump and at the start."""
     for start in (0, 50 * MIB):
         rig = Rig(tree, 64 * MIB)
         assert at_once([partial(rig.read, Span(start, start + 1000))] * 64) == [None] * 64

@@ -1,4 +1,4 @@
-"""Ranges of a file are planned together, read in parallel, and come in the caller's order."""
+"""Ranges of a file are planned together, read in parallel, and returned in the caller's order."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +17,8 @@ SPANS = st.lists(
 
 
 @given(spans=SPANS, gap=st.integers(0, 100), longest=st.integers(1, 500))
-def test_what_is_joined_holds_all_that_is_wanted_and_no_wide_gap(spans: list[Span], gap: int, longest: int) -> None:
-    """Each wanted span lies in one that was joined, and no wider gap than was set lies in any."""
+def test_joined_spans_cover_all_and_no_wide_gap(spans: list[Span], gap: int, longest: int) -> None:
+    """Each requested span lies in a joined one, and none contains a gap wider than the limit."""
     joined = coalesced(spans, gap, longest)
     assert joined == sorted(joined, key=lambda span: span.start)
     wanted = [span for span in spans if span.size]
@@ -39,7 +39,7 @@ def test_what_is_joined_holds_all_that_is_wanted_and_no_wide_gap(spans: list[Spa
 
 @given(spans=SPANS)
 def test_every_range_has_its_own_bytes(spans: list[Span]) -> None:
-    """In any order, overlapping, empty or twice: as if each were read by itself."""
+    """Ranges in any order, overlapping, empty or repeated, are as if each were read separately."""
     runs: list[Span] = []
 
     def read(span: Span) -> bytes:
@@ -51,7 +51,7 @@ def test_every_range_has_its_own_bytes(spans: list[Span]) -> None:
 
 
 def test_neighbours_are_one_request_and_far_ones_several() -> None:
-    """A small gap is fetched with them; a large one is left out, and long runs are split for all connections."""
+    """A small gap is fetched too, a large one is skipped, and long runs are split for all connections."""
     near = [Span(number * 100 * KIB, number * 100 * KIB + 64 * KIB) for number in range(10)]
     assert coalesced(near, ranges.LARGEST_GAP, ranges.LONGEST_RUN) == [Span(0, 964 * KIB)]
     far = [Span(number * MIB, number * MIB + 64 * KIB) for number in range(10)]

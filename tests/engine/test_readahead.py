@@ -1,4 +1,4 @@
-"""What is fetched ahead: earned by reading in line, bounded, and never twice or outside the file."""
+"""Prefetch is earned by sequential reads, bounded, and never repeated or outside the file."""
 
 import itertools
 import random
@@ -12,7 +12,7 @@ from empiarfs.engine import readahead
 from empiarfs.model import Span
 from empiarfs.units import KIB, MIB
 
-PIECE = 128 * KIB  # what the kernel asks for at once
+PIECE = 128 * KIB  # the kernel's largest request
 MOST = 64 * MIB
 SHORTEST = 256 * KIB
 LONGEST = 2 * MIB
@@ -27,7 +27,7 @@ def fed(
     longest: int = LONGEST,
     reading: readahead.Reading = readahead.Reading(),  # noqa: B008 - a value
 ) -> tuple[list[list[Span]], readahead.Reading]:
-    """Return what is fetched ahead at each of `reads`, often nothing, and how the file is read after them."""
+    """Return the prefetch after each of `reads`, which may be empty, and the access pattern at the end."""
     ahead = []
     for read in reads:
         reading, spans = readahead.plan(reading, read, length, most=most, shortest=SHORTEST, longest=longest)
@@ -36,17 +36,17 @@ def fed(
 
 
 def flat(ahead: Iterable[list[Span]]) -> list[Span]:
-    """Return all the spans of `ahead`."""
+    """Return all spans of `ahead`."""
     return [span for spans in ahead for span in spans]
 
 
 def pieces(start: int, stop: int, size: int = PIECE) -> list[Span]:
-    """Return the reads of one who reads `start` to `stop` in line."""
+    """Return sequential reads from `start` to `stop`."""
     return [Span(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 def total(spans: Iterable[Span]) -> int:
-    """Return the bytes of `spans`."""
+    """Return the number of bytes of `spans`."""
     return sum(span.size for span in spans)
 
 
@@ -56,8 +56,8 @@ def overlap(spans: Iterable[Span]) -> list[tuple[Span, Span]]:
     return [(a, b) for a, b in itertools.pairwise(ordered) if b.start < a.stop]
 
 
-def test_reading_in_line_is_followed() -> None:
-    """After the first reads everything further on is fetched before it is read."""
+def test_sequential_reads_are_prefetched() -> None:
+    """After the first reads all following bytes are prefetched before they are read."""
     reads = pieces(0, 64 * MIB)
     ahead, _ = fed(reads)
     fetched = 0
@@ -66,8 +66,8 @@ def test_reading_in_line_is_followed() -> None:
         fetched = max([fetched, *(span.stop for span in spans)])
 
 
-def test_the_window_grows_while_the_reader_follows() -> None:
-    """The distance between the reader and what is fetched grows, and more than doubles."""
+def test_the_window_grows_with_sequential_reads() -> None:
+    """The distance between the reader and the prefetched bytes grows, and more than doubles."""
     reads = pieces(0, 128 * MIB)
     ahead, _ = fed(reads)
     distances = [spans[-1].stop - read.stop for read, spans in zip(reads, ahead, strict=True) if spans]
@@ -77,36 +77,36 @@ def test_the_window_grows_while_the_reader_follows() -> None:
 
 @pytest.mark.parametrize("most", [MIB // 2, MIB, 3 * MIB, 64 * MIB])
 def test_the_window_is_bounded(most: int) -> None:
-    """Nothing further than `most` bytes ahead of the reader is fetched, however long he reads."""
+    """Prefetch never goes further than `most` bytes ahead of the reader."""
     reads = pieces(0, 256 * MIB)
     ahead, _ = fed(reads, most=most)
     assert 0 < max(spans[-1].stop - read.stop for read, spans in zip(reads, ahead, strict=True) if spans) <= most
 
 
-def test_a_first_read_fetches_nothing_ahead() -> None:
+def test_a_first_read_prefetches_nothing() -> None:
     """One read is no stream: a header is read without the movie behind it."""
     assert flat(fed([Span(0, PIECE)])[0]) == []
     assert flat(fed([Span(5 * MIB, 5 * MIB + 1024)])[0]) == []
 
 
 @given(st.integers(0, 2**32))
-def test_random_jumps_fetch_nothing_ahead(seed: int) -> None:
-    """Reads at random places of a large file, far from each other, cost exactly what they ask for."""
+def test_random_reads_prefetch_nothing(seed: int) -> None:
+    """Distant random reads of a large file fetch exactly what is read."""
     places = random.Random(seed)
     starts = places.sample(range(LENGTH // (8 * MIB)), 40)
     ahead, _ = fed(Span(start * 8 * MIB, start * 8 * MIB + 256 * KIB) for start in starts)
     assert flat(ahead) == []
 
 
-def test_a_jump_fetches_nothing_ahead_of_its_first_read() -> None:
-    """A reader who was followed and jumps has to earn his window again."""
+def test_a_jump_prefetches_nothing() -> None:
+    """A sequential reader that jumps has to earn its window again."""
     _, reading = fed(pieces(0, 32 * MIB))
     ahead, _ = fed([Span(3000 * MIB, 3000 * MIB + PIECE)], reading=reading)
     assert flat(ahead) == []
 
 
 def swapped(reads: list[Span], chance: random.Random) -> list[Span]:
-    """Return `reads` as the kernel hands them to several threads: some neighbours the wrong way round."""
+    """Return `reads` with some neighbours in reverse order, as the kernel passes them to several threads."""
     reads = list(reads)
     for index in range(0, len(reads) - 1, 2):
         if chance.random() < 0.5:
@@ -116,15 +116,15 @@ def swapped(reads: list[Span], chance: random.Random) -> list[Span]:
 
 @given(st.integers(0, 2**32))
 def test_reads_slightly_out_of_order_are_one_stream(seed: int) -> None:
-    """Pieces of the kernel that overtake each other are followed as if they came in line."""
+    """Reordered reads of the kernel are prefetched like sequential ones."""
     ahead, reading = fed(swapped(pieces(0, 32 * MIB), random.Random(seed)))
     assert len(reading.streams) == 1
     assert not overlap(flat(ahead))
     assert max(span.stop for span in flat(ahead)) >= 32 * MIB
 
 
-def test_two_interleaved_streams_are_both_followed() -> None:
-    """Two threads at two places of one file get a window each; they share what one alone would have."""
+def test_two_interleaved_streams_are_both_prefetched() -> None:
+    """Two threads at two positions of one file get a window each, and share the size of one."""
     one, two = pieces(512 * MIB, 544 * MIB), pieces(1024 * MIB, 1056 * MIB)
     both = [read for pair in zip(one, two, strict=True) for read in pair]
     ahead, _ = fed(both)
@@ -135,8 +135,8 @@ def test_two_interleaved_streams_are_both_followed() -> None:
     assert not overlap(flat(ahead))
 
 
-def test_eight_streams_of_one_file_are_all_followed() -> None:
-    """RELION's threads each read their own frames of one movie."""
+def test_eight_streams_of_one_file_are_all_prefetched() -> None:
+    """Each of eight threads that read their own frames of one movie gets a window."""
     lines = [pieces(number * 256 * MIB, number * 256 * MIB + 16 * MIB) for number in range(8)]
     ahead, _ = fed(read for turn in zip(*lines, strict=True) for read in turn)
     for number in range(8):
@@ -144,8 +144,8 @@ def test_eight_streams_of_one_file_are_all_followed() -> None:
         assert total(mine) > 8 * MIB
 
 
-def test_a_length_that_is_taken_after_every_jump_is_learnt() -> None:
-    """Who reads slices of one length in random order gets each whole with its first read, and not a byte more."""
+def test_a_constant_length_after_jumps_is_learnt() -> None:
+    """A reader of slices of one length in random order gets each whole with its first read, and no more."""
     slices = [(number * 397 % 100) * 32 * MIB for number in range(12)]
     reading = readahead.Reading()
     for number, begin in enumerate(slices):
@@ -157,7 +157,7 @@ def test_a_length_that_is_taken_after_every_jump_is_learnt() -> None:
 
 
 def test_lengths_that_differ_are_not_learnt() -> None:
-    """Who takes now much and now little after a jump gets what he asks for."""
+    """Reads of different lengths after jumps fetch only what is read."""
     reading = readahead.Reading()
     for number, size in enumerate([4 * PIECE, 12 * PIECE] * 6):
         begin = (number + 1) * 32 * MIB
@@ -165,8 +165,8 @@ def test_lengths_that_differ_are_not_learnt() -> None:
         assert flat(spans) == []
 
 
-def test_streams_that_are_left_do_not_pile_up() -> None:
-    """A reader who jumps for ever leaves a bounded number of streams behind."""
+def test_the_number_of_streams_is_bounded() -> None:
+    """A reader that jumps without end leaves a bounded number of streams."""
     _, reading = fed(Span(at, at + PIECE) for at in range(0, LENGTH, 8 * MIB))
     assert len(reading.streams) <= 64
 
@@ -180,7 +180,7 @@ READS = st.lists(
 def test_nothing_outside_the_file_or_beyond_the_window_is_fetched(
     reads: list[tuple[int, int, int]], length: int, most: int
 ) -> None:
-    """Whatever is read, every span lies in the file, behind the read, and within the largest window."""
+    """Every prefetched span lies in the file, behind the read, and within the largest window."""
     reading = readahead.Reading()
     for place, shift, size in reads:
         start = min(max(0, place * MIB + shift * KIB), length - 1)
@@ -197,7 +197,7 @@ STEPS = st.lists(st.tuples(st.integers(-2, 2), st.integers(1, 4)), min_size=1, m
 
 @given(steps=STEPS, length=st.integers(1, 40 * MIB), most=st.integers(64 * KIB, 8 * MIB))
 def test_nothing_is_fetched_twice_in_one_stream(steps: list[tuple[int, int]], length: int, most: int) -> None:
-    """A reader who goes on in small steps, back and forth, never has the same byte fetched ahead twice."""
+    """For a reader that moves in small steps, back and forth, no byte is prefetched twice."""
     newest, reads = 0, []
     for shift, count in steps:
         start = max(0, newest + shift * 64 * KIB)
@@ -210,8 +210,8 @@ def test_nothing_is_fetched_twice_in_one_stream(steps: list[tuple[int, int]], le
     assert len(reading.streams) <= 1
 
 
-def test_what_was_read_is_not_fetched() -> None:
-    """Spans begin behind the newest byte read, not at the place of a late read."""
+def test_bytes_that_were_read_are_not_prefetched() -> None:
+    """Spans begin behind the furthest byte read, not at the position of a late read."""
     _, reading = fed(pieces(0, 4 * MIB))
     newest = max(stream.ahead for stream in reading.streams)
     late = [Span(4 * MIB - 2 * PIECE, 4 * MIB - PIECE)] * 5
@@ -219,8 +219,8 @@ def test_what_was_read_is_not_fetched() -> None:
     assert all(span.start >= newest for span in flat(ahead))
 
 
-def test_the_end_of_the_file_ends_the_fetching() -> None:
-    """Reading the last bytes, and again, fetches nothing more."""
+def test_the_end_of_the_file_ends_prefetch() -> None:
+    """Reading the last bytes, also repeatedly, prefetches nothing."""
     length = 5 * MIB + 17
     ahead, reading = fed(pieces(0, length), length=length)
     assert max(span.stop for span in flat(ahead)) == length
@@ -228,26 +228,26 @@ def test_the_end_of_the_file_ends_the_fetching() -> None:
     assert flat(fed([Span(length - 17, length)] * 9, length=length, reading=reading)[0]) == []
 
 
-def test_the_same_reads_give_the_same_spans() -> None:
-    """The planner is pure: no clock, no chance, nothing kept outside the streams."""
+def test_the_same_reads_return_the_same_spans() -> None:
+    """The planner is pure: its result depends on its arguments only."""
     reads = swapped(pieces(0, 8 * MIB), random.Random(3))
     assert fed(reads) == fed(reads)
 
 
-def test_reading_one_place_again_and_again_fetches_nothing() -> None:
+def test_reading_one_position_repeatedly_prefetches_nothing() -> None:
     """A header that is read a hundred times is no stream."""
     assert flat(fed([Span(0, PIECE)] * 100)[0]) == []
 
 
-def test_small_reads_in_line_are_followed_too() -> None:
-    """Reads of 4 KiB in line earn a window like large ones."""
+def test_small_sequential_reads_are_prefetched_too() -> None:
+    """Sequential reads of 4 KiB earn a window like large ones."""
     ahead, _ = fed(pieces(0, 4 * MIB, 4 * KIB))
     assert total(flat(ahead)) > 4 * MIB
 
 
 @pytest.mark.parametrize("longest", [512 * KIB, 2 * MIB])
-def test_no_request_ahead_is_longer_than_it_may_be(longest: int) -> None:
-    """A wide window is several requests, so that several connections carry it."""
+def test_no_prefetch_request_exceeds_its_limit(longest: int) -> None:
+    """A large window is split into several requests for several connections."""
     ahead, _ = fed(pieces(0, 64 * MIB), longest=longest)
     assert max(span.size for span in flat(ahead)) <= longest
     assert total(flat(ahead)) > 64 * MIB
@@ -255,7 +255,7 @@ def test_no_request_ahead_is_longer_than_it_may_be(longest: int) -> None:
 
 @pytest.mark.parametrize("size", [2 * MIB, 3 * MIB, 4 * MIB])
 def test_slices_in_random_order_cost_little_more_than_themselves(size: int) -> None:
-    """Also on a line whose requests are long: the first ones are overshot by as much again, then it is learnt."""
+    """Even with long requests only the first slices fetch up to twice their length, then it is learnt."""
     chance = random.Random(5)
     slices = [at * 64 * MIB for at in chance.sample(range(1, 60), 40)]
     reads = [piece for at in slices for piece in pieces(at, at + size)]

@@ -1,4 +1,4 @@
-"""A read gives the file's bytes, whatever is cached, forgotten, joined, broken or asked at the same time."""
+"""A read returns the file's bytes, whatever is cached, evicted, joined, failing or requested at the same time."""
 
 import random
 import threading
@@ -41,7 +41,7 @@ BLOCK = 10
 
 
 class TellingFlights(SingleFlight[Block, bytes]):
-    """Flights that signal every block that some thread has claimed, or is to wait for."""
+    """Flights that signal every block that a thread has claimed or waits for."""
 
     def __init__(self, rig: "Rig") -> None:
         super().__init__(lambda: rig.latency.hedge_delay(), in_threads)  # noqa: PLW0108 - it changes
@@ -60,7 +60,7 @@ class Rig:
 
     Args:
         content: the bytes of the one file.
-        ahead: fetches ahead; a fake where it is None.
+        ahead: the origin for prefetch; None for a fake.
         longest_run: in bytes.
     """
 
@@ -89,10 +89,10 @@ class Rig:
         self.reader._in_flight = self.fetcher._in_flight = self.flights
         self.file = self.origin.file(PATH)
         self.content = content
-        self.watch: Callable[[], bool] | None = None  # whether the reader goes on waiting
+        self.watch: Callable[[], bool] | None = None  # the condition of the reader's cancel scope
 
     def use(self, latency: LatencyEstimator) -> None:
-        """Let `latency` be what is usual of the server."""
+        """Use `latency` for the server."""
         self.latency = self.fetcher._latency = latency
 
     def read(self, start: int, stop: int) -> bytes:
@@ -101,14 +101,14 @@ class Rig:
             return self.reader.read(self.file, Span(start, stop))
 
     def under_way(self) -> int:
-        """Return how many claims are open, once the requests that readers no longer wait for are over."""
+        """Return the number of open claims, once the requests that no reader waits for have ended."""
         end = time.monotonic() + SOON
         while self.flights.count and time.monotonic() < end:
             time.sleep(0.001)
         return self.flights.count
 
     def wait_claimed(self, blocks: int) -> None:
-        """Wait until so many blocks in all have been claimed, or found claimed by another."""
+        """Wait until that many blocks in all have been claimed, by this or another thread."""
         for _ in range(blocks):
             assert self.flights.claimed.acquire(timeout=SOON), "no thread claims"
 
@@ -119,7 +119,7 @@ class Rig:
 
 @pytest.fixture(params=[None, lambda: True], ids=["", "watched"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """A reader of one file of 95 bytes, in blocks of 10, at most 5 a request; who reads may be ended, or not."""
+    """Return a reader of one file of 95 bytes, in blocks of 10, 5 a request, with and without a cancel scope."""
     rig = Rig(noise(95))
     rig.watch = request.param
     yield rig
@@ -149,7 +149,7 @@ def test_whatever_is_read_the_bytes_are_the_files(
     forgetful: random.Random,
     piece: int,
 ) -> None:
-    """Any reads, block sizes, runs, cache sizes, and a store that forgets at random: always the right bytes."""
+    """Any reads, block sizes, runs, cache sizes and evictions of the store return the right bytes."""
     chance = forgetful.random
     content = noise(size, seed=7)
     store = MemoryStore(forgets=lambda _: chance() < 0.5)
@@ -168,21 +168,21 @@ def test_whatever_is_read_the_bytes_are_the_files(
         assert span.start % block_bytes == 0
 
 
-def test_an_empty_span_costs_nothing(rig: Rig) -> None:
-    """No bytes, no request."""
+def test_an_empty_span_needs_no_request(rig: Rig) -> None:
+    """An empty span returns no bytes without a request."""
     assert rig.read(5, 5) == b""
     assert rig.origin.fetches == []
 
 
-def test_what_was_read_is_not_fetched_again(rig: Rig) -> None:
+def test_a_block_that_was_read_is_not_fetched_again(rig: Rig) -> None:
     """The second read is served from memory."""
     assert rig.read(3, 28) == rig.content[3:28]
     assert rig.read(3, 28) == rig.content[3:28]
     assert rig.origin.fetches == [Span(0, 30)]
 
 
-def test_blocks_are_counted_by_where_they_were(rig: Rig) -> None:
-    """Each that a reader asks for once; what is fetched ahead is asked for by nobody until it is read."""
+def test_blocks_are_counted_by_their_source(rig: Rig) -> None:
+    """Each requested block counts once for its source; a prefetched one counts when it is read."""
     rig.reader.prefetch(rig.file, Span(0, 30))
     assert (rig.reader.blocks_read, rig.reader.blocks_from_memory) == (0, 0)
     rig.read(0, 30)
@@ -193,8 +193,8 @@ def test_blocks_are_counted_by_where_they_were(rig: Rig) -> None:
     assert rig.cache.size >= 60
 
 
-def test_blocks_under_way_are_counted(rig: Rig) -> None:
-    """From their claim to their landing."""
+def test_blocks_in_flight_are_counted(rig: Rig) -> None:
+    """A block counts as in flight from its claim to its completion."""
     barrier = rig.ahead.held()
     with ThreadPoolExecutor(1) as pool:
         fetching = pool.submit(rig.reader.prefetch, rig.file, Span(0, 30))
@@ -206,19 +206,19 @@ def test_blocks_under_way_are_counted(rig: Rig) -> None:
 
 
 def test_missing_neighbours_are_joined_into_one_request(rig: Rig) -> None:
-    """Blocks that follow each other are one ranged request."""
+    """Consecutive missing blocks are one ranged request."""
     rig.read(0, 50)
     assert rig.origin.fetches == [Span(0, 50)]
 
 
 def test_no_request_is_longer_than_the_longest_run(rig: Rig) -> None:
-    """More neighbours than fit one run are several requests."""
+    """More blocks than fit one run are several requests."""
     rig.read(0, 95)
     assert rig.origin.fetches == [Span(0, 50), Span(50, 95)]
 
 
-def test_only_what_is_missing_is_fetched(rig: Rig) -> None:
-    """A block in the middle that is here splits the request in two."""
+def test_only_missing_blocks_are_fetched(rig: Rig) -> None:
+    """A cached block in the middle splits the request in two."""
     rig.read(20, 25)
     rig.read(0, 50)
     assert rig.origin.fetches == [Span(20, 30), Span(0, 20), Span(30, 50)]
@@ -231,7 +231,7 @@ def test_nothing_behind_the_end_of_the_file_is_fetched(rig: Rig) -> None:
 
 
 def test_a_block_of_the_store_is_not_fetched() -> None:
-    """What the disk has costs no request."""
+    """A block on disk needs no request."""
     store = MemoryStore()
     rig = Rig(noise(95), store=store)
     store.blocks[Block(rig.file, 1)] = rig.content[10:20]
@@ -241,7 +241,7 @@ def test_a_block_of_the_store_is_not_fetched() -> None:
 
 
 def test_fetched_blocks_reach_the_store_whole_and_under_their_own_names() -> None:
-    """Every block of a request is kept, each with its own bytes."""
+    """Every block of a request is stored, each with its own bytes."""
     store = MemoryStore()
     rig = Rig(noise(95), store=store)
     rig.read(80, 95)
@@ -253,7 +253,7 @@ def test_fetched_blocks_reach_the_store_whole_and_under_their_own_names() -> Non
 
 
 def test_another_version_of_a_file_shares_no_block(rig: Rig) -> None:
-    """Bytes kept of one version are never given for another."""
+    """Bytes of one version are never returned for another."""
     rig.read(0, 10)
     newer = noise(95, seed=1)
     rig.origin.files[PATH] = newer
@@ -262,7 +262,7 @@ def test_another_version_of_a_file_shares_no_block(rig: Rig) -> None:
 
 
 def test_sixty_four_threads_on_one_cold_block_make_one_request(rig: Rig) -> None:
-    """A storm of readers costs the server one request, and all get the bytes."""
+    """Simultaneous readers of one block send one request, and all get the bytes."""
     barrier = rig.origin.held()
     with ThreadPoolExecutor(64) as pool:
         reads = [pool.submit(rig.read, 0, 10) for _ in range(64)]
@@ -272,7 +272,7 @@ def test_sixty_four_threads_on_one_cold_block_make_one_request(rig: Rig) -> None
     assert rig.origin.fetches == [Span(0, 10)]
 
 
-def test_readers_of_overlapping_spans_share_what_is_under_way(rig: Rig) -> None:
+def test_readers_of_overlapping_spans_share_requests(rig: Rig) -> None:
     """A second reader fetches only what the first does not, and waits for the rest."""
     barrier = rig.origin.held()
     with ThreadPoolExecutor(2) as pool:
@@ -287,7 +287,7 @@ def test_readers_of_overlapping_spans_share_what_is_under_way(rig: Rig) -> None:
 
 
 def test_a_block_is_served_before_the_last_of_its_request_has_come(rig: Rig) -> None:
-    """Who waits for the first block of a long run gets it while the run still comes in."""
+    """A reader of the first block of a long run gets it while the run is still in flight."""
     barrier = rig.origin.held(after=23)
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(rig.read, 0, 50)
@@ -299,8 +299,8 @@ def test_a_block_is_served_before_the_last_of_its_request_has_come(rig: Rig) -> 
     assert rig.origin.fetches == [Span(0, 50)]
 
 
-def test_a_block_lands_with_its_last_byte(rig: Rig) -> None:
-    """The byte that completes a block is enough; none of the next need have come."""
+def test_a_block_is_complete_with_its_last_byte(rig: Rig) -> None:
+    """A block is complete with its last byte, before any byte of the next."""
     barrier = rig.origin.held(after=10)
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(rig.read, 0, 50)
@@ -310,8 +310,8 @@ def test_a_block_lands_with_its_last_byte(rig: Rig) -> None:
         whole.result(SOON)
 
 
-def test_two_readers_that_cross_do_not_wait_in_a_ring() -> None:
-    """Each claims a part of what the other wants; both finish their own before they wait."""
+def test_two_readers_with_crossing_claims_do_not_deadlock() -> None:
+    """Readers that each claim a part of the other's span finish their own claims before they wait."""
     for _ in range(30):
         rig = Rig(noise(100), longest_run=10)
         spans = [(0, 100), (0, 55), (45, 100), (20, 80)] * 3
@@ -332,15 +332,15 @@ def test_two_readers_that_cross_do_not_wait_in_a_ring() -> None:
         Closed(PATH, "closing"),
     ],
 )
-def test_an_error_of_the_origin_reaches_the_reader_as_it_is(rig: Rig, error: ArchiveError) -> None:
-    """Kind and reason come through, and nothing is left under way."""
+def test_an_error_of_the_origin_is_raised_unchanged(rig: Rig, error: ArchiveError) -> None:
+    """The reader gets the kind and reason of an error, and nothing is left in flight."""
     rig.origin.break_next(Break(after=12, error=error))
     with pytest.raises(type(error), match=error.reason):
         rig.read(0, 30)
 
 
-def test_what_came_before_an_error_is_kept(rig: Rig) -> None:
-    """A run that breaks in its second block has given its first."""
+def test_blocks_before_an_error_are_cached(rig: Rig) -> None:
+    """A run that fails in its second block has completed its first."""
     rig.origin.break_next(Break(after=15, error=Unavailable(PATH)))
     with pytest.raises(Unavailable):
         rig.read(0, 30)
@@ -348,8 +348,8 @@ def test_what_came_before_an_error_is_kept(rig: Rig) -> None:
     assert rig.origin.fetches == [Span(0, 30), Span(10, 30)]
 
 
-def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) -> None:
-    """Who waited for a block that had landed is served; who waited for one that broke gets the error."""
+def test_a_failing_request_fails_only_the_waiters_of_its_blocks(rig: Rig) -> None:
+    """A waiter of a completed block is served; a waiter of a failed one gets the error."""
     barrier = rig.origin.held(after=15)
     rig.origin.break_next(Break(after=15, error=Stale(PATH, "new")))
     with ThreadPoolExecutor(3) as pool:
@@ -357,7 +357,7 @@ def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) 
         barrier.wait_reached()
         landed = pool.submit(rig.read, 0, 10)
         assert landed.result(SOON) == rig.content[:10]
-        rig.origin.barrier = None  # for those who come now
+        rig.origin.barrier = None  # for the readers that come now
         assert pool.submit(rig.read, 60, 70).result(SOON) == rig.content[60:70]
         broken = pool.submit(rig.read, 20, 30)
         rig.wait_claimed(5)
@@ -368,7 +368,7 @@ def test_a_failing_request_fails_only_those_who_waited_for_its_blocks(rig: Rig) 
 
 
 def test_a_request_that_ends_short_is_an_error_and_never_bytes(rig: Rig) -> None:
-    """An origin that breaks its word and ends early is found out."""
+    """An origin that ends early is detected."""
     rig.origin.break_next(Break(after=29))
     with pytest.raises(Unavailable):
         rig.read(0, 30)
@@ -377,18 +377,18 @@ def test_a_request_that_ends_short_is_an_error_and_never_bytes(rig: Rig) -> None
 
 @pytest.mark.parametrize("extra", [b"x", b"x" * 10, b"x" * 35])
 @pytest.mark.parametrize("span", [(0, 30), (80, 95)])
-def test_a_request_that_sends_too_much_never_gives_wrong_bytes(
+def test_a_request_that_sends_too_much_returns_no_wrong_bytes(
     rig: Rig, extra: bytes, span: tuple[int, int]
 ) -> None:
-    """Bytes behind the span are in no block; a reader that has its bytes by then, has them."""
+    """Bytes behind the span are in no block, and a reader keeps the bytes before them."""
     rig.origin.break_next(Break(extra=extra))
     assert rig.read(*span) == rig.content[slice(*span)]
     assert rig.read(*span) == rig.content[slice(*span)]
     assert rig.read(0, 95) == rig.content
 
 
-def test_empty_pieces_are_no_harm(rig: Rig) -> None:
-    """An origin may hand on a piece of no bytes, also at the end."""
+def test_empty_pieces_are_harmless(rig: Rig) -> None:
+    """An origin may yield empty pieces, also at the end."""
 
     class Pausing(FakeOrigin):
         def fetch(
@@ -402,8 +402,8 @@ def test_empty_pieces_are_no_harm(rig: Rig) -> None:
     assert reader.read(rig.file, Span(0, 95)) == rig.content
 
 
-def test_a_surprise_is_an_error_and_no_endless_loop(rig: Rig) -> None:
-    """What nobody foresaw comes through as it is, or as Unavailable from the thread that met it."""
+def test_an_unexpected_exception_is_an_error(rig: Rig) -> None:
+    """An unexpected exception is raised unchanged, or as Unavailable from another thread, and does not loop."""
     rig.origin.break_next(*[Break(after=15, error=ZeroDivisionError("odd"))] * 2)
     with pytest.raises((ZeroDivisionError, Unavailable), match="odd"):
         rig.read(0, 30)
@@ -412,8 +412,8 @@ def test_a_surprise_is_an_error_and_no_endless_loop(rig: Rig) -> None:
     assert rig.read(0, 30) == rig.content[:30]
 
 
-def test_who_is_ended_leaves_what_was_asked_for_to_the_next(rig: Rig) -> None:
-    """The request goes on; whoever wants the same waits for it, and asks for nothing."""
+def test_a_cancelled_reader_leaves_its_request_to_the_next(rig: Rig) -> None:
+    """The request goes on, and another reader of the same bytes joins it."""
     barrier = rig.origin.held(after=5)
     rig.watch = lambda: False
     with pytest.raises(Cancelled):
@@ -427,12 +427,12 @@ def test_who_is_ended_leaves_what_was_asked_for_to_the_next(rig: Rig) -> None:
 
 
 class Killed(BaseException):
-    """What ends a thread from outside, as KeyboardInterrupt does."""
+    """An exception that ends a thread from outside, as KeyboardInterrupt does."""
 
 
 @pytest.mark.parametrize("after", [0, 5, 10, 15])
-def test_what_ends_a_request_from_outside_leaves_no_claim_behind(rig: Rig, after: int) -> None:
-    """The readers that wait get an error, and the next one fetches the block; `rig` sees that nothing is left."""
+def test_an_interrupted_request_leaves_no_claim(rig: Rig, after: int) -> None:
+    """The waiting readers get an error, and the next one fetches the block."""
     rig.origin.break_next(Break(after=after, error=Killed()))
     with pytest.raises(Unavailable, match="Killed"):
         rig.read(0, 30)
@@ -440,8 +440,8 @@ def test_what_ends_a_request_from_outside_leaves_no_claim_behind(rig: Rig, after
     assert rig.read(0, 30) == rig.content[:30]
 
 
-def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> None:
-    """A surprise from below comes through as it is, and the next reader is not kept waiting."""
+def test_a_store_that_raises_leaves_no_claim() -> None:
+    """An exception of the store is raised unchanged, and the next reader does not hang."""
 
     class Raising(MemoryStore):
         def get(self, file: File, numbers: range) -> dict[int, bytes]:
@@ -455,16 +455,16 @@ def test_a_store_that_breaks_its_word_and_raises_leaves_no_claim_behind() -> Non
     rig.close()
 
 
-def test_what_was_fetched_ahead_is_read_without_a_request(rig: Rig) -> None:
-    """Prefetched blocks come from the other origin, and then from memory."""
+def test_a_prefetched_block_is_read_without_a_request(rig: Rig) -> None:
+    """Prefetched blocks come from the other origin, and are then read from memory."""
     rig.reader.prefetch(rig.file, Span(0, 40))
     assert rig.ahead.fetches == [Span(0, 40)]
     assert rig.read(0, 40) == rig.content[:40]
     assert rig.origin.fetches == []
 
 
-def test_fetching_ahead_leaves_out_what_is_here_and_what_is_under_way(rig: Rig) -> None:
-    """Prefetch asks for nothing twice, and waits for nobody."""
+def test_prefetch_skips_cached_blocks_and_those_in_flight(rig: Rig) -> None:
+    """Prefetch requests nothing twice, and waits for no other thread."""
     rig.read(0, 10)
     barrier = rig.origin.held()
     with ThreadPoolExecutor(1) as pool:
@@ -477,7 +477,7 @@ def test_fetching_ahead_leaves_out_what_is_here_and_what_is_under_way(rig: Rig) 
 
 
 def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
-    """What is on its way already is not asked for again."""
+    """A block in flight is not requested again."""
     barrier = rig.ahead.held(after=3)
     with ThreadPoolExecutor(2) as pool:
         prefetch = pool.submit(rig.reader.prefetch, rig.file, Span(0, 10))
@@ -492,7 +492,7 @@ def test_a_reader_waits_for_a_block_that_prefetch_fetches(rig: Rig) -> None:
 
 @pytest.mark.parametrize("error", [Unavailable(PATH), NotFound(PATH), Stale(PATH), Forbidden(PATH)])
 def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> None:
-    """Its error is its caller's; who waited for it asks himself, with the patience that readers have."""
+    """The error is raised in the prefetch only, and a waiting reader sends its own request, with retries."""
     barrier = rig.ahead.held(after=3)
     rig.ahead.break_next(Break(after=3, error=error))
     with ThreadPoolExecutor(2) as pool:
@@ -505,16 +505,16 @@ def test_a_failing_prefetch_fails_no_reader(rig: Rig, error: ArchiveError) -> No
         assert isinstance(prefetch.exception(SOON), type(error))
 
 
-def test_a_killed_prefetch_leaves_no_claim_behind(rig: Rig) -> None:
-    """A prefetch that is ended from outside gives its blocks up."""
+def test_an_interrupted_prefetch_leaves_no_claim(rig: Rig) -> None:
+    """A prefetch that is ended from outside releases its claims."""
     rig.ahead.break_next(Break(after=13, error=Killed()))
     with pytest.raises(Killed):
         rig.reader.prefetch(rig.file, Span(0, 30))
     assert rig.under_way() == 0
 
 
-def test_a_short_prefetch_gives_no_wrong_bytes(rig: Rig) -> None:
-    """An origin that breaks its word to prefetch costs the reader a request, not his bytes."""
+def test_a_short_prefetch_returns_no_wrong_bytes(rig: Rig) -> None:
+    """A prefetch that ends early costs the reader a request, and leaves no wrong bytes."""
     rig.ahead.break_next(Break(after=13))
     with pytest.raises(Unavailable):
         rig.reader.prefetch(rig.file, Span(0, 30))
@@ -534,10 +534,10 @@ PLANS = st.lists(
 
 
 @given(PLANS)
-def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_right(
+def test_after_any_faults_the_bytes_are_right(
     plan: list[tuple[bool, int, int, str, int]],
 ) -> None:
-    """Whatever broke, no claim is left, no wrong byte was kept, and the file reads whole."""
+    """After any faults no claim is left, no wrong byte is cached, and the file reads whole."""
     rig = Rig(noise(95))
     breaks = {
         "none": (),
@@ -567,7 +567,7 @@ def test_after_any_sequence_of_faults_nothing_is_under_way_and_the_bytes_are_rig
 
 
 def test_many_threads_on_a_small_cache_get_their_bytes() -> None:
-    """Threads at random places of a file much larger than memory all read right, and leave nothing under way."""
+    """Threads at random positions of a file larger than memory read right, and leave nothing in flight."""
     content = noise(5_000)
     rig = Rig(content, memory=200, store=MemoryStore())
 
@@ -586,7 +586,7 @@ def test_many_threads_on_a_small_cache_get_their_bytes() -> None:
 
 
 def test_offsets_beyond_four_gigabytes_are_exact() -> None:
-    """A span far into a large file is that span."""
+    """A span far into a large file has the right bytes."""
     content = Made(66 * 2**30)
     origin = FakeOrigin({PATH: content}, piece=1 << 16)
     cache = Cache(2**22, BrokenStore(), 4)
@@ -597,8 +597,8 @@ def test_offsets_beyond_four_gigabytes_are_exact() -> None:
     cache.close(SOON)
 
 
-def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
-    """The text of a reader tells the bytes that came over the line."""
+def test_the_repr_shows_the_fetched_bytes(rig: Rig) -> None:
+    """The repr of a reader shows the bytes that came from the server."""
     rig.read(0, 30)
     rig.read(0, 30)
     assert rig.fetcher.bytes_fetched == 30
@@ -606,23 +606,23 @@ def test_the_reader_counts_what_it_fetched(rig: Rig) -> None:
 
 
 class Impatient(FixedLatency):
-    """A pace at which whatever is silent at all is late."""
+    """A latency with which any silence is late."""
 
     def hedge_delay(self) -> float:
-        """Return after how many seconds of silence a request is sent a second time."""
+        """Return the seconds of silence after which a request is hedged."""
         return 0.0
 
 
 class Splitting(FixedLatency):
-    """A pace at which every read is worth two connections."""
+    """A latency with which every read is split."""
 
     def worth_splitting(self, count: int) -> bool:
-        """Return whether `count` bytes come sooner over two connections than over one."""
+        """Return whether `count` bytes arrive sooner over two connections than over one."""
         return True
 
 
-def test_a_reader_that_waits_for_a_silent_prefetch_has_it_hedged(rig: Rig) -> None:
-    """However many readers wait, there is one request more, and all have their bytes."""
+def test_a_silent_prefetch_with_waiters_is_hedged(rig: Rig) -> None:
+    """Any number of waiting readers send one more request, and all get their bytes."""
     rig.use(Impatient())
     first = rig.ahead.held(times=1)
     with ThreadPoolExecutor(6) as pool:
@@ -637,7 +637,7 @@ def test_a_reader_that_waits_for_a_silent_prefetch_has_it_hedged(rig: Rig) -> No
 
 
 def test_a_prefetch_that_no_reader_waits_for_is_not_hedged(rig: Rig) -> None:
-    """However long it is silent."""
+    """A prefetch without waiters is not hedged, however long it is silent."""
     rig.use(Impatient())
     barrier = rig.ahead.held()
     with ThreadPoolExecutor(1) as pool:
@@ -649,8 +649,8 @@ def test_a_prefetch_that_no_reader_waits_for_is_not_hedged(rig: Rig) -> None:
     assert rig.ahead.fetches == [Span(0, 30)]
 
 
-def test_readers_that_share_a_silent_request_have_it_hedged_once(rig: Rig) -> None:
-    """One request more serves all of them."""
+def test_a_silent_request_of_several_readers_is_hedged_once(rig: Rig) -> None:
+    """One hedge serves all readers."""
     rig.use(Impatient())
     rig.origin.held(times=1)
     with ThreadPoolExecutor(4) as pool:
@@ -660,8 +660,8 @@ def test_readers_that_share_a_silent_request_have_it_hedged_once(rig: Rig) -> No
     assert rig.hedged.hedged_requests == 1
 
 
-def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
-    """Slow is not silent."""
+def test_a_request_that_has_begun_is_not_hedged(rig: Rig) -> None:
+    """A slow response is not silent."""
     rig.use(Impatient())
     barrier = rig.origin.held(after=3)
     with ThreadPoolExecutor(2) as pool:
@@ -687,7 +687,7 @@ def test_a_request_that_has_begun_is_not_asked_twice(rig: Rig) -> None:
 def test_a_read_is_split_block_by_block_and_one_block_in_halves(
     rig: Rig, start: int, stop: int, parts: list[Span]
 ) -> None:
-    """All parts are under way at the same time, and the bytes are right."""
+    """All parts are in flight at the same time, and the bytes are right."""
     rig.use(Splitting())
     barrier = rig.origin.held()
     with ThreadPoolExecutor(1) as pool:
@@ -699,23 +699,23 @@ def test_a_read_is_split_block_by_block_and_one_block_in_halves(
 
 
 def test_a_long_run_is_one_stream(rig: Rig) -> None:
-    """More blocks than may come over lines of their own are asked for together."""
+    """More than `MOST_SPLIT` blocks are one request."""
     rig.use(Splitting())
     assert MOST_SPLIT == 4
     assert rig.read(0, 50) == rig.content[:50]
     assert rig.origin.fetches == [Span(0, 50)]
 
 
-def test_what_is_fetched_ahead_is_never_split(rig: Rig) -> None:
-    """Nobody waits for it."""
+def test_prefetch_is_never_split(rig: Rig) -> None:
+    """Prefetch is not split, as no reader waits for it."""
     rig.use(Splitting())
     rig.reader.prefetch(rig.file, Span(0, 40))
     assert rig.ahead.fetches == [Span(0, 40)]
 
 
 @pytest.mark.parametrize("error", [Unavailable(PATH), Stale(PATH)])
-def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: ArchiveError) -> None:
-    """Whichever half; nothing stays under way, and the next read is whole."""
+def test_a_split_read_with_a_failed_half_is_an_error(rig: Rig, error: ArchiveError) -> None:
+    """If either half fails nothing stays in flight, and the next read is whole."""
     rig.use(Splitting())
     rig.origin.break_next(Break(after=5, error=error), Break(after=5, error=error))
     with pytest.raises(type(error)):
@@ -723,8 +723,8 @@ def test_a_split_read_of_which_a_half_fails_is_an_error(rig: Rig, error: Archive
     assert rig.read(0, 40) == rig.content[:40]
 
 
-def test_where_a_half_of_a_split_read_fails_the_other_is_broken_off(rig: Rig) -> None:
-    """No reader waits for it, and it holds a place at the limiter."""
+def test_a_failed_half_of_a_split_read_cancels_the_other(rig: Rig) -> None:
+    """The other half is cancelled, and releases its connection."""
     rig.use(Splitting())
     barrier = rig.origin.held(after=2)
     rig.origin.break_next(Break(after=1, error=Stale(PATH, "was replaced")), Break(after=4))
@@ -735,8 +735,8 @@ def test_where_a_half_of_a_split_read_fails_the_other_is_broken_off(rig: Rig) ->
 
 
 @pytest.mark.parametrize(("wrong", "stop"), [(Break(after=5), 40), (Break(after=3), 10), (Break(extra=b"x"), 10)])
-def test_a_part_of_a_split_read_that_is_not_whole_is_an_error(rig: Rig, wrong: Break, stop: int) -> None:
-    """An origin that breaks its word is found out: the parts behind would lie at other bytes."""
+def test_a_short_part_of_a_split_read_is_an_error(rig: Rig, wrong: Break, stop: int) -> None:
+    """An origin that ends a part early is detected: the following part would be misplaced."""
     rig.use(Splitting())
     rig.origin.break_next(wrong)
     with pytest.raises(Unavailable):
@@ -745,7 +745,7 @@ def test_a_part_of_a_split_read_that_is_not_whole_is_an_error(rig: Rig, wrong: B
 
 
 def test_split_reads_of_many_threads_are_right() -> None:
-    """Whoever fetches which half of what, every byte is the file's."""
+    """With any distribution of halves over threads every byte is the file's."""
     content = noise(5_000)
     rig = Rig(content, memory=200, store=MemoryStore())
     rig.use(Splitting())
@@ -762,8 +762,8 @@ def test_split_reads_of_many_threads_are_right() -> None:
     rig.close()
 
 
-def test_what_was_read_makes_room_before_what_came_earlier_and_is_still_to_be_read() -> None:
-    """Requests ahead come in any order: the blocks of a later one, which came first, stay until they are read."""
+def test_a_read_block_is_evicted_before_an_older_unread_one() -> None:
+    """Prefetched blocks stay until they are read, even if a later request came first."""
     rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
     rig.reader.prefetch(rig.file, Span(50, 90))
     rig.reader.prefetch(rig.file, Span(0, 50))
@@ -776,8 +776,8 @@ def test_what_was_read_makes_room_before_what_came_earlier_and_is_still_to_be_re
     rig.close()
 
 
-def test_reading_in_line_does_not_push_out_what_was_fetched_ahead() -> None:
-    """Blocks that were taken whole make room first; those still to be read stay."""
+def test_sequential_reads_do_not_evict_prefetched_blocks() -> None:
+    """Fully read blocks are evicted first, and unread ones stay."""
     rig = Rig(noise(400), memory=134)  # a quarter is for the store: ten blocks are held
     rig.reader.prefetch(rig.file, Span(0, 100))
     for start in range(0, 50, 10):

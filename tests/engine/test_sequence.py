@@ -1,4 +1,4 @@
-"""Who walks through a directory, and which files come next: earned, bounded, in order, never twice."""
+"""File sequences are detected, and the next files are prefetched: earned, bounded, in order, never twice."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,19 +11,19 @@ NAMES = [f"m{number:03}.mrc" for number in range(300)]
 
 
 def order(names: list[str] = NAMES) -> sequence.SequenceDetector:
-    """Return the order of a directory with these files, and a directory between them."""
+    """Return the detector of a directory with these files, and a directory between them."""
     entries = {name: stub(f"1/{name}") for name in names} | {"sub.mrc": directory("1/sub.mrc")}
     return sequence.SequenceDetector(Known(dict(entries), 5.0))
 
 
-def test_one_file_is_no_walk() -> None:
-    """Nothing is made ready for who looks at one file, or at the same one again."""
+def test_one_file_is_no_sequence() -> None:
+    """Nothing is prefetched for a use of one file, or of the same one again."""
     walked = order()
     assert [walked.after("m005.mrc") for _ in range(5)] == [[]] * 5
 
 
-def test_the_second_file_in_order_begins_a_walk() -> None:
-    """The next ones follow, in the order of the listing, and not those that he has."""
+def test_the_second_file_in_order_begins_a_sequence() -> None:
+    """The next files are prefetched in the order of the listing, without those already used."""
     walked = order()
     walked.after("m005.mrc")
     ahead = walked.after("m006.mrc")
@@ -31,8 +31,8 @@ def test_the_second_file_in_order_begins_a_walk() -> None:
     assert ahead == [f"1/m{number:03}.mrc" for number in range(7, 7 + len(ahead))]
 
 
-def test_a_walk_to_the_end_makes_every_file_ready_once() -> None:
-    """Each of the rest once, none beyond the end, and never further ahead than the bound."""
+def test_a_sequence_to_the_end_prefetches_every_file_once() -> None:
+    """Each remaining file is prefetched once, none beyond the end, and never further ahead than the limit."""
     walked = order()
     ready: list[str] = []
     for number, name in enumerate(NAMES):
@@ -45,8 +45,8 @@ def test_a_walk_to_the_end_makes_every_file_ready_once() -> None:
 
 
 @given(st.lists(st.integers(0, 299), max_size=60))
-def test_whatever_is_used_only_files_further_on_are_made_ready(used: list[int]) -> None:
-    """No name that is not there, no directory, nothing behind the file used, and a bounded number."""
+def test_only_following_files_are_prefetched(used: list[int]) -> None:
+    """Only listed files behind the used one are prefetched, no directory, and a bounded number."""
     walked = order()
     for number in used:
         ahead = walked.after(NAMES[number])
@@ -54,8 +54,8 @@ def test_whatever_is_used_only_files_further_on_are_made_ready(used: list[int]) 
         assert len(ahead) <= sequence.MAX_WINDOW
 
 
-def test_walks_of_several_do_not_disturb_each_other() -> None:
-    """Two ranks, each with a half of the directory, both have their next files made ready."""
+def test_parallel_sequences_are_independent() -> None:
+    """Two ranks, each with a half of the directory, both have their next files prefetched."""
     walked = order()
     ready: list[str] = []
     for number in range(80):
@@ -64,16 +64,16 @@ def test_walks_of_several_do_not_disturb_each_other() -> None:
     assert {f"1/{NAMES[50]}", f"1/{NAMES[200]}"} <= set(ready)
 
 
-def test_kinds_are_walked_through_by_themselves() -> None:
-    """Who reads the movies is not given the metadata between them."""
+def test_each_suffix_is_a_sequence_of_its_own() -> None:
+    """For a reader of the movies the metadata files between them are not prefetched."""
     walked = order([f"m{number}.{kind}" for number in range(40) for kind in ("TIF", "xml", "tif")])
     ready = [path for number in range(10) for path in walked.after(f"m{number}.tif")]
     assert ready
     assert {path.rpartition(".")[2].lower() for path in ready} == {"tif"}
 
 
-def test_a_name_that_is_not_listed_is_no_step() -> None:
-    """Nor is a directory."""
+def test_an_unlisted_name_is_ignored() -> None:
+    """An unlisted name or a directory does not advance a sequence."""
     walked = order()
     assert walked.after("other") == []
     assert walked.after("sub.mrc") == []

@@ -1,4 +1,4 @@
-"""One thread fetches, the others wait: one claim a thing, and no thread is left waiting."""
+"""One thread fetches and the others wait: one claim a key, and no thread waits for ever."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,15 +21,15 @@ def claimed(in_flight: "SingleFlight[str, bytes]", *keys: str) -> list[str]:
 
 
 def waiting(*flights: "Flight[bytes]") -> list["Future[bytes | None]"]:
-    """Return what each flight will give to a thread of its own that waits for it."""
+    """Return what each flight returns to a thread of its own that waits for it."""
     pool = ThreadPoolExecutor(len(flights))
     futures = [pool.submit(flight.wait, lambda: SOON) for flight in flights]
     pool.shutdown(wait=False)
     return futures
 
 
-def test_a_thing_is_claimed_by_the_first_alone() -> None:
-    """What one caller has claimed, the next is to wait for; the rest is the next one's, in its own order."""
+def test_a_key_is_claimed_by_one_caller() -> None:
+    """A key that one caller has claimed is another's to wait for; the rest is claimed in the given order."""
     in_flight = single_flight()
     assert claimed(in_flight, B) == [B]
     mine, theirs = in_flight.claim([C, B, A])
@@ -38,7 +38,7 @@ def test_a_thing_is_claimed_by_the_first_alone() -> None:
 
 
 def test_of_many_threads_one_gets_the_claim() -> None:
-    """Threads that claim the same thing at the same moment get it once between them."""
+    """Of threads that claim the same key at the same moment one gets it."""
     for _ in range(20):
         in_flight = single_flight()
         claims = at_once([partial(claimed, in_flight, A)] * 16)
@@ -46,7 +46,7 @@ def test_of_many_threads_one_gets_the_claim() -> None:
 
 
 def test_completing_wakes_all_waiters() -> None:
-    """Every waiter gets the bytes from the flight itself."""
+    """Every waiter gets the value from the flight itself."""
     in_flight = single_flight()
     in_flight.claim([A])
     waiters = waiting(*(in_flight.claim([A])[1][A] for _ in range(5)))
@@ -54,8 +54,8 @@ def test_completing_wakes_all_waiters() -> None:
     assert [waiter.result(SOON) for waiter in waiters] == [b"bytes"] * 5
 
 
-def test_a_flight_is_over_for_those_who_come_too_late_to_wait() -> None:
-    """Waiting for a flight that is complete returns its bytes at once."""
+def test_waiting_for_a_complete_flight_returns_at_once() -> None:
+    """Waiting for a flight that is complete returns its value at once."""
     in_flight = single_flight()
     in_flight.claim([A])
     flight = in_flight.claim([A])[1][A]
@@ -63,8 +63,8 @@ def test_a_flight_is_over_for_those_who_come_too_late_to_wait() -> None:
     assert flight.wait(lambda: SOON) == b""
 
 
-def test_completing_one_leaves_the_others_under_way() -> None:
-    """The things of one claim are completed one by one."""
+def test_completing_one_leaves_the_others_in_flight() -> None:
+    """The keys of one claim are completed one by one."""
     in_flight = single_flight()
     in_flight.claim([A, B])
     in_flight.complete(A, b"a")
@@ -73,7 +73,7 @@ def test_completing_one_leaves_the_others_under_way() -> None:
 
 
 def test_a_failure_reaches_every_waiter_as_an_exception_of_its_own() -> None:
-    """Waiters raise the same kind, path, reason and cause, in objects of their own: tracebacks do not mix."""
+    """Waiters raise the same kind, path, reason and cause, in separate objects."""
     in_flight = single_flight()
     in_flight.claim([A])
     waiters = waiting(*(in_flight.claim([A])[1][A] for _ in range(3)))
@@ -88,8 +88,8 @@ def test_a_failure_reaches_every_waiter_as_an_exception_of_its_own() -> None:
     assert len({id(one) for one in [*raised, error]}) == 4
 
 
-def test_a_flight_that_was_given_up_gives_nothing_and_may_be_claimed() -> None:
-    """Failing without an error sends the waiters back to claim the thing themselves."""
+def test_a_released_claim_may_be_claimed_again() -> None:
+    """Failing without an error lets the waiters claim the key."""
     in_flight = single_flight()
     in_flight.claim([A, B])
     (waiter,) = waiting(in_flight.claim([A])[1][A])
@@ -99,15 +99,15 @@ def test_a_flight_that_was_given_up_gives_nothing_and_may_be_claimed() -> None:
 
 
 def test_a_failed_flight_may_be_claimed() -> None:
-    """An error is for those that waited; a later caller tries for itself."""
+    """An error is raised in the waiters only, and a later caller claims the key."""
     in_flight = single_flight()
     in_flight.claim([A])
     in_flight.fail([A], Unavailable("10028/a"))
     assert claimed(in_flight, A) == [A]
 
 
-def test_what_is_under_way_is_counted() -> None:
-    """The text of a SingleFlight is a gauge."""
+def test_flights_are_counted() -> None:
+    """The repr of a SingleFlight shows the number of flights."""
     in_flight = single_flight()
     in_flight.claim([A, B])
     assert repr(in_flight) == "<SingleFlight in_flight=2>"
@@ -121,13 +121,13 @@ class CountingRequest(Hedgeable):
         self.found_late = threading.Semaphore(0)
 
     def hedge_if_silent(self, seconds: float) -> None:
-        """Count."""
+        """Count the call."""
         assert seconds == 0.01
         self.found_late.release()
 
 
-def test_a_waiter_hedges_the_requests_that_bring_what_it_waits_for() -> None:
-    """As long as it waits, each time the hedge delay has passed; not once it has what it waited for."""
+def test_a_waiter_hedges_the_requests_of_its_flight() -> None:
+    """A waiter hedges after each hedge delay while it waits, and not afterwards."""
     in_flight = single_flight()
     flight = in_flight.claim([A])[0][A]
     requests = CountingRequest(), CountingRequest()
@@ -140,8 +140,8 @@ def test_a_waiter_hedges_the_requests_that_bring_what_it_waits_for() -> None:
         assert waiter.result(SOON) == b"a"
 
 
-def test_a_waiter_that_stops_waiting_leaves_the_flight_to_the_others() -> None:
-    """It raises Cancelled; the owner completes the flight for the others."""
+def test_a_cancelled_waiter_leaves_the_flight_to_the_others() -> None:
+    """It raises Cancelled, and the owner completes the flight for the others."""
     in_flight = single_flight()
     flight = in_flight.claim([A])[0][A]
     (other,) = waiting(flight)
@@ -151,8 +151,8 @@ def test_a_waiter_that_stops_waiting_leaves_the_flight_to_the_others() -> None:
     assert other.result(SOON) == b"a"
 
 
-def test_the_first_word_about_a_flight_counts() -> None:
-    """What completes a flight twice changes nothing the second time."""
+def test_only_the_first_result_of_a_flight_counts() -> None:
+    """Completing a flight twice changes nothing the second time."""
     flight: Flight[bytes] = Flight()
     flight.finish(b"first", None)
     flight.finish(None, Unavailable("10028/a"))
@@ -172,7 +172,7 @@ def test_a_copy_is_the_same_error_in_another_object(kind: type[ArchiveError]) ->
 
 
 class Asking:
-    """A call that stands still until it is let go on, and counts itself."""
+    """A call that waits until the test lets it go on, and counts itself."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.calls = 0
@@ -202,7 +202,7 @@ class Key:
 
 
 def joined(ask: Asking, others: int) -> "list[Future[int]]":
-    """Return the calls of one thread that asks and of `others` that come while it does; the asking goes on then."""
+    """Return the results of one caller, and of `others` that join while its call waits."""
     in_flight, key = single_flight(), Key()
     pool = ThreadPoolExecutor(others + 1)
     first = pool.submit(in_flight.call, key, ask)
@@ -218,7 +218,7 @@ def joined(ask: Asking, others: int) -> "list[Future[int]]":
 
 
 def test_many_callers_make_one_call() -> None:
-    """A caller that wants what another one asks for gets that one's answer."""
+    """A caller with a key in flight gets the result of that call."""
     ask = Asking()
     assert [call.result(SOON) for call in joined(ask, 7)] == [1] * 8
     assert ask.calls == 1
@@ -235,15 +235,15 @@ def test_callers_of_other_keys_do_not_wait() -> None:
         assert call.result(SOON) == 1
 
 
-def test_the_next_call_asks_again() -> None:
-    """Answers are shared while they are waited for, and not stored."""
+def test_the_next_call_fetches_again() -> None:
+    """Results are shared while they are waited for, and not stored."""
     in_flight = single_flight()
     assert in_flight.call("key", lambda _: 1) == 1
     assert in_flight.call("key", lambda _: 2) == 2
 
 
 def test_an_error_is_shared_as_an_exception_of_each_callers_own() -> None:
-    """Every waiter raises the same kind and reason, each an object of its own."""
+    """Every waiter raises the same kind and reason, each in its own object."""
     ask = Asking(NotFound("10028/x", "gone"))
     raised = [call.exception(SOON) for call in joined(ask, 3)]
     assert ask.calls == 1
@@ -256,16 +256,16 @@ def failing(_: Hedgeable) -> int:
     raise NotFound("10028/x")
 
 
-def test_after_an_error_the_next_call_asks_again() -> None:
-    """An error is not stored either."""
+def test_after_an_error_the_next_call_fetches_again() -> None:
+    """An error is not stored."""
     in_flight = single_flight()
     with pytest.raises(NotFound):
         in_flight.call("key", failing)
     assert in_flight.call("key", lambda _: 3) == 3
 
 
-def test_a_surprise_comes_through_as_it_is() -> None:
-    """An exception that no one foresaw is raised in the caller, and frees the key."""
+def test_an_unexpected_exception_is_raised_unchanged() -> None:
+    """An unexpected exception is raised in the caller, and releases the key."""
 
     def surprised(_: Hedgeable) -> int:
         raise ZeroDivisionError
@@ -276,8 +276,8 @@ def test_a_surprise_comes_through_as_it_is() -> None:
     assert in_flight.call("key", lambda _: 4) == 4
 
 
-def test_a_caller_that_stops_waiting_takes_no_other_with_it() -> None:
-    """The call goes on to its end in its own thread, and the others get its answer."""
+def test_a_cancelled_caller_does_not_cancel_the_others() -> None:
+    """The call goes on to its end in its own thread, and the others get its result."""
     in_flight, ask = single_flight(), Asking()
     with ThreadPoolExecutor(1) as pool:
         with cancel_scope(lambda: False), pytest.raises(Cancelled):
@@ -287,16 +287,16 @@ def test_a_caller_that_stops_waiting_takes_no_other_with_it() -> None:
         assert other.result(SOON) in {1, 2}
 
 
-def test_what_is_tried_is_not_waited_for() -> None:
-    """`try_run` returns None where the key is under way, and else what its call returns, run in its own thread."""
+def test_try_run_does_not_wait() -> None:
+    """`try_run` returns None if the key is in flight, and else runs the call in its own thread."""
     in_flight = single_flight()
     in_flight.claim(["key"])
     assert in_flight.try_run("key", lambda _: 1) is None
     assert in_flight.try_run("other", lambda _: threading.get_ident()) == threading.get_ident()
 
 
-def test_a_caller_joins_what_is_tried_and_tries_for_itself_where_that_fails() -> None:
-    """It gets the answer of `try_run`; an error of that is its own alone."""
+def test_a_caller_joins_try_run_and_fetches_if_it_fails() -> None:
+    """A caller gets the value of `try_run`; an error of that is not the caller's."""
     for error, answer in ((None, 1), (Unavailable("10028/x"), 7)):
         in_flight, ask = single_flight(), Asking(error)
         with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""What is where: files measured once, when someone looks or a little before; an error is never absence."""
+"""Files are measured once, on demand or a little before, and an error never counts as absence."""
 
 import time
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ HOUR = 3600.0
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """A world that nobody has asked for anything."""
+    """Return a world without any request so far."""
     with opened_world(tmp_path) as made:
         yield made
 
 
 def test_listing_a_directory_measures_nothing(world: World) -> None:
-    """Names and kinds cost no request a file."""
+    """A listing takes no request for each file."""
     assert all(isinstance(node, Stub) for node in world.tree.listdir(DATA))
     assert world.origin.diary == []
 
 
-def test_a_listed_file_is_measured_once_when_it_is_asked_for(world: World) -> None:
-    """Its exact size comes from one asking, and is kept for the next run too."""
+def test_a_listed_file_is_measured_once_on_demand(world: World) -> None:
+    """The exact size comes from one request, and is stored for the next run too."""
     file = File(A, 1000, world.origin.modified)
     assert world.tree.stat(A) == file
     assert world.tree.stat(A) == file
@@ -43,7 +43,7 @@ def test_a_listed_file_is_measured_once_when_it_is_asked_for(world: World) -> No
 
 
 def test_many_threads_measure_a_file_once(world: World) -> None:
-    """A storm of stats is one asking."""
+    """Simultaneous stats of one file are one request."""
     world.tree.listdir(DATA)
     barrier = world.origin.held()
     with ThreadPoolExecutor(17) as pool:
@@ -54,28 +54,28 @@ def test_many_threads_measure_a_file_once(world: World) -> None:
     assert world.origin.measured == [A]
 
 
-def test_a_measured_file_is_shown_measured(world: World) -> None:
-    """The next listing has the exact size in its place, and the others as they were."""
+def test_a_measured_file_is_listed_with_its_size(world: World) -> None:
+    """The next listing has the exact size in its place, and the other files unchanged."""
     world.tree.listdir(DATA)
     world.tree.stat(B)
     assert world.tree.listdir(DATA) == [stub(A), world.origin.file(B)]
 
 
 def test_a_directory_is_known_from_the_listing(world: World) -> None:
-    """No request is made for what the listing of its parent shows."""
+    """A directory in the listing of its parent needs no request."""
     world.tree.listdir("10028")
     assert world.tree.stat(DATA) == directory(DATA)
     assert world.origin.diary == []
 
 
 def test_the_root_is_a_directory(world: World) -> None:
-    """And asking for it asks nobody."""
+    """The root is a directory without a request."""
     assert world.tree.stat("") == Directory("")
     assert [*world.listing.diary, *world.origin.diary] == []
 
 
-def test_an_unlisted_name_is_asked_for_once_and_kept(world: World) -> None:
-    """The servers sometimes leave a file out: one measuring finds it, and the listing shows it from then on."""
+def test_an_unlisted_name_is_requested_once_and_stored(world: World) -> None:
+    """A file that the server leaves out of a listing is found by one request, and listed from then on."""
     path = f"{DATA}/left-out.mrc"
     world.origin.files[path] = noise(5)
     for _ in range(2):
@@ -86,8 +86,8 @@ def test_an_unlisted_name_is_asked_for_once_and_kept(world: World) -> None:
     assert world.origin.measured == [path]
 
 
-def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
-    """Where the server says that a name is a directory, it is one from then on."""
+def test_an_unlisted_directory_is_found_by_a_request(world: World) -> None:
+    """A name that the server calls a directory is one from then on."""
     world.origin.directories.add(f"{DATA}/hidden")
     for _ in range(2):
         assert world.tree.stat(f"{DATA}/hidden") == Directory(f"{DATA}/hidden")
@@ -95,8 +95,8 @@ def test_an_unlisted_directory_is_found_by_asking(world: World) -> None:
 
 
 @pytest.mark.promise("If not, it is not requested again for an hour.")
-def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
-    """A name that was not there is NotFound without asking for an hour, then asked for anew."""
+def test_an_absent_name_is_requested_once_an_hour(world: World) -> None:
+    """An absent name is NotFound without a request for an hour, and is then requested again."""
     path = f"{DATA}/nothing"
     for _ in range(3):
         with pytest.raises(NotFound):
@@ -115,8 +115,8 @@ def test_what_is_not_there_is_asked_for_once_an_hour(world: World) -> None:
     "A name that a new listing lacks is shown until a second listing lacks it too, or the server answers 404 "
     "for it."
 )
-def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
-    """The server says of the very URL that it is not there: it disappears."""
+def test_a_listed_file_that_is_gone_is_removed(world: World) -> None:
+    """A listed file whose URL is NotFound is removed from the listing."""
     world.tree.listdir(DATA)
     del world.origin.files[A]
     with pytest.raises(NotFound):
@@ -128,8 +128,8 @@ def test_a_listed_file_that_is_gone_is_listed_no_more(world: World) -> None:
     "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
 )
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A), Stale(A), Closed(A)])
-def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: ArchiveError) -> None:
-    """A server that is away, or refuses, is believed about that alone: the name stays, and is asked for anew."""
+def test_an_error_in_measuring_is_not_absence(world: World, error: ArchiveError) -> None:
+    """After Unavailable or Forbidden a name stays listed, and is requested again."""
     world.origin.refusals[A] = error
     for _ in range(2):
         with pytest.raises(type(error)):
@@ -140,7 +140,7 @@ def test_an_error_in_measuring_is_never_taken_for_absence(world: World, error: A
 
 
 def test_an_unlisted_name_is_not_absent_while_the_server_is_away(world: World) -> None:
-    """Unavailable is never NotFound, and is not remembered as such."""
+    """Unavailable is never NotFound, and is not recorded as absence."""
     path = f"{DATA}/left-out.mrc"
     world.origin.refusals[path] = Unavailable(path)
     with pytest.raises(Unavailable):
@@ -151,8 +151,8 @@ def test_an_unlisted_name_is_not_absent_while_the_server_is_away(world: World) -
 
 
 @pytest.mark.parametrize("path", [DATA, f"{DATA}/a.mrc", f"{DATA}/other/deep"])
-def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path: str) -> None:
-    """Where nothing is known and the server is away, the answer is Unavailable."""
+def test_an_unreachable_listing_is_unavailable_and_not_absent(world: World, path: str) -> None:
+    """Without any knowledge and with the server away, the answer is Unavailable."""
     for place in ("10028", DATA, f"{DATA}/other"):
         world.listing.refusals[place] = Unavailable(place)
     with pytest.raises(Unavailable):
@@ -163,8 +163,8 @@ def test_a_listing_that_is_away_is_unavailable_and_not_absent(world: World, path
 @pytest.mark.parametrize(
     "name", ["abc", "EMPIAR-10028", ".Trash", "10028x", "²", "\uff11\uff10\uff10\uff12\uff18", "-5", "10 028"]
 )
-def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
-    """Any other name is NotFound without asking, below it too; the alias is the business of the faces."""
+def test_the_root_holds_only_numbers(world: World, name: str) -> None:
+    """Any other name, and what is below it, is NotFound without a request; aliases belong to the callers."""
     for path in (name, f"{name}/data"):
         with pytest.raises(NotFound):
             world.tree.stat(path)
@@ -173,14 +173,14 @@ def test_only_numbers_stand_at_the_root(world: World, name: str) -> None:
     assert [*world.listing.diary, *world.origin.diary] == []
 
 
-def test_the_root_shows_entries_alone(world: World) -> None:
+def test_the_root_shows_only_entries(world: World) -> None:
     """Files, and directories with other names, are not shown at the root."""
     world.listing.children[""] += [stub("10029"), directory("about"), directory("²"), directory("EMPIAR-1")]
     assert world.names("") == ["10028", "10934"]
 
 
-def test_an_entry_is_asked_for_without_listing_all(world: World) -> None:
-    """One measuring tells that an entry is there; the long listing of the root is not needed."""
+def test_an_entry_is_requested_without_listing_all(world: World) -> None:
+    """One request finds an entry, without the long listing of the root."""
     assert world.tree.stat("10028") == Directory("10028")
     assert world.tree.stat("10028") == Directory("10028")
     assert world.listing.diary == []
@@ -188,23 +188,23 @@ def test_an_entry_is_asked_for_without_listing_all(world: World) -> None:
 
 
 def test_an_entry_that_the_root_lacks_is_found(world: World) -> None:
-    """An entry the server has and does not list is found by its number, and shown from then on."""
+    """An entry that the server does not list is found by its number, and shown from then on."""
     world.names("")
     world.origin.directories.add("11111")
     assert world.tree.stat("11111") == Directory("11111")
     assert "11111" in world.names("")
 
 
-def test_an_entry_that_is_nowhere_is_not_found(world: World) -> None:
-    """A number the server does not know is NotFound."""
+def test_an_unknown_entry_is_not_found(world: World) -> None:
+    """A number that the server does not know is NotFound."""
     with pytest.raises(NotFound):
         world.tree.stat("99999")
     with pytest.raises(NotFound):
         world.tree.listdir("99999")
 
 
-def test_only_the_chosen_entries_are_there(world: World) -> None:
-    """A tree of chosen entries shows them alone, in the order given, and denies the others without asking."""
+def test_only_the_chosen_entries_exist(world: World) -> None:
+    """A tree of chosen entries shows only them, in the given order, and others are NotFound without a request."""
     world.tree = world.opened("10934", "10028")
     assert world.names("") == ["10934", "10028"]
     assert world.names("10028") == ["data", "10028.xml"]
@@ -215,8 +215,8 @@ def test_only_the_chosen_entries_are_there(world: World) -> None:
     assert world.listing.diary == diary == ["10028"]
 
 
-def test_a_chosen_entry_is_a_directory_unasked(world: World) -> None:
-    """A tree of chosen entries shows each as a directory without a request, whether or not the server answers."""
+def test_a_chosen_entry_is_a_directory_without_a_request(world: World) -> None:
+    """A chosen entry is shown as a directory without a request, whether or not the server answers."""
     world.tree = world.opened("10934", "99999")
     world.origin.refusals["10934"] = Unavailable("10934")
     assert world.tree.stat("10934") == Directory("10934")
@@ -224,8 +224,8 @@ def test_a_chosen_entry_is_a_directory_unasked(world: World) -> None:
     assert (world.origin.diary, world.listing.diary) == ([], [])
 
 
-def test_a_chosen_entry_has_the_date_that_is_known_of_it(world: World) -> None:
-    """A listing of the root, by whichever run, dates the entries."""
+def test_a_chosen_entry_has_its_listed_date(world: World) -> None:
+    """A listing of the root, by any run, dates the entries."""
     dated = Directory("10934", 1_600_000_000)
     world.listing.children[""] = [dated]
     world.tree.listdir("")
@@ -233,8 +233,8 @@ def test_a_chosen_entry_has_the_date_that_is_known_of_it(world: World) -> None:
     assert world.tree.stat("10934") == dated
 
 
-def test_a_chosen_entry_is_checked_by_asking(world: World) -> None:
-    """The check asks the server once for what is not known; an entry that it denies is not there from then on."""
+def test_a_chosen_entry_is_checked_by_a_request(world: World) -> None:
+    """`check` requests an unknown entry once, and one that is NotFound is absent from then on."""
     world.tree = world.opened("10934", "99999")
     for _ in range(2):
         world.tree.check("10934")
@@ -248,7 +248,7 @@ def test_a_chosen_entry_is_checked_by_asking(world: World) -> None:
 
 
 def test_a_file_is_not_a_directory(world: World) -> None:
-    """Looking into a file, or below one, says what it is."""
+    """Listing a file, or a path below one, raises NotADirectory."""
     for path in (A, f"{A}/x", f"{A}/x/y"):
         with pytest.raises(NotADirectory):
             world.tree.listdir(path)
@@ -257,8 +257,8 @@ def test_a_file_is_not_a_directory(world: World) -> None:
             world.tree.stat(path)
 
 
-def test_a_directory_that_is_not_there_is_not_found(world: World) -> None:
-    """At any depth, by listing and by asking."""
+def test_a_missing_directory_is_not_found(world: World) -> None:
+    """A missing directory is NotFound at any depth, for a listing and for a stat."""
     for path in (f"{DATA}/none", f"{DATA}/none/deeper"):
         with pytest.raises(NotFound):
             world.tree.listdir(path)
@@ -266,32 +266,32 @@ def test_a_directory_that_is_not_there_is_not_found(world: World) -> None:
             world.tree.stat(f"{path}/file")
 
 
-def test_an_error_names_what_was_asked_for(world: World) -> None:
-    """The path in the error is the caller's, not that of a parent."""
+def test_an_error_has_the_requested_path(world: World) -> None:
+    """The path of an error is the caller's, not that of a parent."""
     path = f"{DATA}/none/deeper/file"
     with pytest.raises(NotFound) as caught:
         world.tree.stat(path)
     assert caught.value.path == path
 
 
-def test_files_of_a_directory_closed_to_listings_are_found_by_asking(world: World) -> None:
-    """A path that the user knows opens although nothing lists it."""
+def test_files_of_a_directory_without_listing_are_found(world: World) -> None:
+    """A known path opens although its directory cannot be listed."""
     world.listing.refusals[DATA] = Forbidden(DATA)
     assert world.tree.stat(A) == world.origin.file(A)
     with pytest.raises(NotFound):
         world.tree.stat(f"{DATA}/none")
 
 
-def test_files_of_a_closed_directory_are_measured_once(world: World) -> None:
-    """What was found by asking is kept there too."""
+def test_files_of_a_directory_without_listing_are_measured_once(world: World) -> None:
+    """A file that was measured is stored there too."""
     world.listing.refusals[DATA] = Forbidden(DATA)
     world.tree.stat(A)
     world.tree.stat(A)
     assert world.origin.measured == [A]
 
 
-def test_a_changed_file_is_measured_anew(world: World) -> None:
-    """After `changed` the next stat asks the server, in this run and the next."""
+def test_a_changed_file_is_measured_again(world: World) -> None:
+    """After `mark_changed` the next stat sends a request, in this run and the next."""
     old = world.tree.stat(A)
     assert isinstance(old, File)
     world.origin.files[A] = noise(1234)
@@ -302,8 +302,8 @@ def test_a_changed_file_is_measured_anew(world: World) -> None:
     assert world.origin.measured == [A, A]
 
 
-def test_news_of_an_older_version_change_nothing(world: World) -> None:
-    """A reader who still held an old version does not unmeasure the new one."""
+def test_marking_an_older_version_changes_nothing(world: World) -> None:
+    """A reader of an old version does not remove the size of the new one."""
     world.tree.stat(A)
     world.tree.mark_changed(File(A, 1, 1))
     assert world.tree.stat(A) == world.origin.file(A)
@@ -311,7 +311,7 @@ def test_news_of_an_older_version_change_nothing(world: World) -> None:
 
 
 def test_a_changed_file_is_shown_as_not_measured(world: World) -> None:
-    """The listing keeps its rounded size and date."""
+    """After `mark_changed` the listing has the rounded size and date."""
     world.tree.listdir(DATA)
     old = world.tree.stat(A)
     assert isinstance(old, File)
@@ -319,15 +319,15 @@ def test_a_changed_file_is_shown_as_not_measured(world: World) -> None:
     assert world.tree.listdir(DATA)[0] == stub(A)
 
 
-def test_entries_may_be_changed_by_the_caller(world: World) -> None:
-    """The list given is the caller's own."""
+def test_the_returned_list_belongs_to_the_caller(world: World) -> None:
+    """A caller may change the list that `listdir` returns."""
     world.tree.listdir(DATA).clear()
     assert world.names(DATA) == ["a.mrc", "b.mrc"]
 
 
 @pytest.fixture
 def walk(world: World) -> list[str]:
-    """A directory of forty movies, and the same number of other files between them."""
+    """A directory of forty movies, and as many other files between them."""
     movies = [f"{DATA}/movie_{number:02}.tif" for number in range(40)]
     world.listing.children[DATA] = [
         entry for path in movies for entry in (stub(path), stub(path.replace(".tif", ".xml")))
@@ -339,8 +339,8 @@ def walk(world: World) -> list[str]:
     return movies
 
 
-def test_who_walks_through_a_directory_finds_the_next_files_measured(world: World, walk: list[str]) -> None:
-    """After two siblings the next ones of that kind are measured ahead, so that he need not ask for them."""
+def test_files_used_in_order_are_measured_ahead(world: World, walk: list[str]) -> None:
+    """After two siblings the next ones of that suffix are measured ahead."""
     for path in walk[:2]:
         world.tree.stat(path)
     for task in world.ahead_tasks:
@@ -352,8 +352,8 @@ def test_who_walks_through_a_directory_finds_the_next_files_measured(world: Worl
     assert world.origin.measured == walk[:2]
 
 
-def test_who_walks_to_the_end_has_nothing_measured_twice(world: World, walk: list[str]) -> None:
-    """Ahead or asked for, each file of his kind is measured once, and no file of another kind."""
+def test_a_sequence_to_the_end_measures_nothing_twice(world: World, walk: list[str]) -> None:
+    """Ahead or on demand, each file of the suffix is measured once, and no other file."""
     for path in walk:
         world.tree.stat(path)
         while world.ahead_tasks:
@@ -362,16 +362,16 @@ def test_who_walks_to_the_end_has_nothing_measured_twice(world: World, walk: lis
     assert len(world.origin.measured) <= 4
 
 
-def test_who_jumps_about_has_nothing_measured_ahead(world: World, walk: list[str]) -> None:
-    """Random files cost what they cost."""
+def test_files_used_at_random_are_not_measured_ahead(world: World, walk: list[str]) -> None:
+    """Files in random order take their own requests only."""
     for number in (30, 3, 22, 11, 37, 17, 7, 33):
         world.tree.stat(walk[number])
     assert world.ahead_tasks == []
 
 
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
-def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], error: ArchiveError) -> None:
-    """Nobody hears of it, and who asks for the file asks the server."""
+def test_an_error_ahead_of_use_is_dropped(world: World, walk: list[str], error: ArchiveError) -> None:
+    """An error ahead of use is raised nowhere, and the next stat sends a request."""
     for path in walk[2:]:
         world.ahead.refusals[path] = error
     for path in walk[:2]:
@@ -381,8 +381,8 @@ def test_what_goes_wrong_ahead_is_no_verdict(world: World, walk: list[str], erro
     assert world.tree.stat(walk[2]) == world.origin.file(walk[2])
 
 
-def test_a_caller_that_meets_a_silent_measuring_ahead_has_it_hedged(world: World, walk: list[str]) -> None:
-    """It waits for it no longer than for any silent request: the request is sent a second time."""
+def test_a_caller_hedges_a_silent_request_ahead(world: World, walk: list[str]) -> None:
+    """A caller that joins a silent request ahead of use hedges it as any other."""
     world.second = 0.01
     for path in walk[:2]:
         world.tree.stat(path)
@@ -396,8 +396,8 @@ def test_a_caller_that_meets_a_silent_measuring_ahead_has_it_hedged(world: World
     assert world.origin.measured == walk[:2]
 
 
-def test_a_caller_that_meets_a_measuring_ahead_that_succeeds_sends_nothing(world: World, walk: list[str]) -> None:
-    """One that ends in time is used, at once, and costs no second request."""
+def test_a_caller_joins_a_request_ahead(world: World, walk: list[str]) -> None:
+    """A caller gets the result of a request ahead of use, without a second one."""
     for path in walk[:2]:
         world.tree.stat(path)
     barrier = world.ahead.held()
@@ -405,7 +405,7 @@ def test_a_caller_that_meets_a_measuring_ahead_that_succeeds_sends_nothing(world
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         waiting = pool.submit(world.tree.stat, walk[2])
-        time.sleep(0.05)  # until it stands there
+        time.sleep(0.05)  # until the caller waits
         barrier.lift()
         begun = time.monotonic()
         assert waiting.result(SOON) == world.origin.file(walk[2])
@@ -415,7 +415,7 @@ def test_a_caller_that_meets_a_measuring_ahead_that_succeeds_sends_nothing(world
 
 
 def test_a_file_that_is_opened_is_measured_with_its_first_bytes(world: World) -> None:
-    """One request brings both, of a file that is listed and not measured; the bytes are cached."""
+    """One request returns the size and the first bytes of a listed file, which are cached."""
     heads: list[tuple[File, bytes]] = []
     world.tree._keep_head = lambda file, data: heads.append((file, data))
     world.tree.listdir(DATA)
@@ -426,7 +426,7 @@ def test_a_file_that_is_opened_is_measured_with_its_first_bytes(world: World) ->
 
 
 def test_a_head_of_a_length_that_the_listing_contradicts_is_not_cached(world: World) -> None:
-    """What is not believed of a file leaves no bytes of it behind."""
+    """The first bytes of a file whose size is rejected are not cached."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
     world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
     world.origin.files[A] = noise(17)
@@ -438,10 +438,10 @@ def test_a_head_of_a_length_that_the_listing_contradicts_is_not_cached(world: Wo
 
 
 @pytest.mark.parametrize("error", [Unavailable(A), Forbidden(A)])
-def test_who_meets_a_measuring_ahead_that_fails_asks_himself(
+def test_a_caller_sends_its_own_request_after_a_failure_ahead(
     world: World, walk: list[str], error: ArchiveError
 ) -> None:
-    """The failure of a request that nobody waited for is not handed to who came to wait for it."""
+    """The error of a request ahead of use is not raised in a caller that joined it."""
     world.second = 0.5
     for path in walk[:2]:
         world.tree.stat(path)
@@ -451,14 +451,14 @@ def test_who_meets_a_measuring_ahead_that_fails_asks_himself(
         ahead = pool.submit(world.ahead_tasks[0])
         barrier.wait_reached()
         waiting = pool.submit(world.tree.stat, walk[2])
-        time.sleep(0.05)  # until he stands there
+        time.sleep(0.05)  # until the caller waits
         barrier.lift()
         assert waiting.result(SOON) == world.origin.file(walk[2])
         assert ahead.result(SOON) is None
 
 
 def test_a_file_is_measured_ahead_once_at_a_time(world: World, walk: list[str]) -> None:
-    """Who comes second gets nothing, and does not wait: he holds a place at the gate."""
+    """A second task for the same file gets None without waiting, as it holds a connection."""
     barrier = world.ahead.held()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(world.tree.measure_ahead, walk[0])
@@ -469,8 +469,8 @@ def test_a_file_is_measured_ahead_once_at_a_time(world: World, walk: list[str]) 
     assert world.ahead.measured == walk[:1]
 
 
-def test_sizes_of_a_large_directory_come_together(world: World, walk: list[str]) -> None:
-    """The first look asks for all sizes at once, behind the reader; from then on nothing is measured one by one."""
+def test_sizes_of_a_large_directory_are_requested_together(world: World, walk: list[str]) -> None:
+    """The first stat requests all sizes in the background, and then no file is measured alone."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
     world.tree.stat(walk[0])
@@ -486,8 +486,8 @@ def test_sizes_of_a_large_directory_come_together(world: World, walk: list[str])
     assert world.origin.measured == walk[:1]
 
 
-def test_sizes_that_cannot_be_had_together_are_measured_one_by_one(world: World, walk: list[str]) -> None:
-    """A server without FTP costs a request a file, and no error."""
+def test_without_bulk_sizes_files_are_measured_one_by_one(world: World, walk: list[str]) -> None:
+    """A server without FTP takes a request for each file, and raises no error."""
     world.sizes = FakeSizes(world.origin)
     world.sizes.refusal = Unavailable(DATA, "no FTP")
     world.tree = world.opened()
@@ -498,8 +498,8 @@ def test_sizes_that_cannot_be_had_together_are_measured_one_by_one(world: World,
     assert world.origin.measured == walk[:3]
 
 
-def test_the_sizes_of_a_small_directory_are_not_asked_for_together(world: World) -> None:
-    """A few files are measured as they are wanted."""
+def test_the_sizes_of_a_small_directory_are_not_requested_together(world: World) -> None:
+    """Few files are measured as they are used."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
     world.tree.stat(A)
@@ -507,7 +507,7 @@ def test_the_sizes_of_a_small_directory_are_not_asked_for_together(world: World)
     assert world.sizes.diary == []
 
 
-def test_the_sizes_of_a_new_listing_are_asked_for_anew(world: World, walk: list[str]) -> None:
+def test_the_sizes_of_a_new_listing_are_requested_again(world: World, walk: list[str]) -> None:
     """A directory that was listed again, with other files, has these measured together too."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
@@ -522,8 +522,8 @@ def test_the_sizes_of_a_new_listing_are_asked_for_anew(world: World, walk: list[
     assert world.sizes.diary == [DATA, DATA]
 
 
-def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list[str]) -> None:
-    """A date from HEAD is better than that of a listing: before FTP is asked, and while it answers."""
+def test_bulk_sizes_do_not_overwrite_measured_files(world: World, walk: list[str]) -> None:
+    """A date from HEAD, before the FTP request or during it, is better than that of a listing."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
     world.sizes.meanwhile = lambda: world.tree.measure_ahead(walk[5])
@@ -538,8 +538,8 @@ def test_what_was_measured_meanwhile_is_not_overwritten(world: World, walk: list
     assert world.ahead.measured == [walk[5]]
 
 
-def test_what_came_together_meanwhile_is_the_version(world: World, walk: list[str]) -> None:
-    """Who has opened it by the listing's date is not told of another by a HEAD that was on its way."""
+def test_a_bulk_size_is_not_replaced_by_a_later_head(world: World, walk: list[str]) -> None:
+    """A HEAD in flight does not change the version of a file that was opened with the listing's date."""
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
     barrier = world.origin.held()
@@ -553,10 +553,10 @@ def test_what_came_together_meanwhile_is_the_version(world: World, walk: list[st
     assert world.tree.stat(walk[0]) == opened
 
 
-def test_all_who_wait_for_sizes_wait_for_one_time(
+def test_waits_for_bulk_sizes_are_bounded_together(
     world: World, walk: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An FTP server that takes its time costs a directory some seconds, not each of its files."""
+    """A slow FTP server delays a directory by some seconds, not each of its files."""
     monkeypatch.setattr(trees, "BULK_SECONDS", 0.5)
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
@@ -570,8 +570,8 @@ def test_all_who_wait_for_sizes_wait_for_one_time(
     "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
     "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
-def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(world: World) -> None:
-    """The file was replaced since it was listed; the new listing says so too."""
+def test_an_implausible_size_is_checked_in_a_new_listing(world: World) -> None:
+    """A file that was replaced since it was listed agrees with the new listing."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
     world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
     world.tree.listdir(DATA)
@@ -587,8 +587,8 @@ def test_a_length_that_the_listing_cannot_round_is_looked_up_in_a_new_listing(wo
     "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
     "directory is listed again, and a server that still contradicts itself is `EIO`."
 )
-def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> None:
-    """An error page or a proxy's cut: one new listing, then an error, and nothing of it is kept."""
+def test_a_size_that_contradicts_the_listing_is_an_error(world: World) -> None:
+    """A size that a new listing contradicts too raises Unavailable, and nothing of it is stored."""
     world.agrees = lambda stub, file: stub.listed_size == str(file.size)
     world.listing.children[DATA] = [stub(A, "1000"), stub(B, "2000")]
     world.origin.files[A] = noise(17)
@@ -601,7 +601,7 @@ def test_a_length_that_the_listing_contradicts_is_not_believed(world: World) -> 
 
 
 class Lagging(FakeOrigin):
-    """An origin of which one server does not know a file yet."""
+    """An origin with one server that does not know a file yet."""
 
     lags = 1
 
@@ -613,8 +613,8 @@ class Lagging(FakeOrigin):
         return found
 
 
-def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: World) -> None:
-    """Servers behind the balance lag; the listing has seen it."""
+def test_a_listed_file_is_requested_again_after_not_found(world: World) -> None:
+    """A listed file that one server does not know is requested once more, as servers lag."""
     world.origin = Lagging(world.origin.files)
     world.tree = world.opened()
     assert world.tree.stat(A) == world.origin.file(A)
@@ -624,8 +624,8 @@ def test_a_listed_file_that_one_server_does_not_know_is_asked_for_again(world: W
 @pytest.mark.promise(
     "`ENOENT` means that the server answered 404 or 410 for exactly this name; for a listed one, twice."
 )
-def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
-    """It is believed then, and its name goes."""
+def test_a_listed_file_that_is_twice_not_found_is_removed(world: World) -> None:
+    """After two NotFound a listed file is absent, and its name is removed."""
     world.origin = Lagging(world.origin.files)
     world.origin.lags = 2
     world.tree = world.opened()
@@ -639,8 +639,8 @@ def test_a_listed_file_that_is_twice_not_there_is_gone(world: World) -> None:
     "path",
     ["10028/..", "10028/../10029", "10028/./a", "10028//a", "10028/", "10028/a/..", "10028/a\0", "10028/\0/a"],
 )
-def test_a_path_that_is_no_path_is_not_there(world: World, path: str) -> None:
-    """Nobody is asked: the library that sends the request would resolve its dots, and ask for another file."""
+def test_an_invalid_path_is_not_found(world: World, path: str) -> None:
+    """A path with dots is NotFound without a request, as the HTTP library would resolve them."""
     with pytest.raises(NotFound):
         world.tree.stat(path)
     with pytest.raises(NotFound):

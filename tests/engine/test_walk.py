@@ -1,4 +1,4 @@
-"""Which names a walk and a pattern find, and which directories are listed for them."""
+"""Walks and patterns find their names, and list only the directories that they need."""
 
 import fnmatch
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ TREE = [
 
 
 class Listed:
-    """A tree whose listings are counted."""
+    """A tree that counts its listings."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.nodes: dict[str, dict[str, Node]] = {"": {}}
@@ -47,18 +47,18 @@ class Listed:
         raise NotFound(directory) if found is None else NotADirectory(directory)
 
     def found(self, pattern: str) -> list[str]:
-        """Return what a pattern finds."""
+        """Return the paths that a pattern finds."""
         return list(glob(self.listdir, pattern))
 
 
 @pytest.fixture
 def tree() -> Listed:
-    """A small archive."""
+    """Return a small archive."""
     return Listed(TREE)
 
 
 def test_a_walk_is_top_down_and_in_the_order_of_the_listings(tree: Listed) -> None:
-    """Each directory comes with the names in it, before those below it."""
+    """Each directory comes with its names, before the directories below it."""
     assert list(walk(tree.listdir, "10028")) == [
         ("10028", ["data"], ["10028.xml"]),
         ("10028/data", ["sub"], ["b.mrc", "a.mrc", "[x].mrc", "x.mrc"]),
@@ -67,21 +67,21 @@ def test_a_walk_is_top_down_and_in_the_order_of_the_listings(tree: Listed) -> No
     ]
 
 
-def test_a_walk_starts_at_the_root_where_nothing_is_named(tree: Listed) -> None:
-    """The paths below it have no slash before them."""
+def test_a_walk_starts_at_the_root_by_default(tree: Listed) -> None:
+    """The paths below the root have no slash before them."""
     assert [directory for directory, _, _ in walk(tree.listdir, "")][:3] == ["", "10028", "10028/data"]
 
 
 def test_a_directory_that_the_caller_removes_is_not_listed(tree: Listed) -> None:
-    """As with `os.walk`, the list of directories may be changed in place; nothing is listed early."""
+    """As with `os.walk`, the list of directories may be changed in place, and nothing is listed early."""
     for _, directories, _ in walk(tree.listdir, "10028"):
         if "sub" in directories:
             directories.remove("sub")
     assert tree.listed == ["10028", "10028/data"]
 
 
-def test_an_error_ends_a_walk_unless_someone_takes_it(tree: Listed) -> None:
-    """A tree that is read in part is never taken for a whole one; with `onerror` the walk goes on."""
+def test_an_error_ends_a_walk_without_onerror(tree: Listed) -> None:
+    """A directory that cannot be listed raises its error; with `onerror` the walk goes on."""
     tree.refusals["10028/data/sub"] = Unavailable("10028/data/sub")
     with pytest.raises(Unavailable):
         list(walk(tree.listdir, "10028"))
@@ -120,25 +120,25 @@ def test_an_error_ends_a_walk_unless_someone_takes_it(tree: Listed) -> None:
     ],
 )
 def test_a_pattern_finds_and_lists(tree: Listed, pattern: str, found: list[str], listed: list[str]) -> None:
-    """What matches comes in the order of the listings, and only directories that may hold a match are listed."""
+    """Matches come in the order of the listings, and only directories that may hold one are listed."""
     assert tree.found(pattern) == [f"10028/data/{name}" for name in found]
     assert tree.listed == listed
 
 
 def test_entries_are_found_by_a_pattern(tree: Listed) -> None:
-    """The root is listed where the first name is a pattern, and only there."""
+    """The root is listed only if the first name is a pattern."""
     assert tree.found("1002*/data/*.mrc")[-1] == "10029/data/e.mrc"
     assert tree.listed == ["", "10028/data", "10029/data"]
 
 
-def test_a_glob_lists_no_further_than_its_caller_goes(tree: Listed) -> None:
-    """The first match costs the listings before it alone."""
+def test_a_glob_lists_no_further_than_its_iteration(tree: Listed) -> None:
+    """The first match takes only the listings before it."""
     assert next(glob(tree.listdir, "10028/**/*.mrc")) == "10028/data/b.mrc"
     assert tree.listed == ["10028", "10028/data"]
 
 
-def test_what_is_not_listed_is_left_out_and_what_is_away_is_an_error(tree: Listed) -> None:
-    """A closed directory holds no match; one that cannot be listed now is never taken for empty."""
+def test_a_directory_without_listing_has_no_match_and_an_unavailable_one_is_an_error(tree: Listed) -> None:
+    """A forbidden directory holds no match; an unavailable one is an error and not empty."""
     tree.refusals["10028/data/sub"] = Forbidden("10028/data/sub")
     assert tree.found("10028/data/**/c.mrc") == []
     tree.refusals["10028/data/sub"] = Unavailable("10028/data/sub")
@@ -147,14 +147,14 @@ def test_what_is_not_listed_is_left_out_and_what_is_away_is_an_error(tree: Liste
 
 
 def test_a_pattern_does_not_climb(tree: Listed) -> None:
-    """The error comes at the call, and nothing is listed."""
+    """A pattern with `..` raises ValueError at the call, and nothing is listed."""
     with pytest.raises(ValueError, match=r"'\.\.'"):
         glob(tree.listdir, "10028/../*")
     assert tree.listed == []
 
 
-def test_directories_named_two_stars_are_found_as_they_are_written() -> None:
-    """The name stands before what the pattern matches."""
+def test_directories_named_two_stars_match_literally() -> None:
+    """A directory named `**` comes before the names that the pattern matches."""
     tree = Listed(["1/a/x", "1/**/x"])
     assert tree.found("1/**/x") == ["1/**/x", "1/a/x"]
 
@@ -164,7 +164,7 @@ PATTERNS = st.sampled_from(["a", "b", "ab", "?", "*", "a*", "*b", "[ab]", "[!a]"
 
 
 def matches(names: list[str], patterns: list[str]) -> bool:
-    """Return whether `names` match `patterns`, by the definition; a last `**` stands for one name at least."""
+    """Return whether `names` match `patterns` by the definition; a final `**` matches at least one name."""
     match patterns:
         case []:
             return not names
@@ -181,7 +181,7 @@ def matches(names: list[str], patterns: list[str]) -> bool:
     pattern=st.lists(PATTERNS, min_size=1, max_size=4),
 )
 def test_a_pattern_finds_what_its_definition_says(paths: set[str], pattern: list[str]) -> None:
-    """Of any tree it finds each path that matches, once, and lists no directory twice."""
+    """In any tree a pattern finds each matching path once, and lists no directory twice."""
     tree = Listed(path for path in sorted(paths) if not any(one.startswith(f"{path}/") for one in paths))
     everything = [node.path for nodes in tree.nodes.values() for node in nodes.values()]
     found = tree.found("/".join(["1", *pattern]))

@@ -1,4 +1,4 @@
-"""A tree over fakes, for the tests of what is listed and of what is measured."""
+"""A tree over fakes, for the tests of listings and of measuring."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -31,7 +31,7 @@ A, B = f"{DATA}/a.mrc", f"{DATA}/b.mrc"
 
 
 class FakeSizes:
-    """Exact sizes of whole directories, as an FTP list gives them."""
+    """Exact sizes of whole directories, as from an FTP list."""
 
     def __init__(self, origin: FakeOrigin) -> None:
         self.origin = origin
@@ -51,7 +51,7 @@ class FakeSizes:
 
 
 class World:
-    """A tree over fakes, with all of them in reach."""
+    """A tree over fakes, with all of them accessible."""
 
     def __init__(self, index: SqliteIndex) -> None:
         self.listing = FakeListing(
@@ -77,7 +77,7 @@ class World:
         self.tree = self.opened()
 
     def opened(self, *only: str) -> Tree:
-        """Open the tree anew, as the next run of the program does; the index stays."""
+        """Open the tree again on the same index, as the next run of the program does."""
         self.listings = Listings(
             self.listing,
             self.index,
@@ -102,15 +102,15 @@ class World:
         return self.agrees(stub, file)  # as the test has set it meanwhile
 
     def names(self, path: str) -> list[str]:
-        """Return the names that `path` shows."""
+        """Return the names in the directory `path`."""
         return [base_name(node.path) for node in self.tree.listdir(path)]
 
     def listed(self, path: str = DATA) -> list[str]:
-        """Return the names that are listed of `path`."""
+        """Return the names of the listing of `path`."""
         return list(self.listings.known(path).nodes)
 
     def run_later(self) -> int:
-        """Run what was put off; give how many tasks there were."""
+        """Run the queued tasks, and return how many there were."""
         tasks, self.later[:] = list(self.later), []
         for task in tasks:
             task()
@@ -119,7 +119,7 @@ class World:
 
 @contextmanager
 def opened_world(folder: Path) -> Iterator[World]:
-    """Yield a world that nobody has asked for anything; its index lies in `folder`."""
+    """Yield a world without any request so far, whose index is in `folder`."""
     index = SqliteIndex(folder / "tree.sqlite")
     yield World(index)
     index.close()

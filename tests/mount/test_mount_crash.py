@@ -293,9 +293,9 @@ def test_two_users_have_two_caches(mount: Mounts, tree: FixtureTree) -> None:
         assert {file.stat().st_uid for file in folder.rglob("*")} == {made.account.user.uid}
     theirs = mounts[0].account.home / "cache" / "empiarfs"
     other = mount("10028", "10100", user="user", flags=[f"--cache-dir={theirs}"])
-    other.expect("nothing is kept on disk")
+    other.expect("nothing is cached on disk")
     assert other.call(compared, other.path, tree.root, list(FILES), 4, 0.5, 4) == []
-    assert "nothing is kept on disk" in other.log()
+    assert "nothing is cached on disk" in other.log()
     assert {file.stat().st_uid for file in theirs.rglob("*")} == {mounts[0].account.user.uid}
 
 

@@ -1,4 +1,4 @@
-"""Chunks: whatever became of one, a block of it is given whole, or not at all."""
+"""A block of a chunk is returned intact or not at all, whatever happened to the chunk."""
 
 import pytest
 from hypothesis import given
@@ -38,8 +38,8 @@ def blocks_of(file: bytes, chunk: Chunk = CHUNK) -> dict[int, bytes]:
 
 
 @given(blocks=BLOCKS)
-def test_each_block_comes_back(blocks: dict[int, bytes]) -> None:
-    """What was put together comes apart again, and absent blocks take no room."""
+def test_each_block_is_read_back(blocks: dict[int, bytes]) -> None:
+    """Packed blocks are parsed again, and absent blocks take no room."""
     file = stored(blocks)
     assert blocks_of(file) == blocks
     assert len(file) == CHUNK.head_bytes + sum(map(len, blocks.values())) <= CHUNK.max_bytes
@@ -50,10 +50,8 @@ def test_each_block_comes_back(blocks: dict[int, bytes]) -> None:
     "fetched again."
 )
 @given(blocks=BLOCKS, flip=st.integers(0, 10_000))
-def test_a_flipped_bit_costs_the_blocks_it_is_in_at_most_and_changes_none(
-    blocks: dict[int, bytes], flip: int
-) -> None:
-    """Whichever bit flips: a block is as it was or not there, and one flipped block costs no other."""
+def test_a_flipped_bit_loses_at_most_its_block(blocks: dict[int, bytes], flip: int) -> None:
+    """With any flipped bit each block is unchanged or missing, and one flipped block loses no other."""
     file = bytearray(stored(blocks))
     place = flip // 8 % len(file)
     file[place] ^= 1 << flip % 8
@@ -67,8 +65,8 @@ def test_a_flipped_bit_costs_the_blocks_it_is_in_at_most_and_changes_none(
 
 
 @given(blocks=BLOCKS, cut=st.integers(0, 400), more=st.binary(max_size=9))
-def test_a_chunk_that_is_cut_or_longer_changes_no_block(blocks: dict[int, bytes], cut: int, more: bytes) -> None:
-    """Whatever its length, a block is whole or not there; what stands behind the last one is no block's."""
+def test_a_chunk_of_another_length_changes_no_block(blocks: dict[int, bytes], cut: int, more: bytes) -> None:
+    """In a chunk of any length a block is intact or missing, and bytes behind the last one are ignored."""
     file = stored(blocks)
     assert blocks_of(file + more) == blocks
     got = blocks_of(file[: cut % len(file)])
@@ -77,16 +75,16 @@ def test_a_chunk_that_is_cut_or_longer_changes_no_block(blocks: dict[int, bytes]
 
 
 @given(chunk=CHUNKS, other=CHUNKS)
-def test_a_block_is_given_under_its_own_name_alone(chunk: Chunk, other: Chunk) -> None:
-    """A chunk read under another name has no block."""
+def test_a_block_is_returned_only_under_its_own_key(chunk: Chunk, other: Chunk) -> None:
+    """A chunk read under another key has no block."""
     file = stored({chunk.numbers.start: b"a"}, chunk)
     assert blocks_of(file, chunk) == {chunk.numbers.start: b"a"}
     assert blocks_of(file, other) == ({chunk.numbers.start: b"a"} if other == chunk else {})
 
 
 @given(blocks=st.lists(st.binary(min_size=5, max_size=5), min_size=2, max_size=5, unique=True))
-def test_blocks_that_changed_places_are_not_there(blocks: list[bytes]) -> None:
-    """Whole bytes of another block are the wrong bytes, also with the other's checksum."""
+def test_swapped_blocks_are_rejected(blocks: list[bytes]) -> None:
+    """Intact bytes of another block are rejected, also with the other's checksum."""
     right = dict(enumerate(blocks, CHUNK.numbers.start))
     turned = dict(enumerate([blocks[1], blocks[0], *blocks[2:]], CHUNK.numbers.start))
     file, end = stored(right), CHUNK.head_bytes
@@ -100,20 +98,20 @@ def test_blocks_that_changed_places_are_not_there(blocks: list[bytes]) -> None:
 
 
 @given(chunk=CHUNKS)
-def test_a_key_tells_the_chunk_it_was_made_of(chunk: Chunk) -> None:
-    """The chunk comes back from its key, whatever the bytes of its path."""
+def test_a_key_is_parsed_to_its_chunk(chunk: Chunk) -> None:
+    """A chunk is parsed from its key, with any bytes in its path."""
     assert chunks.parse_key(chunk.key) == chunk
 
 
 @given(one=CHUNKS, other=CHUNKS)
 def test_two_chunks_have_two_keys(one: Chunk, other: Chunk) -> None:
-    """No path with numbers and spaces makes one chunk look like another."""
+    """No path with numbers and spaces gives two chunks the same key."""
     assert (one.key == other.key) is (one == other)
 
 
 @given(numbers=st.sets(st.integers(0, 200)), block_bytes=SIZES)
-def test_numbers_are_split_by_the_chunks_that_hold_them(numbers: set[int], block_bytes: int) -> None:
-    """Each number comes once, in the chunk that may hold it, and each chunk comes once."""
+def test_numbers_are_split_by_chunk(numbers: set[int], block_bytes: int) -> None:
+    """Each number comes once, in its chunk, and each chunk comes once."""
     parts = chunks.split(sorted(numbers), block_bytes)
     assert [number for _, inside in parts for number in inside] == sorted(numbers)
     assert len({chunk for chunk, _ in parts}) == len(parts)
@@ -133,7 +131,7 @@ def test_a_chunk_is_complete_with_all_blocks_of_its_file(size: int, number: int,
 
 @given(sizes=st.lists(st.just(BLOCK_BYTES), max_size=7), last=st.integers(1, BLOCK_BYTES))
 def test_the_blocks_of_a_chunk_are_counted_by_its_size(sizes: list[int], last: int) -> None:
-    """All blocks are whole but the last of the file."""
+    """The size of a chunk file gives its number of blocks, all full but the last of the file."""
     size = CHUNK.head_bytes + sum(sizes)
     assert chunks.block_count(CHUNK, size) == len(sizes)
     assert chunks.block_count(CHUNK, size + last) == len(sizes) + 1

@@ -1,4 +1,4 @@
-"""Trouble: told once, given a rest that grows, and over after a calm."""
+"""A failure is logged once, suspends its use for a growing time, and is over after a calm time."""
 
 import logging
 import sqlite3
@@ -14,26 +14,26 @@ FULL = OSError(28, "No space left on device")
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """A clock that stands."""
+    """Return a clock that stands still."""
     return FakeClock()
 
 
 @pytest.fixture
 def known(clock: FakeClock) -> CircuitBreaker:
-    """No trouble yet."""
+    """Return a circuit breaker without a failure."""
     return CircuitBreaker("the cache", clock)
 
 
-def test_trouble_is_told_once(known: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
-    """However often it is met, by whatever use."""
+def test_a_failure_is_logged_once(known: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
+    """Repeated failures of any use are logged once."""
     for use in ("reading", "writing") * 5:
         known.failure(FULL, use)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("the cache cannot be used ([Errno 28] No space left on device); reads go on without it")
 
 
-def test_the_use_that_failed_rests_and_no_other(known: CircuitBreaker, clock: FakeClock) -> None:
-    """A full disk can still be read."""
+def test_only_the_failed_use_is_suspended(known: CircuitBreaker, clock: FakeClock) -> None:
+    """A failed write does not suspend reading: a full disk can still be read."""
     assert not known.is_open("writing")
     known.failure(FULL, "writing")
     assert known.is_open("writing")
@@ -42,8 +42,8 @@ def test_the_use_that_failed_rests_and_no_other(known: CircuitBreaker, clock: Fa
     assert not known.is_open("writing")
 
 
-def test_the_rest_grows_while_the_trouble_lasts(known: CircuitBreaker, clock: FakeClock) -> None:
-    """To a limit; those who fail together count once."""
+def test_the_pause_grows_while_failures_last(known: CircuitBreaker, clock: FakeClock) -> None:
+    """Each failure lengthens the pause up to a limit, and simultaneous ones count once."""
     rests = []
     for _ in range(12):
         known.failure(FULL, "writing")
@@ -56,10 +56,10 @@ def test_the_rest_grows_while_the_trouble_lasts(known: CircuitBreaker, clock: Fa
     assert rests[-1] == circuit_breaker.LONGEST_REST
 
 
-def test_trouble_after_a_calm_is_news(
+def test_a_failure_after_a_calm_time_is_logged_again(
     known: CircuitBreaker, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that was well for a minute, and fails again, is told of again, and rests as at first."""
+    """A failure after a minute without one is logged, with the first pause again."""
     caplog.set_level(logging.INFO)
     known.failure(FULL, "writing")
     clock.go_on(circuit_breaker.CALM_SECONDS - 1)
@@ -97,6 +97,6 @@ def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> s
         (sqlite3.DatabaseError("of our own: another version"), False, False),
     ],
 )
-def test_what_an_error_says_of_the_database(error: sqlite3.Error, *, whole: bool, wrong: bool) -> None:
-    """Locked, full or read-only is no reason to throw it away; nonsense in it is."""
+def test_an_error_is_classified(error: sqlite3.Error, *, whole: bool, wrong: bool) -> None:
+    """A locked, full or read-only database may be intact; one with invalid content is not."""
     assert (may_be_whole(error), is_wrong(error)) == (whole, wrong)

@@ -745,7 +745,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_folder_is_its_owners_alone(folder: Path) -> None:
+def test_the_folder_is_private(folder: Path) -> None:
     """0700, whatever the umask, also where it was open before."""
     before = os.umask(0)
     try:

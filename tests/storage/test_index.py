@@ -1,4 +1,4 @@
-"""The tree between runs: kept, counted out slowly, and never in the way when its file is broken."""
+"""The index stores the tree between runs, removes names slowly, and is harmless if its file is corrupt."""
 
 import logging
 import sqlite3
@@ -22,13 +22,13 @@ A, B, C = (f"{DATA}/{name}.mrc" for name in "abc")
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where the index is."""
+    """Return the path of the index."""
     return tmp_path / "tree.sqlite"
 
 
 @pytest.fixture
 def known(file: Path) -> Iterator[SqliteIndex]:
-    """An index that knows nothing."""
+    """Return an empty index."""
     with closing(SqliteIndex(file)) as opened:
         yield opened
 
@@ -40,14 +40,14 @@ def database_of(opened: SqliteIndex) -> sqlite3.Connection:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the warnings logged, and forget them."""
+    """Return the logged warnings, and clear them."""
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     caplog.clear()
     return lines
 
 
 def test_a_tree_survives_a_restart(file: Path) -> None:
-    """Listings, measured sizes, found names and absences are there in the next run."""
+    """The next run has the listings, measured sizes, found names and absences."""
     with closing(SqliteIndex(file)) as first:
         first.replace(DATA, [stub(A), directory(f"{DATA}/sub")], 5.5)
         first.add(File(B, 7, None))
@@ -60,8 +60,8 @@ def test_a_tree_survives_a_restart(file: Path) -> None:
         assert second.absent_since(C) == 9.5
 
 
-def test_two_indexes_on_one_file_see_each_others_news(file: Path) -> None:
-    """Two mounts of one user share what they learn."""
+def test_two_indexes_on_one_file_share_their_content(file: Path) -> None:
+    """Two mounts of one user share what they store."""
     with closing(SqliteIndex(file)) as one, closing(SqliteIndex(file)) as other:
         one.replace(DATA, [stub(A)], 1.0)
         other.add(File(A, 7, 8))
@@ -69,7 +69,7 @@ def test_two_indexes_on_one_file_see_each_others_news(file: Path) -> None:
 
 
 def test_another_process_shares_the_file(file: Path, known: SqliteIndex) -> None:
-    """Processes that write at once lose nothing and see no error."""
+    """Processes that write at once lose nothing and get no error."""
     program = (
         "import sys; from pathlib import Path; from empiarfs.model import File; "
         "from empiarfs.storage.index import SqliteIndex; index = SqliteIndex(Path(sys.argv[1]));\n"
@@ -91,7 +91,7 @@ def test_another_process_shares_the_file(file: Path, known: SqliteIndex) -> None
 
 
 def test_threads_share_one_index(known: SqliteIndex) -> None:
-    """Threads that read and write at once see no error, and lose nothing."""
+    """Threads that read and write at once lose nothing and get no error."""
 
     def work(seed: int) -> None:
         for turn in range(40):
@@ -112,8 +112,8 @@ def test_threads_share_one_index(known: SqliteIndex) -> None:
     [b"rubbish" * 1000, b"SQLite format 3\0" + b"\xff" * 5000],
     ids=["rubbish", "a good head"],
 )
-def test_a_broken_file_is_set_aside(file: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """It is kept beside, and a new index takes its place, in this run and the next."""
+def test_a_corrupt_file_is_renamed(file: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A corrupt file is renamed, and a new index replaces it, in this run and the next."""
     file.write_bytes(content)
     with closing(SqliteIndex(file)) as opened:
         opened.add(File(A, 7, None))
@@ -123,7 +123,7 @@ def test_a_broken_file_is_set_aside(file: Path, content: bytes, caplog: pytest.L
     assert len(warned(caplog)) == 1
 
 
-def test_an_index_of_another_version_is_set_aside(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_index_of_another_version_is_renamed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Tables of an older or newer program are not read."""
     for version in (index_tables.VERSION + 1, index_tables.VERSION + 2):
         with closing(SqliteIndex(file)) as opened:
@@ -136,7 +136,7 @@ def test_an_index_of_another_version_is_set_aside(file: Path, caplog: pytest.Log
 
 
 def test_an_empty_file_is_a_new_index(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that was killed at its first moment leaves nothing to set aside."""
+    """An empty file, as a run killed at its start leaves, is a new index."""
     file.touch()
     with closing(SqliteIndex(file)) as opened:
         opened.add(File(A, 7, None))
@@ -144,10 +144,10 @@ def test_an_empty_file_is_a_new_index(file: Path, caplog: pytest.LogCaptureFixtu
     assert warned(caplog) == []
 
 
-def test_a_file_that_cannot_be_made_leaves_an_index_in_memory(
+def test_a_file_that_cannot_be_created_leaves_an_index_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The tree works for this run; one line says that it is not kept."""
+    """The tree works for this run, and one log line says that it is not stored."""
     (tmp_path / "file").write_text("")
     with closing(SqliteIndex(tmp_path / "file" / "tree.sqlite")) as opened:
         opened.replace(DATA, [stub(A)], 1.0)
@@ -155,10 +155,8 @@ def test_a_file_that_cannot_be_made_leaves_an_index_in_memory(
     assert len(warned(caplog)) == 1
 
 
-def test_an_index_that_breaks_while_in_use_knows_nothing_and_says_so_once(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No call raises; a new listing is still given back as it came."""
+def test_an_index_that_fails_in_use_is_empty_and_logged_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No call raises, and a new listing is returned unchanged."""
     with closing(SqliteIndex(file)) as opened:
         with closing(sqlite3.connect(file)) as database:
             for table in ("entries", "directories", "absent"):
@@ -173,8 +171,8 @@ def test_an_index_that_breaks_while_in_use_knows_nothing_and_says_so_once(
     assert len(warned(caplog)) == 1
 
 
-def test_a_closed_index_knows_nothing(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What still runs in the background while the archive closes raises nothing."""
+def test_a_closed_index_is_empty(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A background task that uses a closed index gets no error."""
     opened = SqliteIndex(file)
     opened.add(File(A, 7, None))
     opened.close()
@@ -186,10 +184,10 @@ def test_a_closed_index_knows_nothing(file: Path, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("node", [File(A, 1 << 64, None), File(A, 5, 1 << 64), Directory(A, -(1 << 64))])
-def test_numbers_that_no_database_holds_raise_nothing(
+def test_numbers_beyond_the_database_raise_nothing(
     known: SqliteIndex, node: File | Directory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that claims an absurd length or date does not break the index."""
+    """An absurd length or date from a server does not break the index."""
     known.add(node)
     assert known.node(A) in {None, node}
     known.add(File(B, 7, None))
@@ -198,7 +196,7 @@ def test_numbers_that_no_database_holds_raise_nothing(
 
 
 def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIndex) -> None:
-    """Taking in and reading the largest directory costs work in proportion to its names, not more."""
+    """The work for the largest directory is proportional to its names."""
 
     def steps(count: int) -> int:
         entries = [stub(f"{count}/FoilHole_{number:06}_fractions.tiff") for number in range(count)]
@@ -223,7 +221,7 @@ def test_a_hundred_thousand_names_take_a_bounded_number_of_steps(known: SqliteIn
 
 
 def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
-    """Looking one name up does not read the directory it is in."""
+    """A lookup of one name does not read its directory."""
     known.replace("1", [stub(f"1/{number}") for number in range(20_000)], 1.0)
     ticks: list[int] = []
 
@@ -238,8 +236,8 @@ def test_one_name_is_found_in_few_steps(known: SqliteIndex) -> None:
     assert len(ticks) < 20
 
 
-def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that asks for a million names that are not there leaves a bounded number; the newest stay."""
+def test_the_number_of_absences_is_bounded(known: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million absent names a bounded number is stored, the newest ones."""
     monkeypatch.setattr(index, "MOST_ABSENT", 90)
     monkeypatch.setattr(index, "ABSENT_AT_ONCE", 10)
     for number in range(250):
@@ -251,8 +249,8 @@ def test_absences_do_not_pile_up(known: SqliteIndex, monkeypatch: pytest.MonkeyP
     assert known.absent_since("1/0") is None
 
 
-def test_absences_are_not_counted_for_each(known: SqliteIndex) -> None:
-    """Counting them reads them all, and who asked for a name that is not there waits."""
+def test_absences_are_counted_rarely(known: SqliteIndex) -> None:
+    """Counting reads all absences, and is not done for each request of an absent name."""
     asked: list[str] = []
     database_of(known).set_trace_callback(asked.append)
     for number in range(50):
@@ -261,7 +259,7 @@ def test_absences_are_not_counted_for_each(known: SqliteIndex) -> None:
 
 
 def test_the_file_is_closed_with_the_index(file: Path) -> None:
-    """No file of it stays open."""
+    """No file of a closed index stays open."""
 
     def held() -> list[Path]:
         links = []

@@ -1,4 +1,4 @@
-"""The machine's budget of connections: never exceeded by all processes together, and freed by who dies."""
+"""The limit on connections is never exceeded by all processes together, and a process that dies releases its slots."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ SERVER = "ftp.ebi.ac.uk"
 
 
 def taken(semaphore: ProcessSemaphore) -> bool:
-    """Return whether a slot can be had at once, and give it back."""
+    """Return whether a slot can be acquired at once, and release it."""
     try:
         semaphore.acquire(0.0)()
     except TimeoutError:
@@ -28,8 +28,8 @@ def taken(semaphore: ProcessSemaphore) -> bool:
     return True
 
 
-def test_no_more_than_the_budget_is_given(tmp_path: Path) -> None:
-    """The fourth of three is refused, and given once another is back."""
+def test_no_more_slots_than_the_limit_are_acquired(tmp_path: Path) -> None:
+    """The fourth of three slots is refused, and acquired once another is released."""
     semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 3)
     held = [semaphore.acquire(0.0) for _ in range(3)]
     with pytest.raises(TimeoutError):
@@ -44,8 +44,8 @@ def test_no_more_than_the_budget_is_given(tmp_path: Path) -> None:
     "All processes of a user on a machine together hold at most `--max-connections` connections to a server (10; "
     "never more than 12)."
 )
-def test_all_who_use_the_folder_share_one_budget(tmp_path: Path) -> None:
-    """Two programs together hold no more than one may."""
+def test_all_users_of_the_folder_share_one_limit(tmp_path: Path) -> None:
+    """Two programs together hold no more slots than one may."""
     one, other = (ProcessSemaphore(tmp_path / "slots", SERVER, 2) for _ in range(2))
     first, second = one.acquire(0.0), other.acquire(0.0)
     assert not taken(one)
@@ -55,15 +55,15 @@ def test_all_who_use_the_folder_share_one_budget(tmp_path: Path) -> None:
     second()
 
 
-def test_another_server_has_a_budget_of_its_own(tmp_path: Path) -> None:
-    """Connections to one are nothing to the other."""
+def test_each_server_has_its_own_limit(tmp_path: Path) -> None:
+    """Slots of one server do not count for another."""
     release = ProcessSemaphore(tmp_path / "slots", SERVER, 1).acquire(0.0)
     assert taken(ProcessSemaphore(tmp_path / "slots", "empiar.pdbj.org", 1))
     release()
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
-    """However it ends, its slots are free."""
+    """The slots of a killed process are free."""
     program = (
         "import sys, signal; from pathlib import Path; "
         "from empiarfs.storage.process_semaphore import ProcessSemaphore; "
@@ -81,8 +81,8 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     assert taken(semaphore)
 
 
-def test_giving_back_twice_is_harmless(tmp_path: Path) -> None:
-    """A slot that someone else has taken since is not freed by a second giving back."""
+def test_releasing_twice_is_harmless(tmp_path: Path) -> None:
+    """A second release does not free a slot that another process has acquired since."""
     semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
     release = semaphore.acquire(0.0)
     release()
@@ -92,16 +92,16 @@ def test_giving_back_twice_is_harmless(tmp_path: Path) -> None:
     again()
 
 
-def test_nobody_waits_at_first(tmp_path: Path) -> None:
-    """`wanted` tells of others alone."""
+def test_there_are_no_waiters_at_first(tmp_path: Path) -> None:
+    """`has_waiters` reports only other processes."""
     semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
     release = semaphore.acquire(0.0)
     assert not semaphore.has_waiters()
     release()
 
 
-def test_who_waits_is_seen_until_he_has_his_slot(tmp_path: Path) -> None:
-    """Those who hold idle connections close them for him."""
+def test_a_waiter_is_seen_until_it_has_a_slot(tmp_path: Path) -> None:
+    """`has_waiters` is true while another process waits, so that idle connections are closed for it."""
     semaphore, other = (ProcessSemaphore(tmp_path / "slots", SERVER, 1) for _ in range(2))
     release = semaphore.acquire(0.0)
     with ThreadPoolExecutor(1) as pool:
@@ -115,8 +115,8 @@ def test_who_waits_is_seen_until_he_has_his_slot(tmp_path: Path) -> None:
     assert not semaphore.has_waiters()
 
 
-def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
-    """0700, like the cache."""
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    """The folder has mode 0700, like the cache."""
     ProcessSemaphore(tmp_path / "slots", SERVER, 1)
     assert stat.S_IMODE((tmp_path / "slots").stat().st_mode) == 0o700
 
@@ -124,10 +124,8 @@ def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
 @pytest.mark.promise(
     "If no file can be locked, the connections of other processes are not counted, and the log says so in one line."
 )
-def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The others are then not counted; one line says so."""
+def test_an_unusable_folder_does_not_prevent_reading(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other processes are then not counted, which one log line says."""
     (tmp_path / "slots").write_text("")
     semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
     for _ in range(3):
@@ -138,15 +136,15 @@ def test_a_folder_that_cannot_be_used_is_no_reason_not_to_read(
 
 
 def test_the_folder_is_the_users_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has one; else one of his own among the temporary files."""
+    """The folder is that of the session, else one of the user among the temporary files."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/5")
     assert runtime_folder() == Path("/run/user/5/empiarfs")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert runtime_folder().name == f"empiarfs-{os.geteuid()}"
 
 
-def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
-    """Taken away at logout or by a cleaner: the slots are counted anew, for the owner alone."""
+def test_a_removed_folder_is_created_again(tmp_path: Path) -> None:
+    """After its removal, at logout for example, the slots are counted again, in a private folder."""
     semaphore = ProcessSemaphore(tmp_path / "slots", SERVER, 1)
     shutil.rmtree(tmp_path / "slots")
     assert not semaphore.has_waiters()
