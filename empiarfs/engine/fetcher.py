@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST_SPLIT = 4  # the most blocks of a run that are fetched over one connection each
 
 Flights = Mapping[int, Flight[bytes]]  # of claimed blocks of one file, by number, ascending
+_Method = Callable[[File, Flights, Origin], Iterator[tuple[int, bytes]]]
 
 
 class Fetcher:
@@ -61,16 +62,23 @@ class Fetcher:
 
     def start(self, file: File, flights: Flights) -> None:
         """Fetch claimed blocks for a demand read, each run in a thread of its own."""
+        left = dict(flights)
+        try:
+            for method, run in self._parts(flights):
+                self._submit(partial(self._fetch_for_reader, file, self._of(flights, run), method))
+                for number in run:
+                    del left[number]
+        finally:
+            self._fail(file, left, None)
+
+    def _parts(self, flights: Flights) -> Iterator[tuple[_Method, range]]:
+        """Yield how to fetch each part of `flights`: over several connections where that is faster."""
         for run in blocks.runs(flights, self._longest):
             is_split = len(run) <= MOST_SPLIT and self._latency.worth_splitting(len(run) * self._block_bytes)
-            if not is_split:
-                self._submit(partial(self._fetch_for_reader, file, self._of(flights, run), self._stream))
-            elif len(run) == 1:
-                self._submit(partial(self._fetch_for_reader, file, self._of(flights, run), self._in_halves))
+            if is_split and len(run) > 1:
+                yield from ((self._stream, range(number, number + 1)) for number in run)
             else:
-                for number in run:
-                    one = {number: flights[number]}
-                    self._submit(partial(self._fetch_for_reader, file, one, self._stream))
+                yield (self._in_halves if is_split else self._stream), run
 
     def prefetch(self, file: File, flights: Flights) -> None:
         """Fetch claimed blocks that no reader waits for yet, in this thread.
@@ -88,9 +96,7 @@ class Fetcher:
     def _of(self, flights: Flights, run: range) -> Flights:
         return {number: flights[number] for number in run}
 
-    def _fetch_for_reader(
-        self, file: File, flights: Flights, method: Callable[[File, Flights, Origin], Iterator[tuple[int, bytes]]]
-    ) -> None:
+    def _fetch_for_reader(self, file: File, flights: Flights, method: _Method) -> None:
         """Fetch one run; an error is raised in the waiting threads."""
         left = dict(flights)
         try:

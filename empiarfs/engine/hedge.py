@@ -40,13 +40,10 @@ class Hedgeable(CancelToken):
         self._hedge = None
 
     def hedge_if_silent(self, seconds: float) -> None:
-        """Hedge the request, once, if it was sent `seconds` ago and no response has begun."""
-        with self._lock:
-            hedge = self._hedge
-            if hedge is None or time.monotonic() - self._sent_at < seconds:
-                return
-            self._hedge = None
-        hedge()
+        """Hedge the request if it was sent `seconds` ago, no response has begun, and it may and can be hedged now."""
+        hedge = self._hedge
+        if hedge is not None and time.monotonic() - self._sent_at >= seconds:
+            hedge()
 
 
 class _Race(Generic[T]):
@@ -92,13 +89,18 @@ class _Race(Generic[T]):
         return self._answer_of_second()
 
     def hedge(self) -> None:
-        """Send the request a second time, in another thread."""
+        """Send the request a second time, once, in another thread."""
         with self._lock:
             release = None if self._is_over or self._second is not None else self._admit()
             if release is None:
                 return
             self._second = token = CancelToken()
-        self._submit(lambda: self._run_second(token, release))
+        try:
+            self._submit(lambda: self._run_second(token, release))
+        except BaseException:
+            self._second = None
+            release()
+            raise
 
     def abort(self) -> None:
         """Cancel both requests."""

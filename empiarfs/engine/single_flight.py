@@ -140,7 +140,11 @@ class SingleFlight(Generic[K, T]):
         while True:
             mine, theirs = self.claim([key])
             if mine:
-                self._submit(partial(self._run, key, fetch, mine[key]))
+                try:
+                    self._submit(partial(self._run, key, fetch, mine[key]))
+                except BaseException:
+                    self.fail([key], None)
+                    raise
             value = self.wait((mine or theirs)[key])
             if value is not None:
                 return value

@@ -10,7 +10,7 @@ from support.fakes import SOON, Barrier, at_once, single_flight
 from empiarfs.cancellation import cancel_scope
 from empiarfs.engine.hedge import Hedgeable
 from empiarfs.engine.single_flight import Flight, SingleFlight, copy_error
-from empiarfs.errors import ArchiveError, Cancelled, NotFound, Stale, Unavailable
+from empiarfs.errors import ArchiveError, Cancelled, Closed, NotFound, Stale, Unavailable
 
 A, B, C = "a", "b", "c"
 
@@ -306,3 +306,17 @@ def test_a_caller_joins_try_run_and_fetches_if_it_fails() -> None:
             ask.barrier.lift()
             assert call.result(SOON) == answer
             assert (type(trying.exception(SOON)) if error else trying.result(SOON)) == (type(error) if error else 1)
+
+
+def test_a_call_that_no_thread_takes_leaves_no_claim() -> None:
+    """The error is the caller's, and the next call is made."""
+
+    def refuse(_: object) -> None:
+        raise Closed("")
+
+    in_flight = single_flight()
+    submit, in_flight._submit = in_flight._submit, refuse
+    with pytest.raises(Closed):
+        in_flight.call("key", lambda _: 1)
+    in_flight._submit = submit
+    assert in_flight.call("key", lambda _: 1) == 1

@@ -204,7 +204,7 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
     for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert b"mounts that are running go on" in done.stdout
+    assert b"running mounts fetch again what they need" in done.stdout
     assert cache_files.of(account) == []
     made.umount()
     apache.clear()

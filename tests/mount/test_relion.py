@@ -49,9 +49,9 @@ README_DATA = "~/empiar/10028/data"
 
 
 def readme_links() -> list[str]:
-    """Return the commands with which the README links an entry's data into a project."""
-    text = (sandbox.PROJECT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("### RELION") : text.index("### Python")]
+    """Return the commands with which docs/using.md links an entry's data into a project."""
+    text = (sandbox.PROJECT / "docs" / "using.md").read_text(encoding="utf-8")
+    section = text[text.index("## RELION") : text.index("## Python")]
     return re.findall(r"(?:mkdir \w+ && )?ln -s ~/empiar/[\w/]+ [\w/]+", section)
 
 

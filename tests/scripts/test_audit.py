@@ -48,7 +48,7 @@ def test_a_vulnerability_fails(tmp_path: Path) -> None:
     found = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}
     done = audited(tmp_path, requests={"vulns": [found]})
     assert done.returncode == 1
-    assert "requests 1: PYSEC-1 CVE-1; mended by 2" in done.stderr
+    assert "requests 1: PYSEC-1 CVE-1; fixed in 2" in done.stderr
 
 
 @pytest.mark.parametrize("reports", [{"words": "ConnectionError: no route"}, {"*": {"skip_reason": "not found"}}])
@@ -56,4 +56,4 @@ def test_a_missing_service_is_no_failure(tmp_path: Path, reports: dict[str, Any]
     """An audit without a network, or with a mirror that has no advisories, exits with 0 and says so."""
     done = audited(tmp_path, **reports)
     assert done.returncode == 0
-    assert done.stdout.startswith("vulnerabilities: not asked: ")
+    assert done.stdout.startswith("vulnerabilities: not checked: ")
