@@ -1,4 +1,4 @@
-"""A reader in Python that forks, as the workers of a data loader do, is safe or gets a clear error."""
+"""A program that forks, as the workers of a data loader do, works or gets a clear error."""
 
 import multiprocessing
 import os

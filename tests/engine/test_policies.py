@@ -103,8 +103,8 @@ class Promise:
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
       the file for `TRUST_AT_START`).
-    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time the
-      reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more than
+    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time
+      the reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more than
       `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
 

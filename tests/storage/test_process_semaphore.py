@@ -1,4 +1,4 @@
-"""The limit on connections is never exceeded by all processes together, and a process that dies releases its slots."""
+"""All processes together never exceed the limit on connections, and a process that dies releases its slots."""
 
 import logging
 import os
