@@ -25,7 +25,7 @@ from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.process_semaphore import ProcessSemaphore
 
-THEIRS = 65534  # nobody
+THEIRS = 65534  # the user nobody
 
 
 def mode(path: Path) -> int:
@@ -104,7 +104,7 @@ def test_a_path_of_another_user_is_refused(
     else:
         theirs.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
-    monkeypatch.setattr("empiarfs.private_dirs._ROOT", -1)  # who runs the tests may be root
+    monkeypatch.setattr("empiarfs.private_dirs._ROOT", -1)  # the tests may run as root
     with pytest.raises(UnsafePath, match="another user"):
         check(way(theirs))
 

@@ -225,12 +225,12 @@ def test_a_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.sampled_from(sorted(ROWS)), st.text(max_size=30))
 def test_any_text_is_a_value_or_a_bad_setting(name: str, text: str) -> None:
     """Any text of a variable is a value or a BadSetting that names the variable."""
-    told = f"EMPIARFS_{name.upper()}: "
+    message = f"EMPIARFS_{name.upper()}: "
     try:
         load({}, {f"EMPIARFS_{name.upper()}": text})
     except BadSetting as error:
-        told = str(error)
-    assert told.startswith(f"EMPIARFS_{name.upper()}: ")
+        message = str(error)
+    assert message.startswith(f"EMPIARFS_{name.upper()}: ")
 
 
 def test_a_file_of_certificates_is_checked(tmp_path: Path) -> None:

@@ -945,14 +945,14 @@ def test_a_length_beyond_the_file_allocates_no_memory(
     stored = bytearray(file.read_bytes())
     stored[23] = 0x80  # the highest byte of the length of the first block
     file.write_bytes(stored)
-    asked: list[int] = []
+    sizes: list[int] = []
     pread = os.pread
 
     def noted(number: int, size: int, offset: int) -> bytes:
-        asked.append(size)
+        sizes.append(size)
         return pread(number, size, offset)
 
     monkeypatch.setattr(os, "pread", noted)
     assert get(store, block(0)) is None
-    assert max(asked) <= chunks.CHUNK_BYTES + BLOCK_BYTES
+    assert max(sizes) <= chunks.CHUNK_BYTES + BLOCK_BYTES
     warned(caplog)

@@ -274,10 +274,10 @@ def test_a_lock_delays_one_read_and_not_each(
 ) -> None:
     """After one read has waited for an exclusive lock the database is suspended for a while."""
     monkeypatch.setattr(circuit_breaker, "FIRST_REST", 60.0)
-    asked: list[str] = []
+    statements: list[str] = []
 
     def busy(sql: str, *_: object) -> object:
-        asked.append(sql)
+        statements.append(sql)
         error = sqlite3.OperationalError("database is locked")
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
@@ -287,7 +287,7 @@ def test_a_lock_delays_one_read_and_not_each(
         for number in range(20):
             assert get(store, Block(FILE, number)) is None
             assert get(store, Block(File("other", 5, None), number)) is None
-    assert len(asked) == 1
+    assert len(statements) == 1
     assert len(warned(caplog)) == 1
 
 

@@ -108,7 +108,7 @@ def test_a_waiter_is_seen_until_it_has_a_slot(tmp_path: Path) -> None:
         waiting = pool.submit(other.acquire, SOON)
         deadline = time.monotonic() + SOON
         while not semaphore.has_waiters():
-            assert time.monotonic() < deadline, "nobody sees him"
+            assert time.monotonic() < deadline, "the waiter is not seen"
             time.sleep(0.01)
         release()
         waiting.result(SOON)()
