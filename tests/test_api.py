@@ -1,4 +1,4 @@
-"""What a program in Python calls: the archive of its process, and files by name."""
+"""The Python API: the archive of a process, and files by name."""
 
 import io
 import os
@@ -106,7 +106,7 @@ archive.close()
 
 @pytest.fixture
 def environment(apache: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Apache]:
-    """An environment whose settings name `apache`, and a process that has opened nothing yet."""
+    """Set an environment whose settings name `apache`, in a process without an archive."""
     for name in [name for name in os.environ if name.startswith("EMPIARFS_")]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -126,12 +126,12 @@ def environment(apache: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def content(tree: FixtureTree) -> bytes:
-    """What is in `PATH`."""
+    """Return the content of `PATH`."""
     return (tree.root / PATH).read_bytes()
 
 
 def python(*words: str | Path) -> "subprocess.CompletedProcess[bytes]":
-    """Run Python, and see that it ends well."""
+    """Run Python, and check that it succeeds."""
     environ = {**os.environ, "PYTHONPATH": str(sandbox.PROJECT)}
     done = subprocess.run([sys.executable, *words], capture_output=True, timeout=100, check=False, env=environ)
     assert done.returncode == 0, done.stderr.decode()
@@ -139,7 +139,7 @@ def python(*words: str | Path) -> "subprocess.CompletedProcess[bytes]":
 
 
 def test_importing_the_package_imports_no_library() -> None:
-    """`import empiarfs` imports nothing of its own but itself, and `dir`, which shows all names, no more."""
+    """`import empiarfs` imports only itself, and `dir`, which shows all names, nothing more."""
     program = (
         "import sys, empiarfs; assert set(empiarfs.__all__) <= set(dir(empiarfs)); "
         "assert not hasattr(empiarfs, 'nothing'); print(' '.join(sorted(sys.modules)))"
@@ -149,8 +149,8 @@ def test_importing_the_package_imports_no_library() -> None:
     assert HEAVY.isdisjoint(modules)
 
 
-def test_importing_the_package_is_quick() -> None:
-    """It takes less than 0.15 s, as Python itself counts; the best of three, on a machine that does other work."""
+def test_importing_the_package_is_fast() -> None:
+    """The import takes less than 0.15 s by Python's own measure, the best of three on a busy machine."""
 
     def seconds() -> float:
         done = python("-X", "importtime", "-c", "import empiarfs")
@@ -160,8 +160,8 @@ def test_importing_the_package_is_quick() -> None:
     assert min(seconds() for _ in range(3)) < 0.15
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
-    """Each can be used; a name that is mistyped is an AttributeError that names it."""
+def test_every_public_name_exists_and_no_other() -> None:
+    """Each public name can be used, and a mistyped one raises an AttributeError that names it."""
     for name in empiarfs.__all__:
         assert getattr(empiarfs, name) is not None
         assert name in vars(empiarfs)  # and is found there from now on
@@ -178,8 +178,8 @@ def test_every_error_of_the_package_is_public() -> None:
     assert kinds - {"ClassVar"} <= set(empiarfs.__all__)
 
 
-def test_a_keyword_goes_before_the_environment_before_the_file(environment: Apache, tmp_path: Path) -> None:
-    """An archive has the settings that the command line would have, but for those that its caller names."""
+def test_a_keyword_precedes_the_environment_and_the_file(environment: Apache, tmp_path: Path) -> None:
+    """An archive has the settings of the command line, except for those of its keywords."""
     (tmp_path / "empiarfs").mkdir()
     (tmp_path / "empiarfs" / "config.toml").write_text('cache_size = "3G"\nmemory_cache_size = "64M"')
     with empiarfs.open_archive(cache_size=2**30, max_connections=3) as archive:
@@ -193,7 +193,7 @@ def test_a_keyword_goes_before_the_environment_before_the_file(environment: Apac
 
 
 def test_a_keyword_may_be_a_value_or_text(environment: Apache) -> None:
-    """Numbers, switches and paths are taken as they are, text as on the command line, None as not given."""
+    """Numbers, switches and paths are used as they are, text as on the command line, None as not given."""
     chosen = from_keywords(
         {"patience": 1.5, "offline": False, "cache_dir": Path("/one"), "cache_size": "2G", "base_url": None}
     )
@@ -201,10 +201,10 @@ def test_a_keyword_may_be_a_value_or_text(environment: Apache) -> None:
     assert chosen.base_url == environment.url
 
 
-def test_a_switch_that_is_off_goes_before_the_environment(
+def test_a_switch_that_is_off_precedes_the_environment(
     environment: Apache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`offline=False` means it, whatever the environment says."""
+    """`offline=False` applies whatever the environment says."""
     monkeypatch.setenv("EMPIARFS_OFFLINE", "1")
     assert from_keywords({}).offline
     assert not from_keywords({"offline": False}).offline
@@ -226,7 +226,7 @@ def test_a_switch_that_is_off_goes_before_the_environment(
     ],
 )
 def test_a_bad_setting_is_named(environment: Apache, keywords: dict[str, object], message: str) -> None:
-    """A name or a value that makes no sense is a BadSetting that says which, and nothing is opened."""
+    """An invalid name or value raises a BadSetting that names it, and nothing is opened."""
     with pytest.raises(empiarfs.BadSetting, match=message):
         empiarfs.open_archive(**keywords)  # type: ignore[arg-type]
     assert not Path(os.environ["EMPIARFS_CACHE_DIR"]).exists()
@@ -234,7 +234,7 @@ def test_a_bad_setting_is_named(environment: Apache, keywords: dict[str, object]
 
 @pytest.mark.parametrize("only", [10100, "10100", "EMPIAR-10100", ["10100", "empiar://10100"], (10100,)])
 def test_an_archive_may_show_some_entries_only(environment: Apache, only: object) -> None:
-    """They are named as everywhere, one or several, and each counts once."""
+    """Entries are given in any form, one or several, and each counts once."""
     with empiarfs.open_archive(only=only) as archive:  # type: ignore[arg-type]
         assert [node.path for node in archive.listdir("")] == ["10100"]
         with pytest.raises(empiarfs.NotFound):
@@ -242,7 +242,7 @@ def test_an_archive_may_show_some_entries_only(environment: Apache, only: object
 
 
 def test_a_process_has_one_default_archive(environment: Apache) -> None:
-    """It is opened at its first use with the settings of the environment, once for threads that ask together."""
+    """The default archive is opened once, at its first use, by threads that use it at the same time."""
     barrier = threading.Barrier(8)
 
     def ask(_: int) -> empiarfs.Archive:
@@ -258,7 +258,7 @@ def test_a_process_has_one_default_archive(environment: Apache) -> None:
 def test_a_bad_environment_is_named_when_the_default_archive_is_needed(
     environment: Apache, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """And once it is set right, the archive opens."""
+    """An invalid variable raises BadSetting, and once it is corrected the archive opens."""
     monkeypatch.setenv("EMPIARFS_CACHE_SIZE", "lots")
     with pytest.raises(empiarfs.BadSetting, match=r"^EMPIARFS_CACHE_SIZE: 'lots'"):
         empiarfs.open(PATH)
@@ -267,7 +267,7 @@ def test_a_bad_environment_is_named_when_the_default_archive_is_needed(
 
 
 def test_the_default_archive_can_be_set(environment: Apache, content: bytes) -> None:
-    """Another one takes its place; after None, and after it was closed, it is opened again."""
+    """Another archive replaces the default one; after None, or after a close, it is opened again."""
     with empiarfs.open_archive(only=10100) as archive:
         empiarfs.set_default(archive)
         assert empiarfs.default_archive() is archive
@@ -279,8 +279,8 @@ def test_the_default_archive_can_be_set(environment: Apache, content: bytes) -> 
         assert empiarfs.open(PATH).read(10) == content[:10]
 
 
-def test_files_are_opened_by_what_a_person_writes(environment: Apache, content: bytes) -> None:
-    """All the ways to write a path in the archive lead to the same file, which is one of the archive."""
+def test_files_are_opened_by_every_form_of_their_path(environment: Apache, content: bytes) -> None:
+    """Every form of a path in the archive opens the same file."""
     for source in (
         PATH, f"EMPIAR-{PATH}", f"empiar-{PATH}", f"empiar://{PATH}", f"empiar://EMPIAR-{PATH}",
         f"{environment.url}/{PATH}", Path(PATH),
@@ -299,23 +299,23 @@ def test_files_are_opened_by_what_a_person_writes(environment: Apache, content: 
     ],
 )
 def test_a_source_elsewhere_is_a_value_error(environment: Apache, source: str, message: str) -> None:
-    """The text says what is wrong with it."""
+    """A URL of another server raises a ValueError that says what is wrong."""
     with pytest.raises(ValueError, match=message):
         empiarfs.open(source)
 
 
-def test_what_is_missing_or_a_directory_does_not_open(environment: Apache) -> None:
-    """The errors are those of Python, and of the archive."""
+def test_a_missing_file_or_directory_does_not_open(environment: Apache) -> None:
+    """The errors are both Python's and the archive's."""
     with pytest.raises(FileNotFoundError):
         empiarfs.open("10100/data/none")
     with pytest.raises(IsADirectoryError):
         empiarfs.open("10100/data")
 
 
-def test_a_local_file_is_opened_as_it_is(
+def test_a_local_file_is_opened_directly(
     environment: Apache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever does not begin with an entry is a path of this machine, unbuffered too; the archive stays closed."""
+    """A path that does not begin with an entry is local, opened unbuffered without an archive."""
     (tmp_path / "10028").mkdir()
     (tmp_path / "10028" / "a.txt").write_bytes(b"local")
     (tmp_path / "b.txt").write_bytes(b"local")
@@ -333,7 +333,7 @@ def test_a_local_file_is_opened_as_it_is(
 def test_a_file_on_a_mount_is_read_from_the_archive(
     environment: Apache, mount: Mounts, content: bytes, tmp_path: Path
 ) -> None:
-    """Also by its accession and through a link; not through the kernel, and only what is a file of the archive."""
+    """A file on a mount, by accession or through a link, is read from the archive and not through the kernel."""
     path = mount().path
     (tmp_path / "link").symlink_to(path / "10100")
     for source in (path / PATH, path / f"EMPIAR-{PATH}", tmp_path / "link" / "data" / "random.bin"):
@@ -350,7 +350,7 @@ def test_a_file_on_a_mount_is_read_from_the_archive(
 def test_a_file_on_a_mount_of_another_archive_is_read_there(
     environment: Apache, mount: Mounts, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the mount shows is what is read, also where the default archive is another."""
+    """A file on a mount of another archive than the default one is read from the mount."""
     monkeypatch.setenv("EMPIARFS_BASE_URL", "http://127.0.0.1:9/elsewhere")
     with empiarfs.open(mount().path / PATH) as file:
         assert isinstance(file, io.FileIO)
@@ -365,7 +365,7 @@ def test_a_file_on_a_mount_of_another_archive_is_read_there(
 def test_workers_read_files_that_are_sent_to_them(
     environment: Apache, content: bytes, method: str, tmp_path: Path
 ) -> None:
-    """A file is read by the default archive of each worker; a file that a child inherits goes on where it stood."""
+    """Each worker reads with its default archive, and a file that a child inherits keeps its position."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = python(program, method, PATH)
@@ -377,7 +377,7 @@ def test_workers_read_files_that_are_sent_to_them(
 
 
 def test_the_child_of_a_fork_has_the_default_archive_of_its_parent(environment: Apache) -> None:
-    """Opened by itself with the same settings; one that it cannot open refuses. No lock of files is left held."""
+    """A child opens its own with the same settings, or gets Closed; no lock stays held."""
     done = python("-c", FORKS, PATH)
     assert done.stdout == b"0\n0\n0\n"
     assert done.stderr == b""
@@ -387,7 +387,7 @@ def test_the_child_of_a_fork_has_the_default_archive_of_its_parent(environment: 
 def test_a_file_that_was_sent_stays_the_same_version(
     environment: Apache, own_apache: Apache, small_tree: Path
 ) -> None:
-    """Where the file has changed at the server meanwhile, the copy raises Stale; none of its bytes are read."""
+    """If the file has changed at the server meanwhile, the copy raises Stale and reads no byte."""
     with empiarfs.open_archive(base_url=own_apache.url) as archive:
         sent = pickle.dumps(archive.open("10028/data/a.txt"))
         (small_tree / "10028" / "data" / "a.txt").write_text("another text")
@@ -397,7 +397,7 @@ def test_a_file_that_was_sent_stays_the_same_version(
 
 
 def test_an_archive_that_is_not_the_default_pickles_as_its_settings(environment: Apache, content: bytes) -> None:
-    """What is unpickled has the same settings and entries, and is opened once for all that is unpickled."""
+    """What is unpickled has the same settings and entries, and is opened once."""
     with empiarfs.open_archive(only=10100, max_connections=2) as archive:
         sent = pickle.dumps([archive, archive.open(PATH)])
         other, file = pickle.loads(sent)  # noqa: S301 - our own
@@ -410,14 +410,14 @@ def test_an_archive_that_is_not_the_default_pickles_as_its_settings(environment:
 
 
 def test_what_is_unpickled_uses_the_default_archive_of_the_same_settings(environment: Apache) -> None:
-    """A worker that has set an archive as its default opens no second one for files that are sent to it."""
+    """A worker with a default archive opens no second one for files that are sent to it."""
     with empiarfs.open_archive(only=10100) as archive:
         empiarfs.set_default(archive)
         assert pickle.loads(pickle.dumps(archive)) is archive  # noqa: S301 - our own
 
 
 def test_a_file_of_a_closed_archive_does_not_read(environment: Apache) -> None:
-    """Its files do not go on with another archive."""
+    """A file of a closed archive does not continue with another archive."""
     with closing(empiarfs.open_archive()) as archive:
         file = archive.open(PATH)
     with pytest.raises(OSError, match=r"closed|Closed"):

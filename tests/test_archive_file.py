@@ -1,4 +1,4 @@
-"""A file of the archive is a raw binary file of Python's."""
+"""A file of the archive is a raw binary file of Python."""
 
 import io
 import os
@@ -59,16 +59,16 @@ def opened(archive: InMemory, position: int = 0) -> ArchiveFile:
 
 @pytest.fixture
 def archive() -> InMemory:
-    """An archive of one file of 1000 bytes."""
+    """Return an archive of one file of 1000 bytes."""
     return InMemory(noise(1000))
 
 
 class AsBytesIO(RuleBasedStateMachine):
-    """Whatever is read and sought, the file does what `io.BytesIO` does."""
+    """A state machine: the file behaves as `io.BytesIO` under any reads and seeks."""
 
     @initialize(size=st.integers(0, 300))
     def open(self, size: int) -> None:
-        """Open both."""
+        """Open both files."""
         self.ours, self.theirs = opened(InMemory(noise(size))), io.BytesIO(noise(size))
 
     @rule(size=st.one_of(st.none(), st.integers(-2, 400)))
@@ -78,7 +78,7 @@ class AsBytesIO(RuleBasedStateMachine):
 
     @rule()
     def readall(self) -> None:
-        """Read all."""
+        """Read all bytes."""
         assert self.ours.readall() == self.theirs.read()
 
     @rule(size=st.integers(0, 400))
@@ -115,7 +115,7 @@ TestAsBytesIO.settings = hypothesis_settings(max_examples=40, stateful_step_coun
 
 
 def test_a_file_is_raw_readable_seekable_and_not_writable(archive: InMemory) -> None:
-    """It is what Python's buffers expect, and says its name, size, mode and version."""
+    """A file meets the requirements of Python's buffers, and has its name, size, mode and version."""
     file = opened(archive)
     assert isinstance(file, io.RawIOBase)
     assert (file.readable(), file.seekable(), file.writable(), file.isatty()) == (True, True, False, False)
@@ -130,7 +130,7 @@ def test_a_file_is_raw_readable_seekable_and_not_writable(archive: InMemory) -> 
 
 
 def test_a_closed_file_refuses_everything(archive: InMemory) -> None:
-    """Each method raises ValueError, as those of any closed file; closing twice is no error."""
+    """Each method of a closed file raises ValueError, and closing twice is no error."""
     with opened(archive) as file:
         pass
     file.close()
@@ -148,7 +148,7 @@ def test_a_closed_file_refuses_everything(archive: InMemory) -> None:
 
 
 def test_nothing_is_fetched_that_is_not_read(archive: InMemory) -> None:
-    """Opening, seeking and reading past the end read nothing of the archive; a huge size is cut at the end."""
+    """Opening, seeking and reading past the end read nothing, and a huge size is clamped to the end."""
     file = opened(archive)
     file.seek(5000)
     assert file.read(10) == b""
@@ -159,7 +159,7 @@ def test_nothing_is_fetched_that_is_not_read(archive: InMemory) -> None:
 
 
 def test_a_large_buffer_is_filled_in_pieces() -> None:
-    """No second copy of it is held: the archive is read 4 MiB at a time."""
+    """The archive is read 4 MiB at a time, so that no second copy of the buffer is held."""
     archive = InMemory(noise(2 * PIECE + 17))
     array = np.empty(len(archive.content), np.uint8)
     assert opened(archive).readinto(array) == len(archive.content)
@@ -174,7 +174,7 @@ def test_a_buffer_of_any_type_and_shape_is_filled(archive: InMemory) -> None:
     assert array.tobytes() == archive.content[800:] + bytes(80)
 
 
-def test_after_an_error_the_position_is_where_it_was(archive: InMemory) -> None:
+def test_an_error_leaves_the_position_unchanged(archive: InMemory) -> None:
     """A read that failed can be repeated."""
     file = opened(archive, 100)
     archive.trouble = Stale(PATH)
@@ -206,15 +206,15 @@ def test_threads_that_share_a_file_get_different_parts() -> None:
     assert sorted(parts) == sorted(expected)
 
 
-def test_read_at_leaves_the_position(archive: InMemory) -> None:
-    """It is for threads that know where to read."""
+def test_read_at_does_not_move_the_position(archive: InMemory) -> None:
+    """`read_at` neither uses nor moves the position."""
     file = opened(archive, 7)
     assert file.read_at(990, 100) == archive.content[990:]
     assert file.tell() == 7
 
 
 def test_a_file_pickles_as_its_archive_its_version_and_its_position(archive: InMemory) -> None:
-    """What is unpickled reads on where the other stood; an archive that cannot be pickled says so."""
+    """An unpickled file reads on at the same position; an archive that cannot be pickled raises TypeError."""
     copy = pickle.loads(pickle.dumps(opened(archive, 42)))  # noqa: S301 - our own
     assert (copy.file, copy.tell(), copy.read(10)) == (opened(archive).file, 42, archive.content[42:52])
     with pytest.raises(TypeError, match="open one in each"):
@@ -222,7 +222,7 @@ def test_a_file_pickles_as_its_archive_its_version_and_its_position(archive: InM
 
 
 def test_a_file_goes_on_with_the_archive_of_its_process() -> None:
-    """The archive before a fork is replaced once by that of the child, and is not let go."""
+    """In a child the inherited archive is replaced once by the child's own, and is not collected."""
     here = InMemory(b"here")
     parent = InMemory(b"gone", here)
     file = opened(parent)
@@ -234,7 +234,7 @@ def test_a_file_goes_on_with_the_archive_of_its_process() -> None:
 
 @pytest.fixture
 def zipped() -> tuple[InMemory, bytes]:
-    """An archive of a zip file, and what is in it."""
+    """Return an archive of a zip file, and its content."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as writer:
         writer.writestr("inside.bin", noise(5000))
@@ -267,7 +267,7 @@ def test_numpy_loads_an_array_from_it() -> None:
 
 
 def test_mrcfile_reads_it(tmp_path: Path) -> None:
-    """Its interpreter sees what it sees in a file on disk; of the header alone it reads nothing more."""
+    """The library mrcfile reads the same as from a file on disk, and for the header alone nothing more."""
     path = tmp_path / "a.mrc"
     with mrcfile.new(path) as written:
         written.set_data(np.arange(12, dtype=np.int16).reshape(3, 4))

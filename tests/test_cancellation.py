@@ -13,18 +13,18 @@ from empiarfs.errors import Cancelled
 
 
 class Looks:
-    """A condition that holds for so many looks."""
+    """A condition that is true for a given number of checks."""
 
     def __init__(self, times: int) -> None:
         self.left = times
 
     def __call__(self) -> bool:
-        """Look once."""
+        """Check once."""
         self.left -= 1
         return self.left >= 0
 
 
-def test_what_comes_has_come() -> None:
+def test_wait_returns_true_for_an_event_that_is_set() -> None:
     """`wait` returns True for an event that is set, in a cancel scope too."""
     over = threading.Event()
     over.set()
@@ -51,7 +51,7 @@ def test_a_cancelled_wait_ends_soon() -> None:
 
 
 def test_a_future_is_waited_for_in_the_same_way() -> None:
-    """Waiting for a future ends with its result, its time, or its condition."""
+    """Waiting for a future ends with its result, its timeout, or the condition of the scope."""
     future: Future[int] = Future()
     assert not wait_future(future, 0.05)
     with cancel_scope(Looks(1)), pytest.raises(Cancelled):
@@ -60,8 +60,8 @@ def test_a_future_is_waited_for_in_the_same_way() -> None:
     assert wait_future(future)
 
 
-def test_cancelling_breaks_off_what_is_under_way_and_lets_nothing_begin() -> None:
-    """What is under way is broken off, what would begin afterwards may not, and what is over is left alone."""
+def test_cancelling_aborts_a_request_or_prevents_its_start() -> None:
+    """A request in flight is aborted, a later one may not start, and one that is over is not touched."""
     token = CancelToken()
     broken: list[str] = []
     assert token.on_cancel(lambda: broken.append("first"))

@@ -30,7 +30,7 @@ VARIABLES = {"EMPIARFS_CONFIG", "EMPIARFS_FUSE", "_EMPIARFS_COMPLETE", "EMPIARFS
 
 
 def fenced_lines(document: Path) -> Iterator[str]:
-    """Yield the lines of code in `document`, those that end in a backslash joined with the next."""
+    """Yield the lines of code in `document`, each that ends in a backslash joined with the next."""
     for block in re.findall(r"^```\w*\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         yield from block.replace("\\\n", " ").splitlines()
 
@@ -60,7 +60,7 @@ def all_commands() -> list[tuple[str, list[str]]]:
 
 
 def options(command: click.Command, parent: click.Context | None = None) -> set[str]:
-    """Return the names of the options that `command` takes, those of the commands below it among them."""
+    """Return the names of the options of `command` and of the commands below it."""
     below = command.commands.values() if isinstance(command, click.Group) else ()
     # as the program makes it: click keeps the option of the help that it has made first
     with click.Context(command, parent, **command.context_settings) as context:
@@ -74,7 +74,7 @@ def all_options() -> set[str]:
 
 
 @pytest.mark.parametrize("name", main.commands)
-def test_every_command_stands_in_the_readme(name: str) -> None:
+def test_every_command_is_in_the_readme(name: str) -> None:
     """The README shows each command of the program at least once, in code that can be copied."""
     assert any(where.startswith("README") and call[:1] == [name] for where, call in all_commands()), (
         f"empiarfs {name}"
@@ -82,8 +82,8 @@ def test_every_command_stands_in_the_readme(name: str) -> None:
 
 
 @pytest.mark.parametrize(("where", "call"), all_commands())
-def test_every_call_in_the_documents_is_understood(where: str, call: list[str]) -> None:
-    """Each call of empiarfs in a document names a command that exists, with options and arguments that it takes."""
+def test_every_call_in_the_documents_is_valid(where: str, call: list[str]) -> None:
+    """Each call of empiarfs in a document names an existing command, with options and arguments that it takes."""
     name, *rest = call or ["--help"]
     if name.startswith("-"):
         assert name in options(main), where
@@ -105,7 +105,7 @@ def test_every_call_in_the_documents_is_understood(where: str, call: list[str]) 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_option_in_the_documents_exists(document: Path) -> None:
-    """An option that stands alone in code is one of the program's, or known to be another's."""
+    """An option alone in code is one of the program, or known to be another program's."""
     named = set(re.findall(r"`(--[a-z][a-z_-]*)", document.read_text(encoding="utf-8")))
     assert named <= all_options() | FOREIGN.keys()
 
@@ -138,7 +138,7 @@ def shown_default(row: settings.Row) -> str:
 
 
 def test_the_table_of_settings_is_that_of_the_program() -> None:
-    """The documents have one table of settings: each in its order, with flag, variable, default and note."""
+    """The documents have one table of settings, in their order, with flag, variable, default and note."""
     heading = "| flag | environment | default | |\n|---|---|---|---|\n"
     (text,) = (text for text in (one.read_text(encoding="utf-8") for one in DOCUMENTS) if heading in text)
     rows = [
@@ -149,7 +149,7 @@ def test_the_table_of_settings_is_that_of_the_program() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_the_documents_name_is_there(document: Path) -> None:
+def test_every_file_that_the_documents_name_exists(document: Path) -> None:
     """The targets of links and the files of the project that the documents name exist."""
     text = document.read_text(encoding="utf-8")
     links = [document.parent / one for one in re.findall(r"\]\((?!https?:)([^)#]+)", text)]

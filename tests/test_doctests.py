@@ -1,4 +1,4 @@
-"""The examples in the documentation of the public names run, on the archive that comes with empiarfs."""
+"""The examples in the docstrings of the public names run, on the built-in archive."""
 
 import doctest
 import importlib
@@ -17,14 +17,14 @@ MODULES = ("api", "archive", "files")
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
-    """The sample archive, served on loopback."""
+    """Return the settings of the built-in archive, served on loopback."""
     with SampleServer(content.build(tmp_path_factory.mktemp("sample"))) as server:
         yield server
 
 
 @pytest.fixture
 def process(sample: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process whose default archive is the sample."""
+    """Set a process whose default archive is the built-in one."""
     for name in [name for name in os.environ if name.startswith("EMPIARFS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EMPIARFS_BASE_URL", sample.base_url)
@@ -44,8 +44,8 @@ def examples() -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("test", examples(), ids=lambda test: test.name)
-def test_an_example_is_true(process: None, test: doctest.DocTest) -> None:
-    """It prints what the documentation says that it prints."""
+def test_an_example_prints_what_it_says(process: None, test: doctest.DocTest) -> None:
+    """An example prints what its docstring says."""
     said: list[str] = []
     failed = doctest.DocTestRunner().run(test, out=said.append).failed
     assert not failed, "".join(said)
@@ -58,6 +58,6 @@ def test_an_example_is_true(process: None, test: doctest.DocTest) -> None:
         "files.ArchiveFile",
     ],
 )  # fmt: skip
-def test_what_people_call_has_an_example(name: str) -> None:
-    """The public names show what to write."""
+def test_public_functions_have_an_example(name: str) -> None:
+    """Each public function has an example."""
     assert f"empiarfs.{name}" in {test.name for test in examples()}

@@ -39,7 +39,7 @@ KINDS = sorted(TABLE, key=lambda kind: kind.__name__)
 
 
 def test_the_table_is_complete() -> None:
-    """Every error of the module stands in the table of this test."""
+    """Every error of the module is in the table of this test."""
     kinds = {
         kind
         for kind in vars(errors).values()
@@ -72,7 +72,7 @@ def test_an_error_is_the_builtin_one_of_its_kind(kind: type[ArchiveError]) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_no_builtin_one_of_another_kind(kind: type[ArchiveError]) -> None:
-    """An error is no builtin error of another kind."""
+    """An error is not a builtin error of another kind."""
     _, own = TABLE[kind]
     for other in {FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, TimeoutError} - {own}:
         assert not issubclass(kind, other)

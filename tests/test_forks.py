@@ -1,4 +1,4 @@
-"""A reader in Python that forks, as the workers of a data loader do, is safe or gets a clear error."""
+"""A program that forks, as the workers of a data loader do, works or gets a clear error."""
 
 import multiprocessing
 import os
@@ -53,8 +53,8 @@ def refuses(ask):
     return False
 
 def child():
-    asks = (lambda: opened.read_at(0, 10), lambda: archive.stat("10100"), lambda: archive.listdir("10100"))
-    if not all(map(refuses, asks)):
+    calls = (lambda: opened.read_at(0, 10), lambda: archive.stat("10100"), lambda: archive.listdir("10100"))
+    if not all(map(refuses, calls)):
         return 3
     archive.close()
     mine = wire.archive(chosen)
@@ -145,23 +145,23 @@ def test_an_archive_cannot_be_sent(apache: Apache, tmp_path: Path) -> None:
 
 def test_a_fork_waits_for_threads_inside_the_guard() -> None:
     """A fork waits for the threads inside the guard, and threads that come later wait for the fork."""
-    gate, done = _ForkGuard(), []
+    guard, done = _ForkGuard(), []
     forked, entered = threading.Event(), threading.Event()
 
     def fork() -> None:
-        gate.before()
+        guard.before()
         done.append("forked")
         forked.set()
-        gate.after()
+        guard.after()
 
     def enter() -> None:
-        with gate:
+        with guard:
             done.append("entered")
             entered.set()
 
-    with gate:
+    with guard:
         threading.Thread(target=fork, daemon=True).start()
-        while not gate._forking:
+        while not guard._forking:
             forked.wait(0.001)
         threading.Thread(target=enter, daemon=True).start()
         assert not forked.wait(0.05)

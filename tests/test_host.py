@@ -1,4 +1,4 @@
-"""A host: all that belongs to one server, and nothing left of it when it is closed."""
+"""A host owns the parts of one server, and closing it leaves nothing."""
 
 import socket
 import threading
@@ -36,15 +36,15 @@ def settings(server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return Settings(base_url=server.base_url, patience=3.0)
 
 
-def test_a_body_is_got_with_its_query(server: ScriptedServer, settings: Settings) -> None:
-    """A metadata API is one line: a path below the host, and a query as it is written."""
+def test_a_body_is_fetched_with_its_query(server: ScriptedServer, settings: Settings) -> None:
+    """`get` requests a path below the host with an escaped query."""
     with open_host(settings.base_url, settings) as host:
         assert host.get("10028", "rows=1&q=a:b", slash=True) == b"hello"
     assert server.requests[0].target == f"{ROOT}/10028/?rows=1&q=a:b"
 
 
-def test_a_body_is_retried_as_everything_else(server: ScriptedServer, settings: Settings) -> None:
-    """A server that answers the second time is asked twice; one that says 404 once."""
+def test_a_body_is_retried(server: ScriptedServer, settings: Settings) -> None:
+    """A server that answers the second time gets two requests, and one that answers 404 gets one."""
     answers = iter([Reply("500 Broken", {"Content-Length": "0"}), PAGE, Reply("404 No", {"Content-Length": "0"})])
     server.answer = lambda _: next(answers)
     with open_host(settings.base_url, settings) as host:
@@ -55,7 +55,7 @@ def test_a_body_is_retried_as_everything_else(server: ScriptedServer, settings: 
 
 
 def test_a_host_has_its_own_limit_of_connections(server: ScriptedServer, settings: Settings) -> None:
-    """However many threads ask, no more requests are under way than its `most`."""
+    """No more requests than `most` are in flight, however many threads send them."""
     inside, seen, lock = [0], [0], threading.Lock()
 
     def answer(_: Request) -> Reply:
@@ -74,7 +74,7 @@ def test_a_host_has_its_own_limit_of_connections(server: ScriptedServer, setting
 
 
 class Trickle(LineServer):
-    """Answers every request with a header that never ends, a byte at a time, so that no socket times out."""
+    """A server that answers with an endless header, a byte at a time, so that no socket times out."""
 
     def __init__(self) -> None:
         super().__init__(socket.create_server(("127.0.0.1", 0)))
@@ -89,7 +89,7 @@ class Trickle(LineServer):
 
 @pytest.mark.slow
 def test_a_server_that_trickles_does_not_hold_a_user_for_long(settings: Settings) -> None:
-    """A header that comes byte by byte is broken off by the watch of the host, whatever the command."""
+    """A header that comes byte by byte is aborted by the host."""
     with Trickle() as server, open_host(f"http://127.0.0.1:{server.port}", settings) as host:
         begun = time.monotonic()
         with pytest.raises(Unavailable):
@@ -99,7 +99,7 @@ def test_a_server_that_trickles_does_not_hold_a_user_for_long(settings: Settings
 
 
 def test_calls_run_in_parallel_and_their_results_come_in_order(settings: Settings) -> None:
-    """As many at once as there may be connections; the first error is the caller's, and no further call begins."""
+    """`run_all` is limited to `most` calls at once; the first error is raised, and no further call begins."""
     with open_host(settings.base_url, settings, most=3) as host:
         meeting = threading.Barrier(3)
 
@@ -121,7 +121,7 @@ def test_calls_run_in_parallel_and_their_results_come_in_order(settings: Setting
 
 
 def test_nothing_is_left_of_a_closed_host(settings: Settings) -> None:
-    """Its threads end, its connections are closed, and what is asked of it then is an error of ours."""
+    """Its threads end, its connections are closed, and a later request raises an ArchiveError."""
     before = set(threading.enumerate())
     host = Host(settings.base_url, settings)
     assert host.get("10028") == b"hello"

@@ -57,7 +57,7 @@ def in_layers(contract: int) -> set[str]:
 
 
 def outside() -> Iterator[str]:
-    """Yield the packages that any module imports, wherever in it, those of empiarfs left out."""
+    """Yield the external packages that any module imports, at any level."""
     for path in (ROOT / "empiarfs").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
@@ -73,17 +73,17 @@ def test_the_contracts_are_kept() -> None:
     assert f"{len(CONTRACTS)} kept, 0 broken" in done.stdout
 
 
-def test_the_layers_name_every_room() -> None:
-    """Each module and package at the top of empiarfs/ stands in a layer, so that a new one is bound too."""
+def test_the_layers_name_every_top_level_module() -> None:
+    """Each module and package at the top of empiarfs/ is in a layer."""
     assert in_layers(0) == modules("empiarfs")
 
 
 def test_the_layers_of_the_engine_name_every_module() -> None:
-    """Each module of the engine stands in a layer."""
+    """Each module of the engine is in a layer."""
     assert in_layers(1) == modules("empiarfs.engine")
 
 
-def test_every_contract_bites(tmp_path: Path) -> None:
+def test_every_contract_can_fail(tmp_path: Path) -> None:
     """In a copy with wrong imports every contract is broken, and each of these imports is named."""
     done = lint(copy_with(tmp_path, WRONG))
     assert f"0 kept, {len(CONTRACTS)} broken" in done.stdout
@@ -97,15 +97,15 @@ def test_every_contract_bites(tmp_path: Path) -> None:
     assert not missing
 
 
-def test_a_ring_within_a_room_is_found(tmp_path: Path) -> None:
-    """Two modules of one room that import each other break the contract against rings."""
+def test_a_cycle_within_a_package_is_found(tmp_path: Path) -> None:
+    """Two modules of one package that import each other break the contract against cycles."""
     done = lint(copy_with(tmp_path, {"mount/names": {"empiarfs.mount.operations"}}))
     assert done.returncode == 1
     assert "No cycles are allowed in empiarfs.mount." in done.stdout
 
 
 def test_every_outside_library_is_a_dependency() -> None:
-    """Each package that is imported belongs to Python, or stands in the dependencies of pyproject.toml."""
+    """Each imported package belongs to Python, or is in the dependencies of pyproject.toml."""
     declared = PYPROJECT["project"]["dependencies"]
     names = {one.partition(">")[0].strip().lower().replace("fusepy", "fuse") for one in declared} | {"mfusepy"}
     assert set(outside()) - set(sys.stdlib_module_names) - {"empiarfs"} <= names

@@ -1,4 +1,4 @@
-"""The values used last, up to a weight."""
+"""The LRU cache evicts the least recently used values beyond a total weight."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,10 +8,10 @@ from empiarfs.lru import LruCache
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 60)), max_size=40))
-def test_recent_holds_what_was_used_last_and_never_more_than_its_weight(
+def test_the_weight_is_bounded_and_recent_values_stay(
     puts: list[tuple[int, int]],
 ) -> None:
-    """After any puts the weight is in bounds, the last put is there unless too heavy, and it is the last to go."""
+    """After any puts the weight is within the limit, and the last put is the last to be evicted."""
     recent: LruCache[int, bytes] = LruCache(100, len)
     for number, size in puts:
         recent.put(number, bytes(size))
@@ -19,8 +19,8 @@ def test_recent_holds_what_was_used_last_and_never_more_than_its_weight(
         assert recent.get(number) == bytes(size)
 
 
-def test_recent_drops_what_was_not_used_for_longest() -> None:
-    """Getting a value makes it the one used last."""
+def test_the_least_recently_used_value_is_evicted() -> None:
+    """Getting a value makes it the most recently used."""
     recent: LruCache[str, bytes] = LruCache(3, len)
     for name in "abc":
         recent.put(name, b"1")
@@ -29,8 +29,8 @@ def test_recent_drops_what_was_not_used_for_longest() -> None:
     assert [name for name in "abcd" if recent.get(name)] == ["a", "c", "d"]
 
 
-def test_what_was_spent_goes_first() -> None:
-    """A value that was given for the last time makes room before older ones, unless it is used or put again."""
+def test_a_demoted_value_is_evicted_first() -> None:
+    """A demoted value is evicted before older ones, unless it is used or put again."""
     recent: LruCache[str, bytes] = LruCache(4, len)
     for name in "abcd":
         recent.put(name, b"1")
@@ -47,8 +47,8 @@ def test_what_was_spent_goes_first() -> None:
     assert [name for name in "bcefg" if name in recent] == ["c", "e", "f", "g"]
 
 
-def test_recent_makes_room_by_weight() -> None:
-    """One heavy value pushes out as many light ones as it needs, and no more."""
+def test_eviction_counts_weight() -> None:
+    """One heavy value evicts as many light ones as it needs, and no more."""
     recent: LruCache[str, bytes] = LruCache(4, len)
     for name in "abcd":
         recent.put(name, b"1")
@@ -56,16 +56,16 @@ def test_recent_makes_room_by_weight() -> None:
     assert [name for name in "abcde" if recent.get(name)] == ["c", "d", "e"]
 
 
-def test_a_value_too_heavy_is_not_kept_and_pushes_nothing_out() -> None:
-    """What does not fit at all costs nobody his place."""
+def test_a_value_over_the_limit_is_not_stored() -> None:
+    """A value heavier than the limit is not stored, and evicts nothing."""
     recent: LruCache[str, bytes] = LruCache(4, len)
     recent.put("a", b"1")
     recent.put("b", b"12345")
     assert (recent.get("a"), recent.get("b")) == (b"1", None)
 
 
-def test_recent_is_safe_for_threads() -> None:
-    """Threads that put and get at once keep the weight in bounds and lose no order."""
+def test_the_cache_is_thread_safe() -> None:
+    """Threads that put and get at once keep the weight within the limit and get no error."""
     recent: LruCache[int, bytes] = LruCache(50, len)
 
     def work() -> None:

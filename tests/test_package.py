@@ -1,4 +1,4 @@
-"""The wheel that users install, and the types that it brings."""
+"""The wheel that users install, and its types."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ wrong: str = empiarfs.Settings().cache_size  # type: ignore[assignment]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built with what is installed here: nothing is downloaded."""
+    """Return the wheel, built with the installed packages, without a download."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
@@ -68,14 +68,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    """Each module of the package is in it, with the mark that says that it is typed; tests and scripts are not."""
+    """The wheel has each module and the marker of typed packages, and no tests or scripts."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "empiarfs").rglob("*.py")}
     assert names == {*expected, "empiarfs/py.typed"}
 
 
 def test_a_program_that_uses_the_installed_package_is_checked_by_its_types(wheel: Path, tmp_path: Path) -> None:
-    """`mypy --strict` takes a right program and finds the mistakes of a wrong one, with nothing but the wheel."""
+    """With the wheel alone `mypy --strict` accepts a right program and finds the mistakes of a wrong one."""
     venv.create(tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     place = subprocess.check_output(

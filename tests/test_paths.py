@@ -85,7 +85,7 @@ def test_what_is_below_the_base_url_is_a_path_also_where_it_looks_like_a_page() 
     ["10028/a b@c.mrc", "EMPIAR-10028//./a b@c.mrc/", "empiar://10028/a b@c.mrc", f"{BASE}/10028/a%20b%40c.mrc"],
 )
 def test_a_name_may_have_an_at_sign(text: str) -> None:
-    """An @ separates credentials in a web address alone."""
+    """An @ separates credentials in a web address only."""
     assert archive_path(text, BASE) == "10028/a b@c.mrc"
 
 

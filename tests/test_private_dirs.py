@@ -25,7 +25,7 @@ from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
 from empiarfs.storage.process_semaphore import ProcessSemaphore
 
-THEIRS = 65534  # nobody
+THEIRS = 65534  # the user nobody
 
 
 def mode(path: Path) -> int:
@@ -40,7 +40,7 @@ def folder(path: Path, permissions: int) -> Path:
     return path
 
 
-def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_folder_is_created_private(tmp_path: Path) -> None:
     """A new cache directory and its parent get mode 0700, whatever the umask is."""
     before = os.umask(0)
     try:
@@ -50,7 +50,7 @@ def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert [mode(path) for path in (tmp_path / "a/b/v1", tmp_path / "a/b")] == [0o700, 0o700]
 
 
-def test_a_folder_that_others_could_look_into_is_closed(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_read_is_closed(tmp_path: Path) -> None:
     """A directory that others may read gets mode 0700."""
     ensure_private(folder(tmp_path / "shown", 0o755))
     assert mode(tmp_path / "shown") == 0o700
@@ -94,7 +94,7 @@ def plain(path: Path) -> Path:
 @pytest.mark.promise("A cache folder that belongs to another user, or that others may write to, is refused.")
 @pytest.mark.parametrize("way", [plain, by_link])
 @pytest.mark.parametrize("check", [ensure_private, prepare_cache_dir, check_holder, check_private_file])
-def test_what_belongs_to_someone_else_is_refused(
+def test_a_path_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], object], way: Callable[[Path], Path]
 ) -> None:
     """A directory, its parent, or a file of another user is refused, through a link too."""
@@ -104,14 +104,14 @@ def test_what_belongs_to_someone_else_is_refused(
     else:
         theirs.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
-    monkeypatch.setattr("empiarfs.private_dirs._ROOT", -1)  # who runs the tests may be root
+    monkeypatch.setattr("empiarfs.private_dirs._ROOT", -1)  # the tests may run as root
     with pytest.raises(UnsafePath, match="another user"):
         check(way(theirs))
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("check", [ensure_private, check_private_file])
-def test_a_link_of_someone_else_to_what_is_ours_is_refused(tmp_path: Path, check: Callable[[Path], object]) -> None:
+def test_a_link_of_another_user_is_refused(tmp_path: Path, check: Callable[[Path], object]) -> None:
     """A symbolic link of another user is refused."""
     ours = tmp_path / "ours"
     if check is ensure_private:
@@ -124,7 +124,7 @@ def test_a_link_of_someone_else_to_what_is_ours_is_refused(tmp_path: Path, check
         check(link)
 
 
-def test_a_link_of_ours_to_what_is_ours_is_good(tmp_path: Path) -> None:
+def test_a_link_of_the_user_is_accepted(tmp_path: Path) -> None:
     """A symbolic link of the user to a directory of the user is accepted."""
     (tmp_path / "large disk").mkdir()
     link = by_link(tmp_path / "large disk")
@@ -132,7 +132,7 @@ def test_a_link_of_ours_to_what_is_ours_is_good(tmp_path: Path) -> None:
     ensure_private(by_link(tmp_path / "large disk" / "v1"))
 
 
-def test_a_file_that_others_may_write_is_refused_behind_a_link_alone(tmp_path: Path) -> None:
+def test_a_file_that_others_may_write_is_refused_only_behind_a_link(tmp_path: Path) -> None:
     """A file that others may write is refused behind a link, and accepted in a private directory."""
     file = tmp_path / "file"
     file.write_bytes(b"")
@@ -155,7 +155,7 @@ def test_an_index_that_others_may_write_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "v1", "v1/blocks"])
-def test_an_archive_does_not_open_on_a_cache_that_is_not_safe(tmp_path: Path, inside: str) -> None:
+def test_an_archive_does_not_open_on_an_unsafe_cache(tmp_path: Path, inside: str) -> None:
     """An archive does not open on an unsafe cache directory, and the error names it."""
     (tmp_path / "cache" / "v1" / "blocks").mkdir(parents=True)
     for path in ("v1/blocks", "v1", ""):
@@ -164,7 +164,7 @@ def test_an_archive_does_not_open_on_a_cache_that_is_not_safe(tmp_path: Path, in
         wire.archive(Settings(base_url="http://127.0.0.1:9/x", cache_dir=tmp_path / "cache"))
 
 
-def test_an_archive_that_does_not_open_keeps_no_store_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_does_not_open_closes_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block store is closed when the index turns out to be unsafe."""
     closed = []
 
@@ -191,7 +191,7 @@ def test_the_nearest_folder_is_the_folder_or_one_above_it(tmp_path: Path) -> Non
     assert nearest(tmp_path / "file" / "x") == tmp_path / "file"
 
 
-def test_slots_that_others_may_touch_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slot_folder_that_others_may_write_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A directory for slots that others may write is not used, which one warning says."""
     ProcessSemaphore(folder(tmp_path / "run", 0o777), "h", 2).acquire(0.1)()
     (record,) = caplog.records
@@ -230,7 +230,7 @@ archive.close()
 @pytest.mark.promise("If the cache cannot be written, nothing is cached, and the log says so in one line.")
 @pytest.mark.root
 @pytest.mark.parametrize("there", ["", "v1"])
-def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder: Path, there: str) -> None:
+def test_a_cache_that_cannot_be_written_is_one_warning(open_folder: Path, there: str) -> None:
     """A cache directory that cannot be written is one warning, and the archive works without it."""
     cache = folder(open_folder / "cache", 0o700)
     for path in filter(None, (there,)):
@@ -249,7 +249,7 @@ def test_a_cache_that_cannot_be_written_is_done_without_in_one_line(open_folder:
     assert "--cache-dir" in line
 
 
-def test_where_nothing_is_kept_the_archive_works(tmp_path: Path) -> None:
+def test_an_index_without_a_file_works(tmp_path: Path) -> None:
     """An index without a file works in memory."""
     with closing(SqliteIndex(None)) as index:
         assert index.directory("") is None

@@ -38,7 +38,7 @@ def test_a_size_is_a_number_with_a_unit(text: str, count: int) -> None:
     "text", ["", "G", "-1", "1X", "1 2", "1e9", "0x10", "1,5G", "one", "nan", "inf", "9" * 400]
 )
 def test_what_is_no_size_is_a_value_error(text: str) -> None:
-    """A text that is no size raises ValueError."""
+    """A text that is not a size raises ValueError."""
     with pytest.raises(ValueError, match=r"size|large"):
         byte_count(text)
 
@@ -53,7 +53,7 @@ def test_a_time_is_a_number_with_a_unit(text: str, time: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1 2", "1e3", "for ever", "nan", "inf"])
 def test_what_is_no_time_is_a_value_error(text: str) -> None:
-    """A text that is no time raises ValueError."""
+    """A text that is not a time raises ValueError."""
     with pytest.raises(ValueError, match="time"):
         seconds(text)
 
@@ -75,7 +75,7 @@ def test_a_web_address_has_no_slash_at_the_end(text: str, url: str) -> None:
 @pytest.mark.parametrize(
     "text", ["http://a b/", "http://a\nb/", "http://a..b/", "http://.../", f"http://{'a' * 300}/", "http://\x7f/"]
 )
-def test_a_host_that_none_can_be_called_is_refused(text: str) -> None:
+def test_an_invalid_host_name_is_refused(text: str) -> None:
     """An invalid host name is refused."""
     with pytest.raises(ValueError, match="is not a web address"):
         web_address(text)
@@ -87,7 +87,7 @@ def test_a_host_that_none_can_be_called_is_refused(text: str) -> None:
      "http://h:99999/x", "http://us\u20acr:pw@h/x"],
 )  # fmt: skip
 def test_what_is_no_web_address_is_a_value_error(text: str) -> None:
-    """A text that is no web address, or one with a query, fragment or bad port, raises ValueError."""
+    """A text that is not a web address, or has a query, fragment or bad port, raises ValueError."""
     with pytest.raises(ValueError, match="web address"):
         web_address(text)
 
@@ -112,14 +112,14 @@ VALUES = {
 FILES = {"ca_bundle"}  # whose values must be there
 
 
-def test_every_setting_can_be_read() -> None:
-    """Every field of Settings has a reader and a value in this test."""
+def test_every_setting_can_be_parsed() -> None:
+    """Every field of Settings has a parser and a value in this test."""
     assert {field.name for field in dataclasses.fields(Settings)} == set(ROWS) == set(VALUES) | FILES
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
-def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(name: str) -> None:
-    """A flag precedes the environment, that the file, and that the default."""
+def test_a_flag_precedes_the_environment_the_file_and_the_default(name: str) -> None:
+    """The precedence is flag, environment, file, default."""
     flag, variable, line = VALUES[name]
     environ = {f"EMPIARFS_{name.upper()}": variable}
     file = f'{name} = "{line}"'
@@ -130,8 +130,8 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(n
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_a_row_is_whole(row: Row) -> None:
-    """A switch has no value to name and every other flag has; the texts are there, the summary is a sentence."""
+def test_a_row_is_complete(row: Row) -> None:
+    """A switch has no metavar and every other flag has one, and the summary is a sentence."""
     assert (row.variable, row.flag) == (f"EMPIARFS_{row.name.upper()}", f"--{row.name.replace('_', '-')}")
     assert row.takes in {"archive", "mount", ""}
     if row.takes:
@@ -147,8 +147,8 @@ def test_one_setting_leaves_the_others_at_their_defaults() -> None:
     assert load({"memory_cache_size": "64M"}, {}) == dataclasses.replace(Settings(), memory_cache_size=64 * MIB)
 
 
-def test_the_defaults_can_be_written_down() -> None:
-    """The reader of a setting accepts the text of its default."""
+def test_the_defaults_can_be_parsed() -> None:
+    """The parser of a setting accepts the text of its default."""
     for name, row in ROWS.items():
         value = getattr(Settings(), name)
         if value not in {None, ""}:
@@ -181,7 +181,7 @@ def test_the_defaults_can_be_written_down() -> None:
         ("log_file", " "),
     ],
 )
-def test_a_value_out_of_bounds_names_where_it_stands(name: str, text: str) -> None:
+def test_a_wrong_value_names_its_source(name: str, text: str) -> None:
     """A wrong value is an error that names its flag, variable, or file and setting."""
     with pytest.raises(BadSetting, match=f"^--{name.replace('_', '-')}: "):
         load({name: text}, {})
@@ -204,18 +204,18 @@ def test_what_is_no_single_value_is_refused(value: str) -> None:
         load({}, {}, f"memory_cache_size = {value}", "f")
 
 
-def test_an_unknown_name_in_the_file_is_refused_with_those_there_are() -> None:
+def test_an_unknown_name_in_the_file_is_refused_with_the_known_ones() -> None:
     """An unknown setting in the file is an error that lists the known ones."""
     with pytest.raises(BadSetting, match=r"^f: there is no setting 'memroy_cache_size'; .*memory_cache_size"):
         load({}, {}, "memroy_cache_size = '1G'", "f")
 
 
-def test_other_variables_are_nothing_to_us() -> None:
+def test_variables_of_other_programs_are_ignored() -> None:
     """Variables that name no setting are ignored."""
     assert load({}, {"EMPIARFS_FUSE": "fusepy", "MEMORY": "x", "empiarfs_memory": "x"}) == Settings()
 
 
-def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_made_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory is made absolute, and a tilde is the user's home."""
     monkeypatch.setenv("HOME", "/home/someone")
     assert load({"cache_dir": "~/c"}, {}).cache_dir == Path("/home/someone/c")
@@ -223,17 +223,17 @@ def test_a_folder_is_absolute_and_at_home(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @given(st.sampled_from(sorted(ROWS)), st.text(max_size=30))
-def test_no_text_is_a_surprise(name: str, text: str) -> None:
+def test_any_text_is_a_value_or_a_bad_setting(name: str, text: str) -> None:
     """Any text of a variable is a value or a BadSetting that names the variable."""
-    told = f"EMPIARFS_{name.upper()}: "
+    message = f"EMPIARFS_{name.upper()}: "
     try:
         load({}, {f"EMPIARFS_{name.upper()}": text})
     except BadSetting as error:
-        told = str(error)
-    assert told.startswith(f"EMPIARFS_{name.upper()}: ")
+        message = str(error)
+    assert message.startswith(f"EMPIARFS_{name.upper()}: ")
 
 
-def test_a_file_of_certificates_is_one(tmp_path: Path) -> None:
+def test_a_file_of_certificates_is_checked(tmp_path: Path) -> None:
     """A bundle of certificates is read when it is set, and an invalid one is refused."""
     file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(file))
@@ -279,7 +279,7 @@ def test_an_address_that_is_refused_shows_no_password(name: str, url: str) -> No
     assert "secret" not in str(caught.value)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     """Settings are immutable."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().memory_cache_size = 1  # type: ignore[misc]
@@ -292,7 +292,7 @@ def test_a_variable_that_resembles_a_setting_is_refused(name: str) -> None:
         load({}, {f"EMPIARFS_{name}": "1"})
 
 
-def test_other_variables_are_none_of_ours() -> None:
+def test_other_variables_with_the_prefix_are_ignored() -> None:
     """Other variables with the prefix EMPIARFS are ignored."""
     others = {"EMPIARFS_VENV": "x", "EMPIARFS_TEST_DATA": "x", "OFFLINE": "1", "EMPIARFS": "1"}
     assert load({}, others) == Settings()

@@ -1,4 +1,4 @@
-"""A pool of daemon threads: as few as the calls need, each ended when it idles."""
+"""A pool of daemon threads starts as few threads as its calls need, and ends idle ones."""
 
 import gc
 import os
@@ -36,14 +36,14 @@ def held(pool: ThreadPool, count: int) -> Iterator[None]:
 
 
 def test_a_call_runs_in_a_named_daemon_thread() -> None:
-    """A call runs in a daemon thread that bears the name of the pool and a number."""
+    """A call runs in a daemon thread that has the name of the pool and a number."""
     pool = ThreadPool("disk")
     thread = pool.submit(threading.current_thread).result(SOON)
     assert (thread.name, thread.daemon) == ("disk 0", True)
     assert pool.close(SOON)
 
 
-def test_an_error_is_raised_where_the_result_is_wanted() -> None:
+def test_an_error_is_raised_by_the_future() -> None:
     """What a call raises is raised by its future, and the thread takes the next call."""
     pool = ThreadPool("disk", 1)
     failed = pool.submit(lambda: 1 // 0)
@@ -54,8 +54,8 @@ def test_an_error_is_raised_where_the_result_is_wanted() -> None:
     assert pool.close(SOON)
 
 
-def test_an_error_is_no_part_of_a_cycle() -> None:
-    """The future of a failed call is freed with its last reference, as what the call holds may be large."""
+def test_an_error_is_in_no_reference_cycle() -> None:
+    """The future of a failed call is freed with its last reference, as the call may hold large objects."""
     pool = ThreadPool("disk", 1)
     failed = pool.submit(lambda: 1 // 0)
     assert isinstance(failed.exception(SOON), ZeroDivisionError)
@@ -71,7 +71,7 @@ def test_an_error_is_no_part_of_a_cycle() -> None:
 
 
 def test_an_idle_thread_takes_the_next_call() -> None:
-    """A thread is started only where none is idle."""
+    """A thread is started only if none is idle."""
     pool = ThreadPool("disk")
     idents = set()
     for _ in range(20):
@@ -83,7 +83,7 @@ def test_an_idle_thread_takes_the_next_call() -> None:
 
 
 def test_calls_at_once_have_a_thread_each() -> None:
-    """Without a bound no call waits for another."""
+    """Without a limit no call waits for another."""
     pool = ThreadPool("disk")
     with held(pool, 10):
         assert (pool.threads, pool.waiting) == (10, 0)
@@ -91,7 +91,7 @@ def test_calls_at_once_have_a_thread_each() -> None:
     assert pool.close(SOON)
 
 
-def test_no_more_threads_than_the_bound() -> None:
+def test_the_number_of_threads_is_limited() -> None:
     """With all threads busy a call waits for the first that is free."""
     pool = ThreadPool("disk", 3)
     with held(pool, 3):
@@ -124,7 +124,7 @@ def test_a_call_does_not_see_the_context_of_its_caller() -> None:
     assert pool.close(SOON)
 
 
-def test_an_idle_thread_ends_and_frees_what_it_holds() -> None:
+def test_an_idle_thread_ends() -> None:
     """After its idle time a thread calls `on_exit` and ends; the next call starts another."""
     ended = threading.Event()
     threads: list[str] = []
@@ -141,8 +141,8 @@ def test_an_idle_thread_ends_and_frees_what_it_holds() -> None:
     assert pool.close(SOON)
 
 
-def test_closing_ends_all_threads_after_the_calls_that_wait() -> None:
-    """What was submitted before runs, each thread calls `on_exit`, and further calls are refused."""
+def test_closing_ends_all_threads_after_the_queued_calls() -> None:
+    """Queued calls run, each thread calls `on_exit`, and further calls are refused."""
     ended: list[str] = []
     pool = ThreadPool("disk", 2, on_exit=lambda: ended.append(threading.current_thread().name))
     with held(pool, 2):
@@ -164,7 +164,7 @@ def test_a_failing_exit_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_without_threads_the_caller_runs_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no thread and the pool has none, the call and `on_exit` run in the caller."""
+    """If the system starts no thread and the pool has none, the call and `on_exit` run in the caller."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -180,8 +180,8 @@ def test_without_threads_the_caller_runs_the_call(monkeypatch: pytest.MonkeyPatc
     assert (pool.threads, pool.waiting) == (0, 0)
 
 
-def test_without_more_threads_a_call_waits_for_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system starts no further thread, a call waits for one of a bounded pool."""
+def test_without_more_threads_a_call_waits_for_an_existing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system starts no further thread, a call waits for one of a limited pool."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -197,7 +197,7 @@ def test_without_more_threads_a_call_waits_for_those_there_are(monkeypatch: pyte
 
 
 def test_without_more_threads_an_unbounded_pool_runs_a_call_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread of an unbounded pool may itself wait for the call, so the call does not wait for that thread."""
+    """An unlimited pool runs the call in the caller, as its threads may themselves wait for the call."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -211,7 +211,7 @@ def test_without_more_threads_an_unbounded_pool_runs_a_call_in_place(monkeypatch
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_of_a_fork_has_threads_of_its_own() -> None:
-    """In a child the pool starts anew, whatever its threads and its lock were doing."""
+    """In a child the pool is empty and usable, whatever its threads and its lock were doing."""
     pool = ThreadPool("disk", 1)
     with held(pool, 1), pool._changed:
         pool.submit(lambda: None)

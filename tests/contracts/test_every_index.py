@@ -235,7 +235,7 @@ NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name 
 
 
 @given(st.sets(NAMES, max_size=12))
-def test_any_name_is_kept(tmp_path_factory: pytest.TempPathFactory, raw: set[bytes]) -> None:
+def test_a_file_of_any_name_is_stored(tmp_path_factory: pytest.TempPathFactory, raw: set[bytes]) -> None:
     """Names of any bytes are returned as they were stored."""
     entries = [stub(f"{DATA}/{name.decode('utf-8', 'surrogateescape')}") for name in sorted(raw)]
     with closing(SqliteIndex(tmp_path_factory.mktemp("index") / "tree.sqlite")) as index:

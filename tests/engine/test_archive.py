@@ -123,10 +123,10 @@ def test_a_sequential_reader_is_prefetched(rig: Rig) -> None:
     for task in rig.later:
         task()
     assert rig.ahead.fetches
-    asked = len(rig.origin.fetches)
+    before = len(rig.origin.fetches)
     first = min(span.start for span in rig.ahead.fetches)
     assert file.read_at(first, 1000) == noise(3 * 2**20 + 17)[first : first + 1000]
-    assert len(rig.origin.fetches) == asked
+    assert len(rig.origin.fetches) == before
 
 
 def test_headers_read_file_by_file_are_prefetched(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
     content = noise(3 * 2**20 + 17)
     file = rig.archive.stat(PATH)
     assert isinstance(file, File)
-    asked = len(rig.origin.diary)
+    before = len(rig.origin.diary)
     spans = [
         Span(2**21, 2**21 + 5),
         Span(0, 10),
@@ -178,7 +178,7 @@ def test_ranges_come_in_the_callers_order(rig: Rig) -> None:
         Span(len(content) - 3, len(content) + 9),
     ]
     assert rig.archive.read_ranges(file, spans) == [content[span.start : span.stop] for span in spans]
-    assert len(rig.origin.diary) - asked == 3
+    assert len(rig.origin.diary) - before == 3
     assert rig.later == []
 
 
@@ -214,7 +214,7 @@ def test_closing_closes(tmp_path: Path) -> None:
 def test_an_archive_is_closed_in_a_child_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a fork all methods raise Closed, also those of a file opened before, and nothing is requested."""
     file = rig.archive.open(PATH)
-    asked = len(rig.origin.diary)
+    before = len(rig.origin.diary)
     monkeypatch.setattr("empiarfs.archive._generation", -1)
     calls: list[Callable[[], object]] = [
         lambda: rig.archive.listdir("10028"),
@@ -227,6 +227,6 @@ def test_an_archive_is_closed_in_a_child_process(rig: Rig, monkeypatch: pytest.M
     for call in calls:
         with pytest.raises(Closed):
             call()
-    assert len(rig.origin.diary) == asked
+    assert len(rig.origin.diary) == before
     monkeypatch.undo()
     assert file.read_at(0, 10) == noise(10)

@@ -172,10 +172,10 @@ def test_other_errors_do_not_reduce_the_limit(limiter: ConnectionLimiter) -> Non
 
 def test_on_throttle_is_called(clock: FakeClock) -> None:
     """`on_throttle` is called when the server throttles, to close idle connections."""
-    told: list[int] = []
-    limiter = ConnectionLimiter(8, 2, clock, on_throttle=lambda: told.append(1))
+    calls: list[int] = []
+    limiter = ConnectionLimiter(8, 2, clock, on_throttle=lambda: calls.append(1))
     overloaded(limiter)
-    assert told == [1]
+    assert calls == [1]
 
 
 def test_a_second_connection_is_acquired_only_if_free(limiter: ConnectionLimiter) -> None:
@@ -263,7 +263,7 @@ def test_a_cancelled_request_leaves_the_queue(limiter: ConnectionLimiter) -> Non
         for _ in range(8):
             held.enter_context(limiter.demand())
         with cancel_scope(lambda: False), pytest.raises(Cancelled), limiter.demand("10028/a"):
-            pytest.fail("he is in")
+            pytest.fail("the request is admitted")
         assert (limiter.busy, limiter.waiting) == (8, 0)
     with limiter.demand("10028/a"):
         assert limiter.busy == 1

@@ -69,12 +69,12 @@ class Telling(threading.Condition):
 
     def someone_waits(self) -> None:
         """Return when one more thread has begun to wait."""
-        assert self._waits.acquire(timeout=SOON), "nobody waits"
+        assert self._waits.acquire(timeout=SOON), "no thread waits"
 
 
-def gate_of(most: int, kept: int = 2) -> tuple[ConnectionLimiter, Telling]:
+def limiter_of(most: int, reserved: int = 2) -> tuple[ConnectionLimiter, Telling]:
     """Return a limiter, and the condition that its threads wait on."""
-    limiter, telling = ConnectionLimiter(most, kept), Telling()
+    limiter, telling = ConnectionLimiter(most, reserved), Telling()
     limiter._changed = telling
     return limiter, telling
 
@@ -130,7 +130,7 @@ def test_connections_never_exceed_the_limit(most: int) -> None:
 
 def test_demand_requests_may_use_all_connections() -> None:
     """Ten demand requests are admitted at once, and the eleventh waits for one of them."""
-    limiter, telling = gate_of(10)
+    limiter, telling = limiter_of(10)
     with ExitStack() as readers:
         for _ in range(9):
             readers.enter_context(limiter.demand())
@@ -148,7 +148,7 @@ def test_demand_requests_may_use_all_connections() -> None:
 @pytest.mark.promise("Two are reserved for demand reads and never used by prefetch.")
 def test_two_connections_are_never_used_by_prefetch() -> None:
     """Of ten connections prefetch gets eight, and a demand request that comes then is admitted at once."""
-    limiter, telling = gate_of(10)
+    limiter, telling = limiter_of(10)
     with ExitStack() as prefetches:
         for _ in range(8):
             prefetches.enter_context(limiter.prefetch())
@@ -169,7 +169,7 @@ def test_prefetch_gets_one_connection_of_few() -> None:
 
 def test_a_demand_request_goes_before_any_prefetch() -> None:
     """Prefetch that has waited longer is admitted after a demand request."""
-    limiter, telling = gate_of(3)
+    limiter, telling = limiter_of(3)
     held = [Visitor(limiter.demand) for _ in range(3)]
     for visitor in held:
         visitor.is_let_in()
@@ -189,7 +189,7 @@ def test_a_demand_request_goes_before_any_prefetch() -> None:
 def test_no_connection_stays_free_while_prefetch_waits() -> None:
     """Two connections released together go to the demand request and to prefetch, whichever wakes first."""
     for _ in range(10):
-        limiter, telling = gate_of(3)
+        limiter, telling = limiter_of(3)
         held = [limiter.demand() for _ in range(3)]
         for one in held:
             one.__enter__()
@@ -201,7 +201,7 @@ def test_no_connection_stays_free_while_prefetch_waits() -> None:
             held[0].__exit__(None, None, None)
             held[1].__exit__(None, None, None)
         reader.is_let_in()
-        assert prefetch.inside.wait(2.0), "a place is free, and nobody tells the prefetch"
+        assert prefetch.inside.wait(2.0), "a connection is free, and prefetch is not notified"
         reader.leaves()
         prefetch.leaves()
         held[2].__exit__(None, None, None)
@@ -218,13 +218,13 @@ def test_a_failed_request_releases_its_connection(error: type[BaseException]) ->
 
 def test_an_interrupted_request_leaves_the_queue() -> None:
     """A demand request interrupted in the queue does not block prefetch."""
-    limiter, telling = gate_of(1, 0)
+    limiter, telling = limiter_of(1, 0)
     with limiter.demand():
         telling.kill_next = True
         with pytest.raises(Killed), limiter.demand():
             pass
     prefetch = Visitor(limiter.prefetch)
-    assert prefetch.inside.wait(2.0), "prefetch waits for a reader who is gone"
+    assert prefetch.inside.wait(2.0), "prefetch waits for an interrupted request"
     prefetch.leaves()
 
 
@@ -278,12 +278,12 @@ class Answers:
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, _: float) -> object:
         """Return or raise the next answer."""
-        answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        answer = self.answers[min(self.calls, len(self.answers) - 1)]
+        self.calls += 1
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -303,7 +303,7 @@ def test_unavailable_is_retried() -> None:
     """Unavailable is retried, after a pause each, until there is an answer."""
     with_patience, ask = Patiently(), Answers(AWAY, AWAY, "yes")
     assert with_patience.retry_policy.call(PATH, ask) == "yes"
-    assert ask.asked == 3
+    assert ask.calls == 3
     assert len(with_patience.stopping.pauses) == with_patience.retry_policy.retries == 2
 
 
@@ -315,7 +315,7 @@ def test_nothing_but_unavailable_is_retried(error: BaseException) -> None:
     with_patience, ask = Patiently(), Answers(error)
     with pytest.raises(type(error)):
         with_patience.retry_policy.call(PATH, ask)
-    assert ask.asked == 1
+    assert ask.calls == 1
     assert with_patience.stopping.pauses == []
 
 
@@ -326,7 +326,7 @@ def test_patience_ends_on_time(seconds: float, chance: float) -> None:
     with pytest.raises(Unavailable, match="away"):
         with_patience.retry_policy.call(PATH, ask)
     assert with_patience.passed == pytest.approx(seconds, abs=1e-3)
-    assert ask.asked == len(with_patience.stopping.pauses) + 1
+    assert ask.calls == len(with_patience.stopping.pauses) + 1
 
 
 def test_without_patience_there_is_one_attempt() -> None:
@@ -334,7 +334,7 @@ def test_without_patience_there_is_one_attempt() -> None:
     with_patience, ask = Patiently(0.0), Answers(AWAY)
     with pytest.raises(Unavailable):
         with_patience.retry_policy.call(PATH, ask)
-    assert ask.asked == 1
+    assert ask.calls == 1
 
 
 def test_pauses_grow_and_stay_bounded() -> None:
@@ -363,7 +363,7 @@ def test_closing_ends_a_pause() -> None:
     with_patience, ask = Patiently(stop_at=2), Answers(AWAY)
     with pytest.raises(Closed):
         with_patience.retry_policy.call(PATH, ask)
-    assert ask.asked == 3
+    assert ask.calls == 3
 
 
 def test_a_closed_archive_sends_nothing() -> None:
@@ -372,7 +372,7 @@ def test_a_closed_archive_sends_nothing() -> None:
     with_patience.stopping.set()
     with pytest.raises(Closed):
         with_patience.retry_policy.call(PATH, ask)
-    assert ask.asked == 0
+    assert ask.calls == 0
 
 
 def test_the_second_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -392,7 +392,7 @@ def test_the_end_of_patience_is_no_retry() -> None:
     with_patience, ask = Patiently(10.0), Answers(AWAY)
     with pytest.raises(Unavailable):
         with_patience.retry_policy.call(PATH, ask)
-    assert with_patience.retry_policy.retries == ask.asked - 1
+    assert with_patience.retry_policy.retries == ask.calls - 1
 
 
 def test_continuing_a_broken_reply_is_a_retry(origin: FakeOrigin) -> None:
@@ -428,7 +428,7 @@ def test_interactively_a_bad_certificate_fails_at_once() -> None:
     with_patience, ask = Patiently(interactive=True), Answers(STRANGE)
     with pytest.raises(CertificateError):
         with_patience.retry_policy.call(PATH, ask)
-    assert (ask.asked, with_patience.stopping.pauses) == (1, [])
+    assert (ask.calls, with_patience.stopping.pauses) == (1, [])
     assert with_patience.retry_policy.call(PATH, Answers(AWAY, "yes")) == "yes"
 
 
@@ -438,9 +438,9 @@ def test_failures_of_one_file_are_logged_once(caplog: pytest.LogCaptureFixture) 
     retry_policy = with_patience.retry_policy
 
     def lines() -> int:
-        told = len(caplog.records)
+        count = len(caplog.records)
         caplog.clear()
-        return told
+        return count
 
     def in_vain(path: str) -> None:
         with pytest.raises(Unavailable):

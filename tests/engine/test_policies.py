@@ -41,13 +41,13 @@ class Rig:
 
     def __init__(self, tree: Tree, size: int, memory: int = MEMORY) -> None:
         self.content = Made(size)
-        self.asked = FakeOrigin({PATH: self.content}, piece=MIB)
+        self.demand = FakeOrigin({PATH: self.content}, piece=MIB)
         self.ahead = FakeOrigin({PATH: self.content}, piece=MIB)
-        self.file = self.asked.file(PATH)
+        self.file = self.demand.file(PATH)
         self.cache = Cache(memory, BrokenStore(), 8)
         self.tasks: list[Callable[[], object]] = []
         self._seen = (0, 0)
-        reading = Reading(self.asked, self.ahead, self.cache, block_bytes=BLOCK, longest_run=16 * MIB)
+        reading = Reading(self.demand, self.ahead, self.cache, block_bytes=BLOCK, longest_run=16 * MIB)
         self.archive = reading.archive(
             tree,
             self.tasks.append,
@@ -74,15 +74,15 @@ class Rig:
 
     def news(self) -> list[Span]:
         """Return the requests since the last call."""
-        spans = self.asked.fetches[self._seen[0] :] + self.ahead.fetches[self._seen[1] :]
-        self._seen = len(self.asked.fetches), len(self.ahead.fetches)
+        spans = self.demand.fetches[self._seen[0] :] + self.ahead.fetches[self._seen[1] :]
+        self._seen = len(self.demand.fetches), len(self.ahead.fetches)
         return spans
 
     def fetched(self) -> list[Span]:
         """Run all tasks, and return all requests in the order of the file's bytes."""
         self.run(len(self.tasks), random.Random(0))
         self.archive.close()
-        return sorted(self.asked.fetches + self.ahead.fetches, key=lambda span: span.start)
+        return sorted(self.demand.fetches + self.ahead.fetches, key=lambda span: span.start)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,9 @@ class Promise:
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
       the file for `TRUST_AT_START`).
-    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time the
-      reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more than
-      `most`.
+    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time
+      the reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more
+      than `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
 
     Attributes:

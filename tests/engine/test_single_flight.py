@@ -171,7 +171,7 @@ def test_a_copy_is_the_same_error_in_another_object(kind: type[ArchiveError]) ->
     assert copy.__cause__ is error.__cause__
 
 
-class Asking:
+class CountedFetch:
     """A call that waits until the test lets it go on, and counts itself."""
 
     def __init__(self, error: BaseException | None = None) -> None:
@@ -201,37 +201,37 @@ class Key:
         return self is other
 
 
-def joined(ask: Asking, others: int) -> "list[Future[int]]":
+def joined(counted: CountedFetch, others: int) -> "list[Future[int]]":
     """Return the results of one caller, and of `others` that join while its call waits."""
     in_flight, key = single_flight(), Key()
     pool = ThreadPoolExecutor(others + 1)
-    first = pool.submit(in_flight.call, key, ask)
-    ask.barrier.wait_reached()
+    first = pool.submit(in_flight.call, key, counted)
+    counted.barrier.wait_reached()
     while key.looked.acquire(blocking=False):
         pass
-    rest = [pool.submit(in_flight.call, key, ask) for _ in range(others)]
+    rest = [pool.submit(in_flight.call, key, counted) for _ in range(others)]
     for _ in rest:
         assert key.looked.acquire(timeout=SOON)
-    ask.barrier.lift()
+    counted.barrier.lift()
     pool.shutdown(wait=False)
     return [first, *rest]
 
 
 def test_many_callers_make_one_call() -> None:
     """A caller with a key in flight gets the result of that call."""
-    ask = Asking()
-    assert [call.result(SOON) for call in joined(ask, 7)] == [1] * 8
-    assert ask.calls == 1
+    counted = CountedFetch()
+    assert [call.result(SOON) for call in joined(counted, 7)] == [1] * 8
+    assert counted.calls == 1
 
 
 def test_callers_of_other_keys_do_not_wait() -> None:
     """Another key is another call, made at once."""
-    in_flight, ask = single_flight(), Asking()
+    in_flight, counted = single_flight(), CountedFetch()
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(in_flight.call, "key", ask)
-        ask.barrier.wait_reached()
+        call = pool.submit(in_flight.call, "key", counted)
+        counted.barrier.wait_reached()
         assert in_flight.call("other", lambda _: 5) == 5
-        ask.barrier.lift()
+        counted.barrier.lift()
         assert call.result(SOON) == 1
 
 
@@ -244,9 +244,9 @@ def test_the_next_call_fetches_again() -> None:
 
 def test_an_error_is_shared_as_an_exception_of_each_callers_own() -> None:
     """Every waiter raises the same kind and reason, each in its own object."""
-    ask = Asking(NotFound("10028/x", "gone"))
-    raised = [call.exception(SOON) for call in joined(ask, 3)]
-    assert ask.calls == 1
+    counted = CountedFetch(NotFound("10028/x", "gone"))
+    raised = [call.exception(SOON) for call in joined(counted, 3)]
+    assert counted.calls == 1
     assert [(type(one), str(one)) for one in raised] == [(NotFound, "10028/x: gone")] * 4
     assert len({id(one) for one in raised}) == 4
 
@@ -278,12 +278,12 @@ def test_an_unexpected_exception_is_raised_unchanged() -> None:
 
 def test_a_cancelled_caller_does_not_cancel_the_others() -> None:
     """The call goes on to its end in its own thread, and the others get its result."""
-    in_flight, ask = single_flight(), Asking()
+    in_flight, counted = single_flight(), CountedFetch()
     with ThreadPoolExecutor(1) as pool:
         with cancel_scope(lambda: False), pytest.raises(Cancelled):
-            in_flight.call("key", ask)
-        other = pool.submit(in_flight.call, "key", ask)
-        ask.barrier.lift()
+            in_flight.call("key", counted)
+        other = pool.submit(in_flight.call, "key", counted)
+        counted.barrier.lift()
         assert other.result(SOON) in {1, 2}
 
 
@@ -298,12 +298,12 @@ def test_try_run_does_not_wait() -> None:
 def test_a_caller_joins_try_run_and_fetches_if_it_fails() -> None:
     """A caller gets the value of `try_run`; an error of that is not the caller's."""
     for error, answer in ((None, 1), (Unavailable("10028/x"), 7)):
-        in_flight, ask = single_flight(), Asking(error)
+        in_flight, counted = single_flight(), CountedFetch(error)
         with ThreadPoolExecutor(2) as pool:
-            trying = pool.submit(in_flight.try_run, "key", ask)
-            ask.barrier.wait_reached()
+            trying = pool.submit(in_flight.try_run, "key", counted)
+            counted.barrier.wait_reached()
             call = pool.submit(in_flight.call, "key", lambda _: 7)
-            ask.barrier.lift()
+            counted.barrier.lift()
             assert call.result(SOON) == answer
             assert (type(trying.exception(SOON)) if error else trying.result(SOON)) == (type(error) if error else 1)
 

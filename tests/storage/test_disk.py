@@ -1,4 +1,4 @@
-"""Blocks on disk: given back whole or not at all, within their limits, whatever happened to the folder."""
+"""Blocks on disk are returned intact or not at all, within their limits, whatever happened to the folder."""
 
 import errno
 import logging
@@ -45,57 +45,57 @@ def block(number: int, file: File = FILE) -> Block:
 def opened(
     folder: Path, most: int = 100 * MIB, *, archive: str = "ebi", block_bytes: int = BLOCK_BYTES
 ) -> DiskStore:
-    """Open a store as the wire does."""
+    """Open a store as `wire` does."""
     return DiskStore(folder, most, archive=archive, block_bytes=block_bytes)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the store is, in a folder not yet made."""
+    """Return the folder of a store, which does not exist yet."""
     return tmp_path / "cache" / "blocks"
 
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[DiskStore]:
-    """An empty store."""
+    """Return an empty store."""
     with closing(opened(folder)) as store:
         yield store
 
 
 def volume(store: DiskStore) -> int:
-    """Return the bytes that the store says are kept."""
+    """Return the bytes that the store reports."""
     found = store.kept()
     assert found is not None
     return found
 
 
 def tampered(folder: Path, change: str, *arguments: object) -> None:
-    """Change the database behind the store's back."""
+    """Change the database with another connection."""
     with closing(sqlite3.connect(folder / "cache.db")) as database, database:
         database.execute(change, arguments)
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the warnings logged, and forget them."""
+    """Return the logged warnings, and clear them."""
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     caplog.clear()
     return lines
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"x", noise(BLOCK_BYTES), b"\n" * 100, bytes(BLOCK_BYTES)])
-def test_what_was_put_is_got(store: DiskStore, data: bytes) -> None:
-    """The same bytes, of any kind and length."""
+def test_a_stored_block_is_returned(store: DiskStore, data: bytes) -> None:
+    """A block of any content and length is returned unchanged."""
     put(store, block(0), data)
     assert get(store, block(0)) == data
 
 
-def test_what_was_never_put_is_not_there(store: DiskStore) -> None:
-    """None, and no word about it."""
+def test_a_block_that_was_never_stored_is_missing(store: DiskStore) -> None:
+    """A block that was never stored is missing, without a warning."""
     assert get(store, block(0)) is None
 
 
 def test_a_second_put_replaces_the_first(store: DiskStore, folder: Path) -> None:
-    """And leaves one file behind, not two."""
+    """A second put leaves one file, not two."""
     put(store, block(0), b"old")
     put(store, block(0), b"new")
     assert get(store, block(0)) == b"new"
@@ -103,7 +103,7 @@ def test_a_second_put_replaces_the_first(store: DiskStore, folder: Path) -> None
 
 
 def test_blocks_survive_a_restart(folder: Path) -> None:
-    """A store opened anew has what the last one kept."""
+    """A store that is opened again has the blocks of the previous one."""
     with closing(opened(folder)) as store:
         put(store, block(0), noise(100))
     with closing(opened(folder)) as store:
@@ -111,7 +111,7 @@ def test_blocks_survive_a_restart(folder: Path) -> None:
 
 
 def descriptors(folder: Path) -> list[str]:
-    """Return the files below `folder` that this process has open, one a descriptor."""
+    """Return the files below `folder` that this process has open, one for each descriptor."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the descriptor of this very listing
@@ -120,7 +120,7 @@ def descriptors(folder: Path) -> list[str]:
 
 
 def test_a_store_has_a_connection_for_each_of_its_few_threads(folder: Path) -> None:
-    """However many threads read, no more connections are open than the store has threads; none after a close."""
+    """Any number of readers use no more connections than the store has threads, and none after a close."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"0")
         for _ in range(5):
@@ -129,8 +129,8 @@ def test_a_store_has_a_connection_for_each_of_its_few_threads(folder: Path) -> N
     assert descriptors(folder) == []
 
 
-def test_a_store_that_is_closed_holds_nothing(folder: Path) -> None:
-    """A late reader finds no block, a late writer stores none, and no connection is opened for either."""
+def test_a_closed_store_is_empty(folder: Path) -> None:
+    """A late reader finds no block, a late writer stores none, and neither opens a connection."""
     store = opened(folder)
     put(store, block(0), b"0")
     store.close()
@@ -143,7 +143,7 @@ def test_a_store_that_is_closed_holds_nothing(folder: Path) -> None:
 
 
 def test_blocks_are_shared_by_processes(folder: Path) -> None:
-    """What another process puts is got here, and the other way round."""
+    """Each process gets the blocks that another one stores."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"from here")
         program = (
@@ -183,8 +183,8 @@ def test_another_file_or_version_is_another_block(store: DiskStore, other: File)
     assert get(store, block(0, other)) == b"that"
 
 
-def test_names_that_could_be_mistaken_for_each_other_are_not(store: DiskStore) -> None:
-    """A path with numbers and spaces in front does not read as another block's number."""
+def test_similar_names_are_distinct(store: DiskStore) -> None:
+    """A path that begins with numbers and spaces is not parsed as another block's number."""
     one, other = Block(File("2 10028/a", 5, None), 1), Block(File("10028/a", 5, None), 12)
     put(store, one, b"one")
     assert get(store, other) is None
@@ -202,14 +202,14 @@ def test_a_name_that_begins_like_the_blocks_of_another_file_hides_none(store: Di
 
 
 def test_another_number_is_another_block(store: DiskStore) -> None:
-    """Blocks of one file are told apart."""
+    """The blocks of one file are distinct."""
     for number in range(12):
         put(store, block(number), str(number).encode())
     assert [get(store, block(number)) for number in range(12)] == [str(number).encode() for number in range(12)]
 
 
 def test_another_archive_or_block_size_is_another_block(folder: Path) -> None:
-    """Two archives with the same path, or blocks of two lengths, share a folder and no block."""
+    """Two archives with the same path, or two block sizes, share a folder and no block."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"ours")
     for other in (opened(folder, archive="pdbj"), opened(folder, block_bytes=8192)):
@@ -220,34 +220,34 @@ def test_another_archive_or_block_size_is_another_block(folder: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["10028/data/\udcff\udc80.mrc", "10028/\u0436\u4e2d.mrc", "10028/a\nb", "10028/%2F#?", "10028/a'\"--"]
 )
-def test_any_name_is_kept(store: DiskStore, name: str) -> None:
-    """Names that are not UTF-8, or look like something else, too."""
+def test_a_file_of_any_name_is_stored(store: DiskStore, name: str) -> None:
+    """Blocks of files whose names are not UTF-8, or unusual, are stored too."""
     file = File(name, 5, None)
     put(store, block(0, file), b"12345")
     assert get(store, block(0, file)) == b"12345"
 
 
 def test_names_of_other_bytes_are_other_blocks(store: DiskStore) -> None:
-    """A byte that is not UTF-8 is not the character of the same number."""
+    """A byte that is not UTF-8 differs from the character of the same number."""
     put(store, block(0, File("10028/\udcff", 5, None)), b"byte")
     assert get(store, block(0, File("10028/\u00ff", 5, None))) is None
 
 
 def flipped(file: Path) -> None:
-    """Flip one bit in the middle."""
+    """Flip one bit in the middle of the file."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
     file.write_bytes(data)
 
 
 def into_a_directory(file: Path) -> None:
-    """Put a directory in its place."""
+    """Replace the file by a directory."""
     file.unlink()
     file.mkdir()
 
 
 def into_a_link(file: Path) -> None:
-    """Put a link to itself in its place."""
+    """Replace the file by a link to itself."""
     file.unlink()
     file.symlink_to(file.name)
 
@@ -266,10 +266,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_block_is_not_there_and_heals(
+def test_a_damaged_block_is_missing_until_it_is_stored_again(
     store: DiskStore, folder: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever became of its file, a block is given whole or not at all, and a put makes it whole again."""
+    """A block is intact or missing, whatever happened to its file, and a put stores it again."""
     put(store, block(0), noise(BLOCK_BYTES))
     put(store, block(NEXT), noise(BLOCK_BYTES, 1))
     (file,) = [one for one in cache_files.chunks(folder) if noise(BLOCK_BYTES) in one.read_bytes()]
@@ -285,7 +285,7 @@ def test_a_damaged_block_is_not_there_and_heals(
 def test_a_damaged_block_is_dropped_counted_and_logged_once(
     store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The damaged file does not stay on the disk."""
+    """A damaged block is deleted from the disk, counted, and logged once."""
     put(store, block(0), noise(BLOCK_BYTES))
     flipped(cache_files.chunks(folder)[0])
     get(store, block(0))
@@ -296,8 +296,8 @@ def test_a_damaged_block_is_dropped_counted_and_logged_once(
 
 
 @pytest.mark.parametrize("wanted", [range(1), range(16)])
-def test_a_damaged_block_costs_no_other(store: DiskStore, folder: Path, wanted: range) -> None:
-    """The other blocks of a chunk are still good, and stay without the damaged one, which is counted once."""
+def test_a_damaged_block_loses_no_other(store: DiskStore, folder: Path, wanted: range) -> None:
+    """The other blocks of its chunk stay, without the damaged one, which is counted once."""
     put(store, block(0), *(noise(BLOCK_BYTES, number) for number in range(16)))
     (file,) = cache_files.chunks(folder)
     data = bytearray(file.read_bytes())
@@ -312,10 +312,10 @@ def test_a_damaged_block_costs_no_other(store: DiskStore, folder: Path, wanted: 
     assert store.get(FILE, range(16)) == {0: b"whole"} | good
 
 
-def test_two_blocks_whose_files_were_swapped_are_not_there(
+def test_blocks_of_swapped_files_are_missing(
     store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whole bytes of another block are the wrong bytes."""
+    """Intact bytes of another block are rejected."""
     for number in (0, NEXT):
         put(store, block(number), noise(BLOCK_BYTES, number))
     one, other = cache_files.chunks(folder)
@@ -326,8 +326,8 @@ def test_two_blocks_whose_files_were_swapped_are_not_there(
     assert len(warned(caplog)) == 1
 
 
-def test_blocks_are_stored_beside_those_before(store: DiskStore, folder: Path) -> None:
-    """A chunk that gains blocks, in any order, is one file with all of them, and takes no room for the others."""
+def test_a_chunk_gains_blocks(store: DiskStore, folder: Path) -> None:
+    """A chunk that gains blocks, in any order, is one file with all of them, without room for the others."""
     for number in (5, 0, 15, 7):
         put(store, block(number), noise(BLOCK_BYTES, number))
     assert store.get(FILE, range(100)) == {number: noise(BLOCK_BYTES, number) for number in (0, 5, 7, 15)}
@@ -335,8 +335,8 @@ def test_blocks_are_stored_beside_those_before(store: DiskStore, folder: Path) -
     assert cache_files.volume(folder) < 4 * BLOCK_BYTES + 4096
 
 
-def test_blocks_of_several_chunks_are_put_and_got_at_once(store: DiskStore, folder: Path) -> None:
-    """A run that begins and ends inside of chunks comes back as it was put, and of a hole in it nothing comes."""
+def test_a_run_over_several_chunks_is_stored_and_returned(store: DiskStore, folder: Path) -> None:
+    """A run that begins and ends within chunks is returned as stored, without blocks in its gap."""
     put(store, block(10), *(noise(BLOCK_BYTES, number) for number in range(10, 50)))
     put(store, block(60), b"60")
     expected = {number: noise(BLOCK_BYTES, number) for number in range(10, 50)} | {60: b"60"}
@@ -345,18 +345,16 @@ def test_blocks_of_several_chunks_are_put_and_got_at_once(store: DiskStore, fold
     assert len(cache_files.chunks(folder)) == 4
 
 
-def test_a_put_of_blocks_that_are_there_writes_nothing(store: DiskStore, folder: Path) -> None:
-    """Two programs that fetch the same do not wear the disk."""
+def test_a_put_of_stored_blocks_writes_nothing(store: DiskStore, folder: Path) -> None:
+    """A second program that stores the same blocks writes nothing."""
     put(store, block(0), b"0", b"1")
     before = cache_files.chunks(folder)
     put(store, block(1), b"1")
     assert cache_files.chunks(folder) == before
 
 
-def test_a_whole_chunk_is_stored_without_a_look_at_what_was_there(
-    store: DiskStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading in order, which stores whole chunks, reads no file back; the last chunk of a file is whole too."""
+def test_a_complete_chunk_is_stored_without_a_read(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storing a complete chunk reads no file, also for the last chunk of a file."""
     file = File("10028/short", 18 * BLOCK_BYTES + 1, 5)
 
     def refuse(*_: object) -> bytes:
@@ -378,10 +376,10 @@ def test_a_whole_chunk_is_stored_without_a_look_at_what_was_there(
         (range(13, 18), [0, 3 * BLOCK_BYTES, 0, 2 * BLOCK_BYTES]),
     ],
 )
-def test_most_of_a_chunk_is_read_with_one_call_and_little_alone(
+def test_half_a_chunk_or_more_is_read_with_one_call(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, wanted: range, sizes: list[int]
 ) -> None:
-    """One call where half of a chunk or more is wanted; else its head, and what is wanted with one call."""
+    """Half of a chunk or more takes one call; less takes one for the head and one for the blocks."""
     put(store, block(0), *(noise(BLOCK_BYTES, number) for number in range(32)))
     read, pread = [], os.pread
 
@@ -394,10 +392,10 @@ def test_most_of_a_chunk_is_read_with_one_call_and_little_alone(
     assert [size - size % BLOCK_BYTES for size in read] == sizes
 
 
-def test_a_reader_that_is_gone_does_not_wait_for_a_disk_that_hangs(
+def test_a_cancelled_reader_does_not_wait_for_a_hanging_disk(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its thread is free while the one that reads hangs; others read on, and closing does not wait for ever."""
+    """Its thread is free while the read hangs, others read on, and closing does not wait for ever."""
     monkeypatch.setattr(disk, "CLOSE_SECONDS", 0.01)
     put(store, block(0), b"0")
     hangs, goes_on = threading.Event(), threading.Event()
@@ -421,7 +419,7 @@ def test_a_reader_that_is_gone_does_not_wait_for_a_disk_that_hangs(
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_of_a_fork_reads_on(store: DiskStore) -> None:
-    """A child has neither the threads nor the connections of its parent, and makes its own."""
+    """A child has its own threads and connections."""
     put(store, block(0), b"parent")
     child = os.fork()
     if not child:
@@ -437,8 +435,8 @@ def test_a_child_of_a_fork_reads_on(store: DiskStore) -> None:
     assert store.get(FILE, range(2)) == {0: b"parent", 1: b"child"}
 
 
-def test_a_cache_of_an_older_program_makes_room(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was stored in another form is removed when the store is opened, and that is told once."""
+def test_a_cache_of_an_older_version_is_removed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Blocks in another format are removed when the store is opened, which is logged once."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"old")
     tampered(folder, "PRAGMA user_version = 0")
@@ -452,7 +450,7 @@ def test_a_cache_of_an_older_program_makes_room(folder: Path, caplog: pytest.Log
 
 
 def test_a_damaged_chunk_that_was_stored_again_meanwhile_stays(store: DiskStore, folder: Path) -> None:
-    """What another process has put in its place is whole."""
+    """A chunk that another process has stored in place of a damaged one stays."""
     put(store, block(0), noise(BLOCK_BYTES))
     flipped(cache_files.chunks(folder)[0])
     read = os.pread
@@ -470,10 +468,10 @@ def test_a_damaged_chunk_that_was_stored_again_meanwhile_stays(store: DiskStore,
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ESTALE])
-def test_a_block_that_cannot_be_read_now_is_not_dropped(
+def test_a_block_that_cannot_be_read_now_is_not_deleted(
     folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Too many open files, too little memory, a home that is away: it is not there now, and is again later."""
+    """After an error of the system a block is missing, and there again later."""
     monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.0)
 
     def refuse(*_: object) -> int:
@@ -489,7 +487,7 @@ def test_a_block_that_cannot_be_read_now_is_not_dropped(
 
 
 def test_the_bytes_of_a_store_are_those_of_its_files(store: DiskStore, folder: Path) -> None:
-    """As everywhere else they are told: the database is not counted, and what was stored anew is counted once."""
+    """The reported bytes are those of the chunk files, without the database, each counted once."""
     assert volume(store) == 0
     for number in (0, 1, 0):
         put(store, block(number), noise(BLOCK_BYTES, number))
@@ -497,7 +495,7 @@ def test_the_bytes_of_a_store_are_those_of_its_files(store: DiskStore, folder: P
 
 
 class Evil:
-    """A pickle that leaves a mark when it is loaded."""
+    """A class whose pickle creates a file when it is loaded."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -514,7 +512,7 @@ class Evil:
 def test_nothing_is_ever_unpickled(
     store: DiskStore, folder: Path, tmp_path: Path, mode: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the database says of a value, nothing of it is executed: the block is not there, and heals."""
+    """A row that claims to be a pickle is not loaded: the block is missing until it is stored again."""
     mark = tmp_path / "executed"
     evil = pickle.dumps(Evil(mark))
     put(store, block(0), b"good")
@@ -530,10 +528,10 @@ def test_nothing_is_ever_unpickled(
     assert len(warned(caplog)) <= 2
 
 
-def test_a_block_that_is_said_to_be_a_pickle_is_not_there(
+def test_a_row_of_another_mode_is_a_missing_block(
     store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody but this program writes here, and it writes plain bytes: another mode is someone else's row."""
+    """A row of a mode that this program does not write is a missing block."""
     put(store, block(0), b"good")
     tampered(folder, "UPDATE Cache SET mode = 4")
     assert get(store, block(0)) is None
@@ -541,7 +539,7 @@ def test_a_block_that_is_said_to_be_a_pickle_is_not_there(
 
 
 def test_a_pickled_key_is_not_loaded(store: DiskStore, folder: Path, tmp_path: Path) -> None:
-    """A key that claims to be a pickle is left alone, also when the store makes room."""
+    """A key that claims to be a pickle is not loaded, also during eviction."""
     mark = tmp_path / "executed"
     put(store, block(0), b"good")
     tampered(folder, "UPDATE Cache SET key = ?, raw = 0", pickle.dumps(Evil(mark)))
@@ -555,7 +553,7 @@ def test_a_pickled_key_is_not_loaded(store: DiskStore, folder: Path, tmp_path: P
 def test_a_file_outside_the_folder_is_neither_read_nor_removed(
     store: DiskStore, folder: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A row that points elsewhere is a block that is not there; what it points at stays as it is."""
+    """A row that points outside is a missing block, and its target is unchanged."""
     victim = tmp_path / "victim"
     (folder / "link").symlink_to(tmp_path)
     put(store, block(0), b"good")
@@ -570,10 +568,10 @@ def test_a_file_outside_the_folder_is_neither_read_nor_removed(
 
 
 @pytest.mark.parametrize("value", [b"\x00\xff", 5, 1.5, "", "\0"])
-def test_a_row_of_any_kind_raises_nothing(
+def test_a_row_of_any_values_raises_nothing(
     store: DiskStore, folder: Path, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Columns that hold anything make a block that is not there."""
+    """A row with any values is a missing block."""
     put(store, block(0), b"good")
     for column in ("filename", "size", "mode"):
         tampered(folder, f"UPDATE Cache SET {column} = ?", value)  # noqa: S608 - our own three names
@@ -584,10 +582,10 @@ def test_a_row_of_any_kind_raises_nothing(
 
 
 @pytest.mark.parametrize("name", ["cache.db", "cache.db-wal"])
-def test_a_database_that_is_rubbish_raises_nothing_when_it_is_opened(
+def test_a_corrupt_database_raises_nothing_when_it_is_opened(
     folder: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A broken cache is no reason not to start: the store opens, and works or holds nothing."""
+    """A store with a corrupt database opens, and works or is empty."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"good")
     (folder / name).write_bytes(b"rubbish" * 5000)
@@ -602,7 +600,7 @@ def test_a_database_that_is_rubbish_raises_nothing_when_it_is_opened(
     ("limit", "step", "count"), [(8 * MIB, 1, 1), (8 * MIB, 7, 1), (8 * MIB, NEXT, 1), (105 * MIB, NEXT, NEXT)]
 )
 def test_the_limit_holds_within_a_chunk(folder: Path, limit: int, step: int, count: int) -> None:
-    """However blocks are put, the bytes stored stay below the limit and a chunk, and most of that is used."""
+    """The stored bytes stay below the limit and a chunk, and use most of that."""
     with closing(opened(folder, limit)) as store:
         for turn in range(5 * limit // (4 * BLOCK_BYTES * count)):
             put(store, block(turn * step), *[noise(BLOCK_BYTES)] * count)
@@ -610,8 +608,8 @@ def test_the_limit_holds_within_a_chunk(folder: Path, limit: int, step: int, cou
         assert cache_files.volume(folder) == volume(store) > limit // 2
 
 
-def test_whole_chunks_in_place_of_small_ones_keep_the_limit(folder: Path) -> None:
-    """Where each chunk that is stored is larger than those that are evicted for it, more are."""
+def test_complete_chunks_in_place_of_small_ones_keep_the_limit(folder: Path) -> None:
+    """If stored chunks are larger than the evicted ones, more are evicted."""
     with closing(opened(folder, 8 * MIB)) as store:
         for number in range(120):
             put(store, block(number * NEXT), noise(BLOCK_BYTES))
@@ -621,8 +619,8 @@ def test_whole_chunks_in_place_of_small_ones_keep_the_limit(folder: Path) -> Non
         assert volume(store) > 4 * MIB
 
 
-def test_what_was_used_last_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that is read again and again outlives those that are not."""
+def test_recently_used_blocks_are_not_evicted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is read repeatedly outlives those that are not."""
     monkeypatch.setattr(disk, "TOUCHED_AT_ONCE", 1)
     with closing(opened(folder, 8 * MIB)) as store:
         for number in range(300):
@@ -631,8 +629,8 @@ def test_what_was_used_last_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatc
         assert get(store, block(NEXT)) is None
 
 
-def test_what_was_used_is_known_to_the_next_run(folder: Path) -> None:
-    """What a program has read outlives what it has not, also where it stored nothing."""
+def test_uses_are_known_to_the_next_run(folder: Path) -> None:
+    """A block that was read outlives one that was not, also if nothing was stored in that run."""
     with closing(opened(folder)) as store:
         for number in range(20):
             put(store, block(number * NEXT), noise(BLOCK_BYTES, number))
@@ -644,8 +642,8 @@ def test_what_was_used_is_known_to_the_next_run(folder: Path) -> None:
         assert get(store, block(NEXT)) is None
 
 
-def test_a_smaller_limit_is_kept_to_after_a_restart(folder: Path) -> None:
-    """A store opened with less room gives up what is too much as it goes on."""
+def test_a_smaller_limit_applies_after_a_restart(folder: Path) -> None:
+    """A store that is opened with a smaller limit evicts down to it as blocks are stored."""
     with closing(opened(folder, 100 * MIB)) as store:
         for number in range(100):
             put(store, block(number * NEXT), noise(BLOCK_BYTES, number))
@@ -655,19 +653,19 @@ def test_a_smaller_limit_is_kept_to_after_a_restart(folder: Path) -> None:
 
 
 class Room:
-    """A file system whose free space the test decides."""
+    """A file system whose free space the test sets."""
 
     def __init__(self, total: int, free: int) -> None:
         self.total, self.free = total, free
 
     def __call__(self, _: object) -> SimpleNamespace:
-        """Return it, as `shutil.disk_usage` does."""
+        """Return the usage, as `shutil.disk_usage` does."""
         return SimpleNamespace(total=self.total, used=self.total - self.free, free=self.free)
 
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Room:
-    """Ample room to begin with; every put looks at it."""
+    """Return ample room, which every put checks."""
     room = Room(100 * GIB, 50 * GIB)
     monkeypatch.setattr(shutil, "disk_usage", room)
     monkeypatch.setattr(disk, "LOOK_SECONDS", -1.0)
@@ -692,7 +690,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
 def test_a_share_of_the_file_system_stays_free(
     store: DiskStore, room: Room, total: int, free: int, kept: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Below 5 % of the file system, or 2 GiB, nothing is stored, and that is told once."""
+    """Below 5 % of the file system, or 2 GiB, nothing is stored, which is logged once."""
     room.total, room.free = total, free
     put(store, block(0), b"1")
     put(store, block(1), b"1")
@@ -700,10 +698,10 @@ def test_a_share_of_the_file_system_stays_free(
     assert len(warned(caplog)) == (0 if kept else 1)
 
 
-def test_the_store_gives_way_when_room_gets_scarce(
+def test_the_store_evicts_when_free_space_is_low(
     store: DiskStore, room: Room, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Room that others need is given back, as much as is missing, and storing goes on when there is room again."""
+    """The store evicts what is missing to the floor, and stores again when there is room."""
     for number in range(60):
         put(store, block(number * NEXT), noise(BLOCK_BYTES, number))
     room.free = 5 * GIB - 2 * MIB
@@ -718,15 +716,15 @@ def test_the_store_gives_way_when_room_gets_scarce(
 
 
 def test_no_more_is_stored_than_leaves_the_floor_free(store: DiskStore, room: Room) -> None:
-    """Close above the floor the store lives within what is left, whatever its limit."""
+    """Close above the floor the store uses only the remaining space, whatever its limit."""
     for number in range(100):
         room.free = 5 * GIB + MIB - volume(store)
         put(store, block(number * NEXT), noise(BLOCK_BYTES, number))
     assert volume(store) <= MIB + 2 * 64 * 1024
 
 
-def test_the_free_space_is_not_looked_at_for_every_block(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look lasts a while: a hundred puts at one moment of the clock are one look."""
+def test_the_free_space_is_not_checked_for_every_block(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred puts at one time of the clock are one check."""
     looks = []
 
     def counted(path: object) -> SimpleNamespace:
@@ -759,7 +757,7 @@ def test_the_folder_is_private(folder: Path) -> None:
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks are not kept, nor believed, where someone else may write."""
+    """Blocks are neither stored nor read in a folder to which another user may write."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
@@ -770,24 +768,22 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    """It says so, as an OSError."""
+    """A file in place of the folder raises OSError."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
         ensure_private(tmp_path / "file")
 
 
-def test_a_folder_is_kept_as_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in its name is expanded: where diskcache would, the folder is refused."""
+def test_the_name_of_a_folder_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose name diskcache would expand is refused."""
     monkeypatch.setenv("EVIL", "elsewhere")
     with pytest.raises(OSError, match="variable"):
         opened(tmp_path / "a$EVIL")
     assert not (tmp_path / "aelsewhere").exists()
 
 
-def test_a_folder_that_was_deleted_is_silence_with_one_line(
-    store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Reads go on without the cache; it is said once."""
+def test_a_deleted_folder_is_logged_once(store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Reads go on without the cache, which is logged once."""
     put(store, block(0), b"1")
     shutil.rmtree(folder)
     for number in range(5):
@@ -796,10 +792,10 @@ def test_a_folder_that_was_deleted_is_silence_with_one_line(
     assert len(warned(caplog)) <= 1
 
 
-def test_a_disk_that_cannot_be_written_is_silence_with_one_line(
+def test_a_disk_that_cannot_be_written_is_logged_once(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full, read-only or failing disk: put drops the block, get goes on, one line is logged."""
+    """On a full, read-only or failing disk a put drops the block, a get works, and one line is logged."""
     put(store, block(0), b"kept")
 
     def full(*_: object) -> int:
@@ -815,10 +811,10 @@ def test_a_disk_that_cannot_be_written_is_silence_with_one_line(
     assert "No space left" in lines[0]
 
 
-def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
+def test_an_incomplete_write_leaves_no_file(
     store: DiskStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that runs full in the middle of a block does not fill up with halves of blocks."""
+    """A disk that runs full during a write keeps no partial file."""
     monkeypatch.setattr(os, "writev", lambda number, parts: os.write(number, parts[0]))
     for number in range(5):
         put(store, block(number), noise(BLOCK_BYTES))
@@ -827,10 +823,10 @@ def test_a_block_that_could_not_be_written_whole_leaves_nothing_behind(
     assert len(warned(caplog)) == 1
 
 
-def test_a_database_that_cannot_be_used_now_is_not_thrown_away(
+def test_a_database_that_cannot_be_used_now_is_not_deleted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only rubbish is begun anew: a lock, or a lack of rights, is no reason to lose what is kept."""
+    """Only a corrupt database is replaced, not a locked or unreadable one."""
     with closing(opened(folder)) as store:
         put(store, block(0), b"good")
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
@@ -845,8 +841,8 @@ def test_a_database_that_cannot_be_used_now_is_not_thrown_away(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="chattr and uid changes need root; root may write anything else")
-def test_a_read_only_folder_is_silence_with_one_line(folder: Path, tmp_path: Path) -> None:
-    """An ordinary user whose cache became read-only reads on."""
+def test_a_read_only_folder_is_logged_once(folder: Path, tmp_path: Path) -> None:
+    """A user whose cache became read-only reads on, and one line is logged."""
     program = f"""
 import encodings.hex_codec, logging, os, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]!r}
@@ -880,7 +876,7 @@ store.close()
 
 
 def test_many_threads_use_one_store(store: DiskStore) -> None:
-    """Threads that put and get at once get what was put, or nothing, and never an error."""
+    """Threads that put and get at once get the stored bytes or nothing, and no error."""
 
     def work(seed: int) -> None:
         for turn in range(30):
@@ -893,7 +889,7 @@ def test_many_threads_use_one_store(store: DiskStore) -> None:
 
 
 def hammer(folder: Path, seed: int) -> int:
-    """Put and get in a process of its own; give how many blocks came back wrong."""
+    """Put and get in another process; return how many blocks were wrong."""
     wrong = 0
     with closing(opened(folder, 2 * MIB)) as store:
         for turn in range(60):
@@ -904,7 +900,7 @@ def hammer(folder: Path, seed: int) -> int:
 
 
 def test_two_processes_write_at_once(folder: Path) -> None:
-    """Two programs on one folder give no wrong block, no error, and keep the limit."""
+    """Two programs on one folder get no wrong block and no error, and keep the limit."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.starmap(hammer, [(folder, 1), (folder, 2)]) == [0, 0]
     with closing(opened(folder, 2 * MIB)) as store:
@@ -912,7 +908,7 @@ def test_two_processes_write_at_once(folder: Path) -> None:
 
 
 def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> None:
-    """A process killed while it writes leaves blocks that are whole or not there."""
+    """A process killed during a write leaves blocks that are intact or missing."""
     program = (
         "import sys; from pathlib import Path; from test_disk import opened, block, noise, put;"
         "store = opened(Path(sys.argv[1])); print('ready', flush=True);\n"
@@ -935,28 +931,28 @@ def test_a_crash_in_the_middle_of_a_put_leaves_no_wrong_block(folder: Path) -> N
     assert any(found)
 
 
-def test_the_text_of_a_store_tells_where_it_is(store: DiskStore, folder: Path) -> None:
-    """And how many blocks were damaged."""
+def test_the_repr_of_a_store_shows_its_folder(store: DiskStore, folder: Path) -> None:
+    """The repr shows the folder and the number of damaged blocks."""
     assert repr(store) == f"<DiskStore {folder} most={100 * MIB} broken=0>"
 
 
-def test_a_length_beyond_the_file_asks_for_no_memory(
+def test_a_length_beyond_the_file_allocates_no_memory(
     store: DiskStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where memory is limited a flipped bit would be an error for ever."""
+    """A flipped bit in a length does not allocate its memory."""
     put(store, block(0), noise(BLOCK_BYTES))
     (file,) = cache_files.chunks(folder)
     stored = bytearray(file.read_bytes())
     stored[23] = 0x80  # the highest byte of the length of the first block
     file.write_bytes(stored)
-    asked: list[int] = []
+    sizes: list[int] = []
     pread = os.pread
 
     def noted(number: int, size: int, offset: int) -> bytes:
-        asked.append(size)
+        sizes.append(size)
         return pread(number, size, offset)
 
     monkeypatch.setattr(os, "pread", noted)
     assert get(store, block(0)) is None
-    assert max(asked) <= chunks.CHUNK_BYTES + BLOCK_BYTES
+    assert max(sizes) <= chunks.CHUNK_BYTES + BLOCK_BYTES
     warned(caplog)

@@ -1,4 +1,4 @@
-"""What is kept on disk when the disk, or whoever shares it, does not play along: no error, a line, and it heals."""
+"""Storage recovers from failures of the disk and of other programs, without an error and with one log line."""
 
 import errno
 import fcntl
@@ -33,7 +33,7 @@ LISTED = stub("10028/data/a.mrc")
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trouble that rests for no time, looks that are always due, and locks that are hardly waited for."""
+    """Make pauses and lock timeouts short, and checks always due."""
     monkeypatch.setattr(circuit_breaker, "FIRST_REST", 0.0)
     for module in (disk, index):
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
@@ -43,13 +43,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where everything is kept."""
+    """Return the folder of the store and the index."""
     return tmp_path / "v1" / "blocks"
 
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[DiskStore]:
-    """A store with one block."""
+    """Return a store with one block."""
     with closing(opened(folder)) as store:
         put(store, Block(FILE, 0), noise(500))
         yield store
@@ -57,52 +57,52 @@ def store(folder: Path) -> Iterator[DiskStore]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[SqliteIndex]:
-    """An index that knows one directory."""
+    """Return an index with one directory."""
     with closing(SqliteIndex(tmp_path / "v1" / "tree.sqlite")) as tree:
         tree.replace("10028/data", [LISTED], 1.0)
         yield tree
 
 
 def opened(folder: Path) -> DiskStore:
-    """Open a store as the wire does."""
+    """Open a store as `wire` does."""
     return DiskStore(folder, 100 * MIB, archive="ebi", block_bytes=4096)
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the warnings logged."""
+    """Return the logged warnings."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def orphans(folder: Path) -> set[str]:
-    """Return the files of blocks that the database does not know of."""
+    """Return the chunk files without a row in the database."""
     with closing(sqlite3.connect(folder / "cache.db")) as database:
         known = {name for (name,) in database.execute("SELECT filename FROM Cache")}
     return {file.relative_to(folder).as_posix() for file in cache_files.chunks(folder)} - known
 
 
 def works(store: DiskStore) -> bool:
-    """Return whether blocks are kept and given."""
+    """Return whether blocks are stored and returned."""
     put(store, Block(FILE, 1), noise(500, 1))
     put(store, Block(FILE, 2), noise(500, 2))
     return [get(store, Block(FILE, number)) for number in (1, 2)] == [noise(500, 1), noise(500, 2)]
 
 
 def knows(tree: SqliteIndex) -> bool:
-    """Return whether what the index takes in is there."""
+    """Return whether the index returns what it stores."""
     tree.replace("10400", [stub("10400/b")], 1.0)
     tree.add(File("10400/c", 7, None))
     return tree.node("10400/b") == stub("10400/b") and tree.node("10400/c") == File("10400/c", 7, None)
 
 
 def scribbled(file: Path) -> None:
-    """Write rubbish over a database, in its place, and over what belongs to it."""
+    """Overwrite a database, and the files that belong to it, with rubbish."""
     for one in file.parent.glob(f"{file.name}*"):
         with one.open("r+b") as opened:
             opened.write(b"rubbish!" * (one.stat().st_size // 8))
 
 
 def cut(file: Path) -> None:
-    """Leave nothing in a database, in its place."""
+    """Truncate a database to nothing."""
     for one in file.parent.glob(f"{file.name}*"):
         os.truncate(one, 0)
 
@@ -116,7 +116,7 @@ def emptied(file: Path) -> None:
 
 
 def replaced(file: Path) -> None:
-    """Put a database of someone else's in its place."""
+    """Replace a database by one of another program."""
     deleted(file)
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("CREATE TABLE Cache (other)")
@@ -124,7 +124,7 @@ def replaced(file: Path) -> None:
 
 
 def deleted(file: Path) -> None:
-    """Take a database away, and leave what lies beside it."""
+    """Delete a database, but not the files beside it."""
     for one in file.parent.glob(f"{file.name}*"):
         one.unlink()
 
@@ -140,10 +140,10 @@ HARM: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_store_heals_whatever_became_of_its_database(
+def test_a_store_in_use_recovers_from_any_damage_to_its_database(
     store: DiskStore, folder: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it is in use: no wrong block, no error, at most a line, and it keeps blocks, in the next run too."""
+    """There is no wrong block, no error and at most one log line, and blocks are stored, in the next run too."""
     HARM[harm](folder / "cache.db")
     for number in range(5):
         put(store, Block(FILE, number), noise(500, number))
@@ -158,10 +158,10 @@ def test_a_store_heals_whatever_became_of_its_database(
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_store_is_opened_whatever_became_of_its_database(
+def test_a_store_opens_after_any_damage_to_its_database(
     folder: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Between two runs: it opens, with one line at most, and keeps blocks."""
+    """After damage between two runs the store opens, with at most one log line, and stores blocks."""
     with closing(opened(folder)) as store:
         put(store, Block(FILE, 0), noise(500))
     HARM[harm](folder / "cache.db")
@@ -175,10 +175,10 @@ def test_a_store_is_opened_whatever_became_of_its_database(
 @pytest.mark.parametrize(
     ("key", "value"), [("disk_nonsense", 5), ("sqlite_cache_size", "x"), ("size", "x"), ("cull_limit", b"\xff")]
 )
-def test_settings_that_someone_wrote_into_the_database_are_no_obstacle(
+def test_foreign_settings_in_the_database_are_harmless(
     folder: Path, key: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Diskcache keeps settings in it, and takes them for its own."""
+    """Settings that another program wrote into diskcache's table do not prevent the use of the store."""
     opened(folder).close()
     with closing(sqlite3.connect(folder / "cache.db")) as database, database:
         database.execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", (key, value))
@@ -189,10 +189,10 @@ def test_settings_that_someone_wrote_into_the_database_are_no_obstacle(
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_an_index_heals_whatever_became_of_its_file(
+def test_an_index_in_use_recovers_from_any_damage_to_its_file(
     tree: SqliteIndex, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it is in use: no error, at most one line, and soon it knows things again."""
+    """There is no error and at most one log line, and the index soon stores again."""
     assert tree._file is not None
     HARM[harm](tree._file)
     for _ in range(3):
@@ -206,10 +206,10 @@ def test_an_index_heals_whatever_became_of_its_file(
 
 
 @pytest.mark.parametrize("version", [1, index_tables.VERSION + 1, 10**6])
-def test_an_index_of_an_older_or_newer_program_is_set_aside(
+def test_an_index_of_an_older_or_newer_program_is_renamed(
     tmp_path: Path, version: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is kept beside, told of once, and the new one works."""
+    """The old file is renamed, which is logged once, and the new one works."""
     file = tmp_path / "tree.sqlite"
     with closing(SqliteIndex(file)) as tree:
         tree.replace("10028/data", [LISTED], 1.0)
@@ -224,7 +224,7 @@ def test_an_index_of_an_older_or_newer_program_is_set_aside(
 
 @pytest.fixture
 def locked() -> Iterator[Callable[..., sqlite3.Connection]]:
-    """Locks a database, so that nobody else may write; or, `alone`, even look."""
+    """Lock a database against writes by others; if `alone`, against reads too."""
     made: list[sqlite3.Connection] = []
 
     def lock(file: Path, *, alone: bool = False) -> sqlite3.Connection:
@@ -238,10 +238,10 @@ def locked() -> Iterator[Callable[..., sqlite3.Connection]]:
         database.close()
 
 
-def test_a_store_that_another_program_locks_heals(
+def test_a_store_recovers_from_a_lock(
     store: DiskStore, folder: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is kept can be read; what cannot be stored is dropped, told of once, until the lock is gone."""
+    """Reads go on, and blocks that cannot be stored are dropped, logged once, until the lock is released."""
     database = locked(folder / "cache.db")
     for number in range(1, 4):
         put(store, Block(FILE, number), noise(500, number))
@@ -254,10 +254,10 @@ def test_a_store_that_another_program_locks_heals(
     assert len(warned(caplog)) == 1
 
 
-def test_a_store_that_is_locked_when_it_is_opened_heals(
+def test_a_store_that_is_opened_locked_recovers(
     folder: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It holds nothing until the lock is gone, and then what it held before."""
+    """It is empty until the lock is released, and then has its previous blocks."""
     with closing(opened(folder)) as store:
         put(store, Block(FILE, 0), noise(500))
     database = locked(folder / "cache.db", alone=True)
@@ -269,15 +269,15 @@ def test_a_store_that_is_locked_when_it_is_opened_heals(
     assert len(warned(caplog)) == 1
 
 
-def test_a_lock_holds_up_one_read_and_not_each(
+def test_a_lock_delays_one_read_and_not_each(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where even looks are locked out, reads are not: the database is left alone for a while."""
+    """After one read has waited for an exclusive lock the database is suspended for a while."""
     monkeypatch.setattr(circuit_breaker, "FIRST_REST", 60.0)
-    asked: list[str] = []
+    statements: list[str] = []
 
     def busy(sql: str, *_: object) -> object:
-        asked.append(sql)
+        statements.append(sql)
         error = sqlite3.OperationalError("database is locked")
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
@@ -287,14 +287,14 @@ def test_a_lock_holds_up_one_read_and_not_each(
         for number in range(20):
             assert get(store, Block(FILE, number)) is None
             assert get(store, Block(File("other", 5, None), number)) is None
-    assert len(asked) == 1
+    assert len(statements) == 1
     assert len(warned(caplog)) == 1
 
 
-def test_an_index_that_another_program_locks_heals(
+def test_an_index_recovers_from_a_lock(
     tree: SqliteIndex, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it knows it tells; what it cannot take in is lost, told of once, until the lock is gone."""
+    """Reads go on, and changes are lost, logged once, until the lock is released."""
     database = locked(tree._file)
     for number in range(4):
         tree.add(File(f"10028/data/{number}", 5, None))
@@ -306,10 +306,10 @@ def test_an_index_that_another_program_locks_heals(
     assert len(warned(caplog)) == 1
 
 
-def test_an_index_that_is_locked_when_it_is_opened_lives_in_memory_until_it_is_not(
+def test_an_index_that_is_opened_locked_is_in_memory(
     tmp_path: Path, locked: Callable[..., sqlite3.Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And then it is what it was."""
+    """The index is in memory until the lock is released, and then has its previous content."""
     file = tmp_path / "tree.sqlite"
     with closing(SqliteIndex(file)) as tree:
         tree.replace("10028/data", [LISTED], 1.0)
@@ -324,10 +324,10 @@ def test_an_index_that_is_locked_when_it_is_opened_lives_in_memory_until_it_is_n
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-def test_a_store_whose_disk_takes_nothing_heals(
+def test_a_store_recovers_from_a_disk_that_cannot_be_written(
     store: DiskStore, folder: Path, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full, failing or read-only disk, a quota: blocks are dropped, told of once; what is kept is given."""
+    """On a full, failing or read-only disk blocks are dropped, logged once, and stored ones are returned."""
     with pytest.MonkeyPatch.context() as patch:
 
         def refuse(*_: object) -> int:
@@ -346,7 +346,7 @@ def test_a_store_whose_disk_takes_nothing_heals(
 def test_a_block_whose_disk_cannot_be_read_is_fetched_again(
     store: DiskStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not there, which is told once, and there again once it was stored anew."""
+    """A block that cannot be read is missing, which is logged once, until it is stored again."""
     with pytest.MonkeyPatch.context() as patch:
 
         def refuse(*_: object) -> bytes:
@@ -360,22 +360,22 @@ def test_a_block_whose_disk_cannot_be_read_is_fetched_again(
 
 
 class Failing(sqlite3.Connection):
-    """A connection whose disk is full when it comes to commit, as often as `left` says."""
+    """A connection whose commits fail with a full disk, `left` times."""
 
     left = 0
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        """Do it, or fail."""
+        """Execute the statement, or fail."""
         if sql == "COMMIT" and type(self).left:
             type(self).left -= 1
             raise sqlite3.OperationalError("database or disk is full")
         return super().execute(sql, *values)
 
 
-def test_a_transaction_that_cannot_be_finished_holds_no_lock(
+def test_a_failed_commit_holds_no_lock(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A commit that fails does not keep the database from everyone, us included, for ever."""
+    """A commit that fails does not lock the database for ever."""
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": Failing, **k}))
     with closing(opened(folder)) as store:
@@ -387,8 +387,8 @@ def test_a_transaction_that_cannot_be_finished_holds_no_lock(
     assert len(warned(caplog)) == 1
 
 
-def test_folders_that_are_made_again_are_their_owners_alone(folder: Path) -> None:
-    """Those above too: whatever was deleted, nobody else looks into what comes in its place."""
+def test_folders_that_are_created_again_are_private(folder: Path) -> None:
+    """After any deletion the new folder, and those above it, have mode 0700."""
     before = os.umask(0o022)
     try:
         with closing(opened(folder)) as store:
@@ -399,8 +399,8 @@ def test_folders_that_are_made_again_are_their_owners_alone(folder: Path) -> Non
     assert [stat.S_IMODE(one.stat().st_mode) for one in (folder.parent, folder)] == [0o700, 0o700]
 
 
-def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -> None:
-    """Two mounts that share a folder share its successor, and leave nothing in it that nobody knows of."""
+def test_two_stores_share_a_folder_again_after_its_deletion(folder: Path) -> None:
+    """Two mounts that share a folder share its successor, without chunk files that no row names."""
     with closing(opened(folder)) as one, closing(opened(folder)) as other:
         put(one, Block(FILE, 0), noise(500))
         shutil.rmtree(folder)
@@ -411,8 +411,8 @@ def test_two_stores_find_together_after_their_folder_was_deleted(folder: Path) -
         assert get(one, Block(FILE, 2)) == noise(500, 2)
 
 
-def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A hundred damaged blocks are one line and a count."""
+def test_a_damaged_disk_is_logged_once(store: DiskStore, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred damaged blocks are one log line and a count."""
     blocks = [Block(FILE, number * 256) for number in range(100)]  # each in a chunk of its own
     for block in blocks:
         put(store, block, noise(500))
@@ -423,10 +423,10 @@ def test_a_damaged_disk_is_told_of_once(store: DiskStore, folder: Path, caplog: 
     assert len(warned(caplog)) == 1
 
 
-def test_folders_that_are_tidied_away_meanwhile_are_made_again(
+def test_folders_that_are_removed_meanwhile_are_created_again(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever drops the last block of a folder drops the folder, perhaps just as it is about to be used."""
+    """A thread may remove an empty folder just as another is about to use it."""
     make, made = os.mkdir, []
 
     def tidied(path: str, mode: int) -> None:
@@ -441,8 +441,8 @@ def test_folders_that_are_tidied_away_meanwhile_are_made_again(
     assert warned(caplog) == []
 
 
-def test_a_block_that_another_process_stored_anew_is_found(store: DiskStore, folder: Path) -> None:
-    """It lies in another file then; a look at the database tells where."""
+def test_a_block_that_another_process_stored_again_is_found(store: DiskStore, folder: Path) -> None:
+    """A block that was stored again in another file is found by another lookup."""
     assert get(store, Block(FILE, 0)) == noise(500)
     with closing(opened(folder)) as other:
         put(other, Block(FILE, 0), noise(500))
@@ -453,7 +453,7 @@ def test_a_block_that_another_process_stored_anew_is_found(store: DiskStore, fol
 def test_slots_on_a_file_system_without_locks_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are not all taken for ever: connections are made, one line says that others are not counted."""
+    """Without file locks connections are opened, and one log line says that those of others are not counted."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -476,7 +476,7 @@ def test_slots_on_a_file_system_without_locks_are_not_counted(
 def test_slots_without_room_for_their_files_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A runtime folder that is full is no reason not to read."""
+    """A full runtime folder does not prevent reading."""
 
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -488,8 +488,8 @@ def test_slots_without_room_for_their_files_are_not_counted(
     assert len(warned(caplog)) == 1
 
 
-def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
-    """A worker that was forked holds the parent's files open; the parent's slots are the parent's all the same."""
+def test_a_child_holds_no_slot_of_its_parent(tmp_path: Path) -> None:
+    """A parent releases its slots although a forked child has the files open."""
     semaphore = ProcessSemaphore(tmp_path / "slots", "ftp.ebi.ac.uk", 1)
     release = semaphore.acquire(0.0)
     read_end, write_end = os.pipe()
@@ -508,14 +508,14 @@ def test_a_child_keeps_no_slot_of_its_parent(tmp_path: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_no_database_is_read_through_memory(store: DiskStore, folder: Path, tree: SqliteIndex) -> None:
-    """What is mapped from a disk that fails ends the process: no database has a file for that beside it."""
+def test_no_database_is_mapped_into_memory(store: DiskStore, folder: Path, tree: SqliteIndex) -> None:
+    """No database has a memory-mapped file, as a failing disk would end the process with SIGBUS."""
     put(store, Block(FILE, 1), noise(500, 1))
     tree.add(File("10400/c", 7, None))
     assert not [*folder.parent.rglob("*-shm"), *folder.parent.rglob("*-wal")]
     assert "cache.db" not in Path("/proc/self/maps").read_text()
 
 
-def test_a_stub_says_what_was_listed(tree: SqliteIndex) -> None:
-    """The index these tests harm holds what they think it holds."""
+def test_the_index_of_these_tests_has_its_listing(tree: SqliteIndex) -> None:
+    """The index that these tests damage holds the expected listing."""
     assert tree.node("10028/data/a.mrc") == Stub("10028/data/a.mrc", LISTED.listed_size, LISTED.listed_date)

@@ -251,11 +251,11 @@ def test_the_number_of_absences_is_bounded(known: SqliteIndex, monkeypatch: pyte
 
 def test_absences_are_counted_rarely(known: SqliteIndex) -> None:
     """Counting reads all absences, and is not done for each request of an absent name."""
-    asked: list[str] = []
-    database_of(known).set_trace_callback(asked.append)
+    statements: list[str] = []
+    database_of(known).set_trace_callback(statements.append)
     for number in range(50):
         known.remove(f"1/{number}", float(number))
-    assert len([one for one in asked if "count" in one]) == 1
+    assert len([one for one in statements if "count" in one]) == 1
 
 
 def test_the_file_is_closed_with_the_index(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The limit on connections is never exceeded by all processes together, and a process that dies releases its slots."""
+"""All processes together never exceed the limit on connections, and a process that dies releases its slots."""
 
 import logging
 import os
@@ -108,7 +108,7 @@ def test_a_waiter_is_seen_until_it_has_a_slot(tmp_path: Path) -> None:
         waiting = pool.submit(other.acquire, SOON)
         deadline = time.monotonic() + SOON
         while not semaphore.has_waiters():
-            assert time.monotonic() < deadline, "nobody sees him"
+            assert time.monotonic() < deadline, "the waiter is not seen"
             time.sleep(0.01)
         release()
         waiting.result(SOON)()
