@@ -40,7 +40,7 @@ class Hedgeable(CancelToken):
         self._hedge = None
 
     def hedge_if_silent(self, seconds: float) -> None:
-        """Hedge the request if it was sent `seconds` ago, no response has begun, and it may and can be hedged now."""
+        """Hedge the request, once, if it was sent `seconds` ago, and no response has begun; if it can be now."""
         hedge = self._hedge
         if hedge is not None and time.monotonic() - self._sent_at >= seconds:
             hedge()
