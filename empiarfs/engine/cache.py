@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 from empiarfs.engine import blocks
 from empiarfs.lru import LruCache
@@ -33,6 +34,7 @@ class Cache:
     ) -> None:
         self._lru: LruCache[Block, bytes] = LruCache(memory - memory // 4, len)
         self._store = store
+        self._chunk_blocks = chunk_blocks
         self._queue = _WriteQueue(memory // 4, chunk_blocks, clock)
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
@@ -80,18 +82,18 @@ class Cache:
         for block in blocks:
             self._lru.demote(block)
 
-    def load(self, file: File, numbers: Iterable[int]) -> dict[int, bytes]:
-        """Load the blocks of the ascending `numbers` that the store holds into memory, and return them."""
-        found: dict[int, bytes] = {}
-        count = 0
-        for run in blocks.runs(numbers):
-            count += len(run)
-            found |= self._store.get(file, run)
-        for number, data in found.items():
-            self._lru.put(Block(file, number), data)
-        self.store_hits += len(found)
-        self.misses += count - len(found)
-        return found
+    def load(self, file: File, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """Load the blocks of the ascending `numbers` that the store holds into memory; yield them by chunk."""
+        for _, chunk in groupby(numbers, lambda number: number // self._chunk_blocks):
+            inside = list(chunk)
+            found: dict[int, bytes] = {}
+            for run in blocks.runs(inside):
+                found |= self._store.get(file, run)
+            for number, data in found.items():
+                self._lru.put(Block(file, number), data)
+            self.store_hits += len(found)
+            self.misses += len(inside) - len(found)
+            yield from found.items()
 
     def put(self, block: Block, data: bytes) -> None:
         """Put `block` into memory and into the write queue; a full queue drops it."""

@@ -79,16 +79,16 @@ class Prefetcher:
             if window:
                 self._sequential[file] = self._clock()
         for run in ahead:
-            self._background(partial(self._prefetch, file, run))
+            self._background(partial(self._prefetch, file, run, reading.streams[0].start))
         if not span.start:
             self._begin(file)
         return self._reader.read(file, span, beyond=min(window // readahead.REQUESTS_PER_WINDOW, LONGEST_HEAD))
 
-    def _prefetch(self, file: File, run: Span) -> None:
-        """Fetch the part of `run` that the reader has not passed meanwhile."""
+    def _prefetch(self, file: File, run: Span, begun: int) -> None:
+        """Fetch `run` for the newest stream that began at `begun`, without what it has passed meanwhile."""
         reading = self._readings.get(file) or readahead.Reading()
-        passed = [one.position for one in reading.streams if one.start <= run.start < one.position]
-        start = max((run.start, *passed))
+        passed = next((stream.position for stream in reading.streams if stream.start == begun), 0)
+        start = max(run.start, passed)
         if start < run.stop:
             self._reader.prefetch(file, Span(start, run.stop))
 

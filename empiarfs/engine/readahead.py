@@ -77,7 +77,8 @@ def plan(
             <= max(stream.position, stream.ahead) + MAX_FORWARD_SEEK
         ):
             others = tuple(other for other in reading.streams if other is not stream)
-            most //= 1 + sum(bool(other.window) for other in others)  # streams share the memory
+            # streams share the memory, but those at the end of the file need none
+            most //= 1 + sum(other.window > 0 and other.position < length for other in others)
             trust = _trust(stream, reading.lengths)
             moved, ahead = _followed(stream, read, length, most, range(shortest, longest), trust)
             return Reading((moved, *others), reading.lengths), ahead

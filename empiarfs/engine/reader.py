@@ -120,7 +120,7 @@ class Reader:
         """Complete the claimed blocks that are on disk; return the others."""
         left = dict(claimed)
         try:
-            for number, data in (self._cache.load(file, left) if left else {}).items():
+            for number, data in self._cache.load(file, claimed):
                 self._in_flight.complete(Block(file, number), data)
                 del left[number]
         except BaseException:

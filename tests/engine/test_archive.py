@@ -23,6 +23,7 @@ from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, NotFound, Stale
+from empiarfs.lru import LruCache
 from empiarfs.model import File, Span
 from empiarfs.storage.index import SqliteIndex
 
@@ -230,3 +231,20 @@ def test_an_archive_is_closed_in_a_child_process(rig: Rig, monkeypatch: pytest.M
     assert len(rig.origin.diary) == before
     monkeypatch.undo()
     assert file.read_at(0, 10) == noise(10)
+
+
+def test_a_file_that_is_read_again_is_prefetched_again(rig: Rig) -> None:
+    """A stream that has reached the end does not stand in the way of one that begins at the same place."""
+    file = rig.archive.open(PATH)
+    for _ in range(2):
+        for offset in range(0, 2**20, 2**17):
+            file.read_at(offset, 2**17)
+        file.read_at(3 * 2**20, 17)
+        rig.later.clear()
+        rig.cache._lru = LruCache(1 << 24, len)  # as where a larger file has pushed it out
+        rig.ahead.diary.clear()
+    for offset in range(0, 2**20, 2**17):
+        file.read_at(offset, 2**17)
+    for task in rig.later:
+        task()
+    assert rig.ahead.fetches

@@ -75,7 +75,7 @@ def test_a_block_of_the_store_comes_to_memory() -> None:
     store.blocks[block(3)] = b"kept"
     with closing(Cache(1000, store, 2)) as cache:
         assert cache.in_memory(block(3)) is None
-        assert cache.load(FILE, [3]) == {3: b"kept"}
+        assert dict(cache.load(FILE, [3])) == {3: b"kept"}
         assert cache.in_memory(block(3)) == b"kept"
         assert store.asked == [block(3)]
 
@@ -85,7 +85,7 @@ def test_neighbours_are_read_together() -> None:
     store = MemoryStore()
     store.blocks |= {block(number): bytes([number]) for number in (2, 3, 7)}
     with closing(Cache(1000, store, 2)) as cache:
-        assert cache.load(FILE, [2, 3, 4, 7]) == {2: b"\2", 3: b"\3", 7: b"\7"}
+        assert dict(cache.load(FILE, [2, 3, 4, 7])) == {2: b"\2", 3: b"\3", 7: b"\7"}
         assert store.asked == [block(2), block(3), block(4), block(7)]
         assert (cache.store_hits, cache.misses) == (3, 1)
 
@@ -118,7 +118,7 @@ def test_a_block_from_the_store_is_not_written_back() -> None:
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
     cache = Cache(1000, store, 2)
-    cache.load(FILE, [3])
+    dict(cache.load(FILE, [3]))
     del store.blocks[block(3)]
     cache.close(SOON)
     assert store.blocks == {}
@@ -127,7 +127,7 @@ def test_a_block_from_the_store_is_not_written_back() -> None:
 def test_a_missing_block_is_a_miss() -> None:
     """A block that is in neither memory nor store is None, and counts as a miss."""
     with closing(Cache(1000, MemoryStore(), 2)) as cache:
-        assert cache.load(FILE, [0]) == {}
+        assert dict(cache.load(FILE, [0])) == {}
         assert (cache.misses, cache.memory_hits, cache.store_hits) == (1, 0, 0)
 
 
@@ -136,7 +136,7 @@ def test_hits_are_counted_where_they_happen() -> None:
     store = MemoryStore()
     store.blocks[block(3)] = b"kept"
     with closing(Cache(1000, store, 2)) as cache:
-        cache.load(FILE, [3])
+        dict(cache.load(FILE, [3]))
         cache.in_memory(block(3))
         cache.in_memory(block(3))
         assert (cache.misses, cache.memory_hits, cache.store_hits) == (0, 2, 1)
@@ -151,7 +151,7 @@ def test_a_broken_store_leaves_memory_working() -> None:
     cache.close(SOON)
     assert store.puts == 1
     assert cache.in_memory(block(0)) == b"a"
-    assert cache.load(FILE, [1]) == {}
+    assert dict(cache.load(FILE, [1])) == {}
 
 
 def test_a_store_that_cannot_keep_up_loses_writes_and_delays_no_reader() -> None:
