@@ -47,7 +47,9 @@ _POLICY = "expires-first"
 diskcache.EVICTION_POLICY[_POLICY] = {
     "init": None,
     "get": None,
-    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT ?",
+    # diskcache asks for ten rows at a time, which may be all of a small cache: a twentieth of them goes at once
+    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT min(?, "
+    "max(1, (SELECT value FROM Settings WHERE key = 'count') / 20))",
 }
 
 T = TypeVar("T")
