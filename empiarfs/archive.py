@@ -15,10 +15,9 @@ from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
 from empiarfs.files import ArchiveFile
 from empiarfs.model import Directory, File, Node, Span
-from empiarfs.units import KIB, MIB
+from empiarfs.units import MIB
 
 LARGEST_READ = 4 * MIB  # a larger read is split, so that prefetch begins and all connections are used
-HEAD = 128 * KIB  # the first bytes of a file that are requested together with its size
 
 _forks = itertools.count()
 _generation = next(_forks)  # differs in every child of a fork; cheaper to check than the process id
@@ -112,7 +111,7 @@ class Archive:
             ArchiveError: as `stat`; IsADirectory.
         """
         self._check_process(path)
-        found = self._tree.stat(path, HEAD)
+        found = self._tree.stat(path, self._reader.whole_blocks(0))
         if isinstance(found, Directory):
             raise IsADirectory(path)
         return ArchiveFile(self, found)
@@ -168,8 +167,12 @@ class Archive:
 
         Raises:
             ArchiveError: as `ArchiveFile.read_at`.
+            ValueError: a span begins before the file, or ends before it begins.
         """
         self._check_process(file.path)
+        for span in spans:
+            if not 0 <= span.start <= span.stop:
+                raise ValueError(f"{file.path}: no bytes from {span.start} to {span.stop}")
         wanted = [blocks.clamped(span.start, span.size, file.size) for span in spans]
         try:
             return read_ranges(wanted, lambda span: self._reader.read(file, span), self._run_all)

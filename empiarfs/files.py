@@ -1,6 +1,7 @@
 """A file of the archive as a Python file object; the only module that implements the protocol of `io`."""
 
 import io
+import operator
 import os
 import threading
 from collections.abc import Callable
@@ -112,9 +113,11 @@ class ArchiveFile(io.RawIOBase):
 
         Raises:
             ArchiveError: Stale, NotFound, Forbidden, Unavailable (after `patience`), Closed.
-            ValueError: it is closed.
+            ValueError: it is closed, or `offset` or `size` is negative.
         """
         self._check_open()
+        if offset < 0 or size < 0:
+            raise ValueError(f"{self.name}: no {size} bytes at {offset}")
         here = self._archive.in_this_process()
         if here is not self._archive:
             self._inherited = self._archive  # never collected here: its locks and databases are the parent's
@@ -178,6 +181,7 @@ class ArchiveFile(io.RawIOBase):
             ValueError: the position would be negative, `whence` is invalid, or the file is closed.
         """
         self._check_open()
+        offset = operator.index(offset)
         with _positions:
             match whence:
                 case os.SEEK_SET:

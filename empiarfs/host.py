@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from empiarfs.cancellation import wait_future
-from empiarfs.empiar.connection_pool import IDLE_SECONDS, SLOT_SECONDS, ConnectionPool
+from empiarfs.empiar.connection_pool import IDLE_SECONDS, ConnectionPool
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.hedge import Hedged
@@ -86,7 +86,7 @@ class Host:
     def __repr__(self) -> str:
         return f"<Host {self.client!r} {self._limiter!r}>"
 
-    def submit(self, task: "Callable[[], T]") -> "Future[T]":
+    def submit(self, task: Callable[[], T]) -> Future[T]:
         """Run `task` in a thread of its own; return its future result.
 
         Raises:
@@ -96,14 +96,6 @@ class Host:
             return self._threads.submit(task)
         except RuntimeError as error:
             raise Closed("", "the archive was closed") from error
-
-    def acquire_slot(self) -> Callable[[], None]:
-        """Acquire a connection of the user's limit for this server for another use; return what releases it.
-
-        Raises:
-            OSError: all are in use.
-        """
-        return self._semaphore.acquire(SLOT_SECONDS)
 
     def has_answered(self) -> bool:
         """Return whether the server has answered since the host was opened."""
@@ -214,10 +206,6 @@ class OfflineHost:
     def has_answered(self) -> bool:
         """Return True: no answer is needed."""
         return True
-
-    def acquire_slot(self) -> Callable[[], None]:
-        """Return a function that does nothing: there is no limit."""
-        return lambda: None
 
     def counters(self) -> dict[str, Any]:
         """Return nothing."""

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -120,7 +120,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         listings,
         host.origin,
         host.prefetch_origin,
-        None if settings.offline else _sizes(settings, host.acquire_slot),
+        None if settings.offline else ftp_of(settings),
         single_flight=SingleFlight(host.latency.hedge_delay, host.submit),
         sizes_background=sizing,
         agrees=agrees,
@@ -170,18 +170,15 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
     return Archive(tree, reader, prefetcher, host.run_all, close, counters=counters, has_answered=host.has_answered)
 
 
-def _sizes(settings: Settings, slot: Callable[[], Callable[[], None]]) -> FtpSizes | None:
+def ftp_of(settings: Settings) -> FtpSizes | None:
+    """Return the FTP server beside the base URL; None if there is none."""
     url = ftp_url(settings)
     if not url:
         return None
     digest = hashlib.blake2b(without_credentials(url).encode(), digest_size=8).hexdigest()
-    return FtpSizes(url, settings.cache_dir / FOLDER / f"ftp-silent-{digest}", slot)
-
-
-def ftp_of(settings: Settings) -> FtpSizes | None:
-    """Return the FTP server of `settings` outside an archive; None if there is none."""
     slots = process_semaphore(settings.base_url, settings.max_connections)
-    return _sizes(settings, lambda: slots.acquire(SLOT_SECONDS))
+    note = settings.cache_dir / FOLDER / f"ftp-silent-{digest}"
+    return FtpSizes(url, note, lambda: slots.acquire(SLOT_SECONDS))
 
 
 def ftp_url(settings: Settings) -> str:

@@ -44,7 +44,7 @@ class Fetcher:
         prefetch_origin: Origin,
         cache: Cache,
         in_flight: SingleFlight[Block, bytes],
-        submit: "Callable[[Callable[[], bytes | None]], Future[bytes | None]]",
+        submit: Callable[[Callable[[], bytes | None]], Future[bytes | None]],
         *,
         latency: LatencyEstimator,
         block_bytes: int,
@@ -129,11 +129,12 @@ class Fetcher:
             flight.requests = (request,)
         number = run.start
         pieces: list[bytes] = []
-        held = 0
+        held = received = 0
         wanted = min(self._block_bytes, span.size)
         with closing(cast("Generator[bytes]", origin.fetch(file, span, token=request))) as stream:
             for piece in stream:
                 self.bytes_fetched += len(piece)
+                received += len(piece)
                 rest = piece
                 while wanted > 0 and held + len(rest) >= wanted:
                     cut = wanted - held
@@ -146,7 +147,7 @@ class Fetcher:
                     pieces.append(rest)
                     held += len(rest)
         if number != run.stop or held:
-            raise Unavailable(file.path, f"short read: expected {span.size} bytes, got another number")
+            raise Unavailable(file.path, f"expected {span.size} bytes, got {received}")
 
     def _in_halves(self, file: File, flights: Flights, origin: Origin) -> Iterator[tuple[int, bytes]]:
         """Fetch one block over two connections; if one fails, cancel the other."""
@@ -173,5 +174,5 @@ class Fetcher:
         data = b"".join(origin.fetch(file, span, token=request))
         self.bytes_fetched += len(data)
         if len(data) != span.size:
-            raise Unavailable(file.path, f"short read: expected {span.size} bytes, got {len(data)}")
+            raise Unavailable(file.path, f"expected {span.size} bytes, got {len(data)}")
         return data

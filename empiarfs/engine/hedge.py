@@ -98,8 +98,8 @@ class _Race(Generic[T]):
         try:
             self._submit(lambda: self._run_second(token, release))
         except BaseException:
-            self._second = None
             release()
+            self._second_ended.set()
             raise
 
     def abort(self) -> None:
@@ -111,10 +111,10 @@ class _Race(Generic[T]):
     def _run_second(self, token: CancelToken, release: Callable[[], None]) -> None:
         outcome: tuple[T | None, ArchiveError | None]
         try:
-            outcome = self._ask(token), None
-        except ArchiveError as error:
-            outcome = None, error
-        try:
+            try:
+                outcome = self._ask(token), None
+            except ArchiveError as error:
+                outcome = None, error
             with self._lock:
                 # after Unavailable from the second request, the first may still succeed
                 is_first = not self._is_over and not isinstance(outcome[1], Unavailable)

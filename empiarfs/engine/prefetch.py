@@ -120,6 +120,6 @@ class Prefetcher:
                 self._background(partial(self._prefetch_head, path, head))
 
     def _prefetch_head(self, path: str, head: int) -> None:
-        found = self._files.measure_ahead(path, head)
+        found = self._files.measure_ahead(path, self._reader.whole_blocks(head))
         if isinstance(found, File) and found.size:
             self._reader.prefetch(found, Span(0, min(head, found.size)))

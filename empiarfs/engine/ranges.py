@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from empiarfs.engine import blocks
 from empiarfs.model import Span
@@ -24,7 +25,7 @@ def read_ranges(
         run_all: runs calls in parallel; returns what they return, in their order.
     """
     runs = blocks.coalesced(spans, LARGEST_GAP, LONGEST_RUN)
-    read_runs = run_all([lambda run=run: read(run) for run in runs])  # type: ignore[misc]
+    read_runs = run_all([partial(read, run) for run in runs])
     starts = [run.start for run in runs]
     parts = []
     for span in spans:

@@ -40,6 +40,10 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader bytes_fetched={self._fetcher.bytes_fetched} {self._in_flight!r} {self._cache!r}>"
 
+    def whole_blocks(self, size: int) -> int:
+        """Return the bytes of the blocks that hold the first `size` bytes of a file; at least those of one."""
+        return max(1, -(-size // self._block_bytes)) * self._block_bytes
+
     @property
     def in_flight(self) -> int:
         """The number of blocks in flight."""
@@ -104,17 +108,13 @@ class Reader:
             if claimed and stop and numbers.stop - 1 in claimed:
                 claimed |= self._claim_following(file, numbers.stop, stop)
                 stop = 0
-            if claimed:
-                self._fetch_claimed(file, claimed)
+            absent = self._load_claimed(file, claimed)
+            if absent:
+                self._fetcher.start(file, absent)
             for block, flight in flights.items():
                 data = self._in_flight.wait(flight)
                 if data is not None:  # else its claim was given up, and the next iteration claims it
                     got[block.number] = data
-
-    def _fetch_claimed(self, file: File, claimed: dict[int, Flight[bytes]]) -> None:
-        missing = self._load_claimed(file, claimed)
-        if missing:
-            self._fetcher.start(file, missing)
 
     def _load_claimed(self, file: File, claimed: Flights) -> dict[int, Flight[bytes]]:
         """Complete the claimed blocks that are on disk; return the others."""

@@ -1,14 +1,12 @@
 """The tree of directories and files: names come from listings, and files are measured once, on demand or ahead."""
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
-from empiarfs.cancellation import wait
 from empiarfs.engine import sequence
+from empiarfs.engine.bulk_sizes import BulkSizes
 from empiarfs.engine.hedge import Hedgeable
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
 from empiarfs.engine.single_flight import SingleFlight
@@ -22,32 +20,6 @@ log = logging.getLogger(__name__)
 _NO_NAMES = {"", ".", ".."}
 BULK_STUBS = 16  # unmeasured files of a directory from which on its sizes are requested together
 MOST_BULKS = 10_000  # directories whose bulk request is remembered; a forgotten one is requested again
-BULK_SECONDS = 5.0  # how long callers wait for a bulk request
-
-
-class _Bulk:
-    """A request for all sizes of one listing of a directory.
-
-    Args:
-        scanned: when the directory was listed.
-    """
-
-    def __init__(self, scanned: float) -> None:
-        self.scanned = scanned
-        self._until = time.monotonic() + BULK_SECONDS
-        self._unheeded = threading.Event()
-
-    def is_awaited(self) -> bool:
-        """Return whether callers still wait for the sizes."""
-        return not self._unheeded.is_set() and time.monotonic() < self._until
-
-    def wait(self) -> None:
-        """Wait for the sizes until `BULK_SECONDS` after the request."""
-        wait(self._unheeded.wait, max(0.0, self._until - time.monotonic()))
-
-    def forgo(self) -> None:
-        """End all waits: the sizes are here, or single requests are faster."""
-        self._unheeded.set()
 
 
 class Tree:
@@ -96,7 +68,7 @@ class Tree:
         self._orders: LruCache[str, sequence.SequenceDetector] = LruCache(
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
-        self._bulk: LruCache[str, _Bulk] = LruCache(MOST_BULKS, lambda _: 1)
+        self._bulk: LruCache[str, BulkSizes] = LruCache(MOST_BULKS, lambda _: 1)
 
     def listdir(self, directory: str) -> list[Node]:
         """Return the children of `directory` from memory, the index or the server, without measuring files.
@@ -125,7 +97,7 @@ class Tree:
         bulk = self._bulk.get(parent_path(path))
         if bulk is None or not bulk.is_awaited():  # else the bulk request is faster
             for sibling in self.next_after(path, use="stat"):
-                self._background(partial(self.measure_ahead, sibling))
+                self._background(partial(self.measure_ahead, sibling, head))
         match self._listings.node(path):
             case Stub():
                 return self._first_look(path, head)
@@ -224,7 +196,7 @@ class Tree:
         known = self._listings.known(directory)
         if self._sizes is None:
             return known
-        mine = _Bulk(known.scanned)
+        mine = BulkSizes(known.scanned)
         bulk = self._bulk.setdefault(directory, mine)
         if bulk.scanned != known.scanned:  # listed again; two threads here at once both send the same request
             bulk = mine
@@ -238,7 +210,7 @@ class Tree:
             self._sizes_background(lambda: self._take_sizes(directory, known, bulk))
         return known
 
-    def _take_sizes(self, directory: str, known: Known, bulk: _Bulk) -> None:
+    def _take_sizes(self, directory: str, known: Known, bulk: BulkSizes) -> None:
         try:
             assert self._sizes is not None  # noqa: S101 - the caller has checked
             stubs = [node for node in list(known.nodes.values()) if isinstance(node, Stub)]

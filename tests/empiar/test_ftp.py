@@ -18,8 +18,8 @@ from empiarfs.model import File
 with warnings.catch_warnings():  # it is written on what Python has deprecated
     warnings.simplefilter("ignore", DeprecationWarning)
     from pyftpdlib.authorizers import DummyAuthorizer  # type: ignore[import-untyped] # it ships no types
-    from pyftpdlib.handlers import FTPHandler  # type: ignore[import-untyped]
-    from pyftpdlib.servers import FTPServer  # type: ignore[import-untyped]
+    from pyftpdlib.handlers import FTPHandler  # type: ignore[import-untyped] # it ships no types
+    from pyftpdlib.servers import FTPServer  # type: ignore[import-untyped] # it ships no types
 
 DATE = "2024-05-17 10:20"
 SECONDS = 1_715_941_200

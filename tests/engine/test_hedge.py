@@ -15,7 +15,7 @@ from empiarfs.engine import hedge
 from empiarfs.engine.hedge import Hedgeable, Hedged
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
-from empiarfs.errors import ArchiveError, Forbidden, NotFound, Stale, Unavailable
+from empiarfs.errors import ArchiveError, Closed, Forbidden, NotFound, Stale, Unavailable
 from empiarfs.model import File, Span
 
 PATH = "10028/data/a.mrc"
@@ -301,6 +301,50 @@ def test_a_fetch_holds_its_connection_to_the_last_byte() -> None:
     assert rig.origin._inside == 0
     assert rig.fetched() == CONTENT
     assert repr(rig.limiter).startswith(EMPTY)
+
+
+def test_a_hedge_that_meets_a_surprise_leaves_the_first_request_alone() -> None:
+    """Its place is given back, and a first request that fails afterwards does not wait for it."""
+    rig = Rig()
+    both = rig.origin.held()
+    rig.origin.break_next(Break(error=Unavailable(PATH, "away")), Break(error=ZeroDivisionError()))
+    late = Late(rig, both, rig.fetched)
+    late.hedge()
+    both.wait_reached()
+    both.lift()
+    with pytest.raises(Unavailable, match="away"):
+        late.result()
+    rig.is_still()
+
+
+def test_a_hedge_that_found_no_free_place_is_sent_when_there_is_one() -> None:
+    """A thread that waits on tries again, as long as the request is silent."""
+    rig = Rig(most=2)
+    first = rig.origin.held(times=1)
+    with rig.limiter.demand():
+        late = Late(rig, first, rig.fetched)
+        late.hedge()
+        assert rig.hedged.hedged_requests == 0
+    late.hedge()
+    assert late.result() == CONTENT
+    assert rig.hedged.hedged_requests == 1
+
+
+def test_a_hedge_that_cannot_be_sent_gives_its_place_back() -> None:
+    """Where no thread takes it the error is the waiter's, and the first request goes on."""
+
+    def refuse(_: Callable[[], object]) -> None:
+        raise Closed(PATH)
+
+    rig = Rig()
+    rig.hedged._submit = refuse
+    barrier = rig.origin.held()
+    late = Late(rig, barrier, rig.fetched)
+    with pytest.raises(Closed):
+        late.hedge()
+    barrier.lift()
+    assert late.result() == CONTENT
+    rig.is_still()
 
 
 def test_many_threads_stay_within_the_limit() -> None:

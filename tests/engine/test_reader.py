@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -787,3 +788,17 @@ def test_sequential_reads_do_not_evict_prefetched_blocks() -> None:
         assert rig.read(start, start + 10) == rig.content[start : start + 10]
     assert rig.origin.fetches == []
     rig.close()
+
+
+def test_a_request_that_no_thread_takes_leaves_no_claim(rig: Rig) -> None:
+    """The error is the reader's, and the next read is whole."""
+    submit = rig.fetcher._submit
+
+    def refuse(_: object) -> Any:
+        raise Closed(PATH)
+
+    rig.fetcher._submit = refuse
+    with pytest.raises(Closed):
+        rig.read(0, 95)
+    rig.fetcher._submit = submit
+    assert rig.read(0, 95) == rig.content

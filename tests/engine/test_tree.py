@@ -11,7 +11,7 @@ from support.fakes import SOON, FakeOrigin, directory, noise, stub
 from trees import DATA, A, B, FakeSizes, World, opened_world
 
 from empiarfs.cancellation import CancelToken
-from empiarfs.engine import tree as trees
+from empiarfs.engine import bulk_sizes
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Stale, Unavailable
 from empiarfs.model import Directory, File, Stub
 from empiarfs.ports import NEVER
@@ -557,7 +557,7 @@ def test_waits_for_bulk_sizes_are_bounded_together(
     world: World, walk: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow FTP server delays a directory by some seconds, not each of its files."""
-    monkeypatch.setattr(trees, "BULK_SECONDS", 0.5)
+    monkeypatch.setattr(bulk_sizes, "BULK_SECONDS", 0.5)
     world.sizes = FakeSizes(world.origin)
     world.tree = world.opened()
     begun = time.monotonic()

@@ -956,3 +956,12 @@ def test_a_length_beyond_the_file_allocates_no_memory(
     assert get(store, block(0)) is None
     assert max(sizes) <= chunks.CHUNK_BYTES + BLOCK_BYTES
     warned(caplog)
+
+
+def test_a_small_cache_is_not_emptied_to_make_room(folder: Path) -> None:
+    """Where whole chunks follow a few small ones the oldest are evicted, not the ten that diskcache asks for."""
+    with closing(DiskStore(folder, 4 * MIB, archive="a", block_bytes=BLOCK_BYTES)) as store:
+        for chunk in range(20):
+            count = 1 if chunk < 5 else NEXT
+            store.put(FILE, {chunk * NEXT + number: bytes(BLOCK_BYTES) for number in range(count)})
+            assert (store.kept() or 0) >= min(2, chunk - 4) * MIB
