@@ -5,8 +5,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,16 +37,15 @@ class Reply:
         method: the method of the request.
         response: the response of the library.
         silence: the read timeout in seconds.
-        set_deadline: sets the deadline of a read, which another thread enforces.
+        connection: its connection, which another thread aborts at the deadline of a read: a trickle or endless
+            chunk framing never exceeds the socket's timeout.
     """
 
-    def __init__(
-        self, method: str, response: requests.Response, silence: float, set_deadline: Callable[[float], None]
-    ) -> None:
+    def __init__(self, method: str, response: requests.Response, silence: float, connection: "Connection") -> None:
         self._method = method
         self._response = response
         self._silence = silence
-        self._set_deadline = set_deadline
+        self._connection = connection
         self._is_begun = False
         self.status = response.status_code
         reason = (response.reason or "")[:LONGEST_REASON]
@@ -61,15 +58,18 @@ class Reply:
         Raises:
             TransportError: the connection broke, or the server was silent or too slow.
         """
-        body = self._response.raw
+        body, connection = self._response.raw, self._connection
         since = begun = time.monotonic()
         fresh, at, quick = 0, 0, False  # quick: whether the last piece arrived fast
         self._is_begun = True
         try:
             while True:
                 rest = PIECE - at % PIECE
-                with self._awaited():
+                connection.deadline = time.monotonic() + 2 * self._silence
+                try:
                     piece = (body.read if quick else body.read1)(rest, decode_content=False)
+                finally:
+                    connection.deadline = float("inf")
                 if not piece:
                     return
                 now = time.monotonic()
@@ -96,30 +96,27 @@ class Reply:
         is_unread = not self._is_begun  # a body that broke off is not read further
         # a reply to HEAD has no body, whatever Content-Length says
         if (short and is_unread and not is_chunked) or self._method == "HEAD":
-            with self._awaited():
+            self._connection.deadline = time.monotonic() + 2 * self._silence
+            try:
                 self._response.raw.drain_conn()
+            finally:
+                self._connection.deadline = float("inf")
         self._response.close()
-
-    @contextmanager
-    def _awaited(self) -> Iterator[None]:
-        """Abort the block at a deadline: a trickle or endless chunk framing never exceeds the socket's timeout."""
-        self._set_deadline(time.monotonic() + 2 * self._silence)
-        try:
-            yield
-        finally:
-            self._set_deadline(float("inf"))
 
 
 class Connection:
-    """One connection to the server."""
+    """One connection to the server.
 
-    def __init__(self, session: requests.Session, release: Callable[[], None]) -> None:
+    Args:
+        server: what all connections to the server have in common.
+        release: called when the connection is closed.
+    """
+
+    def __init__(self, server: "ConnectionFactory", release: Callable[[], None]) -> None:
         self.was_aborted = False
-        self._session = session
+        self._server = server
         self._release = release
         self._watched = _Watched()
-        session.mount("http://", self._watched)
-        session.mount("https://", self._watched)
         self.last_used = time.monotonic()
         self.deadline = float("inf")  # of the current read; a trickle never exceeds the socket's timeout
 
@@ -130,14 +127,15 @@ class Connection:
             TransportError: no reply came.
         """
         self.deadline = time.monotonic() + 2 * silence + CONNECT_SECONDS
+        server = self._server
         try:
-            response = self._session.request(
-                method,
-                url,
-                headers=headers,
+            # not by a session, which would look for cookies and redirects: it takes longer than all of this
+            response = self._watched.send(
+                requests.Request(method, url, headers={**server.headers, **headers}, auth=server.login).prepare(),
                 stream=True,
-                allow_redirects=False,
                 timeout=(min(CONNECT_SECONDS, 2 * silence), silence),
+                verify=server.verify,
+                proxies=server.proxies,
             )
         except _TROUBLE as error:
             raise transport_error(error) from error
@@ -146,7 +144,7 @@ class Connection:
         if self.was_aborted:  # the libraries accept a truncated head
             response.close()
             raise TransportError(Kind.SILENT, TRICKLE)
-        return Reply(method, response, silence, self._set_deadline)
+        return Reply(method, response, silence, self)
 
     def connect(self, url: str) -> None:
         """Connect to the server of `url` without sending a request.
@@ -154,10 +152,10 @@ class Connection:
         Raises:
             TransportError: it cannot connect.
         """
-        request = self._session.prepare_request(requests.Request("GET", url))
+        request = requests.Request("GET", url).prepare()
         try:
             pool = self._watched.get_connection_with_tls_context(
-                request, self._session.verify, proxies=self._session.proxies
+                request, self._server.verify, proxies=self._server.proxies
             )
             connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no public way
             connection.timeout = CONNECT_SECONDS
@@ -168,9 +166,6 @@ class Connection:
         except _TROUBLE as error:
             raise transport_error(error) from error
 
-    def _set_deadline(self, when: float) -> None:
-        self.deadline = when
-
     def abort(self) -> None:
         """Break the connection, from another thread than the one that waits on it."""
         self.was_aborted = True
@@ -178,17 +173,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection, and release its slot."""
-        self._session.close()
-        self._watched.close_all()  # the session leaves a connection in use to the garbage collector
+        self._watched.close()
+        self._watched.close_all()  # the adapter leaves a connection in use to the garbage collector
         self._release()
-
-
-class _Session(requests.Session):
-    """A session that ignores redirects; requests would read their bodies even if it does not follow them."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - the library's signature
-        """Return None."""
-        return
 
 
 class _Login(requests.auth.AuthBase):
@@ -272,26 +259,20 @@ class ConnectionFactory:
     """
 
     def __init__(self, url: str, ca_bundle: str | None = None) -> None:
-        self._proxies = dict(requests.utils.get_environ_proxies(url))
-        self._login = _Login(url)
-        self._verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self.proxies = dict(requests.utils.get_environ_proxies(url))
+        self.login = _Login(url)
+        environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        self.verify = ca_bundle or environment or True
+        self.headers = {
+            "User-Agent": f"empiarfs/{version('empiarfs')} (read-only mount of EMPIAR)",
+            "Accept-Encoding": "identity",
+            "Accept": "*/*",
+            "Connection": "keep-alive",
+        }
 
     def create(self, release: Callable[[], None]) -> Connection:
         """Return a connection that is not connected yet, and calls `release` when it is closed."""
-        session = _Session()
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # no cookies
-        session.trust_env = False  # it would read the environment and ~/.netrc at every request
-        session.proxies = self._proxies
-        session.verify = self._verify
-        session.auth = self._login
-        session.headers.update(
-            {
-                "User-Agent": f"empiarfs/{version('empiarfs')} (read-only mount of EMPIAR)",
-                "Accept-Encoding": "identity",
-                "Accept": "*/*",
-            }
-        )
-        return Connection(session, release)
+        return Connection(self, release)
 
 
 def transport_error(error: BaseException) -> TransportError:
