@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
-from empiarfs.errors import Closed
 from empiarfs.ports import Index
 from empiarfs.private_dirs import runtime_folder
 from empiarfs.settings import Settings
@@ -41,6 +39,7 @@ class Host:
     Attributes:
         client: sends requests.
         latency: the latency and rate of the server.
+        submit: runs a task in a thread of its own, and returns its future result.
         origin: the files for demand reads: limited, hedged, retried.
         prefetch_origin: the files for prefetch, whose caller already holds a `prefetch_slot`.
         listing: the directories, limited and retried.
@@ -62,6 +61,7 @@ class Host:
         self._semaphore = process_semaphore(plain, most)
         bundle = None if settings.ca_bundle is None else os.fspath(settings.ca_bundle)
         self._threads = ThreadPool("request")
+        self.submit = self._threads.submit
         self._pool = ConnectionPool(url, self._semaphore.acquire, bundle, self.submit)
         self.latency = LatencyEstimator(LONGEST_REQUEST)
         self.client = HttpClient(plain, self._pool, self.latency)
@@ -85,17 +85,6 @@ class Host:
 
     def __repr__(self) -> str:
         return f"<Host {self.client!r} {self._limiter!r}>"
-
-    def submit(self, task: Callable[[], T]) -> Future[T]:
-        """Run `task` in a thread of its own; return its future result.
-
-        Raises:
-            Closed: the host is closed.
-        """
-        try:
-            return self._threads.submit(task)
-        except RuntimeError as error:
-            raise Closed("", "the archive was closed") from error
 
     def has_answered(self) -> bool:
         """Return whether the server has answered since the host was opened."""

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any, TypeVar
 
+from empiarfs.errors import Closed
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -67,12 +69,12 @@ class ThreadPool:
         If the system starts no more threads the call runs in this thread, unless a bounded pool has threads.
 
         Raises:
-            RuntimeError: the pool is closed.
+            Closed: the pool is closed.
         """
         future: Future[T] = Future()
         with self._changed:
             if self._is_closed:
-                raise RuntimeError(f"the pool {self._name!r} is closed")
+                raise Closed("", "the archive was closed")
             self._calls.append((future, call))
             is_served = len(self._calls) <= self._idle or (self._has_room() and self._start())
             if is_served or (self._threads and self._most is not None):

@@ -6,8 +6,7 @@ until it is closed.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from empiarfs.empiar.connection import Connection, ConnectionFactory
 from empiarfs.empiar.transport_errors import Kind, TransportError
@@ -52,9 +51,8 @@ class ConnectionPool:
         """The number of open connections, in use or idle."""
         return self._open
 
-    @contextmanager
-    def acquire(self) -> Iterator[Connection]:
-        """Acquire a connection; after an error in the block it is closed, else returned to the pool.
+    def acquire(self) -> Connection:
+        """Return a connection, which the caller releases.
 
         Raises:
             TransportError: no connection is available.
@@ -63,19 +61,21 @@ class ConnectionPool:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
             connection = self._new(SLOT_SECONDS)
-        sound = False
         self._in_use.add(connection)
-        try:
-            yield connection
-            sound = True
-        finally:
-            self._in_use.discard(connection)
-            connection.last_used = time.monotonic()
-            # an abort may come just after the last use
-            if not (sound and not connection.was_aborted and self._put_back(connection, last=True)):
-                self._close(connection)
-                if connection.was_aborted and not self._closed:
-                    self._submit(self._replace)
+        return connection
+
+    def release(self, connection: Connection, *, is_reusable: bool) -> None:
+        """Return `connection` to the pool, or close it if it cannot be used again."""
+        self._in_use.discard(connection)
+        connection.last_used = time.monotonic()
+        if is_reusable and not connection.was_aborted:  # an abort may come just after the last use
+            with self._lock:
+                if not self._closed:
+                    self._idle.append(connection)
+                    return
+        self._close(connection)
+        if connection.was_aborted and not self._closed:
+            self._submit(self._replace)
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they are returned."""
@@ -103,18 +103,15 @@ class ConnectionPool:
             return
         try:
             connection.connect(self._url)
-            sound = True
         except TransportError:
-            sound = False
-        if not (sound and self._put_back(connection, last=False)):
             self._close(connection)
-
-    def _put_back(self, connection: Connection, *, last: bool) -> bool:
-        """Return `connection` to the pool, as the next to be used or the last; return False if it is closed."""
+            return
         with self._lock:
-            if not self._closed:
-                self._idle.insert(len(self._idle) if last else 0, connection)
-            return not self._closed
+            is_closed = self._closed
+            if not is_closed:
+                self._idle.insert(0, connection)  # the last to be used
+        if is_closed:
+            self._close(connection)
 
     def _new(self, patience: float) -> Connection:
         if self._closed:

@@ -7,7 +7,7 @@ A reply is used only if it is exactly what was requested: status, range, total a
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
@@ -86,30 +86,34 @@ class HttpClient:
             with a slash.
         """
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
-        refusal: NotFound | Forbidden | Stale | IsADirectory | None = None
-        with self._connection(path) as connection:
-            if token is not None and not token.on_cancel(connection.abort):
-                raise Unavailable(path, "another request has answered")
-            try:
-                url = self.url(path) + "/" * slash + f"?{query}" * bool(query)
-                with self._reply(connection, method, url, headers, path, deadline) as reply:
-                    validation.check_status(reply, path, is_part=part is not None)
-                    yield reply
-            except (NotFound, Forbidden, Stale, IsADirectory) as error:
-                refusal = error  # raised outside the connection's block, so that the connection is reused
-            finally:
-                if token is not None:
-                    token.on_cancel(None)
-        if refusal is not None:
-            raise refusal
-
-    @contextmanager
-    def _connection(self, path: str) -> Iterator[Connection]:
         try:
-            with self._pool.acquire() as connection:
-                yield connection
+            connection = self._pool.acquire()
         except TransportError as error:
             raise Unavailable(path, str(error)) from error
+        is_reusable = False
+        try:
+            if token is not None and not token.on_cancel(connection.abort):
+                raise Unavailable(path, "another request has answered")
+            url = self.url(path) + "/" * slash + f"?{query}" * bool(query)
+            for _ in range(MOST_REDIRECTS + 1):
+                reply = self._send(connection, method, url, headers, path, deadline)
+                if reply.status not in _REDIRECTS:
+                    break
+                with closing(reply):
+                    url = self._redirected(url, reply.headers.get("Location", ""), path)
+            else:
+                raise Unavailable(path, "too many redirects")
+            with closing(reply):
+                validation.check_status(reply, path, is_part=part is not None)
+                yield reply
+            is_reusable = True
+        except (NotFound, Forbidden, Stale, IsADirectory):
+            is_reusable = True
+            raise
+        finally:
+            if token is not None:
+                token.on_cancel(None)
+            self._pool.release(connection, is_reusable=is_reusable)
 
     def body(self, reply: Reply, path: str) -> Iterator[bytes]:
         """Yield the body of `reply` in pieces; raise Unavailable if it is not as long as Content-Length says."""
@@ -130,21 +134,6 @@ class HttpClient:
             raise Unavailable(path, f"the reply was cut: {received} of {expected} bytes")
         if begun:
             self._latency.record_rate(received - first, ended - begun)
-
-    @contextmanager
-    def _reply(
-        self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str, deadline: float
-    ) -> Iterator[Reply]:
-        for _ in range(MOST_REDIRECTS + 1):
-            reply = self._send(connection, method, url, headers, path, deadline)
-            try:
-                if reply.status not in _REDIRECTS:
-                    yield reply
-                    return
-                url = self._redirected(url, reply.headers.get("Location", ""), path)
-            finally:
-                reply.close()
-        raise Unavailable(path, "too many redirects")
 
     def _send(
         self, connection: Connection, method: str, url: str, headers: dict[str, str], path: str, deadline: float

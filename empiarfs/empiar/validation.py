@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 
 from empiarfs.empiar.connection import Reply
@@ -112,6 +113,7 @@ def modified(reply: Reply) -> int | None:
     return seconds(reply.headers.get("Last-Modified", ""))
 
 
+@lru_cache(maxsize=1024)  # all replies about one file have the same date
 def seconds(text: str) -> int | None:
     """Parse an HTTP date; return seconds since 1970, None if it is not a date."""
     if len(text) > LONGEST_DATE:

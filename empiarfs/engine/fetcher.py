@@ -61,24 +61,17 @@ class Fetcher:
         self.bytes_fetched = self.blocks_fetched = 0
 
     def start(self, file: File, flights: Flights) -> None:
-        """Fetch claimed blocks for a demand read, each run in a thread of its own."""
-        left = dict(flights)
+        """Fetch claimed blocks for a demand read, each part in a thread of its own."""
+        parts = self._parts(flights)
         try:
-            for method, run in self._parts(flights):
-                self._submit(partial(self._fetch_for_reader, file, self._of(flights, run), method))
-                for number in run:
-                    del left[number]
+            while parts:
+                run, method = parts[0]
+                part = {number: flights[number] for number in run}
+                self._submit(partial(self._fetch_for_reader, file, part, method))
+                del parts[0]
         finally:
-            self._fail(file, left, None)
-
-    def _parts(self, flights: Flights) -> Iterator[tuple[_Method, range]]:
-        """Yield how to fetch each part of `flights`: over several connections where that is faster."""
-        for run in blocks.runs(flights, self._longest):
-            is_split = len(run) <= MOST_SPLIT and self._latency.worth_splitting(len(run) * self._block_bytes)
-            if is_split and len(run) > 1:
-                yield from ((self._stream, range(number, number + 1)) for number in run)
-            else:
-                yield (self._in_halves if is_split else self._stream), run
+            for run, _ in parts:
+                self._in_flight.fail((Block(file, number) for number in run), None)
 
     def prefetch(self, file: File, flights: Flights) -> None:
         """Fetch claimed blocks that no reader waits for yet, in this thread.
@@ -89,15 +82,25 @@ class Fetcher:
         left = dict(flights)
         try:
             for run in blocks.runs(flights, self._longest):
-                self._complete(file, left, self._stream(file, self._of(flights, run), self._prefetch_origin))
+                part = {number: flights[number] for number in run}
+                self._complete(file, left, self._stream(file, part, self._prefetch_origin))
         finally:
             self._fail(file, left, None)
 
-    def _of(self, flights: Flights, run: range) -> Flights:
-        return {number: flights[number] for number in run}
+    def _parts(self, flights: Flights) -> list[tuple[range, _Method]]:
+        """Return the parts of `flights` and how to fetch each: over several connections where that is faster."""
+        parts: list[tuple[range, _Method]] = []
+        for run in blocks.runs(flights, self._longest):
+            if len(run) > MOST_SPLIT or not self._latency.worth_splitting(len(run) * self._block_bytes):
+                parts.append((run, self._stream))
+            elif len(run) == 1:
+                parts.append((run, self._in_halves))
+            else:
+                parts += ((range(number, number + 1), self._stream) for number in run)
+        return parts
 
     def _fetch_for_reader(self, file: File, flights: Flights, method: _Method) -> None:
-        """Fetch one run; an error is raised in the waiting threads."""
+        """Fetch one part; an error is raised in the waiting threads."""
         left = dict(flights)
         try:
             self._complete(file, left, method(file, flights, self._origin))

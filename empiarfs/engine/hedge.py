@@ -31,13 +31,9 @@ class Hedgeable(CancelToken):
         self._sent_at = 0.0
 
     def sent(self, hedge: Callable[[], None]) -> None:
-        """Record that the request is sent now; `hedge` sends it again."""
+        """Record that the request is sent now; `hedge` sends it again, unless a response has begun."""
         self._sent_at = time.monotonic()
         self._hedge = hedge
-
-    def answered(self) -> None:
-        """Record that the response has begun: slow is not silent."""
-        self._hedge = None
 
     def hedge_if_silent(self, seconds: float) -> None:
         """Hedge the request, once, if it was sent `seconds` ago, and no response has begun; if it can be now."""
@@ -74,8 +70,16 @@ class _Race(Generic[T]):
         self._second_ended = threading.Event()
         self._second_outcome: tuple[T | None, ArchiveError | None] | None = None
 
-    def run(self) -> T:
-        """Send the request in this thread; return the first response of the two."""
+    def run(self, token: CancelToken | None) -> T:
+        """Send the request in this thread; return the first response of the two.
+
+        Args:
+            token: cancels both requests; if it is `Hedgeable`, it sends the second one.
+        """
+        if token is not None and not token.on_cancel(self.abort):
+            self.abort()
+        if isinstance(token, Hedgeable):
+            token.sent(self.hedge)
         try:
             answer = self._ask(self._first)
         except Unavailable as error:
@@ -187,18 +191,14 @@ class Hedged:
     def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
         with self._enter(path):
-            return self._answer(
-                lambda one: self._origin.measure(path, deadline=deadline, token=one), lambda _: None, token
-            )
+            return self._race(lambda one: self._origin.measure(path, deadline=deadline, token=one)).run(token)
 
     def open(
         self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
     ) -> tuple[File, bytes]:
         """See `Origin.open`."""
         with self._enter(path):
-            return self._answer(
-                lambda one: self._origin.open(path, size, deadline=deadline, token=one), lambda _: None, token
-            )
+            return self._race(lambda one: self._origin.open(path, size, deadline=deadline, token=one)).run(token)
 
     def fetch(
         self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
@@ -206,28 +206,21 @@ class Hedged:
         """See `Origin.fetch`."""
 
         def ask(one: CancelToken) -> tuple[bytes, Generator[bytes]]:
-            return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=one))
+            pieces = self._origin.fetch(file, span, deadline=deadline, token=one)
+            first = next(pieces, b"")
+            if not first:
+                raise Unavailable(file.path, "the reply is empty")
+            return first, cast("Generator[bytes]", pieces)
 
         with self._enter(file.path):
-            first, pieces = self._answer(ask, lambda answer: answer[1].close(), token)
+            first, pieces = self._race(ask, lambda answer: answer[1].close()).run(token)
             with closing(pieces):
                 yield first
                 yield from pieces
 
-    def _answer(
-        self, ask: Callable[[CancelToken], T], discard: Callable[[T], None], token: CancelToken | None
-    ) -> T:
+    def _race(self, ask: Callable[[CancelToken], T], discard: Callable[[T], None] = lambda _: None) -> _Race[T]:
         self._credit = min(MAX_CREDIT, self._credit + HEDGE_SHARE)  # without a lock: a lost update matters little
-        race = _Race(ask, discard, self._admit, self._submit)
-        if token is not None and not token.on_cancel(race.abort):
-            race.abort()
-        if isinstance(token, Hedgeable):
-            token.sent(race.hedge)
-            try:
-                return race.run()
-            finally:
-                token.answered()
-        return race.run()
+        return _Race(ask, discard, self._admit, self._submit)
 
     def _admit(self) -> Callable[[], None] | None:
         """Acquire a connection for a second request; return what releases it, None if it may not be sent."""
@@ -236,11 +229,3 @@ class Hedged:
         self._credit -= 1
         self.hedged_requests += 1
         return self._limiter.release
-
-
-def start_fetch(path: str, pieces: Iterator[bytes]) -> tuple[bytes, Generator[bytes]]:
-    """Begin a fetch; return its first piece and the rest."""
-    first = next(pieces, b"")
-    if not first:
-        raise Unavailable(path, "the reply is empty")
-    return first, cast("Generator[bytes]", pieces)

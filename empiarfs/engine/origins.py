@@ -1,14 +1,13 @@
 """Retries: wrappers that are themselves an origin or a listing; `host.py` composes them."""
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from empiarfs.cancellation import CancelToken, wait
-from empiarfs.engine.hedge import start_fetch
 from empiarfs.errors import Cancelled, CertificateError, Closed, NotFound, Throttled, Unavailable
 from empiarfs.model import File, Node, Span
 from empiarfs.ports import NEVER, Listing, Origin
@@ -19,9 +18,27 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1  # seconds before the second attempt
 LONGEST_PAUSE = 20.0
+MOST_DOUBLINGS = 10  # of a pause
 PROGRESS = 64 * 1024  # bytes of a response after which patience begins again
 MAX_LOGGED = 1000  # paths
 NEWS = 2  # the failure of a request that is logged: one is common, about 3 % of requests hang
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts at one request, for which one patience lasts.
+
+    Attributes:
+        path: the path that is requested.
+        since: the time from which patience counts.
+        token: ends the attempts once it is cancelled.
+        failed: how many have failed.
+    """
+
+    path: str
+    since: float
+    token: CancelToken | None = None
+    failed: int = 0
 
 
 class RetryPolicy:
@@ -55,69 +72,80 @@ class RetryPolicy:
         self.retries = 0
         self._interactive = interactive
 
-    def call(self, path: str, ask: Callable[[float], T], since: float | None = None) -> T:
+    def call(self, path: str, ask: Callable[[float], T], token: CancelToken | None = None) -> T:
         """Return what `ask` returns; call it again while it raises `Unavailable` and patience lasts.
-
-        No request is sent during the server's cool-down, except a last one when patience ends.
 
         Args:
             path: the path that is requested.
             ask: sends one request; takes its deadline.
-            since: the time from which patience counts; None for now.
+            token: ends the attempts once it is cancelled.
 
         Raises:
             Unavailable: the last one, when patience ends.
             Cancelled: the caller is to stop waiting.
             Closed: the archive closes.
         """
-        since = self._clock() if since is None else since
-        deadline = since + self._seconds
-        pause = FIRST_PAUSE
-        for tries in itertools.count(1):
-            left_alone = min(self._cool_down(), max(0.0, deadline - self._clock()))
-            if self._stopping.is_set() or (left_alone and wait(self._stopping.wait, left_alone)):
-                break
+        attempts = self.attempts(path, token)
+        while True:
             try:
-                answer = ask(deadline)
+                answer = ask(self.begin(attempts))
             except Unavailable as error:
-                delay = self._pause(error, since, pause, tries)
+                delay = self.record_failure(attempts, error)
             else:
                 self._logged.pop(path, None)
                 return answer
             # outside the `except`: its traceback would keep the broken connection open
-            if wait(self._stopping.wait, delay):
-                break
+            self.pause(attempts, delay)
             self.retries += 1
-            pause = min(2 * pause, LONGEST_PAUSE)
-        raise Closed(path, "the archive was closed")
 
-    def now(self) -> float:
-        """Return the time of the clock that measures patience."""
-        return self._clock()
+    def attempts(self, path: str, token: CancelToken | None = None) -> Attempts:
+        """Return the state of a request for `path` whose patience begins now."""
+        return Attempts(path, self._clock(), token)
 
-    def backoff(self, path: str, since: float, breaks: int) -> None:
-        """Wait before a response that broke off is continued: longer each time, while patience lasts.
+    def begin(self, attempts: Attempts) -> float:
+        """Return the deadline of the next attempt; wait for the end of the server's cool-down, if patience lasts.
 
         Raises:
-            Unavailable: patience, counted from `since`, has ended.
             Closed: the archive closes.
+            Cancelled: the caller is to stop waiting.
         """
-        error = Unavailable(path, "the server breaks its replies off")
-        pause = min(FIRST_PAUSE * 2**breaks, LONGEST_PAUSE)
-        if wait(self._stopping.wait, self._pause(error, since, pause, breaks)):
-            raise Closed(path, "the archive was closed")
+        deadline = attempts.since + self._seconds
+        left_alone = self._cool_down()
+        if left_alone or self._stopping.is_set():
+            self.pause(attempts, min(left_alone, max(0.0, deadline - self._clock())))
+        return deadline
 
-    def _pause(self, error: Unavailable, since: float, pause: float, tries: int) -> float:
-        """Return how long to wait before the next attempt; raise `error` if patience has ended."""
-        left = since + self._seconds - self._clock()
+    def record_failure(self, attempts: Attempts, error: Unavailable) -> float:
+        """Return how long to wait before the next attempt.
+
+        Raises:
+            Unavailable: `error`, if patience has ended.
+            Cancelled: the token of the attempts is cancelled.
+        """
+        if attempts.token is not None and attempts.token.is_cancelled:
+            raise Cancelled(attempts.path) from error
+        left = attempts.since + self._seconds - self._clock()
         untrusted = isinstance(error, CertificateError)
         if left <= 0 or (untrusted and self._interactive):
             raise error
+        pause = min(FIRST_PAUSE * 2.0 ** min(attempts.failed, MOST_DOUBLINGS), LONGEST_PAUSE)
+        attempts.failed += 1
         cool_down = error.pause if isinstance(error, Throttled) else 0.0
         # the limiter logs the server's cool-down
-        if tries == (1 if untrusted else NEWS) and not cool_down and self._is_news(error.path, left):
+        is_due = attempts.failed == (1 if untrusted else NEWS) and not cool_down
+        if is_due and self._is_news(error.path, left):
             log.warning("%s; retrying for up to %.0f s", error, left)
         return min(left, max(cool_down, pause * (0.5 + self._chance())))
+
+    def pause(self, attempts: Attempts, seconds: float) -> None:
+        """Wait for `seconds`.
+
+        Raises:
+            Closed: the archive closes.
+            Cancelled: the caller is to stop waiting.
+        """
+        if self._stopping.is_set() or (seconds and wait(self._stopping.wait, seconds)):
+            raise Closed(attempts.path, "the archive was closed")
 
     def _is_news(self, path: str, left: float) -> bool:
         """Return whether the failure of `path` is to be logged; the requests of one reader fail together."""
@@ -139,7 +167,7 @@ class Retrying:
 
     def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
-        return self._call(
+        return self._retry_policy.call(
             path, lambda last: self._origin.measure(path, deadline=min(last, deadline), token=token), token
         )
 
@@ -147,7 +175,7 @@ class Retrying:
         self, path: str, size: int, *, deadline: float = NEVER, token: CancelToken | None = None
     ) -> tuple[File, bytes]:
         """See `Origin.open`."""
-        return self._call(
+        return self._retry_policy.call(
             path, lambda last: self._origin.open(path, size, deadline=min(last, deadline), token=token), token
         )
 
@@ -155,56 +183,36 @@ class Retrying:
         self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
     ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
+        policy = self._retry_policy
+        attempts = policy.attempts(file.path, token)
         start = mark = span.start
-        since, breaks = self._retry_policy.now(), 0
+        unknown = 0
         while start < span.stop:
-            left = Span(start, span.stop)
-
-            def begin(last: float, left: Span = left) -> tuple[bytes, Generator[bytes]]:
-                return self._begin(file, left, min(last, deadline), token)
-
-            first, pieces = self._call(file.path, begin, token, since)
-            with closing(pieces):
-                start += len(first)
-                yield first
-                try:
+            last = policy.begin(attempts)
+            pieces = self._origin.fetch(file, Span(start, span.stop), deadline=min(last, deadline), token=token)
+            delay = 0.0
+            try:
+                with closing(cast("Generator[bytes]", pieces)):
                     for piece in pieces:
                         start += len(piece)
                         yield piece
-                except Unavailable as error:
-                    log.debug("%s; going on at byte %d", error, start)
-            if start - mark >= PROGRESS:
-                mark, since, breaks = start, self._retry_policy.now(), 0
-            elif start < span.stop:
-                breaks += 1
-                self._retry_policy.backoff(file.path, since, breaks)
-            if start < span.stop:
-                self._retry_policy.retries += 1
-
-    def _call(
-        self, path: str, ask: Callable[[float], T], token: CancelToken | None, since: float | None = None
-    ) -> T:
-        """Retry `ask`, but not once `token` is cancelled."""
-
-        def ask_unless_cancelled(deadline: float) -> T:
-            try:
-                return ask(deadline)
+                if start < span.stop:
+                    raise Unavailable(file.path, f"the reply was cut at byte {start}")  # noqa: TRY301 - retried
+            except NotFound as error:
+                unknown += 1  # a server does not know a measured file: another server may
+                if unknown > 1:
+                    raise
+                log.debug("%s; trying once more", error)
+                continue
             except Unavailable as error:
-                if token is not None and token.is_cancelled:
-                    raise Cancelled(path) from error
-                raise
-
-        return self._retry_policy.call(path, ask_unless_cancelled, since)
-
-    def _begin(
-        self, file: File, span: Span, deadline: float, token: CancelToken | None
-    ) -> tuple[bytes, Generator[bytes]]:
-        """Begin a fetch; once more if a server does not know a measured file: another server may."""
-        try:
-            return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=token))
-        except NotFound as error:
-            log.debug("%s; trying once more", error)
-        return start_fetch(file.path, self._origin.fetch(file, span, deadline=deadline, token=token))
+                log.debug("%s; going on at byte %d", error, start)
+                if start - mark >= PROGRESS:
+                    mark, attempts = start, policy.attempts(file.path, token)
+                else:
+                    delay = policy.record_failure(attempts, error)
+            if start < span.stop:
+                policy.pause(attempts, delay)
+                policy.retries += 1
 
 
 class LimitedListing:

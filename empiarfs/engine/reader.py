@@ -112,7 +112,7 @@ class Reader:
             if absent:
                 self._fetcher.start(file, absent)
             for block, flight in flights.items():
-                data = self._in_flight.wait(flight)
+                data = flight.wait()
                 if data is not None:  # else its claim was given up, and the next iteration claims it
                     got[block.number] = data
 

@@ -28,9 +28,10 @@ class Submit(Protocol):
 class Flight(Generic[T]):
     """One fetch in flight; waiters get its value from here, even if a cache has evicted it meanwhile."""
 
-    __slots__ = ("_error", "_is_over", "_value", "_waiters", "requests")
+    __slots__ = ("_error", "_hedge_delay", "_is_over", "_value", "_waiters", "requests")
 
-    def __init__(self) -> None:
+    def __init__(self, hedge_delay: Callable[[], float]) -> None:
+        self._hedge_delay = hedge_delay
         self.requests: tuple[Hedgeable, ...] = ()  # the requests that fetch it
         self._is_over = False
         self._waiters: list[threading.Event] = []  # most flights end before any thread waits
@@ -46,7 +47,7 @@ class Flight(Generic[T]):
         for waiter in self._waiters:
             waiter.set()
 
-    def wait(self, hedge_delay: Callable[[], float]) -> T | None:
+    def wait(self) -> T | None:
         """Wait for the value, and hedge the requests that fetch it while they are silent.
 
         Returns:
@@ -60,7 +61,7 @@ class Flight(Generic[T]):
             over = threading.Event()
             self._waiters.append(over)
             if not self._is_over:
-                while not wait(over.wait, delay := hedge_delay()):
+                while not wait(over.wait, delay := self._hedge_delay()):
                     for request in self.requests:
                         request.hedge_if_silent(delay)
         if self._error is not None:
@@ -109,14 +110,10 @@ class SingleFlight(Generic[K, T]):
             for key in wanted:
                 flight = self._flights.get(key)
                 if flight is None:
-                    mine[key] = self._flights[key] = Flight()
+                    mine[key] = self._flights[key] = Flight(self._hedge_delay)
                 else:
                     theirs[key] = flight
         return mine, theirs
-
-    def wait(self, flight: Flight[T]) -> T | None:
-        """Wait for `flight`; see `Flight.wait`."""
-        return flight.wait(self._hedge_delay)
 
     def complete(self, key: K, value: T) -> None:
         """Return `value` to all waiters; the caller has cached it before, so that later callers find it."""
@@ -145,7 +142,7 @@ class SingleFlight(Generic[K, T]):
                 except BaseException:
                     self.fail([key], None)
                     raise
-            value = self.wait((mine or theirs)[key])
+            value = (mine or theirs)[key].wait()
             if value is not None:
                 return value
 

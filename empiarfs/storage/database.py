@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeGuard, TypeVar
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
+from empiarfs.errors import Closed
 from empiarfs.storage import chunk_file, sqlite
 from empiarfs.storage.circuit_breaker import JOURNAL
 from empiarfs.storage.fork_guard import fork_guard
@@ -118,7 +119,7 @@ class Database:
         """Run `call` in a thread that may use the database; return its future, None if the database is closed."""
         try:
             return self._threads.submit(call)
-        except RuntimeError:
+        except Closed:
             return None
 
     def close(self, seconds: float = 0.0) -> None:

@@ -541,7 +541,7 @@ def test_patience_counts_from_the_last_progress() -> None:
     """Breaks before the last progress do not shorten patience."""
     content = noise(2 * PROGRESS)
     origin = FakeOrigin({PATH: content}, piece=PROGRESS)
-    drips = [Break(after=1, error=AWAY)] * 6
+    drips = [Break(after=1, error=AWAY)] * 7
     origin.break_next(*drips, Break(after=PROGRESS, error=AWAY), *drips)
     with_patience = Patiently(15.0)
     retrying = Retrying(origin, with_patience.retry_policy)

@@ -23,7 +23,7 @@ def claimed(in_flight: "SingleFlight[str, bytes]", *keys: str) -> list[str]:
 def waiting(*flights: "Flight[bytes]") -> list["Future[bytes | None]"]:
     """Return what each flight returns to a thread of its own that waits for it."""
     pool = ThreadPoolExecutor(len(flights))
-    futures = [pool.submit(flight.wait, lambda: SOON) for flight in flights]
+    futures = [pool.submit(flight.wait) for flight in flights]
     pool.shutdown(wait=False)
     return futures
 
@@ -60,7 +60,7 @@ def test_waiting_for_a_complete_flight_returns_at_once() -> None:
     in_flight.claim([A])
     flight = in_flight.claim([A])[1][A]
     in_flight.complete(A, b"")
-    assert flight.wait(lambda: SOON) == b""
+    assert flight.wait() == b""
 
 
 def test_completing_one_leaves_the_others_in_flight() -> None:
@@ -128,12 +128,12 @@ class CountingRequest(Hedgeable):
 
 def test_a_waiter_hedges_the_requests_of_its_flight() -> None:
     """A waiter hedges after each hedge delay while it waits, and not afterwards."""
-    in_flight = single_flight()
+    in_flight = single_flight(lambda: 0.01)
     flight = in_flight.claim([A])[0][A]
     requests = CountingRequest(), CountingRequest()
     flight.requests = requests
     with ThreadPoolExecutor(1) as pool:
-        waiter = pool.submit(flight.wait, lambda: 0.01)
+        waiter = pool.submit(flight.wait)
         for request in requests * 3:
             assert request.found_late.acquire(timeout=SOON)
         in_flight.complete(A, b"a")
@@ -146,17 +146,17 @@ def test_a_cancelled_waiter_leaves_the_flight_to_the_others() -> None:
     flight = in_flight.claim([A])[0][A]
     (other,) = waiting(flight)
     with cancel_scope(lambda: False), pytest.raises(Cancelled):
-        flight.wait(lambda: SOON)
+        flight.wait()
     in_flight.complete(A, b"a")
     assert other.result(SOON) == b"a"
 
 
 def test_only_the_first_result_of_a_flight_counts() -> None:
     """Completing a flight twice changes nothing the second time."""
-    flight: Flight[bytes] = Flight()
+    flight: Flight[bytes] = Flight(lambda: SOON)
     flight.finish(b"first", None)
     flight.finish(None, Unavailable("10028/a"))
-    assert flight.wait(lambda: SOON) == b"first"
+    assert flight.wait() == b"first"
 
 
 @pytest.mark.parametrize("kind", [NotFound, Stale, Unavailable])
