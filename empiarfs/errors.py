@@ -78,6 +78,12 @@ class CertificateError(Unavailable):
     """The server's certificate cannot be verified; retried, because a captive portal may be in the way."""
 
 
+class UnknownListing(ArchiveError):
+    """The server lists directories in a form that empiarfs cannot read, or not at all."""
+
+    number = errno.EIO
+
+
 class Offline(ArchiveError):
     """Not in the cache, and the network must not be used."""
 

@@ -21,6 +21,7 @@ TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
     errors.Unavailable: (5, OSError),
     errors.Throttled: (5, OSError),
     errors.CertificateError: (5, OSError),
+    errors.UnknownListing: (5, OSError),
     errors.Offline: (113, OSError),
     errors.Cancelled: (4, InterruptedError),
     errors.Closed: (5, OSError),
