@@ -19,7 +19,7 @@ from empiarfs.empiar.transport_errors import Kind, TransportError
 from empiarfs.errors import CertificateError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 from empiarfs.ports import NEVER, Timings
-from empiarfs.urls import without_credentials
+from empiarfs.urls import single_slashes, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class HttpClient:
         elsewhere = Unavailable(path, f"the server redirects to another server: {target[:200]!r}")
         if there.scheme not in {"http", "https"} or there.hostname != self._host or not location:
             raise elsewhere
-        here, beyond = unquote_to_bytes(urlsplit(url).path), unquote_to_bytes(there.path)
+        here, beyond = (unquote_to_bytes(single_slashes(one.path)) for one in (urlsplit(url), there))
         if beyond == here + b"/":  # not followed: behind a balancer a server of HTTPS may redirect to HTTP
             raise IsADirectory(path)
         if there.scheme != urlsplit(self._base_url).scheme == "https":
