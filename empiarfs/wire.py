@@ -116,6 +116,8 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         scans=SingleFlight(host.latency.hedge_delay, host.submit),
         absent=math.inf if settings.offline else ABSENT_SECONDS,
     )
+    if isinstance(host, Host):
+        host.served.on_date = listings.record_date
     tree = Tree(
         listings,
         host.origin,

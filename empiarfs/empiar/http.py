@@ -6,7 +6,7 @@ A reply is used only if it is exactly what was requested: status, range, total a
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
@@ -197,20 +197,29 @@ def _port(url: SplitResult) -> int:
     return url.port or _PORTS.get(url.scheme, 0)
 
 
+def _file(reply: Reply, path: str, length: str) -> File:
+    """Return the file of a reply with this Content-Length."""
+    size = validation.length(length, path)
+    return File(path, size, validation.modified(reply, size))
+
+
 class HttpOrigin:
-    """An origin over HTTP, by HEAD and ranged GET."""
+    """An origin over HTTP, by HEAD and ranged GET.
+
+    Attributes:
+        on_date: called with a file whose own date is that of a listing, and its exact date, when a reply tells it.
+    """
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
+        self.on_date: Callable[[File, int], None] = lambda _file, _date: None
 
     def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.request("HEAD", path, deadline=deadline, token=token) as reply:
             validation.check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            said = (
-                None if length is None else File(path, validation.length(length, path), validation.modified(reply))
-            )
+            said = None if length is None else _file(reply, path, length)
         if said is not None and said.size:
             return said
         # Apache sends no length for an empty file, and some servers send zero for any file
@@ -234,8 +243,7 @@ class HttpOrigin:
         with self._client.request("GET", path, part=Span(0, size), deadline=deadline, token=token) as reply:
             validation.check_is_file(reply, path)
             if reply.status != HTTPStatus.PARTIAL_CONTENT:  # the whole file, which may be large
-                length = validation.length(reply.headers.get("Content-Length", ""), path)
-                return File(path, length, validation.modified(reply)), b""
+                return _file(reply, path, reply.headers.get("Content-Length", "")), b""
             file, span = validation.first_part(reply, path, size)
             data = b"".join(self._client.body(reply, path))
             if len(data) != span.size:
@@ -247,7 +255,9 @@ class HttpOrigin:
     ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
         with self._client.request("GET", file.path, part=span, deadline=deadline, token=token) as reply:
-            validation.check_range(reply, file, span)
+            date = validation.check_range(reply, file, span)
+            if file.coarse_mtime and date is not None:
+                self.on_date(file, date)
             received = 0
             for piece in self._client.body(reply, file.path):
                 received += len(piece)

@@ -3,6 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Offline
@@ -125,7 +127,7 @@ class Listings:
             known = self._recent.get(directory)
             noted = None if known is None else known.nodes.get(name)
             if isinstance(noted, File) and isinstance(node, File) and noted.could_be(node):
-                return noted
+                node = replace(noted, exact_mtime=node.modified)
             self._index.add(node)  # before memory: a new listing, which may come in between, is read from the index
             known = self._recent.get(directory)
             if known is not None:
@@ -139,6 +141,16 @@ class Listings:
             self._index.add_all(new)
             for file in new:
                 known.nodes[base_name(file.path)] = file
+
+    def record_date(self, file: File, modified: int) -> None:
+        """Record the exact date of `file`, whose own is that of a listing: it stays the same version."""
+        known = self._recent.get(parent_path(file.path))
+        name = base_name(file.path)
+        noted = None if known is None else known.nodes.get(name)
+        if known is None or not isinstance(noted, File) or noted != file or noted.exact_mtime == modified:
+            return
+        dated = known.nodes[name] = replace(noted, exact_mtime=modified)
+        self._background(partial(self._index.add, dated))  # a reader waits for the reply that has told the date
 
     def mark_absent(self, path: str) -> None:
         """Record that `path` was requested now, and is absent."""

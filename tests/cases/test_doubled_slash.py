@@ -10,6 +10,7 @@ import pytest
 from support.apache import BASE, Apache
 from support.archives import archive_of
 from support.mounting import Mounts
+from support.programs import names
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.model import Directory
@@ -17,11 +18,6 @@ from empiarfs.paths import archive_path
 from empiarfs.urls import ftp_address, web_address
 
 DOUBLED = ROOT.replace("/", "//")
-
-
-def names(path: str) -> list[str]:
-    """Return the names in a directory."""
-    return sorted(os.listdir(path))  # noqa: F821 - runs in a child, which has imported it
 
 
 @pytest.mark.parametrize("url", ["http://host//a///b", "http://host/a//b//", "http://host/a/b"])
