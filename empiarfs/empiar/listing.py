@@ -14,6 +14,11 @@ def agrees(stub: Stub, file: File) -> bool:
     return sizes is None or file.size in sizes
 
 
+def listed_mtime(stub: Stub) -> int | None:
+    """Return the listed date of `stub` in seconds since 1970, to the minute and a time zone; None for none."""
+    return autoindex_fields.seconds(stub.listed_date)
+
+
 class HtmlListing:
     """Lists directories from the server's index pages, with rounded sizes, by one request each.
 
