@@ -84,6 +84,10 @@ class UnknownListing(ArchiveError):
     number = errno.EIO
 
 
+class WrongRange(Unavailable):
+    """The reply is another part of the file than was requested: a cache between here and the server answers."""
+
+
 class Offline(ArchiveError):
     """Not in the cache, and the network must not be used."""
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from empiarfs.cli.findings import Finding, Findings, State
-from empiarfs.errors import ArchiveError, CertificateError, Unavailable, UnknownListing
+from empiarfs.errors import ArchiveError, CertificateError, Unavailable, UnknownListing, WrongRange
 from empiarfs.model import Directory, File, Span, Stub, is_entry_number
 from empiarfs.settings import Settings
 from empiarfs.units import KIB
@@ -256,6 +256,8 @@ def _advice(error: OSError) -> str:
             return "the server speaks another protocol: --base-url http://..."
         case CertificateError():
             return "a proxy of your site may intercept TLS: get its certificate, and pass it with --ca-bundle"
+        case WrongRange():
+            return "a cache of your site breaks requests for parts of files: have it exempt this server, or use https://"
         case FileNotFoundError():
             return NO_ENTRIES
         case PermissionError():

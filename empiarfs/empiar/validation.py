@@ -7,11 +7,12 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from empiarfs.empiar.connection import Reply
-from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable
+from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable, WrongRange
 from empiarfs.model import File, Span
 from empiarfs.units import LARGEST
 
 LONGEST_RETRY_AFTER = 3600.0
+LONGEST_CONTENT_RANGE = 80  # characters in a message; a valid one has 66 at most
 LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
 
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
@@ -76,6 +77,7 @@ def check_range(reply: Reply, file: File, span: Span) -> int | None:
 
     Raises:
         Stale: it is of another version.
+        WrongRange: it is another part.
         Unavailable: it is something else.
     """
     _check_identity(reply, file.path)
@@ -85,7 +87,7 @@ def check_range(reply: Reply, file: File, span: Span) -> int | None:
     if match is not None and match[3] not in {str(file.size), "*"}:  # first: a file that shrank has a shorter part
         raise Stale(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
-        raise Unavailable(file.path, "the server sends another part than was requested")
+        raise WrongRange(file.path, _other_part(reply, span))
     date = modified(reply, file.size)
     if date is not None and not file.is_dated(date):
         raise Stale(file.path, "the file at the server was replaced")
@@ -96,7 +98,8 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     """Return the file whose first `size` bytes are requested, and the span that the reply holds.
 
     Raises:
-        Unavailable: it is another part, or the reply does not contain the size of the file.
+        WrongRange: it is another part.
+        Unavailable: the reply does not contain the size of the file.
     """
     _check_identity(reply, path)
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
@@ -106,8 +109,13 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     file = File(path, total, modified(reply, total))
     span = Span(0, min(size, file.size))
     if match.groups()[:2] != (str(span.start), str(span.stop - 1)):
-        raise Unavailable(path, "the server sends another part than was requested")
+        raise WrongRange(path, _other_part(reply, span))
     return file, span
+
+
+def _other_part(reply: Reply, span: Span) -> str:
+    got = reply.headers.get("Content-Range", "none")[:LONGEST_CONTENT_RANGE]
+    return f"expected bytes {span.start}-{span.stop - 1}, got {got!r}: a cache between here and the server?"
 
 
 def modified(reply: Reply, size: int) -> int | None:
