@@ -36,7 +36,8 @@ def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
     if reply.status in _GONE:
         raise NotFound(path)
     if reply.status in _FORBIDDEN:
-        raise Forbidden(path, f"the server refuses it (HTTP {reply.status})")
+        is_public = "" if reply.status == HTTPStatus.UNAUTHORIZED else ": not (or not yet) public?"
+        raise Forbidden(path, f"the server refuses it (HTTP {reply.status}){is_public}")
     says = f"the server answers HTTP {reply.status} {reply.reason}".rstrip()
     if reply.status in _THROTTLED:
         raise Throttled(path, says, retry_after(reply))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.archives import archive_of
 from support.commands import isolated, run
 from support.fakes import SOON, noise
+from support.mounting import Mounts
 from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs.empiar.autoindex_fields import seconds, size_range
@@ -158,6 +159,15 @@ def test_a_page_in_place_of_a_listing_is_waited_for_where_there_were_listings(
         server.answer = lambda request: pages.pop() if pages else site(request)
         assert [node.path for node in archive.listdir("10028/data")] == ["10028/data/a.mrc"]
         assert not pages
+
+
+def test_a_mount_of_an_unknown_listing_promises_no_wait(mount: Mounts, server: ScriptedServer) -> None:
+    """A mount of the whole archive of an unknown server says that its root fails, and not that reads will wait."""
+    server.answer = lambda _: page(PAGES["caddy"])
+    made = mount(base_url=server.base_url)
+    made.expect("not an index page")
+    assert made.started is not None
+    assert made.started.stderr.decode().endswith("mounted anyway: it fails with 'Input/output error'\n")
 
 
 def test_doctor_names_the_servers_that_are_known(
