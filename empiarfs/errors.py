@@ -78,6 +78,16 @@ class CertificateError(Unavailable):
     """The server's certificate cannot be verified; retried, because a captive portal may be in the way."""
 
 
+class UnknownListing(ArchiveError):
+    """The server lists directories in a form that empiarfs cannot read, or not at all."""
+
+    number = errno.EIO
+
+
+class WrongRange(Unavailable):
+    """The reply is another part of the file than was requested: a cache between here and the server answers."""
+
+
 class Offline(ArchiveError):
     """Not in the cache, and the network must not be used."""
 

@@ -45,6 +45,7 @@ class Host:
         listing: the directories, limited and retried.
         prefetch_slot: holds a connection for prefetch.
         most_prefetches: the maximum number of connections for prefetch.
+        served: the files without limit, hedge and retry.
 
     Args:
         url: the directory below which paths are requested.
@@ -75,10 +76,10 @@ class Host:
             self._limiter.pause,
             interactive=interactive,
         )
-        served = HttpOrigin(self.client)
-        self._hedged = Hedged(served, self._limiter, self._limiter.demand, self.submit)
+        self.served = HttpOrigin(self.client)
+        self._hedged = Hedged(self.served, self._limiter, self._limiter.demand, self.submit)
         self.origin = Retrying(self._hedged, self._retry_policy)
-        self.prefetch_origin = Hedged(served, self._limiter, lambda _: nullcontext(), self.submit)
+        self.prefetch_origin = Hedged(self.served, self._limiter, lambda _: nullcontext(), self.submit)
         self.listing = LimitedListing(HtmlListing(self.client), self._limiter.demand, self._retry_policy)
         self.prefetch_slot = self._limiter.prefetch
         self.submit(self._watch)

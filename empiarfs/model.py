@@ -4,7 +4,7 @@ A path is a `str` relative to the root of the archive, without a slash at either
 `"10028/data/Micrographs"` a directory. Bytes of a name that are not UTF-8 are surrogate escapes (PEP 383).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 MINUTE: Final = 60  # seconds
@@ -14,27 +14,35 @@ FARTHEST_ZONE: Final = 15 * 3600
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One version of a file: the same values mean the same bytes.
+    """One version of a file: the same path, size, `modified` and `coarse_mtime` mean the same bytes.
 
     Attributes:
         path: its path in the archive.
         size: its exact length in bytes, never a rounded one.
         modified: the server's Last-Modified in seconds since 1970 UTC; None if the server sends none.
         coarse_mtime: whether `modified` is the date of a listing: whole minutes, in a time zone that is not known.
+        exact_mtime: the exact date of a file whose `modified` is that of a listing, once a reply has told it; no
+            part of the version, so that what is cached of it stays.
     """
 
     path: str
     size: int
     modified: int | None
     coarse_mtime: bool = False
+    exact_mtime: int | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.path)  # a string caches its hash; a read looks a file up some twenty times
 
+    @property
+    def mtime(self) -> int | None:
+        """The best date that is known, in seconds since 1970; None if there is none."""
+        return self.modified if self.exact_mtime is None else self.exact_mtime
+
     def is_dated(self, modified: int) -> bool:
         """Return whether this version may have the exact date `modified`, in seconds since 1970."""
-        if self.modified is None or not self.coarse_mtime:
-            return self.modified in {None, modified}
+        if self.modified is None or not self.coarse_mtime or self.exact_mtime is not None:
+            return self.mtime in {None, modified}
         # a listing drops the seconds, and has its own time zone: an offset of whole quarters of an hour
         apart = modified - self.modified
         return abs(apart) <= FARTHEST_ZONE and apart % QUARTER < MINUTE

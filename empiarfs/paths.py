@@ -4,6 +4,7 @@ import re
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from empiarfs.model import is_entry_number
+from empiarfs.urls import single_slashes
 
 _ACCESSION = re.compile(r"EMPIAR-(\d+)", re.ASCII | re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/?#]*@")
@@ -78,9 +79,9 @@ def _below(text: str, base_url: str) -> str:
         base, url = urlsplit(base_url), urlsplit(_without_user(text))
     except ValueError as error:
         raise ValueError(f"{_without_user(text)} is not a valid URL: {error}") from error
-    below = base.path.rstrip("/") + "/"
-    if url.netloc == base.netloc and (url.path + "/").startswith(below):
-        return unquote_to_bytes(url.path[len(below) :]).decode("utf-8", "surrogateescape")
+    below, path = base.path.rstrip("/") + "/", single_slashes(url.path)
+    if url.netloc == base.netloc and (path + "/").startswith(below):
+        return unquote_to_bytes(path[len(below) :]).decode("utf-8", "surrogateescape")
     page = _PAGE.fullmatch(url.netloc + url.path)
     if page is None:
         raise ValueError(

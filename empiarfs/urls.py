@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 BASE_URL = "https://ftp.ebi.ac.uk/empiar/world_availability"
 
 _LOGIN = re.compile(r"(?:(?<=://)|(?<!\S))[^/?#\s]*@")
+_SLASHES = re.compile(r"/{2,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -15,14 +16,24 @@ def without_credentials(url: str) -> str:
 
 
 def web_address(text: str) -> str:
-    """Parse the URL of a directory; return it without its final slash.
+    """Parse the URL of a directory; return it with single slashes, none of them at the end.
 
     Raises:
         ValueError: it is not http or https, has no host, or has a query or a fragment.
     """
     if not _is_address(text, {"http", "https"}):
         raise ValueError(f"{_unfit(text)} is not a web address; write it like {BASE_URL}")
-    return text.strip().rstrip("/")
+    return _without_doubled_slashes(text)
+
+
+def _without_doubled_slashes(url: str) -> str:
+    scheme, separator, rest = url.strip().partition("://")
+    return f"{scheme}{separator}{single_slashes(rest).rstrip('/')}"
+
+
+def single_slashes(path: str) -> str:
+    """Return `path` with one slash in place of several: most servers take both for the same directory."""
+    return _SLASHES.sub("/", path)
 
 
 def _is_address(text: str, schemes: set[str]) -> bool:
@@ -45,7 +56,7 @@ def _unfit(text: str) -> str:
 
 
 def ftp_address(text: str) -> str:
-    """Parse the FTP URL of a directory, or an empty text; return it without its final slash.
+    """Parse the FTP URL of a directory, or an empty text; return it with single slashes, none of them at the end.
 
     Raises:
         ValueError: it is not ftp, has no host, or has a query or a fragment.
@@ -54,4 +65,4 @@ def ftp_address(text: str) -> str:
         raise ValueError(
             f"{_unfit(text)} is not an FTP address; write it like ftp://ftp.ebi.ac.uk/empiar/world_availability"
         )
-    return text.strip().rstrip("/")
+    return _without_doubled_slashes(text)

@@ -15,7 +15,7 @@ from empiarfs.archive import Archive
 from empiarfs.counters import Counters
 from empiarfs.empiar.connection_pool import SLOT_SECONDS
 from empiarfs.empiar.ftp import FtpSizes
-from empiarfs.empiar.listing import agrees
+from empiarfs.empiar.listing import agrees, listed_mtime
 from empiarfs.engine.background import BackgroundWorkers, PolledValue
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.fetcher import Fetcher
@@ -115,7 +115,10 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         background=refreshing,
         scans=SingleFlight(host.latency.hedge_delay, host.submit),
         absent=math.inf if settings.offline else ABSENT_SECONDS,
+        listed_mtime=listed_mtime,
     )
+    if isinstance(host, Host):
+        host.served.on_date = listings.record_date
     tree = Tree(
         listings,
         host.origin,

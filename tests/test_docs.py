@@ -24,7 +24,13 @@ DEVELOPMENT = PROJECT / "docs" / "development.md"
 DOCUMENTS = [README, PROJECT / "SEMANTICS.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 # options of others that stand alone in code
-FOREIGN = {"--scratch_dir": "RELION", "--preread_images": "RELION", "--device": "docker", "--privileged": "docker"}
+FOREIGN = {
+    "--scratch_dir": "RELION",
+    "--preread_images": "RELION",
+    "--device": "docker",
+    "--privileged": "docker",
+    "--modify-window": "rsync",
+}
 # variables that are no settings: where the settings' file is, the binding, completion, and what scripts/ read
 VARIABLES = {"EMPIARFS_CONFIG", "EMPIARFS_FUSE", "_EMPIARFS_COMPLETE", "EMPIARFS_VENV"}
 

@@ -21,6 +21,8 @@ TABLE: dict[type[ArchiveError], tuple[int, type[OSError]]] = {
     errors.Unavailable: (5, OSError),
     errors.Throttled: (5, OSError),
     errors.CertificateError: (5, OSError),
+    errors.WrongRange: (5, OSError),
+    errors.UnknownListing: (5, OSError),
     errors.Offline: (113, OSError),
     errors.Cancelled: (4, InterruptedError),
     errors.Closed: (5, OSError),
@@ -79,12 +81,13 @@ def test_an_error_is_no_builtin_one_of_another_kind(kind: type[ArchiveError]) ->
 
 
 def test_throttled_is_unavailable() -> None:
-    """Throttled and CertificateError are the only kinds of Unavailable."""
+    """Throttled, CertificateError and WrongRange are the only kinds of Unavailable."""
     assert issubclass(errors.Throttled, errors.Unavailable)
     assert {kind for kind in KINDS if issubclass(kind, errors.Unavailable)} == {
         errors.Unavailable,
         errors.Throttled,
         errors.CertificateError,
+        errors.WrongRange,
     }
 
 

@@ -106,8 +106,8 @@ def stat(path: str, **flags: Any) -> None:
     }
     if isinstance(found, File):
         lines["size"] = f"{found.size} bytes"
-    if found.modified is not None:
-        lines["modified"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.modified))
+    if date := _date(found, "%Y-%m-%d %H:%M:%S"):
+        lines["modified"] = date
     lines["address"] = f"empiar://{printable(found.path)}"
     for name, value in lines.items():
         click.echo(f"{name + ':':10}{value}")
@@ -149,10 +149,10 @@ def _size(node: Node, *, human: bool) -> str:
             return f"~{node.listed_size}" if node.listed_size else "?"
 
 
-def _date(node: Node) -> str:
+def _date(node: Node, form: str = "%Y-%m-%d %H:%M") -> str:
     if isinstance(node, Stub):
         return printable(node.listed_date)  # as the server wrote it
-    if node.modified is None:
-        return ""
-    zone = " UTC" if isinstance(node, File) and not node.coarse_mtime else ""  # a listing does not name its zone
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(node.modified)) + zone
+    date = node.mtime if isinstance(node, File) else node.modified
+    is_exact = isinstance(node, File) and (not node.coarse_mtime or node.exact_mtime is not None)
+    # a listing does not name its zone
+    return "" if date is None else time.strftime(form, time.gmtime(date)) + " UTC" * is_exact

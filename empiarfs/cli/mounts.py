@@ -14,6 +14,7 @@ import platformdirs
 
 from empiarfs.cli import complete, options, places
 from empiarfs.cli.text import printable
+from empiarfs.errors import UnknownListing
 from empiarfs.model import is_entry_number
 from empiarfs.mount import daemon, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0  # how long the command waits for the server to confirm the named entries
+
+# errors of an entry, or of the root, that do not pass by waiting
+_LASTING = (PermissionError, UnknownListing)
 
 # options of libfuse that leave every promise of SEMANTICS.md as it is
 _FOR_LIBFUSE = {
@@ -141,7 +145,9 @@ def _entry_at(text: str, base_url: str) -> str | None:
 
 
 def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:
-    """Report a mistyped entry now, while the user can see it; an unreachable server is no reason not to mount.
+    """Report a mistyped entry now, while the user can see it, and one that is not public.
+
+    Neither an unreachable server nor one that refuses an entry is a reason not to mount.
 
     Args:
         archive: what is mounted.
@@ -152,32 +158,18 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
     Raises:
         daemon.Failed: an entry does not exist.
     """
-    missing: list[str] = []
-    troubles: list[str] = []
-
-    def ask(entry: str) -> None:
-        try:
-            if entry:
-                archive.check(entry)
-            else:
-                archive.listdir("")
-        except FileNotFoundError:
-            missing.append(entry)
-        except OSError as error:
-            troubles.append(str(error))
-
-    asking = [threading.Thread(target=ask, args=(entry,), daemon=True) for entry in only or ("",)]
-    for one in asking:
-        one.start()
-    deadline = time.monotonic() + CHECK_SECONDS
-    for one in asking:
-        one.join(max(0.0, deadline - time.monotonic()))
+    errors, are_all_in = _errors_of(archive, only or ("",))
+    missing = sorted(entry for entry, error in errors.items() if isinstance(error, FileNotFoundError))
     if missing:
-        lacking = ", ".join(sorted(missing))
+        lacking = ", ".join(missing)
         what = places.no_entry(lacking, sample=sample) if lacking else "the server has no such directory"
-        raise daemon.Failed(what if sample else f"{what}; choose another directory with --base-url")
-    if any(one.is_alive() for one in asking):
-        troubles.append("the server does not answer")
+        others = f"; without {lacking} the others can be mounted" if len(missing) < len(only) else ""
+        raise daemon.Failed(what if sample else f"{what}{others}; choose another directory with --base-url")
+    for error in (error for error in errors.values() if isinstance(error, _LASTING)):
+        then = f"mounted anyway: it fails with {os.strerror(error.errno or 0)!r}"
+        click.echo(f"empiarfs: warning: {printable(str(error))}; {then}", err=True)
+    troubles = [str(error) for error in errors.values() if not isinstance(error, _LASTING)]
+    troubles += [] if are_all_in else ["the server does not answer"]
     if troubles:
         then = (
             "what is not cached fails with 'No route to host'"
@@ -186,6 +178,28 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
             f"{chosen.patience:.0f} s (--patience); for the cause run: empiarfs doctor"
         )
         click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted anyway: {then}", err=True)
+
+
+def _errors_of(archive: "Archive", entries: tuple[str, ...]) -> tuple[dict[str, OSError], bool]:
+    """Request `entries`, the root if it is empty; return the errors, and whether all were answered in time."""
+    errors: dict[str, OSError] = {}
+
+    def ask(entry: str) -> None:
+        try:
+            if entry:
+                archive.check(entry)
+            else:
+                archive.listdir("")
+        except OSError as error:
+            errors[entry] = error
+
+    asking = [threading.Thread(target=ask, args=(entry,), daemon=True) for entry in entries]
+    for one in asking:
+        one.start()
+    deadline = time.monotonic() + CHECK_SECONDS
+    for one in asking:
+        one.join(max(0.0, deadline - time.monotonic()))
+    return dict(errors), not any(one.is_alive() for one in asking)
 
 
 def _read_ahead(path: str, kib: int) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from empiarfs.cli.findings import Finding, Findings, State
-from empiarfs.errors import ArchiveError, CertificateError, Unavailable
+from empiarfs.errors import ArchiveError, CertificateError, Unavailable, UnknownListing, WrongRange
 from empiarfs.model import Directory, File, Span, Stub, is_entry_number
 from empiarfs.settings import Settings
 from empiarfs.units import KIB
@@ -32,6 +32,7 @@ WORTH_READING = re.compile(r"[\d.]+[MG]")  # as a listing rounds a mebibyte and 
 NAMES_SHOWN = 3  # of a root without entries
 LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches count hours
 NO_ENTRIES = "is this the directory that holds the numbered entries? choose another with --base-url"
+KNOWN_SERVERS = "the listings of Apache, nginx and lighttpd are known, see docs/running.md"
 API_ADVICE = "the API is not needed to read files"
 FTP_ADVICE = "each file is measured by a request of its own; --no-ftp does not try FTP"
 NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? cached data can be read with --offline"
@@ -130,10 +131,10 @@ def root(host: "Host", url: str) -> tuple[Finding, list[str]]:
 
     try:
         listed = host.listing.scan("")
-    except Unavailable as error:
+    except (Unavailable, UnknownListing) as error:
         if not isinstance(error.__cause__, NotAListing):
             raise
-        advice = f"{NO_ENTRIES}; or does a captive portal or proxy answer in its place?"
+        advice = f"{NO_ENTRIES}; or does a captive portal or proxy answer in its place? {KNOWN_SERVERS}"
         return Finding("bad", f"{url} is not a listing of entries: {error.__cause__}", advice), []
     entries = [one.path for one in listed if isinstance(one, Directory) and is_entry_number(one.path)]
     if entries:
@@ -255,6 +256,8 @@ def _advice(error: OSError) -> str:
             return "the server speaks another protocol: --base-url http://..."
         case CertificateError():
             return "a proxy of your site may intercept TLS: get its certificate, and pass it with --ca-bundle"
+        case WrongRange():
+            return "a cache of your site breaks requests for parts of files: have it exempt this server, or use https://"
         case FileNotFoundError():
             return NO_ENTRIES
         case PermissionError():

@@ -147,7 +147,8 @@ def place(text: str, flags: dict[str, Any]) -> Iterator[tuple[Mount | Remote, st
 
 def no_entry(names: str, *, sample: bool) -> str:
     """Return a message that there are no such entries, and which command lists those that exist."""
-    return f"there is no entry {names}; empiarfs ls{' --sample' * sample} lists all entries"
+    why = "" if sample else " (mistyped, or not yet public?)"
+    return f"there is no entry {names}{why}; empiarfs ls{' --sample' * sample} lists all entries"
 
 
 def _explained(

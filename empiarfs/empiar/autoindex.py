@@ -47,6 +47,10 @@ class NotAListing(ValueError):
     """The page is not an index page, or is truncated."""
 
 
+class Truncated(NotAListing):
+    """The page begins as an index page, and is truncated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of an index page.
@@ -67,15 +71,16 @@ class Row:
 def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
     """Parse an index page; return the children it shows, in its order, possibly with duplicates.
 
-    The page may be a table, preformatted text or a list of Apache's mod_autoindex, or a page of nginx. A link to
-    anything but a direct child of `url` is ignored.
+    The page may be a table, preformatted text or a list of Apache's mod_autoindex, or a page of nginx or lighttpd.
+    A link to anything but a direct child of `url` is ignored.
 
     Args:
         pieces: the page, in pieces of any length.
         url: the URL of the page, which is that of the directory with a final slash.
 
     Raises:
-        NotAListing: the page is not an index page, is truncated, or exceeds a limit.
+        Truncated: the page is cut.
+        NotAListing: the page is not an index page, or exceeds a limit.
     """
     page = _Page(_Place(url))
     # Latin-1, whatever charset the reply or the page claims: it preserves the bytes of an href
@@ -89,7 +94,7 @@ def rows(pieces: Iterable[bytes], url: str) -> list[Row]:
     if not page.is_index:
         raise NotAListing("not an index page: neither its title nor its heading begins with 'Index of'")
     if not page.is_whole:
-        raise NotAListing(f"the index page was cut after {len(page.rows)} rows")
+        raise Truncated(f"the index page was cut after {len(page.rows)} rows")
     return page.rows
 
 

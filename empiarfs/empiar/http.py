@@ -6,9 +6,11 @@ A reply is used only if it is exactly what was requested: status, range, total a
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from enum import IntEnum
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from empiarfs.cancellation import CancelToken
@@ -16,10 +18,21 @@ from empiarfs.empiar import validation
 from empiarfs.empiar.connection import Connection, Reply
 from empiarfs.empiar.connection_pool import ConnectionPool
 from empiarfs.empiar.transport_errors import Kind, TransportError
-from empiarfs.errors import CertificateError, Forbidden, IsADirectory, NotFound, Stale, Throttled, Unavailable
+from empiarfs.errors import (
+    CertificateError,
+    Forbidden,
+    IsADirectory,
+    NotFound,
+    Stale,
+    Throttled,
+    Unavailable,
+    WrongRange,
+)
 from empiarfs.model import File, Span
 from empiarfs.ports import NEVER, Timings
-from empiarfs.urls import without_credentials
+from empiarfs.urls import single_slashes, without_credentials
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +70,7 @@ class HttpClient:
         return f"{self._base_url}/{quote(path.encode('utf-8', 'surrogateescape'), safe='/')}"
 
     @contextmanager
-    def request(
+    def request(  # noqa: PLR0913 - each is a part of one request
         self,
         method: str,
         path: str,
@@ -65,6 +78,7 @@ class HttpClient:
         slash: bool = False,
         query: str = "",
         part: Span | None = None,
+        no_cache: bool = False,
         deadline: float = NEVER,
         token: CancelToken | None = None,
     ) -> Iterator[Reply]:
@@ -78,6 +92,7 @@ class HttpClient:
             slash: whether it is a directory.
             query: the escaped query of the URL.
             part: the requested bytes; None for all.
+            no_cache: whether caches on the way are to ask the server.
             deadline: when the reply must have begun, in seconds of `time.monotonic`.
             token: lets another thread cancel the request.
 
@@ -86,6 +101,7 @@ class HttpClient:
             with a slash.
         """
         headers = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
+        headers |= {"Cache-Control": "no-cache"} if no_cache else {}
         try:
             connection = self._pool.acquire()
         except TransportError as error:
@@ -165,7 +181,7 @@ class HttpClient:
         elsewhere = Unavailable(path, f"the server redirects to another server: {target[:200]!r}")
         if there.scheme not in {"http", "https"} or there.hostname != self._host or not location:
             raise elsewhere
-        here, beyond = unquote_to_bytes(urlsplit(url).path), unquote_to_bytes(there.path)
+        here, beyond = (unquote_to_bytes(single_slashes(one.path)) for one in (urlsplit(url), there))
         if beyond == here + b"/":  # not followed: behind a balancer a server of HTTPS may redirect to HTTP
             raise IsADirectory(path)
         if there.scheme != urlsplit(self._base_url).scheme == "https":
@@ -186,20 +202,38 @@ def _port(url: SplitResult) -> int:
     return url.port or _PORTS.get(url.scheme, 0)
 
 
+def _file(reply: Reply, path: str, length: str) -> File:
+    """Return the file of a reply with this Content-Length."""
+    size = validation.length(length, path)
+    return File(path, size, validation.modified(reply, size))
+
+
+class Bypass(IntEnum):
+    """How requests for parts get past a cache on the way that answers with the part it has."""
+
+    NONE = 0
+    NO_CACHE = 1
+    QUERY = 2  # each part has a URL of its own; web servers ignore a query on a file
+
+
 class HttpOrigin:
-    """An origin over HTTP, by HEAD and ranged GET."""
+    """An origin over HTTP, by HEAD and ranged GET.
+
+    Attributes:
+        on_date: called with a file whose own date is that of a listing, and its exact date, when a reply tells it.
+    """
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
+        self.on_date: Callable[[File, int], None] = lambda _file, _date: None
+        self._bypass = Bypass.NONE
 
     def measure(self, path: str, *, deadline: float = NEVER, token: CancelToken | None = None) -> File:
         """See `Origin.measure`."""
         with self._client.request("HEAD", path, deadline=deadline, token=token) as reply:
             validation.check_is_file(reply, path)
             length = reply.headers.get("Content-Length")
-            said = (
-                None if length is None else File(path, validation.length(length, path), validation.modified(reply))
-            )
+            said = None if length is None else _file(reply, path, length)
         if said is not None and said.size:
             return said
         # Apache sends no length for an empty file, and some servers send zero for any file
@@ -220,12 +254,15 @@ class HttpOrigin:
             return self.measure(path, deadline=deadline, token=token), b""
 
     def _open(self, path: str, size: int, deadline: float, token: CancelToken | None) -> tuple[File, bytes]:
-        with self._client.request("GET", path, part=Span(0, size), deadline=deadline, token=token) as reply:
+        def check(reply: Reply) -> tuple[File, Span]:
             validation.check_is_file(reply, path)
             if reply.status != HTTPStatus.PARTIAL_CONTENT:  # the whole file, which may be large
-                length = validation.length(reply.headers.get("Content-Length", ""), path)
-                return File(path, length, validation.modified(reply)), b""
-            file, span = validation.first_part(reply, path, size)
+                return _file(reply, path, reply.headers.get("Content-Length", "")), Span(0, 0)
+            return validation.first_part(reply, path, size)
+
+        with self._part(path, Span(0, size), check, deadline, token) as (reply, (file, span)):
+            if not span.size:
+                return file, b""
             data = b"".join(self._client.body(reply, path))
             if len(data) != span.size:
                 raise Unavailable(path, f"short read: expected {span.size} bytes, got {len(data)}")
@@ -235,8 +272,13 @@ class HttpOrigin:
         self, file: File, span: Span, *, deadline: float = NEVER, token: CancelToken | None = None
     ) -> Iterator[bytes]:
         """See `Origin.fetch`."""
-        with self._client.request("GET", file.path, part=span, deadline=deadline, token=token) as reply:
-            validation.check_range(reply, file, span)
+
+        def check(reply: Reply) -> int | None:
+            return validation.check_range(reply, file, span)
+
+        with self._part(file.path, span, check, deadline, token) as (reply, date):
+            if file.coarse_mtime and date is not None:
+                self.on_date(file, date)
             received = 0
             for piece in self._client.body(reply, file.path):
                 received += len(piece)
@@ -245,3 +287,32 @@ class HttpOrigin:
                 yield piece
             if received != span.size:
                 raise Unavailable(file.path, f"the reply was cut: {received} of {span.size} bytes")
+
+    @contextmanager
+    def _part(
+        self, path: str, span: Span, check: Callable[[Reply], T], deadline: float, token: CancelToken | None
+    ) -> Iterator[tuple[Reply, T]]:
+        """Request `span`; yield the reply and what `check` returns for it.
+
+        After a wrong range it is requested past the caches on the way, and what has helped is kept up.
+        """
+        for bypass in (one for one in Bypass if one >= self._bypass):
+            query = f"bytes={span.start}-{span.stop - 1}" if bypass is Bypass.QUERY else ""
+            with self._client.request(
+                "GET", path, part=span, query=query, no_cache=bypass > Bypass.NONE, deadline=deadline, token=token
+            ) as reply:
+                try:
+                    checked = check(reply)
+                except WrongRange as error:
+                    if bypass is max(Bypass):
+                        self._bypass = Bypass.NONE
+                        raise
+                    log.debug("%s; requesting it past the caches", error)
+                    continue
+                if bypass > self._bypass:
+                    log.warning(
+                        "%s: a cache on the way sends other parts of files than requested; passing it", path
+                    )
+                    self._bypass = bypass
+                yield reply, checked
+                return

@@ -8,17 +8,19 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from empiarfs.empiar.connection import Reply
-from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable
+from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable, WrongRange
 from empiarfs.model import File, Span
 from empiarfs.units import LARGEST
 
 LONGEST_RETRY_AFTER = 3600.0
+LONGEST_CONTENT_RANGE = 80  # characters in a message; a valid one has 66 at most
 LONGEST_DATE = 64  # characters; that of RFC 9110 has 29
 
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _FORBIDDEN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
 _THROTTLED = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_ETAG = re.compile(r'"([0-9a-f]{1,16})-([0-9a-f]{1,13})"', re.ASCII)  # 13 digits: until 2112
 _LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 
@@ -35,7 +37,8 @@ def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
     if reply.status in _GONE:
         raise NotFound(path)
     if reply.status in _FORBIDDEN:
-        raise Forbidden(path, f"the server refuses it (HTTP {reply.status})")
+        is_public = "" if reply.status == HTTPStatus.UNAUTHORIZED else ": not (or not yet) public?"
+        raise Forbidden(path, f"the server refuses it (HTTP {reply.status}){is_public}")
     says = f"the server answers HTTP {reply.status} {reply.reason}".rstrip()
     if reply.status in _THROTTLED:
         raise Throttled(path, says, retry_after(reply))
@@ -71,11 +74,12 @@ def check_is_file(reply: Reply, path: str) -> None:
         raise Unavailable(path, "got an HTML page instead of the file (captive portal or proxy?)")
 
 
-def check_range(reply: Reply, file: File, span: Span) -> None:
-    """Check that the reply is the requested span of the version that is read.
+def check_range(reply: Reply, file: File, span: Span) -> int | None:
+    """Check that the reply is the requested span of the version that is read; return its date, if it has one.
 
     Raises:
         Stale: it is of another version.
+        WrongRange: it is another part.
         Unavailable: it is something else.
     """
     _check_identity(reply, file.path)
@@ -85,32 +89,48 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
     if match is not None and match[3] not in {str(file.size), "*"}:  # first: a file that shrank has a shorter part
         raise Stale(file.path, f"the file at the server had {file.size} bytes and has {match[3]}")
     if match is None or match.groups() != (str(span.start), str(span.stop - 1), str(file.size)):
-        raise Unavailable(file.path, "the server sends another part than was requested")
-    date = modified(reply)
+        raise WrongRange(file.path, _other_part(reply, span))
+    date = modified(reply, file.size)
     if date is not None and not file.is_dated(date):
         raise Stale(file.path, "the file at the server was replaced")
+    return date
 
 
 def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     """Return the file whose first `size` bytes are requested, and the span that the reply holds.
 
     Raises:
-        Unavailable: it is another part, or the reply does not contain the size of the file.
+        WrongRange: it is another part.
+        Unavailable: the reply does not contain the size of the file.
     """
     _check_identity(reply, path)
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
     if match is None or match[3] == "*":
         raise Unavailable(path, "the server sends no length")
-    file = File(path, length(match[3], path), modified(reply))
+    total = length(match[3], path)
+    file = File(path, total, modified(reply, total))
     span = Span(0, min(size, file.size))
     if match.groups()[:2] != (str(span.start), str(span.stop - 1)):
-        raise Unavailable(path, "the server sends another part than was requested")
+        raise WrongRange(path, _other_part(reply, span))
     return file, span
 
 
-def modified(reply: Reply) -> int | None:
-    """Return the Last-Modified in seconds since 1970; None if it is missing or invalid."""
-    return seconds(reply.headers.get("Last-Modified", ""))
+def _other_part(reply: Reply, span: Span) -> str:
+    got = reply.headers.get("Content-Range", "none")[:LONGEST_CONTENT_RANGE]
+    return f"expected bytes {span.start}-{span.stop - 1}, got {got!r}: a cache between here and the server?"
+
+
+def modified(reply: Reply, size: int) -> int | None:
+    """Return the date of a file of `size` bytes, in seconds since 1970; None if the reply does not tell it.
+
+    It is the Last-Modified, else that in an ETag of Apache, the size and the microseconds since 1970 in hexadecimal
+    (`ap_make_etag` in server/util_etag.c).
+    """
+    date = seconds(reply.headers.get("Last-Modified", ""))
+    etag = _ETAG.fullmatch(reply.headers.get("ETag", ""))
+    if date is None and etag is not None and int(etag[1], 16) == size:
+        return int(etag[2], 16) // 1_000_000
+    return date
 
 
 @lru_cache(maxsize=1024)  # all replies about one file have the same date

@@ -3,6 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.errors import ArchiveError, Closed, Forbidden, NotADirectory, NotFound, Offline
@@ -31,9 +33,10 @@ class Listings:
         background: runs a task that lists, soon, in another thread.
         scans: the directories that are being listed.
         absent: seconds for which an absent name is not requested again.
+        listed_mtime: returns the date of a listed file, in seconds since 1970; None if the listing has none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part that wire puts in by name
         self,
         listing: Listing,
         index: Index,
@@ -43,6 +46,7 @@ class Listings:
         background: Callable[[Callable[[], object]], None],
         scans: SingleFlight[str, Known],
         absent: float = ABSENT_SECONDS,
+        listed_mtime: Callable[[Stub], int | None] = lambda _: None,
     ) -> None:
         self._listing = listing
         self._index = index
@@ -50,6 +54,7 @@ class Listings:
         self._clock = clock
         self._background = background
         self._absent = absent
+        self._listed_mtime = listed_mtime
         self._scans = scans
         self._keeping = threading.Lock()
         self._refresh_tried: LruCache[str, float] = LruCache(MOST_NOTED, lambda _: 1)
@@ -124,8 +129,10 @@ class Listings:
         with self._keeping:
             known = self._recent.get(directory)
             noted = None if known is None else known.nodes.get(name)
-            if isinstance(noted, File) and isinstance(node, File) and noted.could_be(node):
-                return noted
+            if isinstance(node, File):
+                node = self._dated(node, noted)
+                if isinstance(noted, File) and noted.could_be(node):
+                    node = replace(noted, exact_mtime=node.modified)
             self._index.add(node)  # before memory: a new listing, which may come in between, is read from the index
             known = self._recent.get(directory)
             if known is not None:
@@ -135,10 +142,26 @@ class Listings:
     def keep_all(self, known: Known, files: Iterable[File]) -> None:
         """Store the files of one directory that were measured together, except those measured meanwhile."""
         with self._keeping:
-            new = [file for file in files if isinstance(known.nodes.get(base_name(file.path)), Stub)]
+            noted = [(file, known.nodes.get(base_name(file.path))) for file in files]
+            new = [self._dated(file, stub) for file, stub in noted if isinstance(stub, Stub)]
             self._index.add_all(new)
             for file in new:
                 known.nodes[base_name(file.path)] = file
+
+    def _dated(self, file: File, noted: Node | None) -> File:
+        """Return a measured `file`; with the date of its listing, `noted`, if the server has sent none."""
+        date = self._listed_mtime(noted) if file.modified is None and isinstance(noted, Stub) else None
+        return file if date is None else replace(file, modified=date, coarse_mtime=True)
+
+    def record_date(self, file: File, modified: int) -> None:
+        """Record the exact date of `file`, whose own is that of a listing: it stays the same version."""
+        known = self._recent.get(parent_path(file.path))
+        name = base_name(file.path)
+        noted = None if known is None else known.nodes.get(name)
+        if known is None or not isinstance(noted, File) or noted != file or noted.exact_mtime == modified:
+            return
+        dated = known.nodes[name] = replace(noted, exact_mtime=modified)
+        self._background(partial(self._index.add, dated))  # a reader waits for the reply that has told the date
 
     def mark_absent(self, path: str) -> None:
         """Record that `path` was requested now, and is absent."""

@@ -32,7 +32,7 @@ class Tree:
         sizes: returns the sizes of a whole directory at once; None if there is no such source.
         single_flight: the paths that are being measured.
         sizes_background: runs a task that requests sizes, soon.
-        agrees: returns whether the size of a measured file rounds to the size in the listing.
+        agrees: returns whether a listing may show the size of a measured file as it does.
         background: runs a task that measures ahead.
         prefetch_slot: holds a connection for prefetch.
         keep_head: caches the first bytes of a file, which came with its size.
@@ -268,7 +268,7 @@ class Tree:
             raise
 
     def _is_plausible(self, found: File | Directory) -> bool:
-        """Return whether the size of what was measured rounds to the size in the listing."""
+        """Return whether a listing may show the size of what was measured as it does."""
         node = self._listings.cached_node(found.path)
         return not (isinstance(node, Stub) and isinstance(found, File)) or self._agrees(node, found)
 

@@ -43,10 +43,10 @@ def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, 
     """
     match node:
         case File():
-            mode, links, size = FILE_MODE, 1, node.size
+            mode, links, size, date = FILE_MODE, 1, node.size, node.mtime
         case Directory():
-            mode, links, size = DIRECTORY_MODE, 2, BLOCK_SIZE
-    return _attributes(node.path, mode, links, size, owner, mounted if node.modified is None else node.modified)
+            mode, links, size, date = DIRECTORY_MODE, 2, BLOCK_SIZE, node.modified
+    return _attributes(node.path, mode, links, size, owner, mounted if date is None else date)
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:

@@ -35,10 +35,10 @@ ABSENT_AT_ONCE = 1000  # added between two counts, which read them all
 LOOK_SECONDS = 1.0  # how old the last check of the file may be
 
 _ADD = """
-INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?)
+INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
     is_directory = excluded.is_directory, size = excluded.size, modified = excluded.modified,
-    dated_by_list = excluded.dated_by_list
+    dated_by_list = excluded.dated_by_list, exact_mtime = excluded.exact_mtime
 """
 
 
@@ -119,7 +119,7 @@ class SqliteIndex:
             database.execute("UPDATE entries SET missed = missed + 1 WHERE directory = ? AND listed", (key,))
             database.executemany(
                 """
-                INSERT INTO entries VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?, ?, 0)
+                INSERT INTO entries VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?, ?, 0, NULL)
                 ON CONFLICT DO UPDATE SET
                     position = excluded.position, listed = 1, missed = 0,
                     size = CASE WHEN is_directory = excluded.is_directory

@@ -9,7 +9,7 @@ from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_
 from empiarfs.storage import sqlite
 from empiarfs.storage.circuit_breaker import JOURNAL
 
-VERSION = 2  # of the tables; a file of another version is renamed
+VERSION = 3  # of the tables; a file of another version is renamed
 BUSY_SECONDS = 0.5  # how long to wait for a file that another process has locked; a reader waits as long
 
 _TABLES = (
@@ -29,14 +29,15 @@ CREATE TABLE entries (
     size INTEGER,                 -- exact; NULL until it is measured
     modified INTEGER,
     dated_by_list INTEGER NOT NULL DEFAULT 0,  -- modified is the listing's, to the minute
+    exact_mtime INTEGER,          -- of a file that is dated by its list
     PRIMARY KEY (directory, name)
 ) WITHOUT ROWID
 """,
     "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
 )
 _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
-COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"
-_Row = tuple[bytes, int, str, str, int | None, int | None, int]
+COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list, exact_mtime"
+_Row = tuple[bytes, int, str, str, int | None, int | None, int, int | None]
 
 
 def key_of(path: str) -> bytes:
@@ -56,7 +57,7 @@ def entry_of(directory: str, row: _Row) -> Node:
     Raises:
         sqlite3.Error: another program wrote the row.
     """
-    name, is_directory, listed_size, listed_date, size, modified, dated_by_list = row
+    name, is_directory, listed_size, listed_date, size, modified, dated_by_list, exact_mtime = row
     if not _is_ours(row):
         raise _foreign()
     path = join(directory, name.decode("utf-8", "surrogateescape"))
@@ -64,19 +65,19 @@ def entry_of(directory: str, row: _Row) -> Node:
         return Directory(path, modified)
     if size is None:
         return Stub(path, listed_size, listed_date)
-    return File(path, size, modified, bool(dated_by_list))
+    return File(path, size, modified, bool(dated_by_list), exact_mtime)
 
 
 def _is_ours(row: _Row) -> bool:
     """Return whether this program can have written `row`: SQLite accepts any type of value in any column."""
-    name, _, listed_size, listed_date, size, modified, _ = row
+    name, _, listed_size, listed_date, size, modified, _, exact_mtime = row
     return (
         isinstance(name, bytes)
         and b"/" not in name
         and isinstance(listed_size, str)
         and isinstance(listed_date, str)
         and (size is None or (isinstance(size, int) and size >= 0))
-        and (modified is None or isinstance(modified, int))
+        and all(date is None or isinstance(date, int) for date in (modified, exact_mtime))
     )
 
 
@@ -113,9 +114,9 @@ def found_values(node: File | Directory) -> tuple[object, ...]:
     directory, name = key_of(parent_path(node.path)), key_of(base_name(node.path))
     match node:
         case Directory():
-            return directory, name, 1, None, node.modified, 0
+            return directory, name, 1, None, node.modified, 0, None
         case File():
-            return directory, name, 0, node.size, node.modified, node.coarse_mtime
+            return directory, name, 0, node.size, node.modified, node.coarse_mtime, node.exact_mtime
 
 
 def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, ...]:

@@ -78,7 +78,8 @@ def test_a_directory_that_is_closed_is_refused(client: Client) -> None:
     [b"", b"<html><body>Welcome</body></html>", b"\xff\xd8\xff", b"{}", b"<title>Index of /</title><table>"],
 )
 def test_a_page_that_is_no_listing_is_unavailable(client: Client, server: ScriptedServer, body: bytes) -> None:
-    """`scan` of a page that is no listing raises Unavailable."""
+    """`scan` of a page that is no listing raises Unavailable, where the server has listed a directory before."""
+    client.listing.scan("10028")
     server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(body))}, body)
     with pytest.raises(Unavailable):
         client.listing.scan("10028")
@@ -94,7 +95,8 @@ def test_a_listing_that_was_cut_is_unavailable(client: Client, server: ScriptedS
 
 
 def test_a_compressed_listing_is_unavailable(client: Client, server: ScriptedServer) -> None:
-    """`scan` of a compressed page raises Unavailable."""
+    """`scan` of a compressed page raises Unavailable, where the server has listed a directory before."""
+    client.listing.scan("10028")
     page = gzip.compress(Website(FILES)._listing(b"10028/data"))
     server.answer = lambda _: Reply("200 OK", {"Content-Length": str(len(page)), "Content-Encoding": "gzip"}, page)
     with pytest.raises(Unavailable):

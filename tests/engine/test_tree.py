@@ -567,8 +567,8 @@ def test_waits_for_bulk_sizes_are_bounded_together(
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
-    "directory is listed again, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it is within one unit of the last digit that the directory's listing shows; if "
+    "they disagree, the directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_an_implausible_size_is_checked_in_a_new_listing(world: World) -> None:
     """A file that was replaced since it was listed agrees with the new listing."""
@@ -584,8 +584,8 @@ def test_an_implausible_size_is_checked_in_a_new_listing(world: World) -> None:
 
 
 @pytest.mark.promise(
-    "A size is accepted only if it rounds to the size in the directory's listing; if they disagree, the "
-    "directory is listed again, and a server that still contradicts itself is `EIO`."
+    "A size is accepted only if it is within one unit of the last digit that the directory's listing shows; if "
+    "they disagree, the directory is listed again, and a server that still contradicts itself is `EIO`."
 )
 def test_a_size_that_contradicts_the_listing_is_an_error(world: World) -> None:
     """A size that a new listing contradicts too raises Unavailable, and nothing of it is stored."""

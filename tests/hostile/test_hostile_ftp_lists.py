@@ -249,7 +249,7 @@ NUMBERS = st.one_of(st.integers(min_value=-5, max_value=10**19), st.sampled_from
 def test_a_size_that_the_listing_cannot_round_is_never_a_files(
     found: dict[str, int], listed: dict[str, str], date: str
 ) -> None:
-    """Every accepted size rounds to the size in the listing."""
+    """Every accepted size is one that the listing may show as it does."""
     stubs = [stub(f"10028/{name}", size, date) for name, size in listed.items()]
     for file in agreeing(found, stubs):
         listed_size = listed[file.path.rpartition("/")[2]]

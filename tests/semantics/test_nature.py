@@ -48,7 +48,7 @@ def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
     assert mounted.call(odd, mounted / "10001") == []
 
 
-@pytest.mark.promise("The times of access and of change are the same, and reading changes none of them.")
+@pytest.mark.promise("The times of access and of change are the same, and no program changes any of them.")
 def test_reading_moves_no_time(mounted: Mount, tree: FixtureTree) -> None:
     """All three times of a file are those of the server, before and after reading."""
 
