@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from empiarfs.model import Span
 from empiarfs.storage import chunks
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.circuit_breaker import is_damage
 
 MOST_TRIES = 5  # to create a file
 
@@ -38,7 +37,7 @@ def read(path: str, chunk: Chunk, numbers: Sequence[int]) -> Stored:
         finally:
             os.close(file)
     except OSError as error:
-        if not is_damage(error):
+        if not _is_damage(error):
             raise
         return Stored(damaged=1)
 
@@ -98,3 +97,8 @@ def _create(path: str) -> int:
                 with suppress(FileNotFoundError, FileExistsError):
                     os.mkdir(one, 0o700)  # noqa: PTH102 - see above
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _is_damage(error: OSError) -> bool:
+    """Return whether `error`, from reading a file, concerns that file alone and not the disk."""
+    return error.errno in {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR}

@@ -18,7 +18,6 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.storage import chunk_file, sqlite
-from empiarfs.storage.circuit_breaker import JOURNAL
 from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.threads import ThreadPool
 from empiarfs.units import MIB
@@ -30,7 +29,7 @@ BUSY_SECONDS = 2.0  # how long to wait for a database that another process has l
 THREADS = 4  # for concurrent reads and writes
 PRAGMAS = {
     "auto_vacuum": 1,
-    "journal_mode": JOURNAL,
+    "journal_mode": sqlite.JOURNAL,
     "synchronous": 0,  # a block that a crash truncates fails its checksum
     "mmap_size": 0,
     "cache_size": 256,  # pages, 1 MiB

@@ -18,14 +18,15 @@ from sqlite3 import Error as SqliteError
 from typing import TypeVar
 
 from empiarfs.cancellation import wait_future
+from empiarfs.circuit_breaker import CALM_SECONDS, CircuitBreaker
 from empiarfs.errors import Cancelled
 from empiarfs.model import File
 from empiarfs.private_dirs import Identity, check_private_file, ensure_private, identity
 from empiarfs.storage import chunk_file, chunks
 from empiarfs.storage.chunk_file import Stored
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.circuit_breaker import CALM_SECONDS, CircuitBreaker, is_wrong, may_be_whole
 from empiarfs.storage.database import CENTURY, FAILURES, NAME, Database, Place
+from empiarfs.storage.sqlite import is_wrong, may_be_whole
 from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)

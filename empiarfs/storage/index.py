@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from empiarfs.circuit_breaker import CircuitBreaker
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Known
 from empiarfs.private_dirs import FOLDER, Identity, UnsafePath, check_private_file, ensure_private, identity
-from empiarfs.storage.circuit_breaker import CircuitBreaker, is_wrong, may_be_whole
 from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.index_tables import (
     COLUMNS,
@@ -26,6 +26,7 @@ from empiarfs.storage.index_tables import (
     set_aside,
     with_tables,
 )
+from empiarfs.storage.sqlite import is_wrong, may_be_whole
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
 from empiarfs.storage import sqlite
-from empiarfs.storage.circuit_breaker import JOURNAL
 
 VERSION = 2  # of the tables; a file of another version is renamed
 BUSY_SECONDS = 0.5  # how long to wait for a file that another process has locked; a reader waits as long
@@ -172,7 +171,7 @@ def connect(file: Path | None) -> sqlite3.Connection:
     # one connection under one lock: FUSE calls from threads that Python did not start
     database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
-        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute(f"PRAGMA journal_mode = {sqlite.JOURNAL}")
         database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is renamed then
     except BaseException:
         database.close()

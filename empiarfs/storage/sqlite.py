@@ -5,6 +5,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+# Not WAL: its index is mapped into memory, and if it cannot be read (a bad disk, an unreachable server of home
+# directories) the kernel ends the process with SIGBUS; nor does it work for several hosts that share a home.
+JOURNAL = "truncate"
 _BESIDE = ("-journal", "-wal", "-shm")
 
 
@@ -32,3 +35,17 @@ def fault(file: Path, objection: Callable[[sqlite3.Connection], str], busy_secon
     except sqlite3.Error as error:
         return str(error)
     return "" if found == "ok" else str(found)
+
+
+def may_be_whole(error: sqlite3.Error) -> bool:
+    """Return whether a database that does not open may be intact: locked, full or read-only."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR
+
+
+def is_wrong(error: Exception) -> bool:
+    """Return whether `error`, from using a database, says that its content is corrupt."""
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extended code

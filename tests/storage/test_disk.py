@@ -24,11 +24,12 @@ from support import cache_files
 from support.cache_files import get, put
 from support.fakes import SOON, at_once, noise
 
+from empiarfs import circuit_breaker
 from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import Cancelled
 from empiarfs.model import Block, File
 from empiarfs.private_dirs import ensure_private
-from empiarfs.storage import chunks, circuit_breaker, database, disk
+from empiarfs.storage import chunks, database, disk
 from empiarfs.storage.disk import DiskStore
 from empiarfs.units import GIB, MIB
 

@@ -19,12 +19,13 @@ from support import cache_files
 from support.cache_files import get, put
 from support.fakes import noise, stub
 
+from empiarfs import circuit_breaker
 from empiarfs.model import Block, File, Stub
-from empiarfs.storage import circuit_breaker, disk, index, index_tables
+from empiarfs.process_semaphore import ProcessSemaphore
 from empiarfs.storage import database as of_blocks
+from empiarfs.storage import disk, index, index_tables
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.process_semaphore import ProcessSemaphore
 from empiarfs.units import MIB
 
 FILE = File("10028/data/a.mrc", 1_000_000_000, 1_700_000_000)
