@@ -141,9 +141,8 @@ def pack(chunk: Chunk, blocks: Mapping[int, bytes]) -> list[bytes]:
 def parse(chunk: Chunk, head: bytes) -> Head | None:
     """Return `head` parsed; None if it is not the intact head of `chunk`."""
     index = head[_HEAD.size :]
-    if len(head) != chunk.head_bytes or head[: _HEAD.size] != _HEAD.pack(
-        _MAGIC, _digest(chunk.key), zlib.crc32(index)
-    ):
+    start = _HEAD.pack(_MAGIC, _digest(chunk.key), zlib.crc32(index))
+    if len(head) != chunk.head_bytes or head[: _HEAD.size] != start:
         return None
     entries = list(_ENTRY.iter_unpack(index))
     if any(length > chunk.block_bytes for length, _ in entries if length != _ABSENT):

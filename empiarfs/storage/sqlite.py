@@ -70,9 +70,7 @@ class DatabaseFile(Generic[T]):
         if (self._is_outdated or now - self._looked >= LOOK_SECONDS) and not self.breaker.is_open("opening"):
             self._looked = now
             try:
-                if (
-                    self._is_outdated or identity(self.file) != self._identity
-                ):  # its folder was deleted, for example
+                if self._is_outdated or identity(self.file) != self._identity:
                     self._open()
             except FAILURES as error:
                 self.failure(error, "opening")
