@@ -20,8 +20,8 @@ from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
 from empiarfs.ports import Index
 from empiarfs.private_dirs import runtime_folder
+from empiarfs.process_semaphore import ProcessSemaphore
 from empiarfs.settings import Settings
-from empiarfs.storage.process_semaphore import ProcessSemaphore
 from empiarfs.threads import ThreadPool
 from empiarfs.units import MIB
 from empiarfs.urls import without_credentials

@@ -20,10 +20,10 @@ from empiarfs.private_dirs import (
     prepare_cache_dir,
     runtime_folder,
 )
+from empiarfs.process_semaphore import ProcessSemaphore
 from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex, index_file
-from empiarfs.storage.process_semaphore import ProcessSemaphore
 
 THEIRS = 65534  # the user nobody
 

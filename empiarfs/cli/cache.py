@@ -92,6 +92,8 @@ def verify(count: int, **flags: Any) -> None:
         f"{counted(found.blocks, 'block')}, {size(found.bytes)}: "
         f"{found.damaged} damaged, {found.missing} without a file"
     )
+    if found.foreign:
+        click.echo(f"removed {counted(found.foreign, 'row')} of the database that another program wrote")
     if found.orphans:
         click.echo(f"removed {counted(found.orphans, 'file')} that belonged to no block")
     _tell(found.errors, found.unrecognised)
@@ -189,7 +191,8 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
         f"{same} identical, {changed} of files that have changed there"
     )
     for one in different:
-        click.echo(f"{printable(one.chunk.file.path)}: block {one.number} differs and was removed")
+        name = printable(one.chunk.file.path)
+        click.echo(f"{name}: block {one.number} differs; it was removed, and the blocks stored with it")
     return not different
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from empiarfs.model import Span
 from empiarfs.storage import chunks
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.circuit_breaker import is_damage
 
 MOST_TRIES = 5  # to create a file
 
@@ -22,31 +22,31 @@ class Stored:
     damaged: int = 0
 
 
-def read(path: str, chunk: Chunk, numbers: Sequence[int]) -> Stored:
-    """Read those blocks of the ascending `numbers` of `chunk` that the file `path` holds.
+def read(folder: str, chunk: Chunk, numbers: range) -> Stored:
+    """Read those blocks of `numbers`, all of `chunk`, that its file in `folder` holds; none if there is no file.
 
     If that is most of the chunk, one call reads all of it: a call to a cold disk takes milliseconds.
 
     Raises:
-        FileNotFoundError: the file is gone.
-        OSError: it cannot be read now.
+        OSError: the file cannot be read now.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(f"{folder}/{chunks.file_name(chunk.key)}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return _read(file, chunk, numbers)
         finally:
             os.close(file)
+    except FileNotFoundError:
+        return Stored()
     except OSError as error:
-        if not is_damage(error):
+        if error.errno not in {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR}:
             raise
-        return Stored(damaged=1)
+        return Stored(damaged=1)  # of this file alone, and not of the disk
 
 
-def _read(file: int, chunk: Chunk, numbers: Sequence[int]) -> Stored:
+def _read(file: int, chunk: Chunk, numbers: range) -> Stored:
     is_most = 2 * len(numbers) >= len(chunk.numbers)
-    size = min(os.fstat(file).st_size, chunk.max_bytes) if is_most else chunk.head_bytes
-    data = os.pread(file, size, 0)
+    data = os.pread(file, chunk.max_bytes if is_most else chunk.head_bytes, 0)
     head = chunks.parse(chunk, data[: chunk.head_bytes])
     if head is None:
         return Stored(damaged=1)
@@ -54,34 +54,51 @@ def _read(file: int, chunk: Chunk, numbers: Sequence[int]) -> Stored:
     if not present:
         return Stored()
     span = Span(head.spans[present[0]].start, head.spans[present[-1]].stop)
-    start = 0 if is_most else span.start
-    view = memoryview(data if is_most else os.pread(file, span.size, start))
-    blocks = {}
-    for number in present:
-        part = head.spans[number]
-        block = view[part.start - start : part.stop - start]
-        if head.is_whole(number, block):
-            blocks[number] = bytes(block)
+    part = memoryview(data)[span.start : span.stop] if is_most else os.pread(file, span.size, span.start)
+    blocks = head.intact(present, memoryview(part))
     return Stored(blocks, len(present) - len(blocks))
 
 
-def write(path: str, pieces: Sequence[bytes]) -> int:
-    """Create the file `path` from `pieces`, and return its length; delete it if it cannot be written completely.
+class Written:
+    """A complete chunk file of `size` bytes at `path`, which is not in its place yet."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    def move(self, path: str) -> None:
+        """Put the file in its place; a reader of the file that was there reads on."""
+        try:
+            os.replace(self.path, path)  # noqa: PTH105 - a Path costs as much as the file
+        except IsADirectoryError:  # another program made it
+            shutil.rmtree(path)
+            os.replace(self.path, path)  # noqa: PTH105 - see above
+        self.path = path
+
+    def delete(self) -> None:
+        """Delete the file, wherever it is."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)  # noqa: PTH108 - see `move`
+
+
+def write(place: str, pieces: Sequence[bytes]) -> Written:
+    """Write `pieces` to a new file in the folder of `place`; delete it if it cannot be written completely.
 
     Raises:
         OSError: it cannot be written.
     """
+    path = f"{os.path.dirname(place)}/{os.urandom(14).hex()}.val"  # noqa: PTH120 - see `Written.move`
+    written = Written(path, sum(map(len, pieces)))
     file = _create(path)
     try:
-        size = sum(map(len, pieces))
-        if os.writev(file, pieces) != size:
+        if os.writev(file, pieces) != written.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
     except OSError:
-        os.unlink(path)  # noqa: PTH108 - see below
+        written.delete()
         raise
     finally:
         os.close(file)
-    return size
+    return written
 
 
 def _create(path: str) -> int:
@@ -93,8 +110,8 @@ def _create(path: str) -> int:
         try:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            folder = os.path.dirname(path)  # noqa: PTH120 - a Path costs as much as the file
-            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see above
+            folder = os.path.dirname(path)  # noqa: PTH120 - see `Written.move`
+            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see `Written.move`
                 with suppress(FileNotFoundError, FileExistsError):
-                    os.mkdir(one, 0o700)  # noqa: PTH102 - see above
+                    os.mkdir(one, 0o700)  # noqa: PTH102 - see `Written.move`
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

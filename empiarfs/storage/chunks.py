@@ -1,15 +1,16 @@
 """The format of a chunk, the blocks of an aligned part of a file that are stored together; pure.
 
-The head holds the digest of the key, and for each block that the chunk may hold its length and a checksum over
-key, position and bytes: truncated, swapped and flipped blocks are detected, and the other blocks stay usable.
-Absent blocks take no room behind the head.
+The head holds the digest of the key, and for each block that the chunk may hold its length and the checksum of all
+bytes up to its end, which begins with the digest. So one checksum verifies neighbouring blocks at once, and each
+block can be verified by itself: truncated, swapped and flipped blocks are detected, and the others stay usable. The
+head has a checksum of its own. Absent blocks take no room behind it.
 """
 
 import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -18,10 +19,9 @@ from empiarfs.units import MIB
 
 CHUNK_BYTES = MIB
 
-_MAGIC = b"EFB3"
-_HEAD = struct.Struct("<4s16s")
+_MAGIC = b"EFB4"
+_HEAD = struct.Struct("<4s16sI")  # magic, digest, checksum of the entries
 _ENTRY = struct.Struct("<II")  # length, checksum
-_INDEX = struct.Struct("<I")
 _ABSENT = 0xFFFFFFFF  # in place of a length
 _KEY = re.compile(
     r"(?P<archive>\S+) (?P<block_bytes>[1-9]\d{0,9}) (?P<path>[\x00-\xff]*) (?P<size>\d{1,19}) "
@@ -85,21 +85,29 @@ class Head:
     """
 
     def __init__(self, chunk: Chunk, entries: Iterable[tuple[int, int]]) -> None:
-        self._first = chunk.numbers.start
-        self._digest = _digest(chunk)
-        self._checksums: dict[int, int] = {}
+        self._checksums: dict[int, tuple[int, int]] = {}  # before the block, and behind it
         self.spans: dict[int, Span] = {}
-        end = chunk.head_bytes
+        end, before = chunk.head_bytes, _first_checksum(chunk)
         for number, (length, checksum) in zip(chunk.numbers, entries, strict=True):
             if length != _ABSENT:
                 self.spans[number] = Span(end, end + length)
-                self._checksums[number] = checksum
-                end += length
+                self._checksums[number] = before, checksum
+                end, before = end + length, checksum
 
-    def is_whole(self, number: int, data: "bytes | memoryview[int]") -> bool:
-        """Return whether `data` is the present block `number` as it was stored."""
-        checksum = _checksum(self._digest, number - self._first, data)
-        return len(data) == self.spans[number].size and checksum == self._checksums[number]
+    def intact(self, numbers: Sequence[int], data: "memoryview[int]") -> dict[int, bytes]:
+        """Return those of the present neighbours `numbers` that `data`, their bytes, holds as they were stored."""
+        first = self.spans[numbers[0]].start
+        parts = {}
+        for number in numbers:
+            span = self.spans[number]
+            parts[number] = data[span.start - first : span.stop - first]
+        if not self._is_whole(numbers[0], numbers[-1], data):
+            parts = {number: part for number, part in parts.items() if self._is_whole(number, number, part)}
+        return {number: bytes(part) for number, part in parts.items()}
+
+    def _is_whole(self, first: int, last: int, data: "memoryview[int]") -> bool:
+        is_complete = len(data) == self.spans[last].stop - self.spans[first].start
+        return is_complete and zlib.crc32(data, self._checksums[first][0]) == self._checksums[last][1]
 
 
 def blocks_in_chunk(block_bytes: int) -> int:
@@ -115,22 +123,37 @@ def split(numbers: Iterable[int], block_bytes: int) -> list[tuple[int, list[int]
 
 def pack(chunk: Chunk, blocks: Mapping[int, bytes]) -> list[bytes]:
     """Return the content of the file of `chunk` with `blocks`, by number: the head, then each block."""
-    digest = _digest(chunk)
-    present = [(index, blocks[number]) for index, number in enumerate(chunk.numbers) if number in blocks]
-    entries = [_ENTRY.pack(_ABSENT, 0)] * len(chunk.numbers)
-    for index, data in present:
-        entries[index] = _ENTRY.pack(len(data), _checksum(digest, index, data))
-    return [b"".join((_HEAD.pack(_MAGIC, digest), *entries)), *(data for _, data in present)]
+    checksum = _first_checksum(chunk)
+    present = []
+    entries = []
+    for number in chunk.numbers:
+        data = blocks.get(number)
+        if data is None:
+            entries.append(_ENTRY.pack(_ABSENT, 0))
+        else:
+            checksum = zlib.crc32(data, checksum)
+            entries.append(_ENTRY.pack(len(data), checksum))
+            present.append(data)
+    index = b"".join(entries)
+    return [_HEAD.pack(_MAGIC, _digest(chunk.key), zlib.crc32(index)) + index, *present]
 
 
 def parse(chunk: Chunk, head: bytes) -> Head | None:
-    """Return `head` parsed; None if it is not the complete head of `chunk`."""
-    if len(head) != chunk.head_bytes or head[: _HEAD.size] != _HEAD.pack(_MAGIC, _digest(chunk)):
+    """Return `head` parsed; None if it is not the intact head of `chunk`."""
+    index = head[_HEAD.size :]
+    start = _HEAD.pack(_MAGIC, _digest(chunk.key), zlib.crc32(index))
+    if len(head) != chunk.head_bytes or head[: _HEAD.size] != start:
         return None
-    entries = list(_ENTRY.iter_unpack(head[_HEAD.size :]))
+    entries = list(_ENTRY.iter_unpack(index))
     if any(length > chunk.block_bytes for length, _ in entries if length != _ABSENT):
         return None  # a wrong length could demand any amount of memory
     return Head(chunk, entries)
+
+
+def file_name(key: str) -> str:
+    """Return the name of the file of the chunk `key`, relative to the folder of the store."""
+    name = _digest(key).hex()
+    return f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
 
 
 def parse_key(key: str) -> Chunk | None:
@@ -149,9 +172,9 @@ def block_count(chunk: Chunk, size: int) -> int:
     return max(0, -(-(size - chunk.head_bytes) // chunk.block_bytes))
 
 
-def _checksum(digest: bytes, index: int, data: "bytes | memoryview[int]") -> int:
-    return zlib.crc32(data, zlib.crc32(digest + _INDEX.pack(index)))
+def _first_checksum(chunk: Chunk) -> int:
+    return zlib.crc32(_digest(chunk.key))
 
 
-def _digest(chunk: Chunk) -> bytes:
-    return hashlib.blake2b(chunk.key.encode(), digest_size=16).digest()
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.database import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,9 @@ class VerifyReport:
     Attributes:
         blocks: the number of blocks that were read.
         bytes: the bytes of their chunks.
-        damaged: the number of blocks that failed verification; their chunks are removed.
+        damaged: the number of blocks that failed verification; they are removed, the others of their chunks stay.
         missing: the number of chunks without a file; their rows are removed.
+        foreign: the number of rows that another program wrote; they are removed.
         orphans: the number of files without a row; they are removed.
         errors: each database that could not be verified, and why.
         unrecognised: the files that are not part of the cache, which stay.
@@ -79,6 +79,7 @@ class VerifyReport:
     bytes: int = 0
     damaged: int = 0
     missing: int = 0
+    foreign: int = 0
     orphans: int = 0
     errors: tuple[str, ...] = ()
     unrecognised: tuple[Path, ...] = ()
@@ -86,7 +87,7 @@ class VerifyReport:
     @property
     def is_sound(self) -> bool:
         """Whether nothing was damaged."""
-        return not (self.damaged or self.missing or self.errors)
+        return not (self.damaged or self.missing or self.foreign or self.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +96,10 @@ class SampledBlock:
 
     Attributes:
         chunk: the chunk that holds it.
-        place: the place of the chunk.
         number: the number of the block in the file.
         data: its bytes.
     """
 
     chunk: Chunk
-    place: Place
     number: int
     data: bytes

@@ -1,6 +1,10 @@
 """The database of the chunks; the only module that uses diskcache.
 
 Nothing is ever unpickled, whatever the database holds (CVE-2025-69872): values are chunk files, keys are text.
+
+The key of a chunk gives the name of its file, so reading needs no database. A file takes its place while the
+database is locked. One that is evicted is deleted after that: if another process stores the same chunk at that
+moment it may lose its new file, which is a miss.
 """
 
 import os
@@ -8,42 +12,42 @@ import re
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.errors import Closed
-from empiarfs.storage import chunk_file, sqlite
-from empiarfs.storage.circuit_breaker import JOURNAL
+from empiarfs.storage import chunk_file, chunks, sqlite
+from empiarfs.storage.chunk_file import Stored, Written
+from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.threads import ThreadPool
 from empiarfs.units import MIB
 
 NAME: str = DBNAME  # of the database, in the folder of the store
 FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
-VERSION = 3  # of the stored format; a database of another version is removed, with its files
+VERSION = 4  # of the stored format; a database of another version is removed, with its files
 BUSY_SECONDS = 2.0  # how long to wait for a database that another process has locked
-THREADS = 4  # for concurrent reads and writes
 PRAGMAS = {
     "auto_vacuum": 1,
-    "journal_mode": JOURNAL,
+    "journal_mode": sqlite.JOURNAL,
     "synchronous": 0,  # a block that a crash truncates fails its checksum
     "mmap_size": 0,
     "cache_size": 256,  # pages, 1 MiB
 }
-FAILURES = (sqlite3.Error, diskcache.Timeout)  # of the database itself
 EVICTED_AT_ONCE = 10  # chunks that storing a chunk evicts at the limit; fewer if the limit is small
 EXCESS = 1.1  # times the limit, beyond which more are evicted
 CENTURY = 100 * 365.25 * 86400  # seconds
 
 # With diskcache's own least-recently-used policy each lookup, hit or miss, writes: it locks the database, and fails
-# on a disk that is full or read-only. With this one a lookup is one SELECT, and `touch` updates many chunks in one
-# transaction: each expires a century after its last use, and diskcache has an index of that column.
+# on a disk that is full or read-only. With this one `touch` updates many chunks in one transaction: each expires a
+# century after its last use, and diskcache has an index of that column.
 _POLICY = "expires-first"
 diskcache.EVICTION_POLICY[_POLICY] = {
     "init": None,
@@ -65,14 +69,18 @@ class ForeignKey(NamedTuple):
     is_raw: Any
 
 
-class Place(NamedTuple):
-    """The file `path` of a chunk, and when the chunk was stored or last used, in seconds since 1970."""
+class Row(NamedTuple):
+    """A row of the database: its key, the chunk unless another program wrote it, when it was stored or last used.
 
-    path: str
+    The moment is in seconds since 1970.
+    """
+
+    key: str | ForeignKey
+    chunk: Chunk | None
     used: float
 
 
-def is_chunk_file(filename: object) -> TypeGuard[str]:
+def is_chunk_file(filename: object) -> bool:
     """Return whether `filename`, relative to the folder of a store, is a name of a chunk file."""
     return isinstance(filename, str) and _FILE.fullmatch(filename) is not None
 
@@ -81,8 +89,7 @@ class Database:
     """The chunks in `folder`, by key, and their files.
 
     diskcache has a connection for each thread that uses it, which that thread alone can close; and the threads of
-    libfuse, which are not Python's, would open one at each call. So use the other methods in the threads of this
-    class, by `submit`, or in one thread that closes it at the end.
+    libfuse, which are not Python's, would open one at each call. So one thread does all of it.
 
     Args:
         folder: an existing private folder.
@@ -94,14 +101,14 @@ class Database:
     """
 
     def __init__(self, folder: Path, most: int) -> None:
-        self._file = folder / NAME
+        self._folder = os.fspath(folder)
         self._local = threading.local()
         with fork_guard:
             _prepare(folder)
             self._cache = diskcache.Cache.__new__(diskcache.Cache)
             try:
                 self._cache.__init__(
-                    os.fspath(folder),
+                    self._folder,
                     disk=_FilesOnly,
                     size_limit=most,
                     eviction_policy=_POLICY,
@@ -113,64 +120,130 @@ class Database:
                 )
             finally:
                 self._cache.close()  # the connection of this thread, even if the constructor fails
-        self._threads = ThreadPool("disk cache", THREADS, on_exit=self._disconnect)
-
-    def submit(self, call: Callable[[], T]) -> "Future[T] | None":
-        """Run `call` in a thread that may use the database; return its future, None if the database is closed."""
-        try:
-            return self._threads.submit(call)
-        except Closed:
-            return None
+        self._thread = ThreadPool("disk cache", 1, on_exit=self._disconnect)
 
     def close(self, seconds: float = 0.0) -> None:
-        """Accept no more calls, and wait at most `seconds` for running calls to end and connections to close."""
-        self._threads.close(seconds)
-        self._disconnect()
+        """Accept no more calls, and wait at most `seconds` for running calls to end and the connection to close."""
+        self._thread.close(seconds)
 
-    def find(self, key: str | ForeignKey) -> Place | None:
-        """Return the place of the chunk `key`; None if it is not stored, or another program wrote its row."""
-        with self.connected() as cache:
-            path, expires = cache.get(key, read=True, expire_time=True)
-        return None if path is None else Place(path, _moment(expires))
+    def merge(self, chunk: Chunk, blocks: Mapping[int, bytes]) -> Stored:
+        """Store `blocks` in `chunk`, with its blocks that are intact on disk; return these, and how many are not.
 
-    def store(self, key: str, pieces: Sequence[bytes]) -> None:
-        """Store `pieces` as the chunk `key`, replacing it; evict chunks beyond the limit."""
-        value = _Pieces(pieces)
-        with self.connected() as cache:
+        Damaged blocks are removed, and with the last block the chunk. No lock is held between read and write: the
+        later of two writers may replace the other's blocks, which are then fetched again.
+        """
+        is_complete = chunk.is_complete(blocks)
+        stored = Stored() if is_complete else chunk_file.read(self._folder, chunk, chunk.numbers)
+        merged = {**stored.blocks, **blocks}
+        if not merged:
+            self.delete([chunk.key])
+        elif is_complete or merged != stored.blocks or stored.damaged:
+            file = chunk_file.write(f"{self._folder}/{chunks.file_name(chunk.key)}", chunks.pack(chunk, merged))
             try:
-                cache.set(key, value, expire=CENTURY)
+                self._call(partial(self._place, chunk.key, file))
             except BaseException:
-                cache.disk.remove(value.filename)
+                file.delete()
                 raise
-            if cache.volume() > EXCESS * cache.size_limit:  # the evicted chunks were smaller than the stored ones
-                cache.cull()
+        return stored
 
-    def delete(self, *rows: tuple[str | ForeignKey, Place | None]) -> list[bool]:
-        """Delete each row whose place is unchanged, in one transaction; return for each whether it was deleted."""
-        with self.connected() as cache, cache.transact():
-            return [
-                cache.get(key, read=True) == (place and place.path) and bool(cache.delete(key))
-                for key, place in rows
-            ]
+    def delete(self, keys: Iterable[str | ForeignKey]) -> list[bool]:
+        """Delete the rows of `keys` in one transaction; return for each whether there was one."""
+
+        def delete(cache: diskcache.Cache) -> list[bool]:
+            with cache.transact():
+                return [bool(cache.delete(key)) for key in keys]
+
+        return self._call(delete)
+
+    def touch(self, keys: Iterable[str]) -> None:
+        """Record soon that the chunks `keys` were used; do not wait for that."""
+
+        def touch(cache: diskcache.Cache) -> None:
+            with cache.transact():
+                for key in keys:
+                    cache.touch(key, expire=CENTURY)
+
+        self._submit(touch)
+
+    def clear(self) -> int:
+        """Delete all rows and their files; return the bytes of the chunks."""
+
+        def clear(cache: diskcache.Cache) -> int:
+            size = self._size(cache)
+            cache.clear()
+            return size
+
+        return self._call(clear)
 
     def stored_bytes(self) -> int:
         """Return the bytes of all chunks, a sum that diskcache maintains."""
-        with self.connected() as cache:
-            cache.get("")  # fails after `BUSY_SECONDS` if the database is locked; `reset` retries for a minute
-            return int(cache.reset("size"))
+        return self._call(self._size)
 
-    @contextmanager
-    def connected(self) -> Iterator[diskcache.Cache]:
-        """Yield diskcache, and hold off forks; after an error close its connection, which may hold a lock."""
+    def limit(self, most: int, spare: int) -> None:
+        """Limit the chunks to `most` bytes, and to `spare` more than there are; if that is negative evict some."""
+
+        def limit(cache: diskcache.Cache) -> None:
+            self._size(cache)  # fails in time
+            cache.reset("size_limit", min(most, max(0, cache.volume() + spare)), update=False)
+            if spare < 0:
+                cache.cull()
+
+        self._call(limit)
+
+    def rows(self) -> list[Row]:
+        """Return all rows."""
+
+        def row(cache: diskcache.Cache, key: str | ForeignKey) -> Row:
+            name, expires = cache.get(key, read=True, expire_time=True)
+            is_ours = isinstance(key, str) and name == chunks.file_name(key)
+            return Row(
+                key,
+                chunks.parse_key(key) if isinstance(key, str) and is_ours else None,
+                expires - CENTURY if isinstance(expires, int | float) else 0.0,
+            )
+
+        # `iterkeys` would stop at a row of another program whose key is NULL
+        return self._call(lambda cache: [row(cache, key) for key in cache])
+
+    def _place(self, key: str, file: Written, cache: diskcache.Cache) -> None:
+        """Put `file` in the place of the chunk `key`; evict chunks beyond the limit."""
+        with cache.transact():
+            cache.delete(key)  # or diskcache would remove the new file, which has the name of the old one
+            cache.set(key, file, expire=CENTURY)
+            if cache.volume() > EXCESS * cache.size_limit:  # the evicted chunks were smaller than the stored ones
+                cache.cull()
+
+    def _size(self, cache: diskcache.Cache) -> int:
+        cache.get("")  # fails after `BUSY_SECONDS` if the database is locked; `reset` retries for a minute
+        return int(cache.reset("size"))
+
+    def _call(self, work: Callable[[diskcache.Cache], T]) -> T:
+        return self._submit(work).result()
+
+    def _submit(self, work: Callable[[diskcache.Cache], T]) -> Future[T]:
+        """Do `work` in the thread of this class.
+
+        Raises:
+            sqlite3.Error: the database is closed.
+        """
+        try:
+            return self._thread.submit(partial(self._connected, work))
+        except Closed as error:
+            raise sqlite3.ProgrammingError(str(error)) from error
+
+    def _connected(self, work: Callable[[diskcache.Cache], T]) -> T:
+        """Do `work`, and hold off forks; after an error close the connection, which may hold a lock."""
         with fork_guard:
             try:
                 if not getattr(self._local, "is_connected", False):
-                    _wait_for_lock(self._file)
+                    _wait_for_lock(Path(self._folder))
                     self._local.is_connected = True
-                yield self._cache
-            except BaseException:
+                return work(self._cache)
+            except BaseException as error:
                 self._local.is_connected = False
                 self._cache.close()
+                if isinstance(error, diskcache.Timeout):
+                    raise sqlite3.OperationalError("database is locked") from error
                 raise
 
     def _disconnect(self) -> None:
@@ -182,12 +255,7 @@ class Database:
 
 def fault(folder: Path) -> str:
     """Return why the database in `folder` cannot be used; empty if it can, or does not exist yet."""
-
-    def objection(database: sqlite3.Connection) -> str:
-        _check(database)
-        return ""
-
-    return sqlite.fault(folder / NAME, objection, BUSY_SECONDS)
+    return sqlite.fault(folder / NAME, _check, BUSY_SECONDS)
 
 
 def _prepare(folder: Path) -> None:
@@ -210,41 +278,23 @@ def _prepare(folder: Path) -> None:
 
 
 def _check(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version != VERSION:
-        raise sqlite3.DatabaseError(f"version {version} of the blocks, and this program writes {VERSION}")
+    sqlite.check_version(database, VERSION)
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():  # else not created yet
         database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1").fetchone()
 
 
-def _wait_for_lock(file: Path) -> None:
+def _wait_for_lock(folder: Path) -> None:
     """Wait until the database can be read; a new connection of diskcache would wait a minute.
 
     Raises:
         sqlite3.Error: it cannot be read within `BUSY_SECONDS`.
     """
-    with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
+    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)) as database:
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
-
-
-def _moment(expires: object) -> float:
-    return expires - CENTURY if isinstance(expires, int | float) else 0.0
-
-
-class _Pieces:
-    """The content of a chunk file, and its name once it is written."""
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self.pieces = pieces
-        self.filename = ""
 
 
 class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
     """A disk of diskcache whose keys are text, and whose values are chunk files only."""
-
-    def __init__(self, directory: str, **settings: Any) -> None:
-        super().__init__(directory, **settings)
-        self._folder = directory
 
     def put(self, key: str | ForeignKey) -> tuple[Any, Any]:
         return key if isinstance(key, ForeignKey) else (key, True)
@@ -252,15 +302,14 @@ class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
     def get(self, key: Any, raw: Any) -> str | ForeignKey:
         return key if raw == 1 and isinstance(key, str) else ForeignKey(key, raw)
 
-    def store(self, value: _Pieces, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001 - diskcache's signature
-        if not isinstance(value, _Pieces):
-            raise TypeError("only chunks are stored")
-        value.filename, path = self.filename()
-        return chunk_file.write(path, value.pieces), MODE_BINARY, value.filename, None
+    def store(self, value: Written, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001 - diskcache's signature
+        name = chunks.file_name(key)
+        value.move(f"{self._directory}/{name}")
+        return value.size, MODE_BINARY, name, None
 
     def fetch(self, mode: Any, filename: Any, value: Any, read: bool) -> str | None:  # noqa: ARG002, FBT001 - see `store`
-        """Return the path of a file; None if another program wrote the row."""
-        return f"{self._folder}/{filename}" if mode == MODE_BINARY and is_chunk_file(filename) else None
+        """Return the name of a file; None if another program wrote the row."""
+        return filename if mode == MODE_BINARY and is_chunk_file(filename) else None
 
     def remove(self, file_path: Any) -> None:
         if is_chunk_file(file_path):  # else another program wrote the row

@@ -10,35 +10,28 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from sqlite3 import DatabaseError
-from sqlite3 import Error as SqliteError
-from typing import TypeVar
 
-from empiarfs.cancellation import wait_future
-from empiarfs.errors import Cancelled
+from empiarfs.cancellation import is_limited, wait_future
+from empiarfs.circuit_breaker import CALM_SECONDS
 from empiarfs.model import File
-from empiarfs.private_dirs import Identity, check_private_file, ensure_private, identity
 from empiarfs.storage import chunk_file, chunks
-from empiarfs.storage.chunk_file import Stored
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.circuit_breaker import CALM_SECONDS, CircuitBreaker, is_wrong, may_be_whole
-from empiarfs.storage.database import CENTURY, FAILURES, NAME, Database, Place
+from empiarfs.storage.database import NAME, Database
+from empiarfs.storage.sqlite import FAILURES, LOOK_SECONDS, DatabaseFile
+from empiarfs.threads import ThreadPool
 from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)
 
 FLOOR_SHARE = 0.05  # of the file system, which stays free whatever the limit is
 FLOOR_BYTES = 2 * GIB
+THREADS = 4  # for reads that can be cancelled
 TOUCHED_AT_ONCE = 256
 MOST_USED = 65_536  # used chunks that the database has not recorded yet
-LOOK_SECONDS = 1.0  # how old the last check of the database and the free space may be
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
-TROUBLES = (*FAILURES, OSError, ValueError, TypeError)
-
-T = TypeVar("T")
 
 
 def min_free_of(total: int) -> int:
@@ -56,7 +49,7 @@ class DiskStore:
         block_bytes: the length of a block, a part of the key.
 
     Raises:
-        OSError: the folder belongs to another user, others may write to it, or it cannot be created.
+        OSError: the folder belongs to another user, or others may write to it.
     """
 
     def __init__(self, folder: Path, most: int, *, archive: str, block_bytes: int) -> None:
@@ -65,146 +58,99 @@ class DiskStore:
                 errno.EINVAL, "a cache folder may not have a variable like $HOME in its name", os.fspath(folder)
             )
         self._folder = folder
-        self._database_file = folder / NAME
         self._most = most
         self._archive = archive
         self._block_bytes = block_bytes
         self._used: dict[str, None] = {}  # chunks that were read and are not recorded as used yet
-        self._looked = float("-inf")
         self._damaged = float("-inf")  # when the last damaged block was found
         self._looking = threading.Lock()
+        self._looked = float("-inf")
         self._full = self._is_closed = False
-        self._breaker = CircuitBreaker(f"the cache in {folder}")
-        self._outdated = self._wrong = False  # the database is to be reopened; its content is corrupt
-        self._identity: Identity | None = None
-        self._database: Database | None = None
+        self._file = DatabaseFile(folder / NAME, f"the cache in {folder}", partial(Database, folder, most))
+        self._breaker = self._file.breaker
+        self._threads = ThreadPool("disk reader", THREADS)
         self.broken = 0
-        try:
-            self._open()
-        except (PermissionError, NotADirectoryError, FileExistsError):
-            raise  # the user must choose another folder
-        except TROUBLES as error:
-            self._record_failure(error, "writing")
 
     def __repr__(self) -> str:
         return f"<DiskStore {self._folder} most={self._most} broken={self.broken}>"
 
     def get(self, file: File, numbers: range) -> dict[int, bytes]:
         """See `BlockStore.get`."""
-        database = self._database
-        if database is None or self._breaker.is_open("reading"):
+        if self._is_closed or self._breaker.is_open("reading"):
+            return {}
+        if not is_limited():
+            return self._get(file, numbers)
+        try:
+            future = self._threads.submit(
+                partial(self._get, file, numbers)
+            )  # this thread must not hang with the disk
+        except RuntimeError:  # the store was closed meanwhile
             return {}
         try:
-            return self._wait(database, partial(self._get, database, file, numbers)) or {}
-        except Cancelled:
-            raise
-        except TROUBLES as error:
-            self._record_failure(error, "reading")
-            return {}
+            wait_future(future)
+            return future.result()
+        finally:
+            future.cancel()
 
     def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
-        if self._is_closed or self._breaker.is_open("writing"):
+        database = self._database("writing")
+        if database is None or self._is_full(database):
             return
-        try:
-            database = self._writable()
-            if database is not None:
-                self._wait(database, partial(self._put, database, file, blocks))
-        except Cancelled:
-            raise
-        except TROUBLES as error:
-            self._record_failure(error, "writing")
+        for number, inside in chunks.split(sorted(blocks), self._block_bytes):
+            chunk = Chunk(self._archive, self._block_bytes, file, number)
+            self._merge(database, chunk, {one: blocks[one] for one in inside})
 
     def kept(self) -> int | None:
         """Return the bytes that are stored; None if they are not available now."""
-        database = self._database
+        database = self._database("counting")
         try:
-            return self._wait(database, database.stored_bytes) if database is not None else 0
-        except TROUBLES:
+            return database.stored_bytes() if database is not None else 0
+        except FAILURES:
             return None
 
     def close(self) -> None:
         """Close the database; do not wait for a disk that hangs."""
         self._is_closed = True
-        database, self._database = self._database, None
-        if database is None:
-            return
-        try:
-            self._wait(database, partial(self._touch, database), CLOSE_SECONDS)
-        except TROUBLES as error:
-            self._record_failure(error, "writing")
-        database.close(CLOSE_SECONDS)
+        self._threads.close()
+        with self._looking:
+            database = self._file.close()
+        if database is not None:
+            self._touch(database)
+            database.close(CLOSE_SECONDS)
 
-    def _wait(self, database: Database, call: Callable[[], T], seconds: float | None = None) -> T | None:
-        """Return what `call` returns in a thread of the database; None if that is closed, or takes too long.
+    def _database(self, use: str) -> Database | None:
+        with self._looking:
+            return self._file.database(use)
 
-        Raises:
-            Cancelled: the caller is to stop waiting.
-        """
-        future = database.submit(call)
-        if future is None:
-            return None
-        try:
-            return future.result() if wait_future(future, seconds) else None
-        finally:
-            future.cancel()
-
-    def _get(self, database: Database, file: File, numbers: range) -> dict[int, bytes]:
+    def _get(self, file: File, numbers: range) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
-        for number, wanted in chunks.split(numbers, self._block_bytes):
-            chunk = Chunk(self._archive, self._block_bytes, file, number)
-            _, stored = self._read(database, chunk, wanted)
-            found |= stored.blocks
-            if stored.damaged:
-                self._report_damage(file, stored.damaged)
-                self._repair(database, chunk)
-            elif stored.blocks and len(self._used) < MOST_USED:
-                self._used[chunk.key] = None
+        try:
+            for number, wanted in chunks.split(numbers, self._block_bytes):
+                chunk = Chunk(self._archive, self._block_bytes, file, number)
+                stored = chunk_file.read(os.fspath(self._folder), chunk, range(wanted[0], wanted[-1] + 1))
+                found |= stored.blocks
+                if stored.damaged:
+                    self._report_damage(file, stored.damaged)
+                    database = self._database("writing")
+                    if database is not None:
+                        self._merge(database, chunk, {})  # without the damaged blocks
+                elif stored.blocks and len(self._used) < MOST_USED:
+                    self._used[chunk.key] = None
+        except OSError as error:
+            self._file.failure(error, "reading")
         return found
 
-    def _read(self, database: Database, chunk: Chunk, numbers: list[int] | range) -> tuple[Place | None, Stored]:
-        """Return the place of `chunk`, and those blocks of `numbers` that are intact there."""
-        place = None
-        for _ in range(2):  # once more for a chunk that was stored again meanwhile, in another file
-            place = database.find(chunk.key)
-            if place is None:
-                break
-            try:
-                return place, chunk_file.read(place.path, chunk, numbers)
-            except FileNotFoundError:
-                continue  # evicted, stored again, or deleted by hand
-        return place, Stored()
-
-    def _put(self, database: Database, file: File, blocks: Mapping[int, bytes]) -> None:
-        for number, inside in chunks.split(sorted(blocks), self._block_bytes):
-            chunk = Chunk(self._archive, self._block_bytes, file, number)
-            self._merge(database, chunk, {one: blocks[one] for one in inside})
-        if len(self._used) >= TOUCHED_AT_ONCE:
-            self._touch(database)
-        self._breaker.success()
-
-    def _merge(self, database: Database, chunk: Chunk, blocks: dict[int, bytes]) -> None:
-        """Store `blocks` in `chunk`, with its blocks that are intact on disk.
-
-        No lock is held between read and write: the later of two writers may replace the other's blocks, which are
-        then fetched again. A chunk file is never changed.
-        """
-        place, stored = (
-            (None, Stored()) if chunk.is_complete(blocks) else self._read(database, chunk, chunk.numbers)
-        )
-        merged = stored.blocks | blocks
-        if not merged:
-            database.delete((chunk.key, place))
-        elif merged != stored.blocks or stored.damaged:
-            database.store(chunk.key, chunks.pack(chunk, merged))
-
-    def _repair(self, database: Database, chunk: Chunk) -> None:
-        """Store `chunk` again without its damaged blocks."""
+    def _merge(self, database: Database, chunk: Chunk, blocks: Mapping[int, bytes]) -> None:
         try:
-            if not self._breaker.is_open("writing"):
-                self._merge(database, chunk, {})
-        except TROUBLES as error:
-            self._record_failure(error, "writing")
+            database.merge(chunk, blocks)
+            if len(self._used) >= TOUCHED_AT_ONCE:
+                self._touch(database)
+        except FAILURES as error:
+            if not self._is_closed:
+                self._file.failure(error, "writing")
+        else:
+            self._breaker.success()
 
     def _report_damage(self, file: File, count: int) -> None:
         """Record that blocks of `file` are damaged; a failing disk damages many, which are logged once."""
@@ -217,74 +163,22 @@ class DiskStore:
     def _touch(self, database: Database) -> None:
         """Record in the database which chunks were used."""
         used, self._used = self._used, {}
-        if not used:
-            return
-        with database.connected() as cache, cache.transact():
-            for key in list(used):  # a reader may still hold it
-                cache.touch(key, expire=CENTURY)
+        if used:
+            database.touch(list(used))  # a copy: a reader may still hold it
 
-    def _writable(self) -> Database | None:
-        """Return the database if it exists and has room, checked each `LOOK_SECONDS`, else None."""
-        with self._looking:
-            now = time.monotonic()
-            if self._database is None or self._outdated or now - self._looked >= LOOK_SECONDS:
-                self._looked = now
-                if self._database is None or self._outdated or self._is_another():
-                    self._open()
-                database = self._database
-                self._full = database is None or not self._wait(database, partial(self._has_room, database))
-            return None if self._full else self._database
-
-    def _open(self) -> None:
-        """Open the database; replace one whose content is corrupt by an empty one."""
-        ensure_private(self._folder)
-        check_private_file(self._database_file)
-        opened = None
-        try:
-            if self._wrong and not self._is_another():
-                raise DatabaseError("its content is wrong")
-            opened = Database(self._folder, self._most)
-        except SqliteError as error:
-            if may_be_whole(error):
-                raise
-            self._breaker.failure(error, "")
-        except (ValueError, TypeError) as error:  # it holds settings that diskcache cannot use
-            self._breaker.failure(error, "")
-        if opened is None:
-            for file in self._folder.glob(f"{NAME}*"):
-                file.unlink(missing_ok=True)
-            log.info("%s: the cache starts empty", self._folder)
-            opened = Database(self._folder, self._most)
-        self._outdated = self._wrong = False
-        self._identity = identity(self._database_file)
-        before, self._database = self._database, opened
-        if before is not None:
-            before.close()
-        if self._is_closed:  # it was closed meanwhile
-            self.close()
-
-    def _is_another(self) -> bool:
-        """Return whether the database is not the file that was opened, as after its folder was deleted."""
-        return identity(self._database_file) != self._identity
-
-    def _has_room(self, database: Database) -> bool:
-        """Return whether the free space is above the floor; evict chunks if it is not."""
-        disk = shutil.disk_usage(self._folder)
-        floor = min_free_of(disk.total)
-        database.stored_bytes()  # fails in time if the database is locked; `volume` would retry for a minute
-        with database.connected() as cache:
-            most = min(self._most, max(0, cache.volume() + disk.free - floor))
-            cache.reset("size_limit", most, update=False)
-            if disk.free >= floor:
+    def _is_full(self, database: Database) -> bool:
+        """Return whether the free space is below the floor, checked each `LOOK_SECONDS`; evict chunks if it is."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            try:
+                disk = shutil.disk_usage(self._folder)
+                floor = min_free_of(disk.total)
+                database.limit(self._most, disk.free - floor)
+            except FAILURES as error:
+                self._file.failure(error, "writing")
                 return True
-            if not self._full:
+            if disk.free < floor and not self._full:
                 log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)
-            cache.cull()
-            return False
-
-    def _record_failure(self, error: Exception, use: str) -> None:
-        """Record that `use` of the database failed; it may have to be reopened."""
-        row = isinstance(error, ValueError | TypeError)  # a row of another program; the others are good
-        self._breaker.failure(error, "" if row else use)
-        self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or isinstance(error, FAILURES)
+            self._full = disk.free < floor
+        return self._full

@@ -1,38 +1,32 @@
 """The index of the tree, stored in SQLite: listings, exact sizes and absent names."""
 
-import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Known
-from empiarfs.private_dirs import FOLDER, Identity, UnsafePath, check_private_file, ensure_private, identity
-from empiarfs.storage.circuit_breaker import CircuitBreaker, is_wrong, may_be_whole
+from empiarfs.private_dirs import FOLDER
 from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.index_tables import (
     COLUMNS,
     below,
     children,
-    connect,
     entry_of,
     found_values,
     key_of,
     listed_values,
     moment,
-    set_aside,
-    with_tables,
+    open_tables,
 )
-
-log = logging.getLogger(__name__)
+from empiarfs.storage.sqlite import FAILURES, DatabaseFile
 
 MISSES = 2  # consecutive listings that lack a name before it is removed
 MOST_ABSENT = 100_000
 ABSENT_AT_ONCE = 1000  # added between two counts, which read them all
-LOOK_SECONDS = 1.0  # how old the last check of the file may be
 
 _ADD = """
 INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?, ?)
@@ -57,30 +51,21 @@ class SqliteIndex:
     """
 
     def __init__(self, file: Path | None) -> None:
-        self._file = file
         self._lock = threading.Lock()
-        self._breaker = CircuitBreaker(f"the index {file}")
-        self._looked = time.monotonic()
-        self._identity: Identity | None = None
         self._absences = 0  # added by this process
-        self._wrong = False  # the content of the file is corrupt
-        self._outdated = False  # the file is to be reopened
-        self._database: sqlite3.Connection | None = None
-        try:
-            with fork_guard:
-                self._database = self._open()
-        except UnsafePath:
-            raise
-        except (OSError, sqlite3.Error) as error:
-            self._fall_back(error)
+        with fork_guard:
+            self._file = (
+                None if file is None else DatabaseFile(file, f"the index {file}", partial(open_tables, file))
+            )
+            self._memory: sqlite3.Connection | None = open_tables(None)
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            database, self._database = self._database, None
-        if database is not None:
-            with fork_guard:
-                database.close()
+        with fork_guard, self._lock:
+            for database in (self._memory, self._file and self._file.close()):
+                if database is not None:
+                    database.close()
+            self._memory = None
 
     def directory(self, path: str) -> Known | None:
         """See `Index.directory`."""
@@ -191,74 +176,25 @@ class SqliteIndex:
     def _used(self, use: str = "reading") -> Iterator[sqlite3.Connection]:
         """Yield the database for one transaction; while it cannot be used, yield one without tables."""
         with fork_guard, self._lock:
-            database = self._usable(use) or sqlite3.connect(":memory:")  # without tables: each query fails
+            database = self._usable(use)
+            used = database or sqlite3.connect(":memory:")  # each query fails
             try:
-                yield database
-                database.commit()
-            except (OSError, sqlite3.Error, OverflowError) as error:
-                if database is self._database:
-                    self._record_failure(error, use)
+                yield used
+                used.commit()
+            except FAILURES as error:
+                if self._file is not None and database is not None:
+                    self._file.failure(error, use)
                 with suppress(sqlite3.Error):
-                    database.rollback()
+                    used.rollback()
             finally:
-                if database is not self._database:
-                    database.close()
+                if database is None:
+                    used.close()
 
     def _usable(self, use: str) -> sqlite3.Connection | None:
-        """Return the database, reopened if necessary; None after a close, or while `use` is suspended."""
-        if self._database is None or self._file is None:
-            return self._database
-        if self._breaker.is_open(use):
-            return None
-        now = time.monotonic()
-        if (self._outdated or now - self._looked >= LOOK_SECONDS) and not self._breaker.is_open("opening"):
-            self._looked = now
-            try:
-                if self._outdated or identity(self._file) != self._identity:  # its folder was deleted, for example
-                    before = self._database
-                    if self._identity is not None:
-                        before.close()  # first: a connection that failed may hold locks
-                    self._database = self._open()
-                    before.close()
-            except (OSError, sqlite3.Error) as error:
-                self._fall_back(error)
-        self._breaker.success()
-        return self._database
-
-    def _open(self) -> sqlite3.Connection:
-        """Open the file; rename one that is corrupt or of another version."""
+        """Return the database, the one in memory if the file cannot be opened; None while `use` is suspended."""
         if self._file is None:
-            return with_tables(connect(None))
-        ensure_private(self._file.parent)
-        check_private_file(self._file)
-        try:
-            if self._wrong and identity(self._file) == self._identity:
-                raise sqlite3.DatabaseError("its content is wrong")
-            database = with_tables(connect(self._file))
-        except sqlite3.Error as error:
-            if may_be_whole(error):
-                raise
-            self._breaker.failure(error, "")
-            log.info("%s is set aside; starting with empty listings", self._file)
-            set_aside(self._file)
-            database = with_tables(connect(self._file))
-        self._identity = identity(self._file)
-        self._wrong = self._outdated = False
-        return database
-
-    def _fall_back(self, error: Exception) -> None:
-        """Use a database in memory until the file can be opened."""
-        self._breaker.failure(error, "opening")
-        if self._database is None or self._identity is not None:
-            self._database = with_tables(connect(None))
-        self._identity, self._outdated = None, True
-
-    def _record_failure(self, error: Exception, use: str) -> None:
-        """Record that `use` of the database failed; it may have to be reopened."""
-        absurd = isinstance(error, OverflowError)  # the value is wrong, not the file
-        self._breaker.failure(error, "" if absurd else use)
-        self._wrong = self._wrong or is_wrong(error)
-        self._outdated = self._outdated or not absurd
+            return self._memory
+        return self._file.database(use) or (None if self._file.breaker.is_open(use) else self._memory)
 
 
 def _absences(database: sqlite3.Connection) -> int:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
 from empiarfs.storage import sqlite
-from empiarfs.storage.circuit_breaker import JOURNAL
 
-VERSION = 3  # of the tables; a file of another version is renamed
+VERSION = 3  # of the tables; a file of another version is removed
 BUSY_SECONDS = 0.5  # how long to wait for a file that another process has locked; a reader waits as long
 
 _TABLES = (
@@ -131,20 +130,17 @@ def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, 
             return directory, name, position, 0, "", "", node.size, node.modified
 
 
-def set_aside(file: Path) -> None:
-    """Rename a file that cannot be used."""
-    for path in sqlite.beside(file):
-        path.unlink(missing_ok=True)
-    file.replace(file.with_name(file.name + ".broken"))
-
-
-def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Check the tables of `database`, or create them if it is new; return it.
+def open_tables(file: Path | None) -> sqlite3.Connection:
+    """Open the database `file`, or one in memory if it is None, and create the tables if it is new.
 
     Raises:
-        sqlite3.DatabaseError: the tables are of another program, or another version.
+        sqlite3.Error: it cannot be opened, or the tables are of another program, or another version.
     """
+    # one connection under one lock: FUSE calls from threads that Python did not start
+    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
     try:
+        database.execute(f"PRAGMA journal_mode = {sqlite.JOURNAL}")
+        database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is removed then
         if _is_empty(database):
             with database:
                 database.execute("BEGIN IMMEDIATE")  # another process may be creating them now
@@ -152,29 +148,7 @@ def with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
                     for statement in _TABLES:
                         database.execute(statement)
                     database.execute(f"PRAGMA user_version = {VERSION}")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:
-            text = f"version {version} of the tables, and this program writes {VERSION}"
-            raise sqlite3.DatabaseError(text)  # noqa: TRY301 - the database is closed below
-        for table in ("directories", "entries", "absent"):
-            database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own three names
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-
-
-def connect(file: Path | None) -> sqlite3.Connection:
-    """Open `file`, or a database in memory if it is None."""
-    # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
-    try:
-        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
-        database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is renamed then
+        _check(database)
     except BaseException:
         database.close()
         raise
@@ -183,15 +157,17 @@ def connect(file: Path | None) -> sqlite3.Connection:
 
 def fault(file: Path) -> str:
     """Return why the index in `file` cannot be used; empty if it can, or does not exist yet."""
+    return sqlite.fault(file, _check, BUSY_SECONDS)
 
-    def objection(database: sqlite3.Connection) -> str:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:
-            return f"version {version} of the tables, and this program writes {VERSION}"
-        database.execute("SELECT count(*) FROM directories").fetchone()
-        return ""
 
-    return sqlite.fault(file, objection, BUSY_SECONDS)
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+
+
+def _check(database: sqlite3.Connection) -> None:
+    sqlite.check_version(database, VERSION)
+    for table, _ in _PATHS:
+        database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - a constant
 
 
 def counted(file: Path) -> tuple[int, int]:

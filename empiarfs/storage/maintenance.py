@@ -4,6 +4,7 @@ All of it may run while mounts use the folder: they fetch again what was removed
 """
 
 import heapq
+import operator
 import os
 import random
 import shutil
@@ -13,28 +14,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
 from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
-from empiarfs.storage.database import NAME, Database, ForeignKey, Place, is_chunk_file
-from empiarfs.storage.disk import TROUBLES, min_free_of
+from empiarfs.storage.database import NAME, Database, Row, is_chunk_file
+from empiarfs.storage.disk import CLOSE_SECONDS, min_free_of
 
 YOUNG_SECONDS = 60.0  # a younger file without a row may be a chunk that is being stored
 TOGETHER = 500  # rows that are removed in one transaction, during which a mount cannot store
 UNLIMITED = 1 << 62  # bytes: nothing is evicted here
 _LISTINGS, _SILENT = "tree-", "ftp-silent-"  # prefixes of file names of the cache
-
-
-class _Row(NamedTuple):
-    """A row of the database: its key, the chunk and its place unless another program wrote it, and its bytes."""
-
-    key: str | ForeignKey
-    chunk: Chunk | None
-    place: Place | None
-    size: int
 
 
 class CacheMaintenance:
@@ -59,13 +50,14 @@ class CacheMaintenance:
         files = defaultdict(set)
         used: list[float] = []
         with self._store(errors) as store:
-            for _, chunk, place, size in _rows(store):
-                if chunk is not None and place is not None:
-                    key = (chunk.archive, _entry(chunk))
-                    parts[key][0] += chunks.block_count(chunk, size)
+            for row in store.rows() if store is not None else ():
+                size = self._size(row)
+                if row.chunk is not None and size is not None:
+                    key = (row.chunk.archive, _entry(row.chunk))
+                    parts[key][0] += chunks.block_count(row.chunk, size)
                     parts[key][1] += size
-                    files[key].add(chunk.file)
-                    used.append(place.used)
+                    files[key].add(row.chunk.file)
+                    used.append(row.used)
         counts = [index_tables.counted(file) for file in self._indexes() if file not in errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
@@ -82,7 +74,7 @@ class CacheMaintenance:
         )
 
     def verify(self, shown: Callable[[int], AbstractContextManager[Callable[[int], object]]]) -> VerifyReport:
-        """Read every block; remove damaged chunks, rows without a file and files without a row.
+        """Read every block; remove damaged ones, rows without a file, files without a row, rows of other programs.
 
         Args:
             shown: shows progress: takes the total bytes, and yields a function that is called with the bytes of
@@ -96,13 +88,13 @@ class CacheMaintenance:
         with self._store(errors) as store:
             if store is not None:
                 files = self._files()  # before the rows: a file that is stored later has one
+                rows = store.rows()
                 with shown(store.stored_bytes()) as advance:
-                    for row in _rows(store):
-                        if row.place is not None:
-                            files.pop(os.path.relpath(row.place.path, self._blocks), None)
-                        advance(row.size)
-                        _verify(store, row, found)
-                found.orphans = self._drop_files(files)
+                    for row in rows:
+                        advance(self._verify(store, row, found))
+                found.foreign = sum(store.delete([row.key for row in rows if row.chunk is None]))
+                known = {chunks.file_name(row.chunk.key) for row in rows if row.chunk is not None}
+                found.orphans = self._drop_files({name: files[name] for name in files.keys() - known})
         found.errors = _described(errors)
         return found
 
@@ -111,23 +103,26 @@ class CacheMaintenance:
         sampled = []
         with self._store(self._error_of_blocks()) as store:
             blocks_of_archive = (
-                (chunk, place, index)
-                for _, chunk, place, size in _rows(store)
-                if chunk is not None and place is not None and chunk.archive == archive
-                for index in range(chunks.block_count(chunk, size))
+                (row.chunk, index)
+                for row in (store.rows() if store is not None else ())
+                if row.chunk is not None and row.chunk.archive == archive
+                for index in range(chunks.block_count(row.chunk, self._size(row) or 0))
             )
             chance = random.Random()  # noqa: S311 - a sample, not a secret
-            for chunk, place, index in heapq.nsmallest(count, blocks_of_archive, key=lambda _: chance.random()):
-                with suppress(FileNotFoundError):
-                    blocks = list(chunk_file.read(place.path, chunk, chunk.numbers).blocks.items())
-                    sampled += [SampledBlock(chunk, place, *block) for block in blocks[index : index + 1]]
+            for chunk, index in heapq.nsmallest(count, blocks_of_archive, key=lambda _: chance.random()):
+                blocks = list(self._read(chunk).blocks.items())
+                sampled += [SampledBlock(chunk, *block) for block in blocks[index : index + 1]]
         return sampled
 
     def drop(self, blocks: Sequence[SampledBlock]) -> None:
-        """Remove the chunks of `blocks`: their other blocks are not trusted either."""
+        """Remove the chunks of `blocks`, whose others are not trusted either, unless they were stored again."""
         with self._store(self._error_of_blocks()) as store:
             if store is not None:
-                store.delete(*((block.chunk.key, block.place) for block in blocks))
+                store.delete(
+                    block.chunk.key
+                    for block in blocks
+                    if self._read(block.chunk).blocks.get(block.number) == block.data
+                )
 
     def clear(self, entries: Sequence[str]) -> int:
         """Remove the blocks and listings of `entries`, or all without any; return the bytes of the removed blocks.
@@ -139,15 +134,13 @@ class CacheMaintenance:
         errors = self._errors()
         with self._store(errors) as store:
             if store is not None and entries:
-                rows = [row for row in _rows(store) if row.chunk is not None and _entry(row.chunk) in entries]
+                rows = [row for row in store.rows() if row.chunk is not None and _entry(row.chunk) in entries]
                 for begin in range(0, len(rows), TOGETHER):
                     part = rows[begin : begin + TOGETHER]
-                    gone = store.delete(*((row.key, row.place) for row in part))
-                    count += sum(row.size for row, is_gone in zip(part, gone, strict=True) if is_gone)
+                    sizes = [self._size(row) or 0 for row in part]
+                    count += sum(map(operator.mul, sizes, store.delete(row.key for row in part)))
             elif store is not None:
-                count = store.stored_bytes()
-                with store.connected() as cache:
-                    cache.clear()
+                count = store.clear()
                 self._drop_files(self._files())
         if not entries and self._blocks in errors:
             count += self._delete_blocks()
@@ -155,9 +148,9 @@ class CacheMaintenance:
             if file not in errors:
                 _forget(file, entries)
             elif not entries:
-                _remove_database(file)
+                sqlite.remove(file)
         if not entries:
-            for file in [*self._kept.glob(f"{_LISTINGS}*.broken"), *self._kept.glob(f"{_SILENT}*")]:
+            for file in self._kept.glob(f"{_SILENT}*"):
                 file.unlink(missing_ok=True)
         return count
 
@@ -191,15 +184,42 @@ class CacheMaintenance:
         if (self._blocks / NAME).exists() and self._blocks not in errors:
             try:
                 store = Database(self._blocks, UNLIMITED)
-            except TROUBLES as error:
+            except sqlite.FAILURES as error:
                 errors[self._blocks] = str(error)
         try:
             yield store
-        except database.FAILURES as error:
+        except sqlite3.Error as error:
             raise _busy(self._blocks, error) from error
         finally:
             if store is not None:
-                store.close()
+                store.close(CLOSE_SECONDS)
+
+    def _read(self, chunk: Chunk) -> chunk_file.Stored:
+        return chunk_file.read(os.fspath(self._blocks), chunk, chunk.numbers)
+
+    def _size(self, row: Row) -> int | None:
+        """Return the length of the file of `row`; None if there is none."""
+        try:
+            return None if row.chunk is None else os.lstat(self._blocks / chunks.file_name(row.chunk.key)).st_size
+        except OSError:
+            return None
+
+    def _verify(self, store: Database, row: Row, found: VerifyReport) -> int:
+        """Read the chunk of `row`, and remove its damaged blocks; return its bytes."""
+        size = self._size(row)
+        if row.chunk is None:
+            return 0
+        if size is None:
+            found.missing += sum(store.delete([row.key]))  # 0 if it was evicted meanwhile
+            return 0
+        stored = store.merge(row.chunk, {})
+        damaged = stored.damaged
+        if damaged and not stored.blocks:  # its head is damaged, and all of its blocks are lost
+            damaged = max(damaged, chunks.block_count(row.chunk, size))
+        found.blocks += len(stored.blocks) + damaged
+        found.bytes += size
+        found.damaged += damaged
+        return size
 
     def _indexes(self) -> list[Path]:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
@@ -231,9 +251,7 @@ class CacheMaintenance:
             with suppress(OSError):
                 count += (self._blocks / name).stat().st_size
                 (self._blocks / name).unlink()
-        for path in _children(self._blocks):
-            if path.name in database.FILES:
-                path.unlink(missing_ok=True)
+        sqlite.remove(self._blocks / NAME)
         return count
 
 
@@ -245,38 +263,6 @@ def _entry(chunk: Chunk) -> str:
     return chunk.file.path.partition("/")[0]
 
 
-def _rows(store: Database | None) -> Iterator[_Row]:
-    """Yield the rows of `store`; a row that is evicted meanwhile has no place."""
-    if store is None:
-        return
-    with store.connected() as cache:
-        keys = iter(cache)  # `iterkeys` would stop at a row of another program whose key is NULL
-    for key in keys:
-        place = store.find(key)
-        size = 0
-        if place is not None:
-            with suppress(OSError):
-                size = os.lstat(place.path).st_size
-        yield _Row(key, None if isinstance(key, ForeignKey) else chunks.parse_key(key), place, size)
-
-
-def _verify(store: Database, row: _Row, found: VerifyReport) -> None:
-    """Read the chunk of `row`, and remove it if it is damaged."""
-    if row.chunk is None or row.place is None:
-        found.damaged += sum(store.delete((row.key, row.place)))  # 0 if it was evicted meanwhile
-        return
-    try:
-        stored = chunk_file.read(row.place.path, row.chunk, row.chunk.numbers)
-    except FileNotFoundError:
-        found.missing += sum(store.delete((row.key, row.place)))  # 0 if it was evicted or stored again meanwhile
-        return
-    found.blocks += len(stored.blocks) + stored.damaged
-    found.bytes += row.size
-    found.damaged += stored.damaged
-    if stored.damaged:
-        store.delete((row.key, row.place))
-
-
 def _forget(file: Path, entries: Sequence[str]) -> None:
     try:
         index_tables.forget(file, entries)
@@ -286,11 +272,6 @@ def _forget(file: Path, entries: Sequence[str]) -> None:
 
 def _busy(file: Path, error: Exception) -> OSError:
     return OSError(f"{file}: {str(error) or 'it is locked'}; try once more")
-
-
-def _remove_database(file: Path) -> None:
-    for path in (file, *sqlite.beside(file)):
-        path.unlink(missing_ok=True)
 
 
 def _children(folder: Path) -> list[Path]:

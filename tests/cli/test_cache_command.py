@@ -236,12 +236,25 @@ def test_the_bytes_of_info_are_those_of_the_status(server: ScriptedServer) -> No
         assert kept.kept() == info()["bytes"]
 
 
-def test_verify_removes_a_chunk_of_which_one_block_is_damaged(server: ScriptedServer) -> None:
-    """A file in which something went wrong is not trusted for the rest."""
+def test_verify_removes_no_other_block_of_the_chunk(server: ScriptedServer) -> None:
+    """The other blocks of a chunk with a damaged one stay, so that what is reported is what was removed."""
     flipped(large_chunk(3))
-    assert "7 blocks" in (said := run("cache", "verify").stdout)
-    assert "1 damaged" in said
-    assert kept() == {"10028": 4, "10029": 1}
+    said = f"7 blocks, {kept_text()}: 1 damaged, 0 without a file\n"
+    assert run("cache", "verify").stdout.startswith(said)
+    assert kept() == {"10028": 5, "10029": 1}
+    assert run("cache", "verify").exit_code == 0
+
+
+def test_verify_counts_all_blocks_of_a_chunk_that_is_lost(server: ScriptedServer) -> None:
+    """A chunk whose head is damaged is removed, and each of its blocks is reported."""
+    data = bytearray(large_chunk(3).read_bytes())
+    data[0] ^= 1
+    large_chunk(3).write_bytes(data)
+    result = run("cache", "verify")
+    blocks_before, damaged = 7, 7 - sum(kept().values())
+    assert damaged > 1
+    assert result.stdout.startswith(f"{blocks_before} blocks, ")
+    assert f": {damaged} damaged, " in result.stdout
 
 
 def test_verify_removes_rows_whose_files_are_gone(server: ScriptedServer) -> None:
@@ -278,7 +291,7 @@ def test_verify_removes_rows_of_other_programs_and_not_the_files_they_name(
         )
         database.execute("UPDATE Cache SET raw = 0 WHERE rowid = (SELECT max(rowid) FROM Cache)")
     result = run("cache", "verify")
-    assert (result.exit_code, "2 damaged" in result.stdout) == (1, True)
+    assert (result.exit_code, "removed 2 rows of the database that another" in result.stdout) == (1, True)
     assert outside.exists()
     assert run("cache", "verify").exit_code == 0
 
@@ -330,7 +343,7 @@ def test_a_block_that_differs_from_the_servers_is_removed(server: ScriptedServer
     assert run("cache", "verify").exit_code == 0
     result = run("cache", "verify", "--against-origin", "99")
     assert result.exit_code == 1
-    assert "10028/data/large.mrc: block 2 differs and was removed" in result.stdout
+    assert "10028/data/large.mrc: block 2 differs; it was removed, and the blocks stored with it" in result.stdout
     assert run("cat", "10028/data/large.mrc").stdout_bytes == LARGE
 
 
@@ -468,7 +481,7 @@ def test_blocks_of_another_version_are_told_and_cleared(server: ScriptedServer) 
     with closing(sqlite3.connect(cache() / "v1" / "blocks" / "cache.db")) as database:
         database.execute("PRAGMA user_version = 0")
     (fault,) = info()["errors"]
-    assert "version 0 of the blocks" in fault
+    assert "version 0 of the format" in fault
     assert info()["blocks"] == 0
     assert run("cache", "clear", "--yes").exit_code == 0
     assert (info()["errors"], stored_chunks()) == ([], [])

@@ -286,7 +286,7 @@ def test_any_row_of_the_index_is_an_entry_or_nothing(
 ) -> None:
     """Any row of the index is a valid node under a valid name, or nothing."""
     with closing(SqliteIndex(tmp_path_factory.mktemp("index") / "tree")) as index:
-        database = index._database
+        database = index._usable("reading")
         assert database is not None
         for statement, values in (
             ("INSERT INTO directories VALUES (?, ?)", (b"10028", scanned)),

@@ -226,11 +226,9 @@ class _Held:
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
         store: Any = self._archive._reader._cache._store
-        with store._database.connected() as cache:
-            cache.reset("size_limit", most, update=False)
-            cache.cull()
-            cache.reset("size_limit", store._most, update=False)
-            cache.close()  # the connection of this thread
+        database = store._database("writing")
+        database.limit(most, -1)
+        database.limit(store._most, store._most)
 
     def settle(self) -> None:
         """Wait until no background work is left."""

@@ -1,8 +1,6 @@
 """A circuit breaker for the disk: a failure is logged once, and the disk is used again after a while."""
 
-import errno
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 
@@ -10,9 +8,6 @@ log = logging.getLogger(__name__)
 
 FIRST_REST = 5.0  # seconds; an attempt to use a locked database takes its timeout
 LONGEST_REST = 20.0
-# Not WAL: its index is mapped into memory, and if it cannot be read (a bad disk, an unreachable server of home
-# directories) the kernel ends the process with SIGBUS; nor does it work for several hosts that share a home.
-JOURNAL = "truncate"
 CALM_SECONDS = 60.0  # without a failure, after which it counts as over: a nearly full disk fails intermittently
 
 
@@ -56,22 +51,3 @@ class CircuitBreaker:
             self._logged, self._rest = False, FIRST_REST
             self._until.clear()
             log.info("%s is in use again", self._what)
-
-
-def is_damage(error: OSError) -> bool:
-    """Return whether `error`, from reading a file, concerns that file alone and not the disk."""
-    return error.errno in {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR}
-
-
-def may_be_whole(error: sqlite3.Error) -> bool:
-    """Return whether a database that does not open may be intact: locked, full or read-only."""
-    return isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR
-
-
-def is_wrong(error: Exception) -> bool:
-    """Return whether `error`, from using a database, says that its content is corrupt."""
-    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _code(error: Exception) -> int:
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extended code

@@ -1,13 +1,12 @@
 """A failure is logged once, suspends its use for a growing time, and is over after a calm time."""
 
 import logging
-import sqlite3
 
 import pytest
 from support.fakes import FakeClock
 
-from empiarfs.storage import circuit_breaker
-from empiarfs.storage.circuit_breaker import CircuitBreaker, is_wrong, may_be_whole
+from empiarfs import circuit_breaker
+from empiarfs.circuit_breaker import CircuitBreaker
 
 FULL = OSError(28, "No space left on device")
 
@@ -72,31 +71,3 @@ def test_a_failure_after_a_calm_time_is_logged_again(
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO, logging.WARNING]
     clock.go_on(circuit_breaker.FIRST_REST)
     assert not known.is_open("writing")
-
-
-def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
-    """Return an error as SQLite raises it."""
-    error = kind("it failed")
-    error.sqlite_errorcode = code  # SQLite sets it
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "whole", "wrong"),
-    [
-        (failed(sqlite3.SQLITE_BUSY), True, False),
-        (failed(sqlite3.SQLITE_BUSY_SNAPSHOT), True, False),
-        (failed(sqlite3.SQLITE_LOCKED), True, False),
-        (failed(sqlite3.SQLITE_FULL), True, False),
-        (failed(sqlite3.SQLITE_READONLY), True, False),
-        (failed(sqlite3.SQLITE_IOERR), True, False),
-        (failed(sqlite3.SQLITE_CANTOPEN), True, False),
-        (failed(sqlite3.SQLITE_ERROR), False, False),
-        (failed(sqlite3.SQLITE_CORRUPT, sqlite3.DatabaseError), False, True),
-        (failed(sqlite3.SQLITE_NOTADB, sqlite3.DatabaseError), False, True),
-        (sqlite3.DatabaseError("of our own: another version"), False, False),
-    ],
-)
-def test_an_error_is_classified(error: sqlite3.Error, *, whole: bool, wrong: bool) -> None:
-    """A locked, full or read-only database may be intact; one with invalid content is not."""
-    assert (may_be_whole(error), is_wrong(error)) == (whole, wrong)

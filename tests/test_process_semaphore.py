@@ -14,7 +14,7 @@ import pytest
 from support.fakes import SOON
 
 from empiarfs.private_dirs import runtime_folder
-from empiarfs.storage.process_semaphore import ProcessSemaphore
+from empiarfs.process_semaphore import ProcessSemaphore
 
 SERVER = "ftp.ebi.ac.uk"
 
@@ -66,7 +66,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     """The slots of a killed process are free."""
     program = (
         "import sys, signal; from pathlib import Path; "
-        "from empiarfs.storage.process_semaphore import ProcessSemaphore; "
+        "from empiarfs.process_semaphore import ProcessSemaphore; "
         "held = ProcessSemaphore(Path(sys.argv[1]), 'ftp.ebi.ac.uk', 1).acquire(0.0); "
         "print('held', flush=True); signal.pause()"
     )

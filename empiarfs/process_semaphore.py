@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from empiarfs.circuit_breaker import CircuitBreaker
 from empiarfs.private_dirs import ensure_private
-from empiarfs.storage.circuit_breaker import CircuitBreaker
 
 POLL_SECONDS = 0.05  # between two attempts to acquire a slot; other processes cannot notify this one
 _COUNTING = "counting"

@@ -1,0 +1,35 @@
+"""What an error of SQLite says of the file: it may be intact, or its content is corrupt."""
+
+import sqlite3
+
+import pytest
+
+from empiarfs.storage.sqlite import is_wrong, may_be_whole
+
+
+def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
+    """Return an error as SQLite raises it."""
+    error = kind("it failed")
+    error.sqlite_errorcode = code  # SQLite sets it
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "whole", "wrong"),
+    [
+        (failed(sqlite3.SQLITE_BUSY), True, False),
+        (failed(sqlite3.SQLITE_BUSY_SNAPSHOT), True, False),
+        (failed(sqlite3.SQLITE_LOCKED), True, False),
+        (failed(sqlite3.SQLITE_FULL), True, False),
+        (failed(sqlite3.SQLITE_READONLY), True, False),
+        (failed(sqlite3.SQLITE_IOERR), True, False),
+        (failed(sqlite3.SQLITE_CANTOPEN), True, False),
+        (failed(sqlite3.SQLITE_ERROR), False, False),
+        (failed(sqlite3.SQLITE_CORRUPT, sqlite3.DatabaseError), False, True),
+        (failed(sqlite3.SQLITE_NOTADB, sqlite3.DatabaseError), False, True),
+        (sqlite3.DatabaseError("of our own: another version"), False, False),
+    ],
+)
+def test_an_error_is_classified(error: sqlite3.Error, *, whole: bool, wrong: bool) -> None:
+    """A locked, full or read-only database may be intact; one with invalid content is not."""
+    assert (may_be_whole(error), is_wrong(error)) == (whole, wrong)
