@@ -30,11 +30,6 @@ def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
         _condition.reset(token)
 
 
-def is_limited() -> bool:
-    """Return whether a condition limits the waits of this thread, which must then wait by `wait` alone."""
-    return _condition.get() is not None
-
-
 def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> bool:
     """Wait, and return whether the event has happened.
 

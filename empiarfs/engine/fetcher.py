@@ -60,18 +60,25 @@ class Fetcher:
         self._longest = max(1, longest_run // block_bytes)
         self.bytes_fetched = self.blocks_fetched = 0
 
-    def start(self, file: File, flights: Flights) -> None:
-        """Fetch claimed blocks for a demand read, each part in a thread of its own."""
-        parts = self._parts(flights)
+    def start(self, file: File, flights: Flights, method: _Method | None = None) -> None:
+        """Bring claimed blocks for a demand read, in another thread: the caller's may be cancelled.
+
+        Args:
+            file: the version that is read.
+            flights: the claims.
+            method: how to fetch them; None to look on disk first.
+        """
         try:
-            while parts:
-                run, method = parts[0]
-                part = {number: flights[number] for number in run}
-                self._submit(partial(self._fetch_for_reader, file, part, method))
-                del parts[0]
-        finally:
-            for run, _ in parts:
-                self._in_flight.fail((Block(file, number) for number in run), None)
+            self._submit(partial(self._bring, file, dict(flights), method))
+        except BaseException:
+            self._fail(file, flights, None)
+            raise
+
+    def load(self, file: File, claimed: dict[int, Flight[bytes]]) -> None:
+        """Complete those of `claimed` that are on disk, and remove them from it."""
+        for number, data in self._cache.load(file, list(claimed)):
+            self._in_flight.complete(Block(file, number), data)
+            del claimed[number]
 
     def prefetch(self, file: File, flights: Flights) -> None:
         """Fetch claimed blocks that no reader waits for yet, in this thread.
@@ -87,6 +94,26 @@ class Fetcher:
         finally:
             self._fail(file, left, None)
 
+    def _bring(self, file: File, left: dict[int, Flight[bytes]], method: _Method | None) -> None:
+        """Load or fetch the claimed blocks `left`; an error is raised in the waiting threads."""
+        try:
+            if method is None:
+                self.load(file, left)
+                for run, another in self._parts(left):
+                    if run.start == next(iter(left)):
+                        method = another
+                    else:
+                        self.start(file, {number: left.pop(number) for number in run}, another)
+            if method is not None:
+                self._complete(file, left, method(file, dict(left), self._origin))
+        except Cancelled:
+            self._fail(file, left, None)
+        except ArchiveError as error:
+            self._fail(file, left, error)
+        except BaseException as error:
+            log.exception("%s", file.path)
+            self._fail(file, left, Unavailable(file.path, f"{type(error).__name__}: {error}"))
+
     def _parts(self, flights: Flights) -> list[tuple[range, _Method]]:
         """Return the parts of `flights` and how to fetch each: over several connections where that is faster."""
         parts: list[tuple[range, _Method]] = []
@@ -98,19 +125,6 @@ class Fetcher:
             else:
                 parts += ((range(number, number + 1), self._stream) for number in run)
         return parts
-
-    def _fetch_for_reader(self, file: File, flights: Flights, method: _Method) -> None:
-        """Fetch one part; an error is raised in the waiting threads."""
-        left = dict(flights)
-        try:
-            self._complete(file, left, method(file, flights, self._origin))
-        except Cancelled:
-            self._fail(file, left, None)
-        except ArchiveError as error:
-            self._fail(file, left, error)
-        except BaseException as error:
-            log.exception("%s", file.path)
-            self._fail(file, left, Unavailable(file.path, f"{type(error).__name__}: {error}"))
 
     def _complete(self, file: File, left: dict[int, Flight[bytes]], fetched: Iterator[tuple[int, bytes]]) -> None:
         for number, data in fetched:

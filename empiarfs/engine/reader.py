@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from empiarfs.engine import blocks
 from empiarfs.engine.cache import Cache
-from empiarfs.engine.fetcher import Fetcher, Flights
+from empiarfs.engine.fetcher import Fetcher
 from empiarfs.engine.single_flight import Flight, SingleFlight
 from empiarfs.model import Block, File, Span
 
@@ -87,8 +87,12 @@ class Reader:
         """
         numbers = blocks.covering(span, self._block_bytes)
         wanted = [number for number in numbers if Block(file, number) not in self._cache]
-        missing = self._load_claimed(file, self._claim(file, wanted)[0])
-        self._in_flight.fail((Block(file, number) for number in missing), None)  # a wait for a slot holds no claim
+        missing = self._claim(file, wanted)[0]
+        try:
+            self._fetcher.load(file, missing)
+        finally:
+            # a wait for a slot holds no claim
+            self._in_flight.fail((Block(file, number) for number in missing), None)
         if not missing:
             return
         with self._cache.room(len(missing) * self._block_bytes), self._prefetch_slot():
@@ -108,25 +112,12 @@ class Reader:
             if claimed and stop and numbers.stop - 1 in claimed:
                 claimed |= self._claim_following(file, numbers.stop, stop)
                 stop = 0
-            absent = self._load_claimed(file, claimed)
-            if absent:
-                self._fetcher.start(file, absent)
+            if claimed:
+                self._fetcher.start(file, claimed)
             for block, flight in flights.items():
                 data = flight.wait()
                 if data is not None:  # else its claim was given up, and the next iteration claims it
                     got[block.number] = data
-
-    def _load_claimed(self, file: File, claimed: Flights) -> dict[int, Flight[bytes]]:
-        """Complete the claimed blocks that are on disk; return the others."""
-        left = dict(claimed)
-        try:
-            for number, data in self._cache.load(file, claimed):
-                self._in_flight.complete(Block(file, number), data)
-                del left[number]
-        except BaseException:
-            self._in_flight.fail((Block(file, number) for number in left), None)
-            raise
-        return left
 
     def _claim(
         self, file: File, numbers: Iterable[int]

@@ -14,21 +14,18 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from empiarfs.cancellation import is_limited, wait_future
 from empiarfs.circuit_breaker import CALM_SECONDS
 from empiarfs.model import File
 from empiarfs.storage import chunk_file, chunks
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.database import NAME, Database
 from empiarfs.storage.sqlite import FAILURES, LOOK_SECONDS, DatabaseFile
-from empiarfs.threads import ThreadPool
 from empiarfs.units import GIB
 
 log = logging.getLogger(__name__)
 
 FLOOR_SHARE = 0.05  # of the file system, which stays free whatever the limit is
 FLOOR_BYTES = 2 * GIB
-THREADS = 4  # for reads that can be cancelled
 TOUCHED_AT_ONCE = 256
 MOST_USED = 65_536  # used chunks that the database has not recorded yet
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
@@ -68,7 +65,6 @@ class DiskStore:
         self._full = self._is_closed = False
         self._file = DatabaseFile(folder / NAME, f"the cache in {folder}", partial(Database, folder, most))
         self._breaker = self._file.breaker
-        self._threads = ThreadPool("disk reader", THREADS)
         self.broken = 0
 
     def __repr__(self) -> str:
@@ -78,19 +74,22 @@ class DiskStore:
         """See `BlockStore.get`."""
         if self._is_closed or self._breaker.is_open("reading"):
             return {}
-        if not is_limited():
-            return self._get(file, numbers)
+        found: dict[int, bytes] = {}
         try:
-            future = self._threads.submit(
-                partial(self._get, file, numbers)
-            )  # this thread must not hang with the disk
-        except RuntimeError:  # the store was closed meanwhile
-            return {}
-        try:
-            wait_future(future)
-            return future.result()
-        finally:
-            future.cancel()
+            for number, wanted in chunks.split(numbers, self._block_bytes):
+                chunk = Chunk(self._archive, self._block_bytes, file, number)
+                stored = chunk_file.read(os.fspath(self._folder), chunk, range(wanted[0], wanted[-1] + 1))
+                found |= stored.blocks
+                if stored.damaged:
+                    self._report_damage(file, stored.damaged)
+                    database = self._database("writing")
+                    if database is not None:
+                        self._merge(database, chunk, {})  # without the damaged blocks
+                elif stored.blocks and len(self._used) < MOST_USED:
+                    self._used[chunk.key] = None
+        except OSError as error:
+            self._file.failure(error, "reading")
+        return found
 
     def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
         """See `BlockStore.put`."""
@@ -112,7 +111,6 @@ class DiskStore:
     def close(self) -> None:
         """Close the database; do not wait for a disk that hangs."""
         self._is_closed = True
-        self._threads.close()
         with self._looking:
             database = self._file.close()
         if database is not None:
@@ -122,24 +120,6 @@ class DiskStore:
     def _database(self, use: str) -> Database | None:
         with self._looking:
             return self._file.database(use)
-
-    def _get(self, file: File, numbers: range) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
-        try:
-            for number, wanted in chunks.split(numbers, self._block_bytes):
-                chunk = Chunk(self._archive, self._block_bytes, file, number)
-                stored = chunk_file.read(os.fspath(self._folder), chunk, range(wanted[0], wanted[-1] + 1))
-                found |= stored.blocks
-                if stored.damaged:
-                    self._report_damage(file, stored.damaged)
-                    database = self._database("writing")
-                    if database is not None:
-                        self._merge(database, chunk, {})  # without the damaged blocks
-                elif stored.blocks and len(self._used) < MOST_USED:
-                    self._used[chunk.key] = None
-        except OSError as error:
-            self._file.failure(error, "reading")
-        return found
 
     def _merge(self, database: Database, chunk: Chunk, blocks: Mapping[int, bytes]) -> None:
         try:

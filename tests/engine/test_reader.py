@@ -441,8 +441,8 @@ def test_an_interrupted_request_leaves_no_claim(rig: Rig, after: int) -> None:
     assert rig.read(0, 30) == rig.content[:30]
 
 
-def test_a_store_that_raises_leaves_no_claim() -> None:
-    """An exception of the store is raised unchanged, and the next reader does not hang."""
+def test_a_store_that_raises_leaves_no_claim(caplog: pytest.LogCaptureFixture) -> None:
+    """What a store raises is logged and becomes Unavailable, and the next reader does not hang."""
 
     class Raising(MemoryStore):
         def get(self, file: File, numbers: range) -> dict[int, bytes]:
@@ -450,9 +450,32 @@ def test_a_store_that_raises_leaves_no_claim() -> None:
 
     rig = Rig(noise(95), store=Raising())
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(Unavailable, match="ZeroDivisionError"):
             rig.read(0, 30)
     assert rig.under_way() == 0
+    assert "ZeroDivisionError" in caplog.text
+    rig.close()
+
+
+def test_a_cancelled_reader_does_not_wait_for_a_store_that_hangs() -> None:
+    """Its thread is free while the lookup hangs, and other readers go on."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    class Hanging(MemoryStore):
+        def get(self, file: File, numbers: range) -> dict[int, bytes]:
+            if numbers.start == 0:
+                hangs.set()
+                assert goes_on.wait(SOON)
+            return super().get(file, numbers)
+
+    rig = Rig(noise(95), store=Hanging())
+    rig.watch = lambda: not hangs.is_set()
+    with pytest.raises(Cancelled):
+        rig.read(0, 10)
+    rig.watch = None
+    assert rig.read(50, 60) == rig.content[50:60]
+    goes_on.set()
+    assert rig.read(0, 10) == rig.content[:10]
     rig.close()
 
 

@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -22,11 +21,9 @@ from types import SimpleNamespace
 import pytest
 from support import cache_files
 from support.cache_files import get, put
-from support.fakes import SOON, at_once, noise
+from support.fakes import at_once, noise
 
 from empiarfs import circuit_breaker
-from empiarfs.cancellation import cancel_scope
-from empiarfs.errors import Cancelled
 from empiarfs.model import Block, File
 from empiarfs.private_dirs import ensure_private
 from empiarfs.storage import chunks, database, disk
@@ -392,31 +389,6 @@ def test_half_a_chunk_or_more_is_read_with_one_call(
     monkeypatch.setattr(os, "pread", noted)
     assert store.get(FILE, wanted) == {number: noise(BLOCK_BYTES, number) for number in wanted}
     assert [size - size % BLOCK_BYTES for size in read] == sizes
-
-
-def test_a_cancelled_reader_does_not_wait_for_a_hanging_disk(
-    store: DiskStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its thread is free while the read hangs, others read on, and closing does not wait for ever."""
-    monkeypatch.setattr(disk, "CLOSE_SECONDS", 0.01)
-    put(store, block(0), b"0")
-    hangs, goes_on = threading.Event(), threading.Event()
-    pread = os.pread
-
-    def hang(*arguments: int) -> bytes:
-        if not hangs.is_set():
-            hangs.set()
-            goes_on.wait(SOON)
-        return pread(*arguments)
-
-    monkeypatch.setattr(os, "pread", hang)
-    with pytest.raises(Cancelled), cancel_scope(lambda: not hangs.is_set()):
-        get(store, block(0))
-    try:
-        assert get(store, block(0)) == b"0"
-        store.close()
-    finally:
-        goes_on.set()
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
