@@ -130,9 +130,13 @@ def serve(
     def begun() -> None:
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # in all threads started from here on, libfuse's too
+    # one that was ignored, by nohup or a shell's trap, stays ignored: if it were blocked it would be received
+    answered = {_TELL, *(one for one in _STOP if signal.getsignal(one) != signal.SIG_IGN)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, answered)  # in all threads started from here on, libfuse's too
     stats = status.MountStats(mountpoint, recent_warnings)
-    threading.Thread(target=_answer_signals, args=(mountpoint, stats), name="signals", daemon=True).start()
+    threading.Thread(
+        target=_answer_signals, args=(mountpoint, stats, answered), name="signals", daemon=True
+    ).start()
     archive = stats.archive = opened()
     faulthandler.enable()
     from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, in the process that stays
@@ -153,9 +157,9 @@ def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     ready()
 
 
-def _answer_signals(mountpoint: str, stats: status.MountStats) -> None:
-    """Write threads and status to the log at each SIGUSR1; unmount and exit at a signal to end."""
-    while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
+def _answer_signals(mountpoint: str, stats: status.MountStats, answered: set[signal.Signals]) -> None:
+    """Write threads and status to the log at each SIGUSR1; unmount and exit at any other of `answered`."""
+    while (received := signal.sigwait(answered)) == _TELL:
         try:
             _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
             _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(stats.status()))
