@@ -54,6 +54,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     Returns when the mount answers. Name the entries if programs may search the tree: a find through all of
     EMPIAR would request 20 million files.
     """
+    daemon.reserve_standard_descriptors()
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = options.entry_numbers(entry, chosen)

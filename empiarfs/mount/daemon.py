@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _READY = b"ready"
+_ERRORS = 2  # standard error, the last of the standard descriptors; sys.stderr is None if the shell has closed it
 LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to finish
 
 
@@ -47,12 +48,27 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
     with os.fdopen(read_end, "rb") as pipe:
         said = pipe.read()
     if said.endswith(_READY):
-        lines = said.removesuffix(_READY).decode(errors="replace").splitlines()
-        ours = [line for line in lines if line.startswith("empiarfs:")]  # libfuse writes lines of its own
-        sys.stderr.write("".join(f"{line}\n" for line in ours))
+        lines = said.removesuffix(_READY).splitlines()
+        ours = [line + b"\n" for line in lines if line.startswith(b"empiarfs:")]  # libfuse writes lines of its own
+        os.write(_ERRORS, b"".join(ours))
         return
     os.waitpid(child, 0)
     raise Failed(_last_words(said))
+
+
+def reserve_standard_descriptors() -> None:
+    """Open the standard descriptors that the shell has closed, so that no other file gets their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _ERRORS:
+        pass
+    os.close(number)
+
+
+def _close_inherited() -> None:
+    """Close the locks and pipes of the shell, which others may wait for: what Python opens is not inheritable."""
+    for number in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError):  # that of the listing itself is closed
+            if number > _ERRORS and os.get_inheritable(number):
+                os.close(number)
 
 
 def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
@@ -64,11 +80,12 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
         os.dup2(nowhere, 1)
-        os.dup2(pipe, 2)
+        os.dup2(pipe, _ERRORS)
         os.set_inheritable(pipe, False)
+        _close_inherited()
 
         def ready() -> None:
-            os.dup2(nowhere, 2)  # first: nothing may follow the ready message in the pipe
+            os.dup2(nowhere, _ERRORS)  # first: nothing may follow the ready message in the pipe
             os.write(pipe, _READY)
             os.close(pipe)
 
@@ -77,7 +94,7 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
     except BaseException as error:
         log.debug("the daemon ends", exc_info=error)
         with suppress(OSError):
-            os.write(2, f"\n{_said(error)}\n".encode(errors="replace"))
+            os.write(_ERRORS, f"\n{_said(error)}\n".encode(errors="replace"))
     finally:
         os._exit(number)
 
@@ -138,7 +155,7 @@ def serve(
         target=_answer_signals, args=(mountpoint, stats, answered), name="signals", daemon=True
     ).start()
     archive = stats.archive = opened()
-    faulthandler.enable()
+    faulthandler.enable(_ERRORS)
     from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, in the process that stays
 
     stats.binding = binding.library()
