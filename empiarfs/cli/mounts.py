@@ -28,8 +28,8 @@ CHECK_SECONDS = 5.0  # how long the command waits for the server to confirm the 
 
 # options of libfuse that leave every promise of SEMANTICS.md as it is
 _FOR_LIBFUSE = {
-    "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname", "max_read",
-    "max_readahead", "rootcontext",
+    "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname",
+    "rootcontext",
 }  # fmt: skip
 
 # options that mount(8), fstab and systemd pass on, and those that a read-only mount has anyway
@@ -69,7 +69,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
-            _check(archive, only, chosen, sample=flags["sample"])
+            _check(archive, only, chosen, recent_warnings, sample=flags["sample"])
             return archive
 
         def prepared() -> None:
@@ -141,13 +141,21 @@ def _entry_at(text: str, base_url: str) -> str | None:
         return None
 
 
-def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:
+def _check(
+    archive: "Archive",
+    only: tuple[str, ...],
+    chosen: Settings,
+    recent_warnings: status.RecentWarnings,
+    *,
+    sample: bool,
+) -> None:
     """Report a mistyped entry now, while the user can see it; an unreachable server is no reason not to mount.
 
     Args:
         archive: what is mounted.
         only: the entries that were named.
         chosen: whether the server may be contacted, and how long reads wait for it.
+        recent_warnings: why requests are being retried.
         sample: whether it is the built-in archive.
 
     Raises:
@@ -178,7 +186,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         what = places.no_entry(lacking, sample=sample) if lacking else "the server has no such directory"
         raise daemon.Failed(what if sample else f"{what}; choose another directory with --base-url")
     if any(one.is_alive() for one in asking):
-        troubles.append("the server does not answer")
+        troubles.append(str(recent_warnings.error or "the server does not answer"))
     if troubles:
         then = (
             "what is not cached fails with 'No route to host'"

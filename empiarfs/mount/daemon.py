@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.archive import Archive
-from empiarfs.mount import mountpoints, status, view
+from empiarfs.mount import mountpoints, refusal, status, view
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ _TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _READY = b"ready"
 _ERRORS = 2  # standard error, the last of the standard descriptors; sys.stderr is None if the shell has closed it
+FEWEST_THREADS = 16  # with which a mount begins: our own, and ten of libfuse
 LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to finish
 
 
@@ -53,7 +54,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
         os.write(_ERRORS, b"".join(ours))
         return
     os.waitpid(child, 0)
-    raise Failed(_last_words(said))
+    raise Failed(refusal.explained(said))
 
 
 def reserve_standard_descriptors() -> None:
@@ -103,24 +104,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         advice = "" if "--cache-dir" in error.strerror else "; choose another folder: --cache-dir"
         return f"{os.fsdecode(error.filename)}: {error.strerror}{advice}"
-    return str(error)
-
-
-def _last_words(said: bytes) -> str:
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    text = " / ".join(lines)
-    if "user_allow_other" in text:
-        return (
-            "you may not use --allow-other; ask an administrator to add the line user_allow_other to /etc/fuse.conf"
-        )
-    if "fusermount" in text and ("Operation not permitted" in text or "Permission denied" in text):
-        return (
-            f"mounting is not permitted here ({lines[0]}); start a container with "
-            "--device /dev/fuse --cap-add SYS_ADMIN"
-        )
-    # libfuse has written the reason; the binding raises only its exit status
-    words = [line for line in lines if not line.isdigit()]
-    return words[-1] if words else "the daemon ended without a message; try --foreground --verbose"
+    return str(error) or type(error).__name__
 
 
 def serve(
@@ -143,10 +127,8 @@ def serve(
     Raises:
         RuntimeError, OSError: it could not mount.
     """
-
-    def begun() -> None:
-        threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
-
+    _check_threads()
+    begun = threading.Event()
     # one that was ignored, by nohup or a shell's trap, stays ignored: if it were blocked it would be received
     answered = {_TELL, *(one for one in _STOP if signal.getsignal(one) != signal.SIG_IGN)}
     signal.pthread_sigmask(signal.SIG_BLOCK, answered)  # in all threads started from here on, libfuse's too
@@ -154,6 +136,7 @@ def serve(
     threading.Thread(
         target=_answer_signals, args=(mountpoint, stats, answered), name="signals", daemon=True
     ).start()
+    threading.Thread(target=_when_it_answers, args=(mountpoint, begun, ready), name="ready", daemon=True).start()
     archive = stats.archive = opened()
     faulthandler.enable(_ERRORS)
     from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, in the process that stays
@@ -161,12 +144,28 @@ def serve(
     stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
-        binding.serve(archive, mountpoint, owner, int(time.time()), begun, stats, options)
+        binding.serve(archive, mountpoint, owner, int(time.time()), begun.set, stats, options)
     finally:
         archive.close()
 
 
-def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
+def _check_threads() -> None:
+    """Raise RuntimeError if the process may not have the threads of a mount, some of which nothing waits for."""
+    checked = threading.Event()
+    started = []
+    try:
+        for _ in range(FEWEST_THREADS):
+            thread = threading.Thread(target=checked.wait)
+            thread.start()
+            started.append(thread)
+    finally:
+        checked.set()
+        for thread in started:
+            thread.join()
+
+
+def _when_it_answers(mountpoint: str, begun: threading.Event, ready: Callable[[], None]) -> None:
+    begun.wait()
     Path(mountpoint).stat()
     # The kernel looks up one name of a directory at a time, unless libfuse allows more, which 2.9 and 3.14 do not:
     # a name that it has cached is found even while the look-up of another waits for the server.
@@ -221,12 +220,13 @@ def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[],
     SIGUSR1 stays pending until `serve` answers it.
 
     Raises:
-        Failed: it could not mount; libfuse has written the reason to standard error.
+        Failed: it could not mount; the reason of libfuse is on standard error.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})
     try:
         start(say)
     except RuntimeError as error:
-        raise Failed("could not mount; the line above says why") from error
+        by_libfuse = "could not mount; the line above says why"  # its error is a number
+        raise Failed(by_libfuse if str(error).isdigit() else refusal.explained(str(error).encode())) from error
     finally:
         sys.stdout.flush()
