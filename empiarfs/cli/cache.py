@@ -131,9 +131,9 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
         f"{size(count)} removed" if is_less or not entries else f"nothing of {', '.join(entries)} was cached"
     )
     _tell((), tuple(maintenance.unrecognised()))
-    from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
+    from empiarfs.mount import mount_table  # noqa: PLC0415 - Linux alone has the table it reads
 
-    if any(mounted.kind == mountpoints.KIND for mounted in mountpoints.table()):
+    if any(mounted.kind == mount_table.KIND for mounted in mount_table.table()):
         click.echo(
             "running mounts fetch again what they need, but not what the kernel has cached: "
             "unmount and mount again before you go offline"

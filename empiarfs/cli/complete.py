@@ -31,9 +31,9 @@ def entries(context: click.Context, _: click.Parameter, incomplete: str) -> list
 
 def mount_points(_context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the mounts of empiarfs that begin with `incomplete`; directories if none does."""
-    from empiarfs.mount import mountpoints  # noqa: PLC0415 - Linux alone has the table it reads
+    from empiarfs.mount import mount_table  # noqa: PLC0415 - Linux alone has the table it reads
 
-    ours = [one.point for one in mountpoints.table() if one.kind == mountpoints.KIND]
+    ours = [one.point for one in mount_table.table() if one.kind == mount_table.KIND]
     begun = os.path.abspath(incomplete)  # noqa: PTH100 - a Path keeps ".."
     found = [CompletionItem(point) for point in ours if point.startswith(begun)]
     return found or [CompletionItem(incomplete, type="dir")]

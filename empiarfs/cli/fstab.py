@@ -6,7 +6,7 @@ import sys
 import click
 
 from empiarfs.cli import main, streams
-from empiarfs.mount.mountpoints import KIND
+from empiarfs.mount.mount_table import KIND
 
 _ALL = {"", "none", "empiar", "empiarfs"}
 

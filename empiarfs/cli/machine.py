@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import mountpoints, requirements
+from empiarfs.mount import mount_table, requirements
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest, runtime_folder
 from empiarfs.settings import Settings
-from empiarfs.units import MIB
+from empiarfs.units import GIB, MIB
 from empiarfs.urls import without_credentials
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
+LEAST_ADDRESS_SPACE = 4 * GIB  # some hundred threads, each with a stack of 8 MiB, and what they allocate
 FUSE_CONFIG = Path("/etc/fuse.conf")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # on these SQLite's locks are slow, or do not lock
@@ -37,6 +38,7 @@ def findings(chosen: Settings) -> Findings:
     yield from log_folder(chosen.log_file)
     yield from slots_folder()
     yield from open_files()
+    yield from address_space()
     yield from proxies(chosen)
 
 
@@ -116,7 +118,7 @@ def cache_folder(folder: Path) -> Findings:
             "warn", f"{there} is not writable: nothing will be cached", "choose another folder: --cache-dir"
         )
     text = os.fspath(there.resolve())
-    above = [one for one in mountpoints.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
+    above = [one for one in mount_table.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
     kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else "an unknown file system"
     if kind in REMOTE:
         yield Finding("warn", f"the cache {folder} is on {kind}", "choose a folder on a local disk: --cache-dir")
@@ -174,6 +176,19 @@ def open_files() -> Findings:
         )
     else:
         yield Finding("ok", f"a process may open {'any number of' if most < 0 else most} files")
+
+
+def address_space() -> Findings:
+    """Check how much memory a process may map; the stacks of a mount's threads count."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < LEAST_ADDRESS_SPACE:
+        yield Finding(
+            "warn",
+            f"a process may map {most / GIB:.1f} GiB of memory; a busy mount needs {LEAST_ADDRESS_SPACE / GIB:.0f}",
+            "raise the limit: ulimit -v unlimited",
+        )
+    else:
+        yield Finding("ok", "a process may map as much memory as a mount needs")
 
 
 def proxies(chosen: Settings) -> Findings:

@@ -32,8 +32,8 @@ _LASTING = (PermissionError, UnknownListing)
 
 # options of libfuse that leave every promise of SEMANTICS.md as it is
 _FOR_LIBFUSE = {
-    "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname", "max_read",
-    "max_readahead", "rootcontext",
+    "allow_root", "auto_unmount", "clone_fd", "context", "debug", "defcontext", "fscontext", "fsname",
+    "rootcontext",
 }  # fmt: skip
 
 # options that mount(8), fstab and systemd pass on, and those that a read-only mount has anyway
@@ -58,6 +58,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     Returns when the mount answers. Name the entries if programs may search the tree: a find through all of
     EMPIAR would request 20 million files.
     """
+    daemon.reserve_standard_descriptors()
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = options.entry_numbers(entry, chosen)
@@ -72,7 +73,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
-            _check(archive, only, chosen, sample=flags["sample"])
+            _check(archive, only, chosen, recent_warnings, sample=flags["sample"])
             return archive
 
         def prepared() -> None:
@@ -144,7 +145,14 @@ def _entry_at(text: str, base_url: str) -> str | None:
         return None
 
 
-def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sample: bool) -> None:
+def _check(
+    archive: "Archive",
+    only: tuple[str, ...],
+    chosen: Settings,
+    recent_warnings: status.RecentWarnings,
+    *,
+    sample: bool,
+) -> None:
     """Report a mistyped entry now, while the user can see it, and one that is not public.
 
     Neither an unreachable server nor one that refuses an entry is a reason not to mount.
@@ -153,6 +161,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         archive: what is mounted.
         only: the entries that were named.
         chosen: whether the server may be contacted, and how long reads wait for it.
+        recent_warnings: why requests are being retried.
         sample: whether it is the built-in archive.
 
     Raises:
@@ -169,7 +178,7 @@ def _check(archive: "Archive", only: tuple[str, ...], chosen: Settings, *, sampl
         then = f"mounted anyway: it fails with {os.strerror(error.errno or 0)!r}"
         click.echo(f"empiarfs: warning: {printable(str(error))}; {then}", err=True)
     troubles = [str(error) for error in errors.values() if not isinstance(error, _LASTING)]
-    troubles += [] if are_all_in else ["the server does not answer"]
+    troubles += [] if are_all_in else [str(recent_warnings.error or "the server does not answer")]
     if troubles:
         then = (
             "what is not cached fails with 'No route to host'"

@@ -35,6 +35,13 @@ NO_ENTRIES = "is this the directory that holds the numbered entries? choose anot
 KNOWN_SERVERS = "the listings of Apache, nginx and lighttpd are known, see docs/running.md"
 API_ADVICE = "the API is not needed to read files"
 FTP_ADVICE = "each file is measured by a request of its own; --no-ftp does not try FTP"
+# what to do about an error with these words
+_BY_REASON = (
+    ("HTTP 407", "write them into the URL of the proxy: export HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"),
+    ("the proxy", "is HTTPS_PROXY the proxy of your network? no_proxy names servers that are reached without it"),
+    ("redirects to", "does a captive portal answer in its place? if the archive has moved: --base-url"),
+    ("is it http://", "the server speaks another protocol: --base-url http://..."),
+)
 NO_NETWORK = "is there a network, and does it need a proxy (HTTPS_PROXY)? cached data can be read with --offline"
 
 
@@ -251,9 +258,10 @@ def _reason(error: OSError) -> str:
 
 
 def _advice(error: OSError) -> str:
+    by_reason = (advice for words, advice in _BY_REASON if words in _reason(error))
+    if isinstance(error, Unavailable) and (advice := next(by_reason, "")):
+        return advice
     match error:
-        case CertificateError() if "http://" in error.reason:
-            return "the server speaks another protocol: --base-url http://..."
         case CertificateError():
             return "a proxy of your site may intercept TLS: get its certificate, and pass it with --ca-bundle"
         case WrongRange():

@@ -38,7 +38,7 @@ def status(context: click.Context, mountpoint: Path | None, *, as_json: bool, fo
     if as_json and for_prometheus:
         raise click.UsageError("choose --json or --prometheus, not both")
     try:
-        results = probe.probe_all(probe.mounts() if mountpoint is None else [mountpoints.own(mountpoint)])
+        results = probe.probe_all(probe.mounts() if mountpoint is None else [probe.with_status(mountpoint)])
     except mountpoints.CannotMount as error:
         raise click.ClickException(printable(str(error))) from error
     if for_prometheus:

@@ -16,6 +16,15 @@ class Kind(enum.Enum):
 
 _NO_TLS = "the server does not speak TLS there; is it http:// ?"
 _PATTERNS = (
+    # of a proxy, whose errors have the causes of a server's
+    (
+        "407 Proxy Authentication Required",
+        Kind.BROKEN,
+        "the proxy asks for a user name and a password (HTTP 407)",
+    ),
+    ("appears to only use HTTP", Kind.BROKEN, "the proxy does not speak TLS; is it http:// in HTTPS_PROXY?"),
+    ("Tunnel connection failed", Kind.BROKEN, "the proxy does not connect to the server"),
+    ("ProxyError", Kind.BROKEN, "the proxy does not answer"),
     ("ConnectTimeout", Kind.SILENT, "the server does not answer"),
     ("Timeout", Kind.SILENT, "the server went silent"),
     ("timed out", Kind.SILENT, "the server went silent"),
@@ -44,7 +53,6 @@ _PATTERNS = (
         Kind.UNTRUSTED,
         "the file of certificates that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names is not there",
     ),
-    ("ProxyError", Kind.BROKEN, "the proxy does not answer"),
     ("reset", Kind.BROKEN, "the connection was lost"),
     ("IncompleteRead", Kind.BROKEN, "the connection was lost"),
     ("BadStatusLine", Kind.BROKEN, "the server does not speak HTTP"),

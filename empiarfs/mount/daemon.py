@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.archive import Archive
-from empiarfs.mount import mountpoints, status, view
+from empiarfs.mount import mountpoints, refusal, status, view
 
 log = logging.getLogger(__name__)
 
 _TELL = signal.SIGUSR1
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _READY = b"ready"
+_ERRORS = 2  # standard error, the last of the standard descriptors; sys.stderr is None if the shell has closed it
+FEWEST_THREADS = 16  # with which a mount begins: our own, and ten of libfuse
 LAST_SECONDS = 5.0  # after a signal, for the kernel and the disk to finish
 
 
@@ -47,12 +49,27 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
     with os.fdopen(read_end, "rb") as pipe:
         said = pipe.read()
     if said.endswith(_READY):
-        lines = said.removesuffix(_READY).decode(errors="replace").splitlines()
-        ours = [line for line in lines if line.startswith("empiarfs:")]  # libfuse writes lines of its own
-        sys.stderr.write("".join(f"{line}\n" for line in ours))
+        lines = said.removesuffix(_READY).splitlines()
+        ours = [line + b"\n" for line in lines if line.startswith(b"empiarfs:")]  # libfuse writes lines of its own
+        os.write(_ERRORS, b"".join(ours))
         return
     os.waitpid(child, 0)
-    raise Failed(_last_words(said))
+    raise Failed(refusal.explained(said))
+
+
+def reserve_standard_descriptors() -> None:
+    """Open the standard descriptors that the shell has closed, so that no other file gets their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _ERRORS:
+        pass
+    os.close(number)
+
+
+def _close_inherited() -> None:
+    """Close the locks and pipes of the shell, which others may wait for: what Python opens is not inheritable."""
+    for number in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError):  # that of the listing itself is closed
+            if number > _ERRORS and os.get_inheritable(number):
+                os.close(number)
 
 
 def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
@@ -64,11 +81,12 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
         os.dup2(nowhere, 1)
-        os.dup2(pipe, 2)
+        os.dup2(pipe, _ERRORS)
         os.set_inheritable(pipe, False)
+        _close_inherited()
 
         def ready() -> None:
-            os.dup2(nowhere, 2)  # first: nothing may follow the ready message in the pipe
+            os.dup2(nowhere, _ERRORS)  # first: nothing may follow the ready message in the pipe
             os.write(pipe, _READY)
             os.close(pipe)
 
@@ -77,7 +95,7 @@ def _detached(start: Callable[[Callable[[], None]], None], pipe: int) -> None:
     except BaseException as error:
         log.debug("the daemon ends", exc_info=error)
         with suppress(OSError):
-            os.write(2, f"\n{_said(error)}\n".encode(errors="replace"))
+            os.write(_ERRORS, f"\n{_said(error)}\n".encode(errors="replace"))
     finally:
         os._exit(number)
 
@@ -86,24 +104,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         advice = "" if "--cache-dir" in error.strerror else "; choose another folder: --cache-dir"
         return f"{os.fsdecode(error.filename)}: {error.strerror}{advice}"
-    return str(error)
-
-
-def _last_words(said: bytes) -> str:
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    text = " / ".join(lines)
-    if "user_allow_other" in text:
-        return (
-            "you may not use --allow-other; ask an administrator to add the line user_allow_other to /etc/fuse.conf"
-        )
-    if "fusermount" in text and ("Operation not permitted" in text or "Permission denied" in text):
-        return (
-            f"mounting is not permitted here ({lines[0]}); start a container with "
-            "--device /dev/fuse --cap-add SYS_ADMIN"
-        )
-    # libfuse has written the reason; the binding raises only its exit status
-    words = [line for line in lines if not line.isdigit()]
-    return words[-1] if words else "the daemon ended without a message; try --foreground --verbose"
+    return str(error) or type(error).__name__
 
 
 def serve(
@@ -126,26 +127,45 @@ def serve(
     Raises:
         RuntimeError, OSError: it could not mount.
     """
-
-    def begun() -> None:
-        threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # in all threads started from here on, libfuse's too
+    _check_threads()
+    begun = threading.Event()
+    # one that was ignored, by nohup or a shell's trap, stays ignored: if it were blocked it would be received
+    answered = {_TELL, *(one for one in _STOP if signal.getsignal(one) != signal.SIG_IGN)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, answered)  # in all threads started from here on, libfuse's too
     stats = status.MountStats(mountpoint, recent_warnings)
-    threading.Thread(target=_answer_signals, args=(mountpoint, stats), name="signals", daemon=True).start()
+    threading.Thread(
+        target=_answer_signals, args=(mountpoint, stats, answered), name="signals", daemon=True
+    ).start()
+    threading.Thread(target=_when_it_answers, args=(mountpoint, begun, ready), name="ready", daemon=True).start()
     archive = stats.archive = opened()
-    faulthandler.enable()
+    faulthandler.enable(_ERRORS)
     from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse, in the process that stays
 
     stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
     try:
-        binding.serve(archive, mountpoint, owner, int(time.time()), begun, stats, options)
+        binding.serve(archive, mountpoint, owner, int(time.time()), begun.set, stats, options)
     finally:
         archive.close()
 
 
-def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
+def _check_threads() -> None:
+    """Raise RuntimeError if the process may not have the threads of a mount, some of which nothing waits for."""
+    checked = threading.Event()
+    started = []
+    try:
+        for _ in range(FEWEST_THREADS):
+            thread = threading.Thread(target=checked.wait)
+            thread.start()
+            started.append(thread)
+    finally:
+        checked.set()
+        for thread in started:
+            thread.join()
+
+
+def _when_it_answers(mountpoint: str, begun: threading.Event, ready: Callable[[], None]) -> None:
+    begun.wait()
     Path(mountpoint).stat()
     # The kernel looks up one name of a directory at a time, unless libfuse allows more, which 2.9 and 3.14 do not:
     # a name that it has cached is found even while the look-up of another waits for the server.
@@ -153,9 +173,9 @@ def _when_it_answers(mountpoint: str, ready: Callable[[], None]) -> None:
     ready()
 
 
-def _answer_signals(mountpoint: str, stats: status.MountStats) -> None:
-    """Write threads and status to the log at each SIGUSR1; unmount and exit at a signal to end."""
-    while (received := signal.sigwait(_STOP | {_TELL})) == _TELL:
+def _answer_signals(mountpoint: str, stats: status.MountStats, answered: set[signal.Signals]) -> None:
+    """Write threads and status to the log at each SIGUSR1; unmount and exit at any other of `answered`."""
+    while (received := signal.sigwait(answered)) == _TELL:
         try:
             _tell_log(f"signal {received}: the threads of {mountpoint}", stacks())
             _tell_log(f"signal {received}: the status of {mountpoint}", status.as_text(stats.status()))
@@ -200,12 +220,13 @@ def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[],
     SIGUSR1 stays pending until `serve` answers it.
 
     Raises:
-        Failed: it could not mount; libfuse has written the reason to standard error.
+        Failed: it could not mount; the reason of libfuse is on standard error.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {_TELL})
     try:
         start(say)
     except RuntimeError as error:
-        raise Failed("could not mount; the line above says why") from error
+        by_libfuse = "could not mount; the line above says why"  # its error is a number
+        raise Failed(by_libfuse if str(error).isdigit() else refusal.explained(str(error).encode())) from error
     finally:
         sys.stdout.flush()

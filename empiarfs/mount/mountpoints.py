@@ -1,23 +1,20 @@
-"""Mount points: list them, check and lock one, unmount."""
+"""Mount points: check and lock one, unmount."""
 
 import errno
 import fcntl
 import hashlib
 import os
 import pwd
-import re
 import subprocess
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from empiarfs.mount import requirements
+from empiarfs.mount import mount_table, requirements
+from empiarfs.mount.mount_table import KIND, Mounted
 from empiarfs.private_dirs import ensure_private, runtime_folder
 
-KIND = "fuse.empiarfs"
-_TABLE = Path("/proc/self/mounts")
 ANSWER_SECONDS = 5.0
 MOST_LINKS = 40
 LOCK_SECONDS = 10.0
@@ -25,25 +22,6 @@ LOCK_SECONDS = 10.0
 
 class CannotMount(Exception):
     """A mount cannot be made or unmounted; the text says why, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """One line of the kernel's table of mounts."""
-
-    point: str
-    kind: str
-    options: frozenset[str]
-
-
-def table() -> list[Mounted]:
-    """Return all mounts that this process sees."""
-    lines = _TABLE.read_bytes().splitlines()
-    fields = [line.split(b" ") for line in lines]
-    return [
-        Mounted(_unescaped(field[1]), field[2].decode(), frozenset(os.fsdecode(field[3]).split(",")))
-        for field in fields
-    ]
 
 
 def is_ours(point: Path) -> bool:
@@ -54,13 +32,13 @@ def is_ours(point: Path) -> bool:
 
 def _on_top(path: str) -> Mounted | None:
     """Return the last mount on `path`; None if there is none."""
-    return next((mounted for mounted in reversed(table()) if mounted.point == path), None)
+    return next((mounted for mounted in reversed(mount_table.table()) if mounted.point == path), None)
 
 
 def holder(path: Path) -> str | None:
     """Return the mount of empiarfs that contains `path`; None if none does."""
     text = absolute(path)
-    inside = [m for m in table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
+    inside = [m for m in mount_table.table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
     deepest = max(inside, key=lambda m: len(m.point), default=None)
     return deepest.point if deepest and deepest.kind == KIND else None
 
@@ -68,7 +46,7 @@ def holder(path: Path) -> str | None:
 def absolute(path: Path) -> str:
     """Return `path` without links, `.` and `..`; never accesses a mount, which may be dead."""
     whole = Path(os.path.normpath(path.expanduser().absolute()))
-    points = {mounted.point for mounted in table()}
+    points = {mounted.point for mounted in mount_table.table()}
     for _ in range(MOST_LINKS):
         try:
             whole = whole.parent.resolve() / whole.name
@@ -287,7 +265,3 @@ def _unmount(path: str, *, lazy: bool) -> str:
     if "/etc/mtab" in done.stderr and not Path("/etc/mtab").exists():
         return "fusermount3 needs /etc/mtab, which is missing; as root: ln -s ../proc/self/mounts /etc/mtab"
     return (done.stderr.strip() or f"{command[0]} failed").splitlines()[-1]
-
-
-def _unescaped(field: bytes) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

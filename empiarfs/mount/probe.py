@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from empiarfs.mount import mountpoints, status
+from empiarfs.mount import mount_table, mountpoints, status
 
 ANSWER_SECONDS = 5.0
 LAST_SECONDS = 0.5  # for a process that has its answer, and for one that was killed
@@ -42,13 +42,32 @@ class ProbeResult:
 
 def mounts() -> list[str]:
     """Return the mounts of empiarfs that this user can read: the user's own, and those open to all."""
-    on_top = {mounted.point: mounted for mounted in mountpoints.table()}
+    on_top = {mounted.point: mounted for mounted in mount_table.table()}
     mine = f"user_id={os.geteuid()}"
     return [
         mounted.point
         for mounted in on_top.values()
-        if mounted.kind == mountpoints.KIND and not {mine, "allow_other"}.isdisjoint(mounted.options)
+        if mounted.kind == mount_table.KIND
+        and mounted.root == "/"  # a bind mount of another directory has no status of its own
+        and not {mine, "allow_other"}.isdisjoint(mounted.options)
     ]
+
+
+def with_status(point: Path) -> str:
+    """Return the mount whose status is that of the mount on `point`, which may be a bind mount of a part of it.
+
+    Raises:
+        CannotMount: there is none.
+    """
+    path = mountpoints.own(point)
+    table = mount_table.table()
+    shown = next(one for one in reversed(table) if one.point == path)
+    whole = [one.point for one in table if (one.device, one.root) == (shown.device, "/")]
+    if not whole:
+        raise mountpoints.CannotMount(
+            f"{path} shows {shown.root} of a mount that is not visible here; run this where it was mounted"
+        )
+    return path if path in whole else whole[0]
 
 
 def probe_all(mountpoints: Sequence[str], seconds: float = ANSWER_SECONDS) -> list[ProbeResult]:

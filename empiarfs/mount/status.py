@@ -13,6 +13,7 @@ from typing import Any
 
 from empiarfs.archive import Archive
 from empiarfs.counters import Counters
+from empiarfs.errors import ArchiveError
 
 NAME = ".empiarfs-status"  # of the file at the root of every mount, which no listing shows
 MAX_WARNINGS = 20
@@ -106,11 +107,16 @@ def _chosen(kind: type[Status | LoggedWarning | Counters], values: Mapping[str, 
 
 
 class RecentWarnings(logging.Handler):
-    """Keeps the newest warnings of a log."""
+    """Keeps the newest warnings of a log.
+
+    Attributes:
+        error: the newest error that a warning was about; None if there was none.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._newest: deque[LoggedWarning] = deque(maxlen=MAX_WARNINGS)
+        self.error: ArchiveError | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Store the message of `record`, in one line."""
@@ -118,6 +124,9 @@ class RecentWarnings(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {error}"
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, ArchiveError):
+                self.error = argument
         self._newest.append(LoggedWarning(record.created, " ".join(text[:MAX_WARNING_LENGTH].split())))
 
     def newest(self) -> tuple[LoggedWarning, ...]:

@@ -12,6 +12,9 @@ SECTOR = 512  # the unit of st_blocks
 NAME_MAX = 255
 ARCHIVE_BYTES = 10 << 50  # EMPIAR holds about 9 PiB
 ROOT_INODE = 1
+# of directories too, which says that subdirectories are not counted: programs that take two links for "no
+# subdirectory" (older Perl's File::Find) would find none
+LINKS = 1
 # modes of writable files, although the mount is read-only: `cp`, `tar` and overlays copy the modes, and the owner
 # of a copy must be able to write into it and to delete it
 FILE_MODE, DIRECTORY_MODE = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
@@ -43,28 +46,28 @@ def attributes(node: File | Directory, owner: Owner, mounted: int) -> dict[str, 
     """
     match node:
         case File():
-            mode, links, size, date = FILE_MODE, 1, node.size, node.mtime
+            mode, size, date = FILE_MODE, node.size, node.mtime
         case Directory():
-            mode, links, size, date = DIRECTORY_MODE, 2, BLOCK_SIZE, node.modified
-    return _attributes(node.path, mode, links, size, owner, mounted if date is None else date)
+            mode, size, date = DIRECTORY_MODE, BLOCK_SIZE, node.modified
+    return _attributes(node.path, mode, size, owner, mounted if date is None else date)
 
 
 def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
     """Return the `stat` of the status file; its length is known, as in /proc, only when it is read."""
-    return _attributes(path, FILE_MODE, 1, 0, owner, mounted)
+    return _attributes(path, FILE_MODE, 0, owner, mounted)
 
 
 def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:
     """Return the `stat` of the symbolic link `path` to `target`."""
-    return _attributes(path, stat.S_IFLNK | 0o777, 1, len(target), owner, mounted)
+    return _attributes(path, stat.S_IFLNK | 0o777, len(target), owner, mounted)
 
 
-def _attributes(path: str, mode: int, links: int, size: int, owner: Owner, seconds: int) -> dict[str, int]:
+def _attributes(path: str, mode: int, size: int, owner: Owner, seconds: int) -> dict[str, int]:
     time = seconds * 10**9
     return {
         "st_mode": mode,
         "st_ino": inode(path),
-        "st_nlink": links,
+        "st_nlink": LINKS,
         "st_size": size,
         "st_blocks": -(-size // SECTOR),
         "st_blksize": BLOCK_SIZE,

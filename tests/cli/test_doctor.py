@@ -16,7 +16,7 @@ from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import doctor, machine, network
 from empiarfs.cli.findings import Finding, State
-from empiarfs.mount import mountpoints, requirements
+from empiarfs.mount import mount_table, requirements
 from empiarfs.setting_sources import load
 from empiarfs.settings import Settings
 from empiarfs.units import GIB, MIB
@@ -391,14 +391,14 @@ def test_a_cache_that_is_not_on_a_local_disk_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str
 ) -> None:
     """A cache on a network file system is a warning; the nearest and last mount above it decides."""
-    inside = mountpoints.Mounted(str(tmp_path), kind, frozenset())
+    inside = mount_table.Mounted(str(tmp_path), kind, frozenset())
     table = [
-        mountpoints.Mounted("/", "xfs", frozenset()),
-        mountpoints.Mounted(str(tmp_path), "tmpfs", frozenset()),
+        mount_table.Mounted("/", "xfs", frozenset()),
+        mount_table.Mounted(str(tmp_path), "tmpfs", frozenset()),
         inside,
     ]
-    table.append(mountpoints.Mounted(f"{tmp_path}x", "nfs", frozenset()))
-    monkeypatch.setattr(mountpoints, "table", lambda: table)
+    table.append(mount_table.Mounted(f"{tmp_path}x", "nfs", frozenset()))
+    monkeypatch.setattr(mount_table, "table", lambda: table)
     found = next(machine.cache_folder(tmp_path / "not" / "there"))
     assert (found.state, kind in found.what) == (state, True)
 

@@ -56,15 +56,25 @@ def test_words_of_mount_are_taken_and_not_handed_on(word: str) -> None:
 
 def test_the_rest_is_for_libfuse() -> None:
     """Options of libfuse are passed on in order, with their values."""
-    assert sorted_out("max_read=4096,ro,debug, ,") == ({}, ["max_read=4096", "debug"])
+    assert sorted_out("fsname=a,ro,debug, ,") == ({}, ["fsname=a", "debug"])
 
 
 @pytest.mark.parametrize(
-    "word", ["nonsense", "cash_size=50G", "kernel_cache", "direct_io", "attr_timeout=1", "subtype=x"]
+    "word",
+    [
+        "nonsense",
+        "cash_size=50G",
+        "kernel_cache",
+        "direct_io",
+        "attr_timeout=1",
+        "subtype=x",
+        "max_read=1",
+        "max_readahead=1",
+    ],
 )
 def test_an_unknown_option_is_refused(word: str) -> None:
     """An unknown option, or one that would break a promise, is an error that names it and lists the valid ones."""
-    with pytest.raises(BadSetting, match=rf"-o {word.partition('=')[0]}: .*cache_size.*max_read"):
+    with pytest.raises(BadSetting, match=rf"-o {word.partition('=')[0]}: .*cache_size.*fsname"):
         sorted_out(f"ro,{word}")
 
 

@@ -19,7 +19,7 @@ from empiarfs.cli import prometheus
 from empiarfs.cli import status as command
 from empiarfs.cli.text import size
 from empiarfs.counters import Counters
-from empiarfs.mount import mountpoints, probe
+from empiarfs.mount import mount_table, probe
 from empiarfs.mount.probe import ProbeResult
 from empiarfs.mount.status import (
     MAX_WARNINGS,
@@ -311,7 +311,7 @@ def test_credentials_are_left_out_of_an_address(url: str, told: str) -> None:
 
 def test_nothing_mounted_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """`status` without mounts exits with 0 and says how to mount; `--json` prints an empty list."""
-    monkeypatch.setattr(mountpoints, "table", list)
+    monkeypatch.setattr(mount_table, "table", list)
     done = run("status")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "empiarfs mount" in done.stderr
@@ -331,8 +331,8 @@ def test_only_accessible_mounts_are_probed(monkeypatch: pytest.MonkeyPatch) -> N
     """Only mounts that the user may read are probed, not hidden ones nor those of other programs."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
-    def mounted(point: str, *options: str, kind: str = mountpoints.KIND) -> mountpoints.Mounted:
-        return mountpoints.Mounted(point, kind, frozenset({"ro", *options}))
+    def mounted(point: str, *options: str, kind: str = mount_table.KIND) -> mount_table.Mounted:
+        return mount_table.Mounted(point, kind, frozenset({"ro", *options}))
 
     table = [
         mounted("/mine", "user_id=1000"),
@@ -342,7 +342,7 @@ def test_only_accessible_mounts_are_probed(monkeypatch: pytest.MonkeyPatch) -> N
         mounted("/hidden", kind="tmpfs"),
         mounted("/sshfs", "user_id=1000", kind="fuse.sshfs"),
     ]
-    monkeypatch.setattr(mountpoints, "table", lambda: table)
+    monkeypatch.setattr(mount_table, "table", lambda: table)
     assert probe.mounts() == ["/mine", "/all"]
 
 

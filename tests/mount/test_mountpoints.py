@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.mounting import Mounts, eventually
 
-from empiarfs.mount import mountpoints
+from empiarfs.mount import mount_table, mountpoints
 
 
 def mounts_at(path: Path) -> int:
@@ -29,8 +29,8 @@ def test_mounts_of_one_place_at_once_do_not_stack(mount: Mounts) -> None:
 
 def test_an_owner_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """`empiarfs umount` shows the user id of an owner that has no name on this machine."""
-    other = mountpoints.Mounted("/mnt", mountpoints.KIND, frozenset({"ro", "user_id=54321", "group_id=0"}))
-    monkeypatch.setattr(mountpoints, "table", lambda: [other])
+    other = mount_table.Mounted("/mnt", mount_table.KIND, frozenset({"ro", "user_id=54321", "group_id=0"}))
+    monkeypatch.setattr(mount_table, "table", lambda: [other])
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(mountpoints.CannotMount, match="/mnt belongs to user 54321: sudo empiarfs umount /mnt"):
         mountpoints.unmount(Path("/mnt"), lazy=False)
