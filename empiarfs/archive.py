@@ -154,6 +154,10 @@ class Archive:
             self._tree.mark_changed(file)
             raise
 
+    def release(self, file: File) -> None:
+        """Drop the queued prefetch of `file`, which its last reader has closed."""
+        self._prefetcher.close(file)
+
     def read_ranges(self, file: File, spans: Sequence[Span]) -> list[bytes]:
         """Read each of `spans`, up to the end of `file`; return their bytes in the same order.
 

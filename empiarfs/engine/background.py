@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from empiarfs.engine.single_flight import Submit
 from empiarfs.errors import ArchiveError
@@ -26,7 +26,7 @@ class BackgroundWorkers:
         self._submit = submit
         self._most = most
         self._lock = threading.Lock()
-        self._tasks: deque[Callable[[], object]] = deque()
+        self._tasks: deque[tuple[Hashable, Callable[[], object]]] = deque()
         self._running = 0
         self._is_closed = False
 
@@ -35,16 +35,26 @@ class BackgroundWorkers:
         """The number of queued tasks."""
         return len(self._tasks)
 
-    def __call__(self, task: Callable[[], object]) -> None:
-        """Queue `task`; drop it if the queue is full or closed."""
+    def __call__(self, task: Callable[[], object], about: Hashable = None) -> None:
+        """Queue `task`; drop it if the queue is full or closed.
+
+        Args:
+            task: the task.
+            about: what it is done for; see `drop`.
+        """
         with self._lock:
             if self._is_closed or len(self._tasks) >= MAX_TASKS:
                 return
-            self._tasks.append(task)
+            self._tasks.append((about, task))
             if self._running >= self._most:
                 return
             self._running += 1
         self._submit(self._work)
+
+    def drop(self, about: Hashable) -> None:
+        """Drop the queued tasks that were queued for `about`; those that run are not stopped."""
+        with self._lock:
+            self._tasks = deque(queued for queued in self._tasks if queued[0] != about)
 
     def close(self) -> None:
         """Drop the queued tasks, and all later ones."""
@@ -58,7 +68,7 @@ class BackgroundWorkers:
                 if not self._tasks:
                     self._running -= 1
                     return
-                task = self._tasks.popleft()
+                _, task = self._tasks.popleft()
             try:
                 task()
             except ArchiveError as error:

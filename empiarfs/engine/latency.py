@@ -19,6 +19,7 @@ MIN_HEDGE_DELAY = 0.25
 INITIAL_RATE = 5e6  # bytes a second of one connection, before there are samples
 RATED_BYTES = 32 * KIB  # a shorter response says nothing about the rate
 SPLIT_SHARE = 0.4  # a span is split if its transfer takes longer than this share of the time to the first byte
+SPLIT_SECONDS = 0.02  # a shorter transfer is not worth the work of a second request
 REQUEST_SECONDS = 1.5
 SMALLEST_MAX_REQUEST = 512 * KIB
 
@@ -92,7 +93,7 @@ class LatencyEstimator:
 
     def worth_splitting(self, count: int) -> bool:
         """Return whether `count` bytes arrive sooner over two connections than over one."""
-        return self._rate > 0 and count / self._rate > SPLIT_SHARE * self._ttfb_median
+        return self._rate > 0 and count / self._rate > max(SPLIT_SHARE * self._ttfb_median, SPLIT_SECONDS)
 
     def record_timeout(self, kind: str) -> None:
         """Record that a request of `kind` timed out: the server may only be slow."""

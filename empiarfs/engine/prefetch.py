@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from empiarfs.units import MIB
 
 MOST_FOLLOWED = 4096  # files whose access pattern is tracked
 STILL_SECONDS = 2.0  # after which a file that is not read any more does not share the memory
+LONGEST_BEYOND = MIB  # bytes that a demand request fetches beyond what is read
 LONGEST_HEAD = MIB  # bytes; a reader that has read more reads whole files
 
 
@@ -29,13 +30,25 @@ class Files(Protocol):
         ...
 
 
+class Background(Protocol):
+    """Runs tasks soon, unless they are dropped before."""
+
+    def __call__(self, task: Callable[[], object], about: Hashable = None) -> None:
+        """Queue `task`, which is done for `about`."""
+        ...
+
+    def drop(self, about: Hashable) -> None:
+        """Drop the queued tasks for `about`."""
+        ...
+
+
 class Prefetcher:
     """Reads files, and starts the prefetch that the planner returns.
 
     Args:
         reader: reads the bytes.
         files: predicts which files come next.
-        background: runs a task soon.
+        background: runs tasks soon.
         most_ahead: the largest window, in bytes.
         request_size_bounds: returns the least and the most bytes of one request.
         clock: monotonic seconds.
@@ -45,7 +58,7 @@ class Prefetcher:
         self,
         reader: Reader,
         files: Files,
-        background: Callable[[Callable[[], object]], None],
+        background: Background,
         *,
         most_ahead: int,
         request_size_bounds: Callable[[], tuple[int, int]],
@@ -66,31 +79,37 @@ class Prefetcher:
         """Read `span`, which lies in `file`; see `Reader.read`."""
         shortest, longest = self._request_size_bounds()
         with self._lock:
-            reading, ahead = readahead.plan(
-                self._readings.get(file) or readahead.Reading(),
-                span,
-                file.size,
-                most=self._most_ahead // self._sequential_readers(file),
-                shortest=shortest,
-                longest=longest,
-            )
+            limits = readahead.Limits(self._most_ahead, shortest, longest, self._sequential_readers(file))
+            reading = self._readings.get(file) or readahead.Reading()
+            reading, ahead = readahead.plan(reading, span, file.size, limits)
             self._readings.put(file, reading)
             window = reading.streams[0].window
             if window:
                 self._sequential[file] = self._clock()
         for run in ahead:
-            self._background(partial(self._prefetch, file, run, reading.streams[0].start))
+            self._background(partial(self._prefetch, file, run, reading.streams[0].start), file)
         if not span.start:
             self._begin(file)
-        return self._reader.read(file, span, beyond=min(window // readahead.REQUESTS_PER_WINDOW, LONGEST_HEAD))
+        return self._reader.read(file, span, beyond=min(window // 4, LONGEST_BEYOND))
+
+    def close(self, file: File) -> None:
+        """Drop the queued prefetch of `file`, which is no longer open."""
+        with self._lock:
+            self._sequential.pop(file, None)
+            reading = self._readings.get(file)
+            if reading is not None:
+                self._readings.put(file, readahead.dropped(reading))
+        self._background.drop(file)
 
     def _prefetch(self, file: File, run: Span, begun: int) -> None:
         """Fetch `run` for the newest stream that began at `begun`, without what it has passed meanwhile."""
         reading = self._readings.get(file) or readahead.Reading()
         passed = next((stream.position for stream in reading.streams if stream.start == begun), 0)
         start = max(run.start, passed)
-        if start < run.stop:
-            self._reader.prefetch(file, Span(start, run.stop))
+        if start < run.stop and self._reader.prefetch(file, Span(start, run.stop)):
+            with self._lock:
+                reading = self._readings.get(file) or readahead.Reading()
+                self._readings.put(file, readahead.found_on_disk(reading, run))
 
     def _sequential_readers(self, file: File) -> int:
         """Return how many files, with `file`, are read sequentially now: they share the memory for prefetch."""

@@ -1,28 +1,36 @@
 """Plans prefetch within one file; pure: from reads to spans.
 
 A file is read by several streams at once: RELION opens a movie once for each frame, and the kernel passes
-neighbouring reads out of order to several threads. A stream is a position where sequential reading continues. After
-a jump nothing is prefetched until the reader has read sequentially for longer than random readers do; then the
-window grows as long as the reader follows. If each of several jumps is followed by a read of the same length, that
-length is fetched at once.
+neighbouring reads out of order to several threads. A stream is a position where sequential reading continues.
+After a jump nothing is prefetched until the reader has read sequentially for longer than random readers do. Then
+its window grows with the bytes that it reads, not with the distance that it jumps: at first to half of them, so
+that at most that much is prefetched in vain, and faster once it surely reads on.
+
+Two kinds of jumps are predicted. If each of several is followed by a read of the same length, that length is
+fetched at once; if several are equally long, the next pieces are fetched in parallel (see `stride`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from empiarfs.engine import blocks
+from empiarfs.engine import stride as strides
+from empiarfs.engine.stride import Stride
 from empiarfs.model import Span
 from empiarfs.units import KIB, MIB
 
 MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a reordered one may lie
-MAX_FORWARD_SEEK = 512 * KIB  # a gap that is cheaper to fetch than a second request
+MAX_FORWARD_SEEK = 512 * KIB  # how far before it
 TRUST_AT_START = 192 * KIB  # bytes from the start of a file that make a reader sequential; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
-LARGEST_LEARNT = 4 * MIB
+LARGEST_LEARNT = 4 * MIB  # the longest reads after jumps that delay the trust in the next one
+CAUTIOUS = 8 * MIB  # credit up to which the window is half of it: `file` reads the first 7 MiB of every file
+GROWTH = 4  # bytes of the window for each byte of credit beyond that: it fills a link of long latency
 MAX_STREAMS = 16
 REQUESTS_PER_WINDOW = 12  # one for each connection, and some that are complete or queued
-MIN_REQUEST = 256 * KIB  # the latency of a shorter request outweighs its gain
+PIECE = 128 * KIB  # the kernel's largest request; requests end at its multiples
+MIN_REQUEST = 256 * KIB  # the latency of a shorter request outweighs its gain, once there is a choice
+USUAL_REQUEST = MIB  # of a window of a few of them
 TAPER = 8  # a request is at most this fraction of the rest of a file: all connections are busy to the end
-GROWTH = 4  # factor of a window when its reader has passed a quarter of it: three steps fill a long-latency link
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +41,21 @@ class Stream:
         start: the offset of its first read.
         position: one past the last byte that was read.
         ahead: one past the last byte that was prefetched; never below `position`.
-        window: how far to prefetch; 0 until the stream is trusted.
-        last_growth: the position when the window last grew.
+        credit: the bytes that it has read, less twice those that it has skipped.
+        holes: skipped bytes that a reordered read may still fill.
+        expected: where it ends if it is as long as previous ones; 0 if that is not known.
+        on_disk: one past the last byte that is known to come from disk.
+        window: how far to prefetch beyond `position`; 0 until the stream is trusted.
     """
 
     start: int
     position: int
     ahead: int
+    credit: int = 0
+    holes: int = 0
+    expected: int = 0
+    on_disk: int = 0
     window: int = 0
-    last_growth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,89 +65,179 @@ class Reading:
     Attributes:
         streams: the most recently used first.
         lengths: the lengths of the last two streams that began with a jump and ended with another.
+        stride: the pieces that are read, and how far apart they are; None before the first read.
     """
 
     streams: tuple[Stream, ...] = ()
     lengths: tuple[int, ...] = ()
+    stride: Stride | None = None
 
 
-def plan(
-    reading: Reading, read: Span, length: int, *, most: int, shortest: int, longest: int
-) -> tuple[Reading, list[Span]]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of prefetch.
+
+    Attributes:
+        most: the largest window, of all sequential streams together.
+        shortest: the least bytes of a request, except at the end of the file or in a small window.
+        longest: the most bytes of one.
+        files: the number of files that are read sequentially: they share the window and the connections.
+    """
+
+    most: int
+    shortest: int
+    longest: int
+    files: int = 1
+
+
+def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Reading, list[Span]]:
     """Return the access pattern after one read, and the spans to prefetch now, one for each request.
 
     Args:
         reading: the access pattern so far.
         read: the span that is read.
         length: the length of the file.
-        most: the largest window.
-        shortest: the least bytes of a prefetch request, except at the end of the file.
-        longest: the most bytes of one.
+        limits: the limits of prefetch.
     """
-    for stream in reading.streams:
-        if (
-            stream.position - MAX_BACKWARD_SEEK
-            <= read.start
-            <= max(stream.position, stream.ahead) + MAX_FORWARD_SEEK
-        ):
-            others = tuple(other for other in reading.streams if other is not stream)
-            # streams share the memory, but those at the end of the file need none
-            most //= 1 + sum(other.window > 0 and other.position < length for other in others)
-            trust = _trust(stream, reading.lengths)
-            moved, ahead = _followed(stream, read, length, most, range(shortest, longest), trust)
-            return Reading((moved, *others), reading.lengths), ahead
-    return _jumped(reading, read, length)
+    stream = _continued(reading.streams, read)
+    stride = strides.advance(reading.stride, read, is_jump=stream is None)
+    if stream is not None:
+        lengths = reading.lengths
+        others = [other for other in reading.streams if other is not stream]
+        moved = _followed(stream, read, CAUTIOUS + limits.most // GROWTH)
+        earned = _earned(moved.credit, _trust(moved, lengths))
+    else:
+        lengths = _lengths(reading)
+        moved, others = _begun(reading.streams, read, lengths, length)
+        earned = 0  # one read is no sequence
+    streams = limits.files * (1 + sum(other.window > 0 and other.position < length for other in others))
+    window = min(max(earned, moved.expected - moved.position), limits.most // streams)
+    ahead = _requests(moved, others, window, length, limits, streams)
+    moved = Stream(  # not `replace`, which takes five times as long: every read comes here
+        moved.start,
+        moved.position,
+        ahead[-1].stop if ahead else max(moved.ahead, moved.position),
+        moved.credit,
+        moved.holes,
+        moved.expected,
+        moved.on_disk,
+        window,
+    )
+    stride, pieces = strides.next_pieces(stride, length, limits.most // limits.files)
+    return Reading((moved, *others), lengths, stride), ahead + pieces
 
 
-def _trust(stream: Stream, lengths: tuple[int, ...]) -> int:
+def found_on_disk(reading: Reading, span: Span) -> Reading:
+    """Return the access pattern after `span`, which was to be prefetched, was found on disk."""
+    streams = [
+        replace(stream, on_disk=max(stream.on_disk, span.stop))
+        if span.start in range(stream.start, stream.ahead)
+        else stream
+        for stream in reading.streams
+    ]
+    return replace(reading, streams=tuple(streams))
+
+
+def dropped(reading: Reading) -> Reading:
+    """Return the access pattern after what was to be prefetched was dropped."""
+    return Reading(
+        tuple(replace(stream, ahead=stream.position) for stream in reading.streams),
+        reading.lengths,
+        reading.stride and replace(reading.stride, reached=reading.stride.jumps),
+    )
+
+
+def _continued(streams: Sequence[Stream], read: Span) -> Stream | None:
+    """Return the stream that `read` continues; None if it is a jump."""
+    for stream in streams:
+        if -MAX_BACKWARD_SEEK <= read.start - stream.position <= MAX_FORWARD_SEEK:
+            return stream
+    return None
+
+
+def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
+    """Return `stream` after `read`, which continues it."""
+    position = max(stream.position, read.stop)
+    fresh = position - max(stream.position, read.start)
+    gap = max(0, read.start - stream.position)
+    filled = min(max(0, min(read.stop, stream.position) - read.start), stream.holes)
+    if read.stop <= stream.on_disk:  # what is read so fast says nothing about the need for what is not on disk
+        most_credit = max(stream.credit, CAUTIOUS)
+    credit = min(stream.credit + fresh + 3 * filled - 2 * gap, most_credit)
+    return Stream(
+        stream.start,
+        position,
+        stream.ahead,
+        max(credit, -TRUST_AFTER_JUMP),
+        min(stream.holes + gap - filled, MAX_BACKWARD_SEEK),
+        stream.expected,
+        stream.on_disk,
+    )
+
+
+def _lengths(reading: Reading) -> tuple[int, ...]:
+    """Return the lengths of the last two streams after a jump, when a new one begins."""
+    if not reading.streams or not reading.streams[0].start:
+        return reading.lengths
+    last = reading.streams[0]
+    return (max(0, min(last.credit, last.position - last.start)), *reading.lengths[:1])  # none if it has skipped
+
+
+def _begun(
+    streams: Sequence[Stream], read: Span, lengths: Sequence[int], length: int
+) -> tuple[Stream, list[Stream]]:
+    """Begin a stream; return it and the others.
+
+    A reader that jumps into what another stream has prefetched goes on with it, and with the credit that is left.
+    """
+    usual = min(lengths) if len(lengths) > 1 else 0
+    expected = min(read.start + usual, length) if max(lengths, default=0) <= 2 * usual else 0
+    others = list(streams[: MAX_STREAMS - 1])
+    for number, other in enumerate(others):
+        if other.position < read.start <= other.ahead:
+            others[number] = replace(other, ahead=read.start)
+            credit = read.size + max(0, other.credit - 2 * (read.start - other.position))
+            ahead = max(other.ahead, read.stop)
+            return Stream(read.start, read.stop, ahead, credit, 0, expected, other.on_disk), others
+    return Stream(read.start, read.stop, read.stop, read.size, 0, expected), others
+
+
+def _trust(stream: Stream, lengths: Sequence[int]) -> int:
     """Return how many bytes make `stream` sequential; after a jump, more than recent jumps read."""
     if not stream.start:
         return TRUST_AT_START
     return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
 
 
-def _followed(
-    stream: Stream, read: Span, length: int, most: int, shares: range, trust: int
-) -> tuple[Stream, list[Span]]:
-    """Return `stream` after `read`, and the requests that fill its window once it is trusted."""
-    position = max(stream.position, read.stop)
-    start = max(stream.ahead, position)
-    window, grown = stream.window, stream.last_growth
-    gone = position - stream.start
-    if not window and gone > trust:
-        full = REQUESTS_PER_WINDOW * shares.start
-        window, grown = min(full if not stream.start else gone, full, most), position
-    elif window and position - grown >= window // 4:
-        window, grown = min(GROWTH * window, most), position
-    stop = max(start, min(position + window, length))
-    share = min(max(window // REQUESTS_PER_WINDOW, MIN_REQUEST), shares.stop)
-    ahead = _requests(Span(start, stop), length, share, shares.start)
-    return Stream(stream.start, position, ahead[-1].stop if ahead else start, window, grown), ahead
+def _earned(credit: int, trust: int) -> int:
+    """Return the window of a stream with this credit."""
+    if credit <= trust:
+        return 0
+    return min(credit, CAUTIOUS) // 2 + GROWTH * max(0, credit - CAUTIOUS)
 
 
-def _requests(span: Span, length: int, share: int, shortest: int) -> list[Span]:
-    """Cut `span` into requests, shorter ones towards the end of the file."""
+def _requests(
+    stream: Stream, others: Sequence[Stream], window: int, length: int, limits: Limits, streams: int
+) -> list[Span]:
+    """Return the requests that fill the window of `stream`, shorter ones towards the end of the file."""
+    position = stream.position
+    # another reader prefetches for itself
+    ends = [other.start for other in others if other.window and other.start >= position]
+    end = min([length, *ends])
+    stop = min(position + window, end)
+    fewest = MIN_REQUEST if window >= 2 * MIN_REQUEST else PIECE
+    share = max(window // max(2, REQUESTS_PER_WINDOW // streams), min(window // 4, USUAL_REQUEST), fewest)
+    share = min(share, limits.longest)
+    taper = max(1, TAPER // streams)
     requests = []
-    at = span.start
-    while at < span.stop:
-        size = min(share, max((length - at) // TAPER, shortest))
-        if at + size > span.stop != length:  # enough is in flight
-            break
-        requests.append(Span(at, min(at + size, span.stop)))
-        at += size
+    at = max(stream.ahead, position)
+    while at < stop:
+        size = min(share, max((length - at) // taper, limits.shortest))
+        after = min((at + size) // PIECE * PIECE, end)
+        if after > stop:
+            if stop not in {end, stream.expected}:  # enough is in flight
+                break
+            after = stop
+        requests.append(Span(at, after))
+        at = after
     return requests
-
-
-def _jumped(reading: Reading, read: Span, length: int) -> tuple[Reading, list[Span]]:
-    """Begin a stream; the lengths of previous streams predict how much is read after a jump."""
-    lengths = reading.lengths
-    if reading.streams and reading.streams[0].start:
-        last = reading.streams[0]
-        lengths = (last.position - last.start, *lengths[:1])
-    usual = min(lengths) if len(lengths) > 1 else 0
-    stop = read.stop
-    if 0 < usual <= LARGEST_LEARNT and max(lengths) <= 2 * usual:
-        stop = max(read.stop, min(read.start + usual, length))
-    begun = Stream(read.start, read.stop, stop)
-    ahead = blocks.cut(Span(read.stop, stop), MIN_REQUEST)
-    return Reading((begun, *reading.streams[: MAX_STREAMS - 1]), lengths), ahead

@@ -79,8 +79,11 @@ class Reader:
         data = got[numbers.start] if len(numbers) == 1 else b"".join(got[number] for number in numbers)
         return data[span.start - first : span.stop - first]
 
-    def prefetch(self, file: File, span: Span) -> None:
+    def prefetch(self, file: File, span: Span) -> bool:
         """Load the missing blocks of `span` into memory: from disk, else from the server over a free connection.
+
+        Returns:
+            Whether there were missing blocks and the disk held all of them.
 
         Raises:
             ArchiveError: the fetch failed; a reader that waits for these blocks claims them.
@@ -88,15 +91,17 @@ class Reader:
         numbers = blocks.covering(span, self._block_bytes)
         wanted = [number for number in numbers if Block(file, number) not in self._cache]
         missing = self._claim(file, wanted)[0]
+        claimed = len(missing)
         try:
             self._fetcher.load(file, missing)
         finally:
             # a wait for a slot holds no claim
             self._in_flight.fail((Block(file, number) for number in missing), None)
         if not missing:
-            return
+            return claimed > 0
         with self._cache.room(len(missing) * self._block_bytes), self._prefetch_slot():
             self._fetcher.prefetch(file, self._claim(file, missing)[0])
+        return False
 
     def keep(self, file: File, data: bytes) -> None:
         """Cache the complete blocks of `data`, the first bytes of `file`."""

@@ -137,8 +137,8 @@ class Operations:
         """Close an open file."""
         with self.errors("release", (path or "/")[1:]):
             opened = self._handles.pop(info.fh, None)
-            if isinstance(opened, File):
-                self._versions.close(opened)
+            if isinstance(opened, File) and self._versions.close(opened):
+                self._archive.release(opened)
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:

@@ -64,9 +64,10 @@ class Versions:
             self._paged.put(path, newest)
             return are_its_own
 
-    def close(self, version: File) -> None:
-        """Record that `version` is closed, once."""
+    def close(self, version: File) -> bool:
+        """Record that `version` is closed, once; return whether no handle of it is open any more."""
         with self._lock:
             _, times = self._open_versions.pop(version.path)
             if times > 1:
                 self._open_versions[version.path] = version, times - 1
+            return times == 1

@@ -24,6 +24,8 @@ class Figure:
         worst: seconds of the worst single read; 0 where it is not made of single reads.
         requests: at the server.
         megabytes: that the server sent, heads of replies included; millions of bytes.
+        needed_mb: that the program takes; 0 where that is not compared.
+        asked_mb: that the kernel requested; 0 of a program that does not tell.
         connections: the most at once.
         cpu: seconds of the program that mounts.
         peak_mb: its peak memory in the job.
@@ -40,6 +42,8 @@ class Figure:
     connections: int = 0
     cpu: float = 0.0
     peak_mb: int = 0
+    needed_mb: float = 0.0
+    asked_mb: float = 0.0
     failed: str = ""
 
 
@@ -77,8 +81,11 @@ def tables(figures: Sequence[Figure]) -> Iterator[str]:
     for profile in dict.fromkeys(figure.profile for figure in figures):
         here = [figure for figure in figures if figure.profile == profile]
         yield from ("", f"### {profile}: {described(LINES[profile])}", "")
-        yield "| job | tool | seconds | worst read, s | requests | MB | connections | CPU, s | peak MB |"
-        yield "|---|---|---|---|---|---|---|---|---|"
+        yield (
+            "| job | tool | seconds | worst read, s | requests | MB needed | MB the kernel asked | MB "
+            "| connections | CPU, s | peak MB |"
+        )
+        yield "|---|---|---|---|---|---|---|---|---|---|---|"
         for job, tool in dict.fromkeys((figure.job, figure.tool) for figure in here):
             same = [figure for figure in here if (figure.job, figure.tool) == (job, tool)]
             worst = _middle(same, lambda figure: figure.worst)
@@ -88,6 +95,8 @@ def tables(figures: Sequence[Figure]) -> Iterator[str]:
                 _seconds(same),
                 f"{worst:.2f}" if worst else "",
                 f"{_middle(same, lambda figure: figure.requests):.0f}",
+                f"{needed:.1f}" if (needed := _middle(same, lambda figure: figure.needed_mb)) else "",
+                f"{asked:.1f}" if (asked := _middle(same, lambda figure: figure.asked_mb)) else "",
                 f"{_middle(same, lambda figure: figure.megabytes):.1f}",
                 f"{_middle(same, lambda figure: figure.connections):.0f}",
                 f"{_middle(same, lambda figure: figure.cpu):.2f}",

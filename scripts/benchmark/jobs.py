@@ -13,11 +13,14 @@ import random
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 KIB, MIB, MB = 1024, 1 << 20, 1_000_000
 MANY = 3000
@@ -25,6 +28,11 @@ BIG, EIGHTH = 400 * MB, 64 * MB
 STACK = 1 << 30
 HEAD = 1024
 PAGE = 4096
+PARTICLES, PARTICLE = 20_000, 64 * KIB  # of a stack behind its header of 1 KiB
+STEP = 50
+SECTIONS, ROWS, ROW = 200, 512, 2048  # of a tomogram behind its header; a row in bytes
+MEMBERS, MEMBER = 12, 4 * MB  # of a tar
+FRAME = 10 * MB  # of the big file
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,7 @@ class Job:
         remount: it is remounted before.
         drop: the page cache is dropped before.
         no_ftp: no FTP server serves exact sizes.
+        needed: bytes that the program takes; 0 where they are not compared with what is fetched.
     """
 
     name: str
@@ -50,6 +59,7 @@ class Job:
     remount: bool = False
     drop: bool = False
     no_ftp: bool = False
+    needed: int = 0
 
 
 def there(data: Path) -> list[float]:
@@ -152,6 +162,91 @@ def heads(count: int) -> Callable[[Path], list[float]]:
     return run
 
 
+def particles(data: Path) -> list[float]:
+    """Read every 50th particle of a stack as cryoDRGN does: it opens the stack for each."""
+    for number in range(0, PARTICLES, STEP):
+        with (data / "particles.mrcs").open("rb") as file:
+            file.seek(HEAD + number * PARTICLE)
+            if np.fromfile(file, dtype=np.uint8, count=PARTICLE).size != PARTICLE:
+                raise ValueError(f"particle {number} is cut")
+    return []
+
+
+def rising(places: Sequence[int], size: int) -> Callable[[Path], list[float]]:
+    """Return a job that reads `size` bytes at rising places of a stack."""
+
+    def run(data: Path) -> list[float]:
+        with (data / "particles.mrcs").open("rb", buffering=0) as file:
+            for place in places:
+                file.seek(place)
+                if len(file.read(size)) != size:
+                    raise ValueError(f"a short read at {place}")
+        return []
+
+    return run
+
+
+def chosen(count: int, places: Sequence[int]) -> list[int]:
+    """Return some of `places` in order."""
+    return sorted(random.Random(7).sample(places, count))
+
+
+def sliced(data: Path) -> list[float]:
+    """Read one row of each section of a tomogram that is mapped into memory: a slice across its sections."""
+    with (
+        (data / "tomogram.mrc").open("rb", buffering=0) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+    ):
+        file.read(HEAD)
+        for section in range(SECTIONS):
+            start = HEAD + (section * ROWS + ROWS // 3) * ROW
+            _ = whole[start : start + ROW]
+    return []
+
+
+def untarred(data: Path) -> list[float]:
+    """Read one member of a tar."""
+    with tarfile.open(data / "movies.tar") as tar:
+        member = tar.extractfile(f"movie_{MEMBERS // 2:04d}.mrc")
+        if member is None or len(member.read()) != MEMBER:
+            raise ValueError("the member is cut")
+    return []
+
+
+def head(data: Path) -> list[float]:
+    """Read the first MiB of a large file."""
+    done = subprocess.run(
+        ["head", "-c", str(MIB), data / "particles.mrcs"], check=True, stdout=subprocess.PIPE
+    ).stdout
+    if len(done) != MIB:
+        raise ValueError(f"{len(done)} bytes")
+    return []
+
+
+def kinds(data: Path) -> list[float]:
+    """Let `file` look at the files of a directory; it reads the first 7 MiB of each."""
+    subprocess.run(["file", *sorted((data / "eight").iterdir())], check=True, stdout=subprocess.PIPE)
+    return []
+
+
+def frames(data: Path) -> list[float]:
+    """Read the frames of a movie in eight threads, each frame with an open of its own, as RELION does."""
+
+    def one(number: int) -> None:
+        with (data / "big.bin").open("rb", buffering=0) as file:
+            file.seek(number * FRAME)
+            left = FRAME
+            while left:
+                got = len(file.read(min(left, MIB)))
+                if not got:
+                    raise ValueError(f"frame {number} is cut")
+                left -= got
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(BIG // FRAME)))
+    return []
+
+
 JOBS = (
     Job("`ls` of 3,000 files", ("near", "ebi"), listed),
     Job("`ls -l` of them, FTP answers", ("near",), listed_long),
@@ -160,13 +255,33 @@ JOBS = (
     Job("400 MB sequential", ("near", "far", "lan"), sequential("big.bin", BIG)),
     Job("400 MB again, page cache dropped", ("near",), sequential("big.bin", BIG), drop=True, after=True),
     Job("400 MB again, warm", ("near",), sequential("big.bin", BIG), after=True),
-    Job("8 files of 64 MB at once", ("near",), together),
+    Job("8 files of 64 MB at once", ("near", "far", "lan"), together),
     Job("60 random 64 KiB of 1 GiB", ("near", "far", "ebi"), scattered("stack1.mrcs", 60, 64 * KIB)),
     Job("30 random 1 MiB of 1 GiB", ("near",), scattered("stack2.mrcs", 30, MIB)),
     Job("one cold 128 KiB", ("near", "far"), cold, single=True),
     Job("first KiB of 100 files", ("near", "far"), heads(100)),
     Job("64 MB sequential", ("ebi",), sequential("eight/f0.bin", EIGHTH)),
     Job("first KiB of 40 files", ("ebi",), heads(40)),
+    Job("every 50th of 20,000 particles", ("near", "ebi"), particles, needed=PARTICLES // STEP * PARTICLE),
+    Job(
+        "4,000 of 20,000 particles in order",
+        ("near",),
+        rising(chosen(4000, range(HEAD, HEAD + PARTICLES * PARTICLE, PARTICLE)), PARTICLE),
+        needed=4000 * PARTICLE,
+    ),
+    Job(
+        "100 rising reads of 1 MB",
+        ("near", "ebi"),
+        rising(chosen(100, range(PARTICLES * PARTICLE - MB)), MB),
+        needed=100 * MB,
+    ),
+    Job("128 KiB every 4 MB", ("near",), rising(range(0, 313 * 4 * MB, 4 * MB), 128 * KIB), needed=313 * 128 * KIB),
+    Job("one x-z slice of a tomogram by mmap", ("near", "ebi"), sliced, needed=SECTIONS * ROW),
+    Job("one member of a tar", ("near",), untarred, needed=MEMBER),
+    Job("`head -c 1M`", ("near", "ebi", "lan"), head, needed=MIB),
+    Job("`head -c 1M` after a remount", ("near", "ebi", "lan"), head, remount=True, after=True, needed=MIB),
+    Job("`file` of 8 files of 64 MB", ("near",), kinds),
+    Job("40 frames of 10 MB in 8 threads", ("near", "far", "lan"), frames, needed=BIG),
 )
 READAHEAD_JOBS = (  # that show what the kernel's reading ahead costs and gains
     Job("400 MB sequential", ("near", "lan"), sequential("big.bin", BIG)),

@@ -1,6 +1,7 @@
 """The tree that is served, and the ways to it: Apache and an FTP server, each behind a line."""
 
 import random
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,7 +12,23 @@ from support.apache import BASE, Apache
 from support.ftp_server import FtpServer
 from support.relay import Counts, Line, Relay
 
-from benchmark.jobs import BIG, EIGHTH, MANY, MB, MIB, PAGE, STACK
+from benchmark.jobs import (
+    BIG,
+    EIGHTH,
+    HEAD,
+    MANY,
+    MB,
+    MEMBER,
+    MEMBERS,
+    MIB,
+    PAGE,
+    PARTICLE,
+    PARTICLES,
+    ROW,
+    ROWS,
+    SECTIONS,
+    STACK,
+)
 
 LINES = {
     "near": Line(round_trip=0.020, connection_rate=40 * MB, total_rate=118 * MB),
@@ -96,12 +113,26 @@ def _make(folder: Path) -> None:
         (data / f"eight/f{number}.bin").hardlink_to(data / "eight/f0.bin")
     for number in range(1, 100):
         (data / f"movies/movie_{number:04d}.mrc").hardlink_to(data / "movies/movie_0000.mrc")
+    _make_skipped(data)
     for name in ("stack1.mrcs", "stack2.mrcs"):
         with (data / name).open("wb") as file:
             file.truncate(STACK)
             for place in range(0, STACK, 16 * MIB):
                 file.seek(place)
                 file.write(noise[:PAGE])
+
+
+def _make_skipped(data: Path) -> None:
+    """Make the files of which programs read parts."""
+    for name, size in (("particles.mrcs", PARTICLES * PARTICLE), ("tomogram.mrc", SECTIONS * ROWS * ROW)):
+        with (data / name).open("wb") as file:
+            file.truncate(HEAD + size)
+    with tarfile.open(data / "movies.tar", "w") as tar, (data / "big.bin").open("rb") as content:
+        for number in range(MEMBERS):
+            member = tarfile.TarInfo(f"movie_{number:04d}.mrc")
+            member.size = MEMBER
+            content.seek(0)
+            tar.addfile(member, content)
 
 
 @contextmanager

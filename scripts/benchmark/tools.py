@@ -1,5 +1,6 @@
 """The programs that mount: how each is started, what it costs, and how it is ended whatever state it is in."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support import sandbox
+
+from empiarfs.mount import status
 
 MOUNT_SECONDS = 60.0  # for a mount to appear
 END_SECONDS = 10.0  # for a program to end once its mount is gone
@@ -154,6 +157,14 @@ def cost(process: int) -> tuple[float, float]:
     ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     peak = next((line.split()[1] for line in status if line.startswith("VmHWM")), "0")
     return ticks, int(peak) / 1000
+
+
+def served_bytes(point: Path) -> int:
+    """Return the bytes that the kernel has read from the mount; 0 of a program that does not tell."""
+    try:
+        return int(json.loads((point / status.NAME).read_bytes())["served_bytes"])
+    except OSError:
+        return 0
 
 
 def forget_peak(process: int) -> None:

@@ -80,7 +80,7 @@ def _mounted(case: Case, jobs: Sequence[Job], way: Way, cache: Path, limit: floa
             for job in jobs:
                 figure = Figure(case.tool.name, case.profile, job.name, failed=failed)
                 if not failed:
-                    figure = _measured(figure, job, way, point / DATA, process, limit)
+                    figure = _measured(figure, job, way, point, process, limit)
                 if figure.failed:
                     process.kill()  # who hangs would not end by himself
                     yield figure
@@ -90,7 +90,7 @@ def _mounted(case: Case, jobs: Sequence[Job], way: Way, cache: Path, limit: floa
         yield Figure(case.tool.name, case.profile, jobs[0].name, failed=str(error))
 
 
-def _measured(figure: Figure, job: Job, way: Way, data: Path, process: Process, limit: float) -> Figure:
+def _measured(figure: Figure, job: Job, way: Way, point: Path, process: Process, limit: float) -> Figure:
     """Do `job`, and complete its figure."""
     if job.drop:
         os.sync()  # dirty pages cannot be dropped
@@ -98,10 +98,12 @@ def _measured(figure: Figure, job: Job, way: Way, data: Path, process: Process, 
     tools.forget_peak(process.pid)
     way.counts()
     before, _ = tools.cost(process.pid)
-    seconds, singles, failed = _done(job, data, limit)
+    asked = tools.served_bytes(point)
+    seconds, singles, failed = _done(job, point / DATA, limit)
     time.sleep(SETTLE_SECONDS)
     counts = way.counts()
     after, peak = tools.cost(process.pid)
+    asked = 0 if failed else tools.served_bytes(point) - asked
     if failed and process.poll() is not None:
         failed = f"the program ended with status {process.returncode}"
     return replace(
@@ -113,6 +115,8 @@ def _measured(figure: Figure, job: Job, way: Way, data: Path, process: Process, 
         connections=counts.highest,
         cpu=round(after - before, 2),
         peak_mb=round(peak),
+        needed_mb=round(job.needed / MB, 1),
+        asked_mb=round(asked / MB, 1),
         failed=failed,
     )
 

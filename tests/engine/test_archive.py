@@ -12,6 +12,7 @@ from support.fakes import (
     FakeClock,
     FakeListing,
     FakeOrigin,
+    QueuedTasks,
     directory,
     noise,
     single_flight,
@@ -44,7 +45,7 @@ class Rig:
         self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
         self.index = SqliteIndex(folder / "tree.sqlite")
         self.cache = Cache(1 << 24, BrokenStore(), 16)
-        self.later: list[Callable[[], object]] = []
+        self.later = QueuedTasks()
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
         tree = Tree(
@@ -60,14 +61,14 @@ class Rig:
             self.ahead,
             None,
             single_flight=single_flight(),
-            background=self.later.append,
+            background=self.later,
             keep_head=lambda *head: self.reader.keep(*head),  # noqa: PLW0108 - it is made below
         )
         reading = Reading(self.origin, self.ahead, self.cache, block_bytes=1 << 16, longest_run=1 << 21)
         self.reader = reading.reader
         self.archive = reading.archive(
             tree,
-            self.later.append,
+            self.later,
             self._close,
             most_ahead=1 << 22,
             request_size_bounds=lambda: (1 << 18, 1 << 19),

@@ -5,7 +5,7 @@ The bound is written here a second time, from the docstrings of the policies, an
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +13,24 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.fakes import SOON, BrokenStore, FakeClock, FakeListing, FakeOrigin, Made, at_once, single_flight
+from support.fakes import (
+    SOON,
+    BrokenStore,
+    FakeClock,
+    FakeListing,
+    FakeOrigin,
+    Made,
+    QueuedTasks,
+    at_once,
+    single_flight,
+)
 from support.parts import Reading
 
 from empiarfs.archive import LARGEST_READ
 from empiarfs.engine import blocks, readahead
 from empiarfs.engine.cache import Cache
 from empiarfs.engine.listings import Listings
+from empiarfs.engine.stride import MIN_JUMPS, Stride
 from empiarfs.engine.tree import Tree
 from empiarfs.model import Span
 from empiarfs.storage.index import SqliteIndex
@@ -45,12 +56,12 @@ class Rig:
         self.ahead = FakeOrigin({PATH: self.content}, piece=MIB)
         self.file = self.demand.file(PATH)
         self.cache = Cache(memory, BrokenStore(), 8)
-        self.tasks: list[Callable[[], object]] = []
+        self.tasks = QueuedTasks()
         self._seen = (0, 0)
         reading = Reading(self.demand, self.ahead, self.cache, block_bytes=BLOCK, longest_run=16 * MIB)
         self.archive = reading.archive(
             tree,
-            self.tasks.append,
+            self.tasks,
             lambda: self.cache.close(SOON),
             most_ahead=MOST,
             request_size_bounds=lambda: (SHORTEST, LONGEST),
@@ -62,10 +73,9 @@ class Rig:
         found = self.archive.read(self.file, span.start, span.size)
         assert found == self.content.part(span.start, span.stop)
 
-    def streams(self) -> tuple[readahead.Stream, ...]:
-        """Return the streams of the file as the archive tracks them."""
-        reading = self.archive._prefetcher._readings.get(self.file)
-        return reading.streams if reading is not None else ()
+    def reading(self) -> readahead.Reading:
+        """Return the access pattern of the file as the archive tracks it."""
+        return self.archive._prefetcher._readings.get(self.file) or readahead.Reading()
 
     def run(self, count: int, chance: random.Random) -> None:
         """Run that many of the queued tasks, in any order."""
@@ -102,47 +112,58 @@ class Promise:
     """The bytes that may be fetched for the reads so far: those that were read, and prefetch within these bounds.
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
-      the file for `TRUST_AT_START`).
-    * From then on a window of `REQUESTS_PER_WINDOW` of the shortest requests, that grows `GROWTH`-fold each time
-      the reader has passed a quarter of it: at most 4 * (GROWTH - 1) bytes more for each byte read, and never more
-      than `most`.
+      the file for `TRUST_AT_START`), together with what is left of a stream that has prefetched the place.
+    * From then on half of what was read, up to `CAUTIOUS`, and `GROWTH` more for each byte beyond, never more than
+      `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
+    * After `MIN_JUMPS` equal jumps, half as many further pieces of the longer of the last two lengths.
 
     Attributes:
         length: the length of the file.
         allowed: the bytes that may be fetched.
-        lengths: the lengths of the last two streams between two jumps, the newer one first.
+        begun: the bytes that each stream began with, by its start.
     """
 
     length: int
     allowed: list[Span] = field(default_factory=list)
-    lengths: tuple[int, ...] = ()
+    begun: dict[int, int] = field(default_factory=dict)
 
-    def take(self, read: Span, before: Sequence[readahead.Stream], after: Sequence[readahead.Stream]) -> None:
-        """Record one read, and the streams before and after it, the most recently used first."""
-        stream = after[0]
-        jumped = (stream.start, stream.position) == (read.start, read.stop) and stream not in before
-        if jumped and before and before[0].start:
-            self.lengths = (before[0].position - before[0].start, *self.lengths[:1])
-        stop = max(read.stop, stream.position + ahead_of(stream))
-        if jumped and len(self.lengths) > 1:
-            usual = min(self.lengths)
-            if usual <= readahead.LARGEST_LEARNT and max(self.lengths) <= 2 * usual:
-                stop = max(stop, read.start + usual)
+    def take(self, read: Span, before: readahead.Reading, after: readahead.Reading) -> None:
+        """Record one read, and the access patterns before and after it."""
+        stream = after.streams[0]
+        stop = read.stop
+        if (stream.start, stream.position) == (read.start, read.stop) and stream not in before.streams:
+            left = [self._read(one) for one in before.streams if one.position < read.start <= one.ahead]
+            self.begun[read.start] = max(left, default=0)
+        else:
+            stop = max(stop, stream.position + self._ahead_of(stream))
+        if len(after.lengths) > 1 and max(after.lengths) <= 2 * min(after.lengths):
+            stop = max(stop, stream.start + min(after.lengths))
         self.allowed.append(Span(read.start, min(stop, self.length)))
+        self.allowed += self._pieces(after.stride)
+
+    def _pieces(self, stride: Stride | None) -> list[Span]:
+        if stride is None or stride.jumps < MIN_JUMPS:
+            return []
+        step = (stride.start - stride.first) / stride.jumps
+        starts = [stride.start + round(step * number) for number in range(1, (stride.jumps + 1) // 2 + 1)]
+        spans = [Span(start - 1, start + 1 + max(stride.lengths)) for start in starts]
+        return [Span(span.start, min(span.stop, self.length)) for span in spans if span.start < self.length]
+
+    def _read(self, stream: readahead.Stream) -> int:
+        return self.begun.get(stream.start, 0) + stream.position - stream.start
+
+    def _ahead_of(self, stream: readahead.Stream) -> int:
+        """Return how far beyond a stream may be prefetched."""
+        taken = self._read(stream)
+        if taken < (readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START):
+            return 0
+        more = readahead.GROWTH * max(0, taken - readahead.CAUTIOUS)
+        return min(MOST, min(taken, readahead.CAUTIOUS) // 2 + more)
 
     def blocks(self) -> set[int]:
         """Return the blocks that contain the allowed bytes."""
         return {number for span in self.allowed for number in blocks.covering(span, BLOCK)}
-
-
-def ahead_of(stream: readahead.Stream) -> int:
-    """Return how far beyond a stream may be prefetched."""
-    trust = readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START
-    taken = stream.position - stream.start - trust
-    if taken < 0:
-        return 0
-    return min(MOST, readahead.REQUESTS_PER_WINDOW * SHORTEST + 4 * (readahead.GROWTH - 1) * taken)
 
 
 def numbers_of(spans: Sequence[Span]) -> list[int]:
@@ -213,9 +234,9 @@ def test_whatever_is_read_no_more_is_fetched_than_promised(
     promise = Promise(length)
     for read, tasks in reads_of(moves, length):
         for part in blocks.cut(read, LARGEST_READ):  # a longer read is split into sequential ones
-            before = rig.streams()
+            before = rig.reading()
             rig.read(part)
-            promise.take(part, before, rig.streams())
+            promise.take(part, before, rig.reading())
         rig.run(tasks, chance)
         assert set(numbers_of(rig.news())) <= promise.blocks()  # checked now: later reads allow more
     check_in_the_file(rig.fetched(), length)

@@ -9,7 +9,18 @@ from benchmark.jobs import JOBS, groups
 
 def figure(tool: str, seconds: float, *, job: str = "`ls`", failed: str = "") -> Figure:
     """Return a figure."""
-    return Figure(tool, "near", job, seconds=seconds, worst=0.25, requests=7, megabytes=1.5, failed=failed)
+    return Figure(
+        tool,
+        "near",
+        job,
+        seconds=seconds,
+        worst=0.25,
+        requests=7,
+        megabytes=1.5,
+        needed_mb=4.0,
+        asked_mb=6.5,
+        failed=failed,
+    )
 
 
 def run(*figures: Figure) -> Run:
@@ -31,7 +42,7 @@ def test_a_table_shows_medians_and_their_span() -> None:
     """A table shows the median of three turns with the fastest and the slowest."""
     lines = list(tables([figure("empiarfs", seconds) for seconds in (3.0, 1.0, 11.0)]))
     assert "20 ms" in lines[1]
-    assert lines[-1] == "| `ls` | empiarfs | 3.00 (1.00-11.0) | 0.25 | 7 | 1.5 | 0 | 0.00 | 0 |"
+    assert lines[-1] == "| `ls` | empiarfs | 3.00 (1.00-11.0) | 0.25 | 7 | 4.0 | 6.5 | 1.5 | 0 | 0.00 | 0 |"
 
 
 def test_the_published_table_has_a_column_for_each_program() -> None:

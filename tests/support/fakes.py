@@ -1,7 +1,7 @@
 """Stand-ins for the world that behave: an origin, listings, stores, clocks."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -386,6 +386,23 @@ class FixedLatency(LatencyEstimator):
     def worth_splitting(self, count: int) -> bool:
         """Return whether `count` bytes come sooner over two connections than over one."""
         return False
+
+
+class QueuedTasks(list[Callable[[], object]]):
+    """Background tasks that wait until a test runs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._about: dict[Callable[[], object], Hashable] = {}
+
+    def __call__(self, task: Callable[[], object], about: Hashable = None) -> None:
+        """Queue `task`."""
+        self.append(task)
+        self._about[task] = about
+
+    def drop(self, about: Hashable) -> None:
+        """Drop the tasks for `about`."""
+        self[:] = [task for task in self if self._about[task] != about]
 
 
 class FakeClock:

@@ -11,7 +11,7 @@ from empiarfs.engine.fetcher import Fetcher
 from empiarfs.engine.hedge import Hedgeable, Hedged
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
-from empiarfs.engine.prefetch import Prefetcher
+from empiarfs.engine.prefetch import Background, Prefetcher
 from empiarfs.engine.reader import Reader
 from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.engine.tree import Tree
@@ -65,7 +65,7 @@ class Reading:
     def archive(
         self,
         tree: Tree,
-        background: Callable[[Callable[[], object]], None],
+        background: Background,
         close: Callable[[], None],
         *,
         most_ahead: int,

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -128,7 +128,7 @@ class _Background(BackgroundWorkers):
         self._lock = threading.Lock()
         super().__init__(*arguments)
 
-    def __call__(self, task: Callable[[], object]) -> None:
+    def __call__(self, task: Callable[[], object], about: Hashable = None) -> None:
         def counted() -> None:
             try:
                 task()
@@ -138,7 +138,7 @@ class _Background(BackgroundWorkers):
 
         with self._lock:
             self._left += 1
-        super().__call__(counted)
+        super().__call__(counted, about)
 
     def is_idle(self) -> bool:
         """Return whether nothing is left to do."""
