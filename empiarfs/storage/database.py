@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,12 +22,11 @@ from typing import Any, NamedTuple, TypeVar
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
+from empiarfs.fork_guard import fork_guard
 from empiarfs.storage import chunk_file, chunks, sqlite
 from empiarfs.storage.chunk_file import Stored, Written
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.threads import ThreadPool
-from empiarfs.units import MIB
 
 NAME: str = DBNAME  # of the database, in the folder of the store
 FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
@@ -40,8 +39,6 @@ PRAGMAS = {
     "mmap_size": 0,
     "cache_size": 256,  # pages, 1 MiB
 }
-EVICTED_AT_ONCE = 10  # chunks that storing a chunk evicts at the limit; fewer if the limit is small
-EXCESS = 1.1  # times the limit, beyond which more are evicted
 CENTURY = 100 * 365.25 * 86400  # seconds
 
 # With diskcache's own least-recently-used policy each lookup, hit or miss, writes: it locks the database, and fails
@@ -51,14 +48,13 @@ _POLICY = "expires-first"
 diskcache.EVICTION_POLICY[_POLICY] = {
     "init": None,
     "get": None,
-    # diskcache asks for ten rows at a time, which may be all of a small cache: a twentieth of them goes at once
-    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT min(?, "
-    "max(1, (SELECT value FROM Settings WHERE key = 'count') / 20))",
+    # diskcache asks for ten rows at a time, which may be all of a small cache
+    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT min(?, 1)",
 }
 
 T = TypeVar("T")
 
-_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
+_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{30}\.val")
 
 
 class ForeignKey(NamedTuple):
@@ -111,7 +107,7 @@ class Database:
                     disk=_FilesOnly,
                     size_limit=most,
                     eviction_policy=_POLICY,
-                    cull_limit=max(1, min(EVICTED_AT_ONCE, most // (EVICTED_AT_ONCE * MIB))),
+                    cull_limit=0,  # `set` evicts nothing
                     timeout=BUSY_SECONDS,
                     tag_index=False,
                     statistics=0,
@@ -209,8 +205,7 @@ class Database:
         with cache.transact():
             cache.delete(key)  # or diskcache would remove the new file, which has the name of the old one
             cache.set(key, file, expire=CENTURY)
-            if cache.volume() > EXCESS * cache.size_limit:  # the evicted chunks were smaller than the stored ones
-                cache.cull()
+            cache.cull()
 
     def _size(self, cache: diskcache.Cache) -> int:
         cache.get("")  # fails after `BUSY_SECONDS` if the database is locked; `reset` retries for a minute
@@ -312,4 +307,5 @@ class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
 
     def remove(self, file_path: Any) -> None:
         if is_chunk_file(file_path):  # else another program wrote the row
-            super().remove(file_path)
+            with suppress(OSError):
+                os.unlink(f"{self._directory}/{file_path}")  # noqa: PTH108 - a Path costs as much as the call

@@ -8,7 +8,7 @@ from pathlib import Path
 from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
 from empiarfs.storage import sqlite
 
-VERSION = 2  # of the tables; a file of another version is removed
+VERSION = 3  # of the tables; a file of another version is removed
 BUSY_SECONDS = 0.5  # how long to wait for a file that another process has locked; a reader waits as long
 
 _TABLES = (
@@ -31,7 +31,7 @@ CREATE TABLE entries (
     PRIMARY KEY (directory, name)
 ) WITHOUT ROWID
 """,
-    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL)",
 )
 _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
 COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list"

@@ -227,7 +227,7 @@ class CacheMaintenance:
     def _files(self) -> dict[str, float]:
         """Return the chunk files, relative to the folder of the blocks, and when they were written."""
         found = {}
-        for path in self._blocks.glob("??/??/*.val"):
+        for path in self._blocks.glob("??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
             if is_chunk_file(inside):
                 with suppress(OSError):
