@@ -33,7 +33,7 @@ FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
 VERSION = 4  # of the stored format; a database of another version is removed, with its files
 BUSY_SECONDS = 2.0  # how long to wait for a database that another process has locked
 PRAGMAS = {
-    "auto_vacuum": 1,
+    "auto_vacuum": 0,  # the pages of deleted rows are used again
     "journal_mode": sqlite.JOURNAL,
     "synchronous": 0,  # a block that a crash truncates fails its checksum
     "mmap_size": 0,
@@ -230,7 +230,7 @@ class Database:
         with fork_guard:
             try:
                 if not getattr(self._local, "is_connected", False):
-                    _wait_for_lock(Path(self._folder))
+                    _prepare(Path(self._folder))
                     self._local.is_connected = True
                 return work(self._cache)
             except BaseException as error:
@@ -249,42 +249,31 @@ class Database:
 
 def fault(folder: Path) -> str:
     """Return why the database in `folder` cannot be used; empty if it can, or does not exist yet."""
-    return sqlite.fault(folder / NAME, _check, BUSY_SECONDS)
+    return sqlite.fault(folder / NAME, _format(folder), BUSY_SECONDS)
 
 
 def _prepare(folder: Path) -> None:
-    """Check that diskcache can open the database, whose lock it would await for a minute; set up an empty one.
+    """Check that diskcache can connect to the database, whose lock it would await for a minute.
 
     Raises:
-        sqlite3.Error: it cannot be opened, is not a database of diskcache, or has another version.
+        sqlite3.Error: it cannot be opened, has another format, or is locked for `BUSY_SECONDS`.
     """
-    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-        for pragma in ("auto_vacuum", "journal_mode"):  # the first cannot be set later
-            database.execute(f"PRAGMA {pragma} = {PRAGMAS[pragma]}")
+    with closing(sqlite.connect(folder / NAME, _format(folder), BUSY_SECONDS)) as database:
         database.execute("BEGIN IMMEDIATE")
-        if database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            _check(database)
-            return
+
+
+def _format(folder: Path) -> sqlite.Format:
+    """Return the format of the database in `folder`, whose tables diskcache creates."""
+
+    def create(_: sqlite3.Connection) -> None:
         for below in folder.glob("[0-9a-f][0-9a-f]"):  # chunk files without a row
             shutil.rmtree(below, ignore_errors=True)
-        database.execute(f"PRAGMA user_version = {VERSION}")
-        database.execute("COMMIT")
 
+    def check(database: sqlite3.Connection) -> None:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
+            database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1")
 
-def _check(database: sqlite3.Connection) -> None:
-    sqlite.check_version(database, VERSION)
-    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():  # else not created yet
-        database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1").fetchone()
-
-
-def _wait_for_lock(folder: Path) -> None:
-    """Wait until the database can be read; a new connection of diskcache would wait a minute.
-
-    Raises:
-        sqlite3.Error: it cannot be read within `BUSY_SECONDS`.
-    """
-    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)) as database:
-        database.execute("SELECT 1 FROM sqlite_master").fetchone()
+    return sqlite.Format(VERSION, create, check)
 
 
 class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types

@@ -123,14 +123,13 @@ class SqliteIndex:
 
     def add(self, node: File | Directory) -> None:
         """See `Index.add`."""
-        with self._used("writing") as database:
-            database.execute(_ADD, found_values(node))
-            database.execute("DELETE FROM absent WHERE path = ?", (key_of(node.path),))
+        self.add_all([node])
 
-    def add_all(self, files: Sequence[File]) -> None:
+    def add_all(self, nodes: Sequence[File | Directory]) -> None:
         """See `Index.add_all`."""
         with self._used("writing") as database:
-            database.executemany(_ADD, map(found_values, files))
+            database.executemany(_ADD, map(found_values, nodes))
+            database.executemany("DELETE FROM absent WHERE path = ?", ((key_of(node.path),) for node in nodes))
 
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
