@@ -53,15 +53,9 @@ diskcache.EVICTION_POLICY[_POLICY] = {
 }
 
 T = TypeVar("T")
+ForeignKey = tuple[Any, Any]  # what another program wrote as the key of a row, and whether it says that it is raw
 
 _FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{30}\.val")
-
-
-class ForeignKey(NamedTuple):
-    """A key that another program wrote, as it is in the database."""
-
-    value: Any
-    is_raw: Any
 
 
 class Row(NamedTuple):
@@ -161,7 +155,7 @@ class Database:
         self._submit(touch)
 
     def clear(self) -> int:
-        """Delete all rows and their files; return the bytes of the chunks."""
+        """Delete all rows and their files; return the bytes that there were."""
 
         def clear(cache: diskcache.Cache) -> int:
             size = self._size(cache)
@@ -234,8 +228,7 @@ class Database:
                     self._local.is_connected = True
                 return work(self._cache)
             except BaseException as error:
-                self._local.is_connected = False
-                self._cache.close()
+                self._disconnect()
                 if isinstance(error, diskcache.Timeout):
                     raise sqlite3.OperationalError("database is locked") from error
                 raise
@@ -280,10 +273,10 @@ class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
     """A disk of diskcache whose keys are text, and whose values are chunk files only."""
 
     def put(self, key: str | ForeignKey) -> tuple[Any, Any]:
-        return key if isinstance(key, ForeignKey) else (key, True)
+        return key if isinstance(key, tuple) else (key, True)
 
     def get(self, key: Any, raw: Any) -> str | ForeignKey:
-        return key if raw == 1 and isinstance(key, str) else ForeignKey(key, raw)
+        return key if raw == 1 and isinstance(key, str) else (key, raw)
 
     def store(self, value: Written, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001 - diskcache's signature
         name = chunks.file_name(key)

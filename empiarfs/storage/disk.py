@@ -30,7 +30,6 @@ FLOOR_SHARE = 0.05  # of the file system, which stays free whatever the limit is
 FLOOR_BYTES = 2 * GIB
 THREADS = 4  # for reads that can be cancelled
 TOUCHED_AT_ONCE = 256
-MOST_USED = 65_536  # used chunks that the database has not recorded yet
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
 
 
@@ -80,10 +79,9 @@ class DiskStore:
             return {}
         if not is_limited():
             return self._get(file, numbers)
+        # a caller that may be cancelled must not hang with the disk
         try:
-            future = self._threads.submit(
-                partial(self._get, file, numbers)
-            )  # this thread must not hang with the disk
+            future = self._threads.submit(partial(self._get, file, numbers))
         except RuntimeError:  # the store was closed meanwhile
             return {}
         try:
@@ -115,8 +113,8 @@ class DiskStore:
         self._threads.close()
         with self._looking:
             database = self._file.close()
+        self._touch(database)
         if database is not None:
-            self._touch(database)
             database.close(CLOSE_SECONDS)
 
     def _database(self, use: str) -> Database | None:
@@ -135,22 +133,25 @@ class DiskStore:
                     database = self._database("writing")
                     if database is not None:
                         self._merge(database, chunk, {})  # without the damaged blocks
-                elif stored.blocks and len(self._used) < MOST_USED:
+                elif stored.blocks:
                     self._used[chunk.key] = None
-        except OSError as error:
-            self._file.failure(error, "reading")
+            if len(self._used) >= TOUCHED_AT_ONCE:
+                self._touch(self._database("writing"))
+        except FAILURES as error:
+            self._record_failure(error, "reading")
         return found
 
     def _merge(self, database: Database, chunk: Chunk, blocks: Mapping[int, bytes]) -> None:
         try:
             database.merge(chunk, blocks)
-            if len(self._used) >= TOUCHED_AT_ONCE:
-                self._touch(database)
         except FAILURES as error:
-            if not self._is_closed:
-                self._file.failure(error, "writing")
+            self._record_failure(error, "writing")
         else:
             self._breaker.success()
+
+    def _record_failure(self, error: Exception, use: str) -> None:
+        if not self._is_closed:
+            self._file.failure(error, use)
 
     def _report_damage(self, file: File, count: int) -> None:
         """Record that blocks of `file` are damaged; a failing disk damages many, which are logged once."""
@@ -160,10 +161,10 @@ class DiskStore:
             log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
         self._damaged = now
 
-    def _touch(self, database: Database) -> None:
-        """Record in the database which chunks were used."""
+    def _touch(self, database: Database | None) -> None:
+        """Record in the database, if there is one, which chunks were used."""
         used, self._used = self._used, {}
-        if used:
+        if used and database is not None:
             database.touch(list(used))  # a copy: a reader may still hold it
 
     def _is_full(self, database: Database) -> bool:
@@ -176,7 +177,7 @@ class DiskStore:
                 floor = min_free_of(disk.total)
                 database.limit(self._most, disk.free - floor)
             except FAILURES as error:
-                self._file.failure(error, "writing")
+                self._record_failure(error, "writing")
                 return True
             if disk.free < floor and not self._full:
                 log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)

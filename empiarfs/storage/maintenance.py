@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -98,7 +98,7 @@ class CacheMaintenance:
                         advance(self._verify(store, row, found))
                 found.foreign = sum(store.delete([row.key for row in rows if row.chunk is None]))
                 known = {chunks.file_name(row.chunk.key) for row in rows if row.chunk is not None}
-                found.orphans = self._drop_files({name: files[name] for name in files.keys() - known})
+                found.orphans = len(self._drop_files({name: files[name] for name in files.keys() - known}))
         return found
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
@@ -137,15 +137,17 @@ class CacheMaintenance:
         with self._store() as store:
             if store is not None and entries:
                 rows = [row for row in store.rows() if row.chunk is not None and _entry(row.chunk) in entries]
-                for begin in range(0, len(rows), TOGETHER):
-                    part = rows[begin : begin + TOGETHER]
+                while rows:
+                    part, rows = rows[:TOGETHER], rows[TOGETHER:]
                     sizes = [self._size(row) or 0 for row in part]
                     count += sum(map(operator.mul, sizes, store.delete(row.key for row in part)))
             elif store is not None:
                 count = store.clear()
-                self._drop_files(self._files())
         if not entries and self._blocks in self.errors:
-            count += self._delete_blocks()
+            count += sum(file.st_size for file in self._drop_files(self._files(), 0.0))
+            sqlite.remove(self._blocks / NAME)
+        elif not entries:
+            self._drop_files(self._files())
         for file in self._indexes():
             if file not in self.errors:
                 _forget(file, entries)
@@ -217,35 +219,27 @@ class CacheMaintenance:
     def _indexes(self) -> list[Path]:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
 
-    def _files(self) -> dict[str, float]:
-        """Return the chunk files, relative to the folder of the blocks, and when they were written."""
+    def _files(self) -> dict[str, os.stat_result]:
+        """Return the chunk files, relative to the folder of the blocks."""
         found = {}
         for path in self._blocks.glob("??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
             if is_chunk_file(inside):
                 with suppress(OSError):
-                    found[inside] = path.lstat().st_mtime
+                    found[inside] = path.lstat()
         return found
 
-    def _drop_files(self, files: dict[str, float]) -> int:
-        """Remove those of `files` that are not being stored; return how many."""
-        count = 0
-        for name, written in files.items():
-            if time.time() - written > YOUNG_SECONDS:
+    def _drop_files(
+        self, files: Mapping[str, os.stat_result], seconds: float = YOUNG_SECONDS
+    ) -> list[os.stat_result]:
+        """Remove those of `files` that are older than `seconds`; return them."""
+        dropped = []
+        for name, status in files.items():
+            if time.time() - status.st_mtime >= seconds:
                 with suppress(OSError):  # the file is gone, or a directory
                     (self._blocks / name).unlink()
-                    count += 1
-        return count
-
-    def _delete_blocks(self) -> int:
-        """Remove the blocks and their database, which cannot be used; return the bytes of the blocks."""
-        count = 0
-        for name in self._files():
-            with suppress(OSError):
-                count += (self._blocks / name).stat().st_size
-                (self._blocks / name).unlink()
-        sqlite.remove(self._blocks / NAME)
-        return count
+                    dropped.append(status)
+        return dropped
 
 
 def _entry(chunk: Chunk) -> str:
