@@ -133,6 +133,18 @@ class CacheMaintenance:
         Raises:
             OSError: a database is locked for too long.
         """
+        count = self._clear_blocks(entries)
+        for file in self._indexes():
+            if file not in self.errors:
+                _forget(file, entries)
+            elif not entries:
+                sqlite.remove(file)
+        if not entries:
+            for file in self._kept.glob(f"{_SILENT}*"):
+                file.unlink(missing_ok=True)
+        return count
+
+    def _clear_blocks(self, entries: Sequence[str]) -> int:
         count = 0
         with self._store() as store:
             if store is not None and entries:
@@ -143,19 +155,10 @@ class CacheMaintenance:
                     count += sum(map(operator.mul, sizes, store.delete(row.key for row in part)))
             elif store is not None:
                 count = store.clear()
+                self._drop_files(self._files())
         if not entries and self._blocks in self.errors:
             count += sum(file.st_size for file in self._drop_files(self._files(), 0.0))
             sqlite.remove(self._blocks / NAME)
-        elif not entries:
-            self._drop_files(self._files())
-        for file in self._indexes():
-            if file not in self.errors:
-                _forget(file, entries)
-            elif not entries:
-                sqlite.remove(file)
-        if not entries:
-            for file in self._kept.glob(f"{_SILENT}*"):
-                file.unlink(missing_ok=True)
         return count
 
     def unrecognised(self) -> Iterator[Path]:
