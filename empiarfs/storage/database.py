@@ -118,22 +118,10 @@ class Database:
     def merge(self, chunk: Chunk, blocks: Mapping[int, bytes]) -> Stored:
         """Store `blocks` in `chunk`, with its blocks that are intact on disk; return these, and how many are not.
 
-        Damaged blocks are removed, and with the last block the chunk. No lock is held between read and write: the
-        later of two writers may replace the other's blocks, which are then fetched again.
+        Damaged blocks are removed, and with the last block the chunk. Another process that merges the same chunk at
+        the same time may replace the new blocks by its own; they are then fetched again.
         """
-        is_complete = chunk.is_complete(blocks)
-        stored = Stored() if is_complete else chunk_file.read(self._folder, chunk, chunk.numbers)
-        merged = {**stored.blocks, **blocks}
-        if not merged:
-            self.delete([chunk.key])
-        elif is_complete or merged != stored.blocks or stored.damaged:
-            file = chunk_file.write(f"{self._folder}/{chunks.file_name(chunk.key)}", chunks.pack(chunk, merged))
-            try:
-                self._call(partial(self._place, chunk.key, file))
-            except BaseException:
-                file.delete()
-                raise
-        return stored
+        return self._call(partial(self._merge, chunk, blocks))
 
     def delete(self, keys: Iterable[str | ForeignKey]) -> list[bool]:
         """Delete the rows of `keys` in one transaction; return for each whether there was one."""
@@ -194,12 +182,26 @@ class Database:
         # `iterkeys` would stop at a row of another program whose key is NULL
         return self._call(lambda cache: [row(cache, key) for key in cache])
 
-    def _place(self, key: str, file: Written, cache: diskcache.Cache) -> None:
-        """Put `file` in the place of the chunk `key`; evict chunks beyond the limit."""
-        with cache.transact():
-            cache.delete(key)  # or diskcache would remove the new file, which has the name of the old one
-            cache.set(key, file, expire=CENTURY)
+    def _merge(self, chunk: Chunk, blocks: Mapping[int, bytes], cache: diskcache.Cache) -> Stored:
+        is_complete = chunk.is_complete(blocks)
+        stored = Stored() if is_complete else chunk_file.read(self._folder, chunk, chunk.numbers)
+        merged = {**stored.blocks, **blocks}
+        name = chunks.file_name(chunk.key)
+        if not merged:
+            cache.delete(chunk.key)
+        elif is_complete or merged != stored.blocks or stored.damaged:
+            file = chunk_file.write(f"{self._folder}/{name}", chunks.pack(chunk, merged))
+            cache.disk.placed = name
+            try:
+                with cache.transact():
+                    cache.set(chunk.key, file, expire=CENTURY)
+            except BaseException:
+                file.delete()
+                raise
+            finally:
+                cache.disk.placed = ""
             cache.cull()
+        return stored
 
     def _size(self, cache: diskcache.Cache) -> int:
         cache.get("")  # fails after `BUSY_SECONDS` if the database is locked; `reset` retries for a minute
@@ -272,6 +274,10 @@ def _format(folder: Path) -> sqlite.Format:
 class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
     """A disk of diskcache whose keys are text, and whose values are chunk files only."""
 
+    placed = (
+        ""  # the file that `set` has put into the place of an old one, which diskcache would remove by its name
+    )
+
     def put(self, key: str | ForeignKey) -> tuple[Any, Any]:
         return key if isinstance(key, tuple) else (key, True)
 
@@ -288,6 +294,6 @@ class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
         return filename if mode == MODE_BINARY and is_chunk_file(filename) else None
 
     def remove(self, file_path: Any) -> None:
-        if is_chunk_file(file_path):  # else another program wrote the row
+        if is_chunk_file(file_path) and file_path != self.placed:  # else another program wrote the row
             with suppress(OSError):
                 os.unlink(f"{self._directory}/{file_path}")  # noqa: PTH108 - a Path costs as much as the call
