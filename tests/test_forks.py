@@ -16,8 +16,8 @@ from support.fakes import SOON
 from support.fixture_tree import FixtureTree
 
 from empiarfs import wire
+from empiarfs.fork_guard import _ForkGuard
 from empiarfs.settings import Settings
-from empiarfs.storage.fork_guard import _ForkGuard
 
 PATH = "10100/data/random.bin"
 FORKS = 20

@@ -44,9 +44,10 @@ def info(*, as_json: bool, **flags: Any) -> None:
     if not as_json and not chosen.cache_dir.is_dir():
         click.echo(_no_cache(chosen))
         return
-    found = _maintenance(chosen).contents()
+    maintenance = _maintenance(chosen)
+    found = maintenance.contents()
     if as_json:
-        click.echo(json.dumps(_as_json(found, chosen), indent=2))
+        click.echo(json.dumps(_as_json(maintenance, found, chosen), indent=2))
         return
     click.echo(f"folder:    {chosen.cache_dir}")
     click.echo(
@@ -63,7 +64,7 @@ def info(*, as_json: bool, **flags: Any) -> None:
     for part in sorted(found.parts, key=lambda part: -part.bytes):
         cached = f"{size(part.bytes):>9} in {counted(part.blocks, 'block')} of {counted(part.files, 'file')}"
         click.echo(f"{part.entry or '?':<10} {cached}{_whose(part.archive, chosen)}")
-    _tell(found.errors, found.unrecognised)
+    _tell(maintenance)
 
 
 @cache.command(epilog="Example: empiarfs cache verify --against-origin 20")
@@ -96,8 +97,8 @@ def verify(count: int, **flags: Any) -> None:
         click.echo(f"removed {counted(found.foreign, 'row')} of the database that another program wrote")
     if found.orphans:
         click.echo(f"removed {counted(found.orphans, 'file')} that belonged to no block")
-    _tell(found.errors, found.unrecognised)
-    sound = found.is_sound
+    _tell(maintenance)
+    sound = found.is_sound and not maintenance.errors
     if count:
         sound = _compare(maintenance, chosen, count, sample=flags["sample"]) and sound
     if not sound:
@@ -130,7 +131,7 @@ def clear(entry: tuple[str, ...], *, yes: bool, **flags: Any) -> None:
     click.echo(
         f"{size(count)} removed" if is_less or not entries else f"nothing of {', '.join(entries)} was cached"
     )
-    _tell((), tuple(maintenance.unrecognised()))
+    _tell_unrecognised(maintenance)
     from empiarfs.mount import mount_table  # noqa: PLC0415 - Linux alone has the table it reads
 
     if any(mounted.kind == mount_table.KIND for mounted in mount_table.table()):
@@ -196,7 +197,7 @@ def _compare(maintenance: "CacheMaintenance", chosen: Settings, count: int, *, s
     return not different
 
 
-def _as_json(found: "Contents", chosen: Settings) -> dict[str, Any]:
+def _as_json(maintenance: "CacheMaintenance", found: "Contents", chosen: Settings) -> dict[str, Any]:
     return {
         "folder": str(chosen.cache_dir),
         "bytes": found.bytes,
@@ -212,14 +213,20 @@ def _as_json(found: "Contents", chosen: Settings) -> dict[str, Any]:
         "index": {"bytes": found.index_bytes, "directories": found.directories, "measured": found.measured},
         "free": found.free,
         "min_free": found.min_free,
-        "errors": list(found.errors),
-        "unrecognised": [str(path) for path in found.unrecognised],
+        "errors": [f"{path}: {reason}" for path, reason in maintenance.errors.items()],
+        "unrecognised": [str(path) for path in maintenance.unrecognised()],
     }
 
 
-def _tell(errors: tuple[str, ...], unrecognised: tuple[Any, ...]) -> None:
-    for fault in errors:
-        click.echo(f"cannot be used: {printable(fault)}; the next mount replaces it, or: empiarfs cache clear")
+def _tell(maintenance: "CacheMaintenance") -> None:
+    for path, reason in maintenance.errors.items():
+        fault = printable(f"{path}: {reason}")
+        click.echo(f"cannot be used: {fault}; the next mount replaces it, or: empiarfs cache clear")
+    _tell_unrecognised(maintenance)
+
+
+def _tell_unrecognised(maintenance: "CacheMaintenance") -> None:
+    unrecognised = list(maintenance.unrecognised())
     for path in unrecognised[:MAX_UNRECOGNISED]:
         click.echo(f"not written by empiarfs, left alone: {printable(str(path))}")
     if len(unrecognised) > MAX_UNRECOGNISED:

@@ -11,8 +11,6 @@ from empiarfs.model import Span
 from empiarfs.storage import chunks
 from empiarfs.storage.chunks import Chunk
 
-MOST_TRIES = 5  # to create a file
-
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -84,12 +82,21 @@ class Written:
 def write(place: str, pieces: Sequence[bytes]) -> Written:
     """Write `pieces` to a new file in the folder of `place`; delete it if it cannot be written completely.
 
+    That folder is created, but not the store's own, which needs checks.
+
     Raises:
         OSError: it cannot be written.
     """
-    path = f"{os.path.dirname(place)}/{os.urandom(14).hex()}.val"  # noqa: PTH120 - see `Written.move`
+    folder = os.path.dirname(place)  # noqa: PTH120 - see `Written.move`
+    path = f"{folder}/{os.urandom(15).hex()}.val"
     written = Written(path, sum(map(len, pieces)))
-    file = _create(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)  # noqa: PTH102 - see `Written.move`
+        file = os.open(path, flags, 0o600)
     try:
         if os.writev(file, pieces) != written.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)  # noqa: TRY301 - a short write
@@ -99,19 +106,3 @@ def write(place: str, pieces: Sequence[bytes]) -> Written:
     finally:
         os.close(file)
     return written
-
-
-def _create(path: str) -> int:
-    """Create the file `path` and its two folders, again if another thread removes empty folders meanwhile.
-
-    The store's own folder is not created here: it needs checks.
-    """
-    for _ in range(MOST_TRIES):
-        try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            folder = os.path.dirname(path)  # noqa: PTH120 - see `Written.move`
-            for one in (os.path.dirname(folder), folder):  # noqa: PTH120 - see `Written.move`
-                with suppress(FileNotFoundError, FileExistsError):
-                    os.mkdir(one, 0o700)  # noqa: PTH102 - see `Written.move`
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -153,7 +153,7 @@ def parse(chunk: Chunk, head: bytes) -> Head | None:
 def file_name(key: str) -> str:
     """Return the name of the file of the chunk `key`, relative to the folder of the store."""
     name = _digest(key).hex()
-    return f"{name[:2]}/{name[2:4]}/{name[4:]}.val"
+    return f"{name[:2]}/{name[2:]}.val"
 
 
 def parse_key(key: str) -> Chunk | None:

@@ -1,7 +1,6 @@
 """The results of inspecting the cache folder; values only."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from empiarfs.storage.chunks import Chunk
 
@@ -29,8 +28,6 @@ class Contents:
         directories: the number of listed directories.
         measured: the number of files whose exact size is known.
         free, min_free: the free bytes of the file system, and those that the cache always leaves free.
-        errors: each database that cannot be used, and why.
-        unrecognised: the files that are not part of the cache.
     """
 
     parts: tuple[EntryUsage, ...]
@@ -41,8 +38,6 @@ class Contents:
     measured: int
     free: int
     min_free: int
-    errors: tuple[str, ...]
-    unrecognised: tuple[Path, ...]
 
     @property
     def bytes(self) -> int:
@@ -71,8 +66,6 @@ class VerifyReport:
         missing: the number of chunks without a file; their rows are removed.
         foreign: the number of rows that another program wrote; they are removed.
         orphans: the number of files without a row; they are removed.
-        errors: each database that could not be verified, and why.
-        unrecognised: the files that are not part of the cache, which stay.
     """
 
     blocks: int = 0
@@ -81,13 +74,11 @@ class VerifyReport:
     missing: int = 0
     foreign: int = 0
     orphans: int = 0
-    errors: tuple[str, ...] = ()
-    unrecognised: tuple[Path, ...] = ()
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was damaged."""
-        return not (self.damaged or self.missing or self.foreign or self.errors)
+        """Whether nothing was wrong."""
+        return not (self.damaged or self.missing or self.foreign)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,26 +23,23 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY
 
 from empiarfs.errors import Closed
+from empiarfs.fork_guard import fork_guard
 from empiarfs.storage import chunk_file, chunks, sqlite
 from empiarfs.storage.chunk_file import Stored, Written
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.threads import ThreadPool
-from empiarfs.units import MIB
 
 NAME: str = DBNAME  # of the database, in the folder of the store
 FILES = {NAME, *(path.name for path in sqlite.beside(Path(NAME)))}
 VERSION = 4  # of the stored format; a database of another version is removed, with its files
 BUSY_SECONDS = 2.0  # how long to wait for a database that another process has locked
 PRAGMAS = {
-    "auto_vacuum": 1,
+    "auto_vacuum": 0,  # the pages of deleted rows are used again
     "journal_mode": sqlite.JOURNAL,
     "synchronous": 0,  # a block that a crash truncates fails its checksum
     "mmap_size": 0,
     "cache_size": 256,  # pages, 1 MiB
 }
-EVICTED_AT_ONCE = 10  # chunks that storing a chunk evicts at the limit; fewer if the limit is small
-EXCESS = 1.1  # times the limit, beyond which more are evicted
 CENTURY = 100 * 365.25 * 86400  # seconds
 
 # With diskcache's own least-recently-used policy each lookup, hit or miss, writes: it locks the database, and fails
@@ -52,21 +49,14 @@ _POLICY = "expires-first"
 diskcache.EVICTION_POLICY[_POLICY] = {
     "init": None,
     "get": None,
-    # diskcache asks for ten rows at a time, which may be all of a small cache: a twentieth of them goes at once
-    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT min(?, "
-    "max(1, (SELECT value FROM Settings WHERE key = 'count') / 20))",
+    # diskcache asks for ten rows at a time, which may be all of a small cache
+    "cull": "SELECT {fields} FROM Cache ORDER BY expire_time LIMIT min(?, 1)",
 }
 
 T = TypeVar("T")
+ForeignKey = tuple[Any, Any]  # what another program wrote as the key of a row, and whether it says that it is raw
 
-_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
-
-
-class ForeignKey(NamedTuple):
-    """A key that another program wrote, as it is in the database."""
-
-    value: Any
-    is_raw: Any
+_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{30}\.val")
 
 
 class Row(NamedTuple):
@@ -112,7 +102,7 @@ class Database:
                     disk=_FilesOnly,
                     size_limit=most,
                     eviction_policy=_POLICY,
-                    cull_limit=max(1, min(EVICTED_AT_ONCE, most // (EVICTED_AT_ONCE * MIB))),
+                    cull_limit=0,  # `set` evicts nothing
                     timeout=BUSY_SECONDS,
                     tag_index=False,
                     statistics=0,
@@ -129,22 +119,10 @@ class Database:
     def merge(self, chunk: Chunk, blocks: Mapping[int, bytes]) -> Stored:
         """Store `blocks` in `chunk`, with its blocks that are intact on disk; return these, and how many are not.
 
-        Damaged blocks are removed, and with the last block the chunk. No lock is held between read and write: the
-        later of two writers may replace the other's blocks, which are then fetched again.
+        Damaged blocks are removed, and with the last block the chunk. Another process that merges the same chunk at
+        the same time may replace the new blocks by its own; they are then fetched again.
         """
-        is_complete = chunk.is_complete(blocks)
-        stored = Stored() if is_complete else chunk_file.read(self._folder, chunk, chunk.numbers)
-        merged = {**stored.blocks, **blocks}
-        if not merged:
-            self.delete([chunk.key])
-        elif is_complete or merged != stored.blocks or stored.damaged:
-            file = chunk_file.write(f"{self._folder}/{chunks.file_name(chunk.key)}", chunks.pack(chunk, merged))
-            try:
-                self._call(partial(self._place, chunk.key, file))
-            except BaseException:
-                file.delete()
-                raise
-        return stored
+        return self._call(partial(self._merge, chunk, blocks))
 
     def delete(self, keys: Iterable[str | ForeignKey]) -> list[bool]:
         """Delete the rows of `keys` in one transaction; return for each whether there was one."""
@@ -166,7 +144,7 @@ class Database:
         self._submit(touch)
 
     def clear(self) -> int:
-        """Delete all rows and their files; return the bytes of the chunks."""
+        """Delete all rows and their files; return the bytes that there were."""
 
         def clear(cache: diskcache.Cache) -> int:
             size = self._size(cache)
@@ -205,13 +183,26 @@ class Database:
         # `iterkeys` would stop at a row of another program whose key is NULL
         return self._call(lambda cache: [row(cache, key) for key in cache])
 
-    def _place(self, key: str, file: Written, cache: diskcache.Cache) -> None:
-        """Put `file` in the place of the chunk `key`; evict chunks beyond the limit."""
-        with cache.transact():
-            cache.delete(key)  # or diskcache would remove the new file, which has the name of the old one
-            cache.set(key, file, expire=CENTURY)
-            if cache.volume() > EXCESS * cache.size_limit:  # the evicted chunks were smaller than the stored ones
-                cache.cull()
+    def _merge(self, chunk: Chunk, blocks: Mapping[int, bytes], cache: diskcache.Cache) -> Stored:
+        is_complete = chunk.is_complete(blocks)
+        stored = Stored() if is_complete else chunk_file.read(self._folder, chunk, chunk.numbers)
+        merged = {**stored.blocks, **blocks}
+        name = chunks.file_name(chunk.key)
+        if not merged:
+            cache.delete(chunk.key)
+        elif is_complete or merged != stored.blocks or stored.damaged:
+            file = chunk_file.write(f"{self._folder}/{name}", chunks.pack(chunk, merged))
+            cache.disk.placed = name
+            try:
+                with cache.transact():
+                    cache.set(chunk.key, file, expire=CENTURY)
+            except BaseException:
+                file.delete()
+                raise
+            finally:
+                cache.disk.placed = ""
+            cache.cull()
+        return stored
 
     def _size(self, cache: diskcache.Cache) -> int:
         cache.get("")  # fails after `BUSY_SECONDS` if the database is locked; `reset` retries for a minute
@@ -236,12 +227,11 @@ class Database:
         with fork_guard:
             try:
                 if not getattr(self._local, "is_connected", False):
-                    _wait_for_lock(Path(self._folder))
+                    _prepare(Path(self._folder))
                     self._local.is_connected = True
                 return work(self._cache)
             except BaseException as error:
-                self._local.is_connected = False
-                self._cache.close()
+                self._disconnect()
                 if isinstance(error, diskcache.Timeout):
                     raise sqlite3.OperationalError("database is locked") from error
                 raise
@@ -255,52 +245,45 @@ class Database:
 
 def fault(folder: Path) -> str:
     """Return why the database in `folder` cannot be used; empty if it can, or does not exist yet."""
-    return sqlite.fault(folder / NAME, _check, BUSY_SECONDS)
+    return sqlite.fault(folder / NAME, _format(folder), BUSY_SECONDS)
 
 
 def _prepare(folder: Path) -> None:
-    """Check that diskcache can open the database, whose lock it would await for a minute; set up an empty one.
+    """Check that diskcache can connect to the database, whose lock it would await for a minute.
 
     Raises:
-        sqlite3.Error: it cannot be opened, is not a database of diskcache, or has another version.
+        sqlite3.Error: it cannot be opened, has another format, or is locked for `BUSY_SECONDS`.
     """
-    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS, isolation_level=None)) as database:
-        for pragma in ("auto_vacuum", "journal_mode"):  # the first cannot be set later
-            database.execute(f"PRAGMA {pragma} = {PRAGMAS[pragma]}")
+    with closing(sqlite.connect(folder / NAME, _format(folder), BUSY_SECONDS)) as database:
         database.execute("BEGIN IMMEDIATE")
-        if database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            _check(database)
-            return
+
+
+def _format(folder: Path) -> sqlite.Format:
+    """Return the format of the database in `folder`, whose tables diskcache creates."""
+
+    def create(_: sqlite3.Connection) -> None:
         for below in folder.glob("[0-9a-f][0-9a-f]"):  # chunk files without a row
             shutil.rmtree(below, ignore_errors=True)
-        database.execute(f"PRAGMA user_version = {VERSION}")
-        database.execute("COMMIT")
 
+    def check(database: sqlite3.Connection) -> None:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
+            database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1")
 
-def _check(database: sqlite3.Connection) -> None:
-    sqlite.check_version(database, VERSION)
-    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():  # else not created yet
-        database.execute("SELECT rowid, key, raw, expire_time, size, mode, filename FROM Cache LIMIT 1").fetchone()
-
-
-def _wait_for_lock(folder: Path) -> None:
-    """Wait until the database can be read; a new connection of diskcache would wait a minute.
-
-    Raises:
-        sqlite3.Error: it cannot be read within `BUSY_SECONDS`.
-    """
-    with closing(sqlite3.connect(folder / NAME, timeout=BUSY_SECONDS)) as database:
-        database.execute("SELECT 1 FROM sqlite_master").fetchone()
+    return sqlite.Format(VERSION, create, check)
 
 
 class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
     """A disk of diskcache whose keys are text, and whose values are chunk files only."""
 
+    placed = (
+        ""  # the file that `set` has put into the place of an old one, which diskcache would remove by its name
+    )
+
     def put(self, key: str | ForeignKey) -> tuple[Any, Any]:
-        return key if isinstance(key, ForeignKey) else (key, True)
+        return key if isinstance(key, tuple) else (key, True)
 
     def get(self, key: Any, raw: Any) -> str | ForeignKey:
-        return key if raw == 1 and isinstance(key, str) else ForeignKey(key, raw)
+        return key if raw == 1 and isinstance(key, str) else (key, raw)
 
     def store(self, value: Written, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001 - diskcache's signature
         name = chunks.file_name(key)
@@ -312,5 +295,6 @@ class _FilesOnly(diskcache.Disk):  # type: ignore[misc] # it ships no types
         return filename if mode == MODE_BINARY and is_chunk_file(filename) else None
 
     def remove(self, file_path: Any) -> None:
-        if is_chunk_file(file_path):  # else another program wrote the row
-            super().remove(file_path)
+        if is_chunk_file(file_path) and file_path != self.placed:  # else another program wrote the row
+            with suppress(OSError):
+                os.unlink(f"{self._directory}/{file_path}")  # noqa: PTH108 - a Path costs as much as the call

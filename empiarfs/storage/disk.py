@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 FLOOR_SHARE = 0.05  # of the file system, which stays free whatever the limit is
 FLOOR_BYTES = 2 * GIB
 TOUCHED_AT_ONCE = 256
-MOST_USED = 65_536  # used chunks that the database has not recorded yet
 CLOSE_SECONDS = 3.0  # how long closing waits for the disk
 
 
@@ -85,10 +84,12 @@ class DiskStore:
                     database = self._database("writing")
                     if database is not None:
                         self._merge(database, chunk, {})  # without the damaged blocks
-                elif stored.blocks and len(self._used) < MOST_USED:
+                elif stored.blocks:
                     self._used[chunk.key] = None
-        except OSError as error:
-            self._file.failure(error, "reading")
+            if len(self._used) >= TOUCHED_AT_ONCE:
+                self._touch(self._database("writing"))
+        except FAILURES as error:
+            self._record_failure(error, "reading")
         return found
 
     def put(self, file: File, blocks: Mapping[int, bytes]) -> None:
@@ -113,8 +114,8 @@ class DiskStore:
         self._is_closed = True
         with self._looking:
             database = self._file.close()
+        self._touch(database)
         if database is not None:
-            self._touch(database)
             database.close(CLOSE_SECONDS)
 
     def _database(self, use: str) -> Database | None:
@@ -124,13 +125,14 @@ class DiskStore:
     def _merge(self, database: Database, chunk: Chunk, blocks: Mapping[int, bytes]) -> None:
         try:
             database.merge(chunk, blocks)
-            if len(self._used) >= TOUCHED_AT_ONCE:
-                self._touch(database)
         except FAILURES as error:
-            if not self._is_closed:
-                self._file.failure(error, "writing")
+            self._record_failure(error, "writing")
         else:
             self._breaker.success()
+
+    def _record_failure(self, error: Exception, use: str) -> None:
+        if not self._is_closed:
+            self._file.failure(error, use)
 
     def _report_damage(self, file: File, count: int) -> None:
         """Record that blocks of `file` are damaged; a failing disk damages many, which are logged once."""
@@ -140,10 +142,10 @@ class DiskStore:
             log.warning("a cached block of %s was damaged; it and others like it are fetched again", file.path)
         self._damaged = now
 
-    def _touch(self, database: Database) -> None:
-        """Record in the database which chunks were used."""
+    def _touch(self, database: Database | None) -> None:
+        """Record in the database, if there is one, which chunks were used."""
         used, self._used = self._used, {}
-        if used:
+        if used and database is not None:
             database.touch(list(used))  # a copy: a reader may still hold it
 
     def _is_full(self, database: Database) -> bool:
@@ -156,7 +158,7 @@ class DiskStore:
                 floor = min_free_of(disk.total)
                 database.limit(self._most, disk.free - floor)
             except FAILURES as error:
-                self._file.failure(error, "writing")
+                self._record_failure(error, "writing")
                 return True
             if disk.free < floor and not self._full:
                 log.warning("%s: less than %d MiB are free; the cache gives way", self._folder, floor >> 20)

@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from empiarfs.fork_guard import fork_guard
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import Known
 from empiarfs.private_dirs import FOLDER
-from empiarfs.storage.fork_guard import fork_guard
 from empiarfs.storage.index_tables import (
     COLUMNS,
     below,
@@ -26,7 +26,6 @@ from empiarfs.storage.sqlite import FAILURES, DatabaseFile
 
 MISSES = 2  # consecutive listings that lack a name before it is removed
 MOST_ABSENT = 100_000
-ABSENT_AT_ONCE = 1000  # added between two counts, which read them all
 
 _ADD = """
 INSERT INTO entries VALUES (?, ?, -1, ?, 0, 0, '', '', ?, ?, ?, ?)
@@ -52,7 +51,6 @@ class SqliteIndex:
 
     def __init__(self, file: Path | None) -> None:
         self._lock = threading.Lock()
-        self._absences = 0  # added by this process
         with fork_guard:
             self._file = (
                 None if file is None else DatabaseFile(file, f"the index {file}", partial(open_tables, file))
@@ -125,27 +123,22 @@ class SqliteIndex:
 
     def add(self, node: File | Directory) -> None:
         """See `Index.add`."""
-        with self._used("writing") as database:
-            database.execute(_ADD, found_values(node))
-            database.execute("DELETE FROM absent WHERE path = ?", (key_of(node.path),))
+        self.add_all([node])
 
-    def add_all(self, files: Sequence[File]) -> None:
+    def add_all(self, nodes: Sequence[File | Directory]) -> None:
         """See `Index.add_all`."""
         with self._used("writing") as database:
-            database.executemany(_ADD, map(found_values, files))
+            database.executemany(_ADD, map(found_values, nodes))
+            database.executemany("DELETE FROM absent WHERE path = ?", ((key_of(node.path),) for node in nodes))
 
     def remove(self, path: str, asked: float) -> None:
         """See `Index.remove`."""
         with self._used("writing") as database:
             where = (key_of(parent_path(path)), key_of(base_name(path)))
             database.execute("DELETE FROM entries WHERE directory = ? AND name = ?", where)
-            database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (key_of(path), asked))
-            if self._absences % ABSENT_AT_ONCE == 0 and _absences(database) > MOST_ABSENT:
-                database.execute(
-                    "DELETE FROM absent WHERE path IN (SELECT path FROM absent ORDER BY asked LIMIT ?)",
-                    (MOST_ABSENT // 2,),
-                )
-            self._absences += 1
+            added = database.execute("INSERT OR REPLACE INTO absent VALUES (?, ?)", (key_of(path), asked))
+            # the row of a name that is absent again is a new one, with the next number
+            database.execute("DELETE FROM absent WHERE rowid <= ?", ((added.lastrowid or 0) - MOST_ABSENT,))
 
     def absent_since(self, path: str) -> float | None:
         """See `Index.absent_since`."""
@@ -195,8 +188,3 @@ class SqliteIndex:
         if self._file is None:
             return self._memory
         return self._file.database(use) or (None if self._file.breaker.is_open(use) else self._memory)
-
-
-def _absences(database: sqlite3.Connection) -> int:
-    (count,) = database.execute("SELECT count(*) FROM absent").fetchone()
-    return int(count)

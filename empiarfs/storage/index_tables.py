@@ -1,8 +1,8 @@
 """The tables of an index, and the conversion between nodes and rows."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from empiarfs.model import Directory, File, Node, Stub, base_name, join, parent_path
@@ -32,11 +32,10 @@ CREATE TABLE entries (
     PRIMARY KEY (directory, name)
 ) WITHOUT ROWID
 """,
-    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE absent (path BLOB PRIMARY KEY, asked REAL NOT NULL)",
 )
 _PATHS = (("directories", "path"), ("entries", "directory"), ("absent", "path"))
 COLUMNS = "name, is_directory, listed_size, listed_date, size, modified, dated_by_list, exact_mtime"
-_Row = tuple[bytes, int, str, str, int | None, int | None, int, int | None]
 
 
 def key_of(path: str) -> bytes:
@@ -50,34 +49,32 @@ def below(path: str) -> tuple[bytes, bytes]:
     return (key + b"/", key + b"0") if path else (b"", b"\xff")  # 0 is the character behind the slash
 
 
-def entry_of(directory: str, row: _Row) -> Node:
-    """Return the node of `row` in `directory`.
+def entry_of(directory: str, row: object) -> Node:
+    """Return the node of `row` in `directory`: SQLite accepts any type of value in any column.
 
     Raises:
         sqlite3.Error: another program wrote the row.
     """
-    name, is_directory, listed_size, listed_date, size, modified, dated_by_list, exact_mtime = row
-    if not _is_ours(row):
-        raise _foreign()
-    path = join(directory, name.decode("utf-8", "surrogateescape"))
-    if is_directory:
-        return Directory(path, modified)
-    if size is None:
-        return Stub(path, listed_size, listed_date)
-    return File(path, size, modified, bool(dated_by_list), exact_mtime)
-
-
-def _is_ours(row: _Row) -> bool:
-    """Return whether this program can have written `row`: SQLite accepts any type of value in any column."""
-    name, _, listed_size, listed_date, size, modified, _, exact_mtime = row
-    return (
-        isinstance(name, bytes)
-        and b"/" not in name
-        and isinstance(listed_size, str)
-        and isinstance(listed_date, str)
-        and (size is None or (isinstance(size, int) and size >= 0))
-        and all(date is None or isinstance(date, int) for date in (modified, exact_mtime))
-    )
+    match row:
+        case (
+            bytes(name),
+            kind,
+            str(size),
+            str(date),
+            int() | None as exact,
+            int() | None as modified,
+            coarse,
+            int() | None as exact_mtime,
+        ):
+            path = join(directory, name.decode("utf-8", "surrogateescape"))
+            if b"/" in name or (exact or 0) < 0:
+                raise _foreign()
+            if kind:
+                return Directory(path, modified)
+            if exact is None:
+                return Stub(path, size, date)
+            return File(path, exact, modified, bool(coarse), exact_mtime)
+    raise _foreign()
 
 
 def moment(value: object) -> float:
@@ -131,43 +128,26 @@ def listed_values(directory: bytes, position: int, node: Node) -> tuple[object, 
 
 
 def open_tables(file: Path | None) -> sqlite3.Connection:
-    """Open the database `file`, or one in memory if it is None, and create the tables if it is new.
-
-    Raises:
-        sqlite3.Error: it cannot be opened, or the tables are of another program, or another version.
-    """
-    # one connection under one lock: FUSE calls from threads that Python did not start
-    database = sqlite3.connect(file or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
-    try:
-        database.execute(f"PRAGMA journal_mode = {sqlite.JOURNAL}")
-        database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is removed then
-        if _is_empty(database):
-            with database:
-                database.execute("BEGIN IMMEDIATE")  # another process may be creating them now
-                if _is_empty(database):
-                    for statement in _TABLES:
-                        database.execute(statement)
-                    database.execute(f"PRAGMA user_version = {VERSION}")
-        _check(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    """Open the database `file`, or one in memory if it is None; see `sqlite.connect`."""
+    return sqlite.connect(file, _FORMAT, BUSY_SECONDS)
 
 
 def fault(file: Path) -> str:
     """Return why the index in `file` cannot be used; empty if it can, or does not exist yet."""
-    return sqlite.fault(file, _check, BUSY_SECONDS)
+    return sqlite.fault(file, _FORMAT, BUSY_SECONDS)
 
 
-def _is_empty(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+def _create(database: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        database.execute(statement)
 
 
 def _check(database: sqlite3.Connection) -> None:
-    sqlite.check_version(database, VERSION)
     for table, _ in _PATHS:
         database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - a constant
+
+
+_FORMAT = sqlite.Format(VERSION, _create, _check)
 
 
 def counted(file: Path) -> tuple[int, int]:
@@ -176,7 +156,7 @@ def counted(file: Path) -> tuple[int, int]:
     Raises:
         sqlite3.Error: it cannot be used.
     """
-    with _opened(file) as database:
+    with closing(open_tables(file)) as database, database:
         (directories,) = database.execute("SELECT count(*) FROM directories").fetchone()
         (files,) = database.execute("SELECT count(*) FROM entries WHERE size IS NOT NULL").fetchone()
         return directories, files
@@ -188,7 +168,7 @@ def forget(file: Path, entries: Sequence[str]) -> None:
     Raises:
         sqlite3.Error: it cannot be used, or not now.
     """
-    with _opened(file) as database:
+    with closing(open_tables(file)) as database, database:
         for entry in entries or ("",):
             values = (entry.encode(), *below(entry))
             for table, column in _PATHS:
@@ -196,10 +176,3 @@ def forget(file: Path, entries: Sequence[str]) -> None:
                     f"DELETE FROM {table} WHERE {column} = ? OR {column} > ? AND {column} < ?",  # noqa: S608 - constants
                     values,
                 )
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database for one transaction."""
-    with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database, database:
-        yield database

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
@@ -29,7 +30,7 @@ _LISTINGS, _SILENT = "tree-", "ftp-silent-"  # prefixes of file names of the cac
 
 
 class CacheMaintenance:
-    """Inspects, verifies and clears the cache folder `cache`, which need not exist.
+    """Inspects, verifies and clears the cache folder `cache`, which need not exist; checks its databases once.
 
     Raises:
         UnsafePath: others may write to it.
@@ -43,13 +44,19 @@ class CacheMaintenance:
             check_holder(cache)
             ensure_private(self._kept)
 
+    @cached_property
+    def errors(self) -> dict[Path, str]:
+        """The databases that cannot be used, and why; to check them takes a while."""
+        found = {self._blocks: database.fault(self._blocks)}
+        found |= {file: index_tables.fault(file) for file in self._indexes()}
+        return {path: reason for path, reason in found.items() if reason}
+
     def contents(self) -> Contents:
         """Return the contents of the folder, without removing anything."""
-        errors = self._errors()
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
         used: list[float] = []
-        with self._store(errors) as store:
+        with self._store() as store:
             for row in store.rows() if store is not None else ():
                 size = self._size(row)
                 if row.chunk is not None and size is not None:
@@ -58,7 +65,7 @@ class CacheMaintenance:
                     parts[key][1] += size
                     files[key].add(row.chunk.file)
                     used.append(row.used)
-        counts = [index_tables.counted(file) for file in self._indexes() if file not in errors]
+        counts = [index_tables.counted(file) for file in self._indexes() if file not in self.errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(EntryUsage(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
@@ -69,8 +76,6 @@ class CacheMaintenance:
             sum(measured for _, measured in counts),
             room.free,
             min_free_of(room.total),
-            _described(errors),
-            tuple(self.unrecognised()),
         )
 
     def verify(self, shown: Callable[[int], AbstractContextManager[Callable[[int], object]]]) -> VerifyReport:
@@ -83,9 +88,8 @@ class CacheMaintenance:
         Raises:
             OSError: a file cannot be read now; it may be intact.
         """
-        errors = self._errors()
-        found = VerifyReport(unrecognised=tuple(self.unrecognised()))
-        with self._store(errors) as store:
+        found = VerifyReport()
+        with self._store() as store:
             if store is not None:
                 files = self._files()  # before the rows: a file that is stored later has one
                 rows = store.rows()
@@ -94,14 +98,13 @@ class CacheMaintenance:
                         advance(self._verify(store, row, found))
                 found.foreign = sum(store.delete([row.key for row in rows if row.chunk is None]))
                 known = {chunks.file_name(row.chunk.key) for row in rows if row.chunk is not None}
-                found.orphans = self._drop_files({name: files[name] for name in files.keys() - known})
-        found.errors = _described(errors)
+                found.orphans = len(self._drop_files({name: files[name] for name in files.keys() - known}))
         return found
 
     def sample(self, archive: str, count: int) -> list[SampledBlock]:
         """Return `count` intact blocks of `archive` at random, or all if there are fewer."""
         sampled = []
-        with self._store(self._error_of_blocks()) as store:
+        with self._store() as store:
             blocks_of_archive = (
                 (row.chunk, index)
                 for row in (store.rows() if store is not None else ())
@@ -116,7 +119,7 @@ class CacheMaintenance:
 
     def drop(self, blocks: Sequence[SampledBlock]) -> None:
         """Remove the chunks of `blocks`, whose others are not trusted either, unless they were stored again."""
-        with self._store(self._error_of_blocks()) as store:
+        with self._store() as store:
             if store is not None:
                 store.delete(
                     block.chunk.key
@@ -130,28 +133,32 @@ class CacheMaintenance:
         Raises:
             OSError: a database is locked for too long.
         """
-        count = 0
-        errors = self._errors()
-        with self._store(errors) as store:
-            if store is not None and entries:
-                rows = [row for row in store.rows() if row.chunk is not None and _entry(row.chunk) in entries]
-                for begin in range(0, len(rows), TOGETHER):
-                    part = rows[begin : begin + TOGETHER]
-                    sizes = [self._size(row) or 0 for row in part]
-                    count += sum(map(operator.mul, sizes, store.delete(row.key for row in part)))
-            elif store is not None:
-                count = store.clear()
-                self._drop_files(self._files())
-        if not entries and self._blocks in errors:
-            count += self._delete_blocks()
+        count = self._clear_blocks(entries)
         for file in self._indexes():
-            if file not in errors:
+            if file not in self.errors:
                 _forget(file, entries)
             elif not entries:
                 sqlite.remove(file)
         if not entries:
             for file in self._kept.glob(f"{_SILENT}*"):
                 file.unlink(missing_ok=True)
+        return count
+
+    def _clear_blocks(self, entries: Sequence[str]) -> int:
+        count = 0
+        with self._store() as store:
+            if store is not None and entries:
+                rows = [row for row in store.rows() if row.chunk is not None and _entry(row.chunk) in entries]
+                while rows:
+                    part, rows = rows[:TOGETHER], rows[TOGETHER:]
+                    sizes = [self._size(row) or 0 for row in part]
+                    count += sum(map(operator.mul, sizes, store.delete(row.key for row in part)))
+            elif store is not None:
+                count = store.clear()
+                self._drop_files(self._files())
+        if not entries and self._blocks in self.errors:
+            count += sum(file.st_size for file in self._drop_files(self._files(), 0.0))
+            sqlite.remove(self._blocks / NAME)
         return count
 
     def unrecognised(self) -> Iterator[Path]:
@@ -168,24 +175,15 @@ class CacheMaintenance:
                 if inside not in database.FILES and not is_chunk_file(inside):
                     yield Path(folder) / name
 
-    def _errors(self) -> dict[Path, str]:
-        """Check each database, which takes a while; return those that cannot be used, and why."""
-        found = {file: index_tables.fault(file) for file in self._indexes()}
-        return self._error_of_blocks() | {path: reason for path, reason in found.items() if reason}
-
-    def _error_of_blocks(self) -> dict[Path, str]:
-        reason = database.fault(self._blocks)
-        return {self._blocks: reason} if reason else {}
-
     @contextmanager
-    def _store(self, errors: dict[Path, str]) -> Iterator[Database | None]:
-        """Yield the database of the blocks; None if there is none or it cannot be used, as `errors` then says."""
+    def _store(self) -> Iterator[Database | None]:
+        """Yield the database of the blocks; None if there is none or it cannot be used."""
         store = None
-        if (self._blocks / NAME).exists() and self._blocks not in errors:
+        if (self._blocks / NAME).exists() and self._blocks not in self.errors:
             try:
                 store = Database(self._blocks, UNLIMITED)
             except sqlite.FAILURES as error:
-                errors[self._blocks] = str(error)
+                self.errors[self._blocks] = str(error)
         try:
             yield store
         except sqlite3.Error as error:
@@ -206,9 +204,9 @@ class CacheMaintenance:
 
     def _verify(self, store: Database, row: Row, found: VerifyReport) -> int:
         """Read the chunk of `row`, and remove its damaged blocks; return its bytes."""
-        size = self._size(row)
         if row.chunk is None:
             return 0
+        size = self._size(row)
         if size is None:
             found.missing += sum(store.delete([row.key]))  # 0 if it was evicted meanwhile
             return 0
@@ -224,39 +222,27 @@ class CacheMaintenance:
     def _indexes(self) -> list[Path]:
         return sorted(self._kept.glob(f"{_LISTINGS}*.sqlite"))
 
-    def _files(self) -> dict[str, float]:
-        """Return the chunk files, relative to the folder of the blocks, and when they were written."""
+    def _files(self) -> dict[str, os.stat_result]:
+        """Return the chunk files, relative to the folder of the blocks."""
         found = {}
-        for path in self._blocks.glob("??/??/*.val"):
+        for path in self._blocks.glob("??/*.val"):
             inside = path.relative_to(self._blocks).as_posix()
             if is_chunk_file(inside):
                 with suppress(OSError):
-                    found[inside] = path.lstat().st_mtime
+                    found[inside] = path.lstat()
         return found
 
-    def _drop_files(self, files: dict[str, float]) -> int:
-        """Remove those of `files` that are not being stored; return how many."""
-        count = 0
-        for name, written in files.items():
-            if time.time() - written > YOUNG_SECONDS:
+    def _drop_files(
+        self, files: Mapping[str, os.stat_result], seconds: float = YOUNG_SECONDS
+    ) -> list[os.stat_result]:
+        """Remove those of `files` that are older than `seconds`; return them."""
+        dropped = []
+        for name, status in files.items():
+            if time.time() - status.st_mtime >= seconds:
                 with suppress(OSError):  # the file is gone, or a directory
                     (self._blocks / name).unlink()
-                    count += 1
-        return count
-
-    def _delete_blocks(self) -> int:
-        """Remove the blocks and their database, which cannot be used; return the bytes of the blocks."""
-        count = 0
-        for name in self._files():
-            with suppress(OSError):
-                count += (self._blocks / name).stat().st_size
-                (self._blocks / name).unlink()
-        sqlite.remove(self._blocks / NAME)
-        return count
-
-
-def _described(errors: Mapping[Path, str]) -> tuple[str, ...]:
-    return tuple(f"{path}: {reason}" for path, reason in errors.items())
+                    dropped.append(status)
+        return dropped
 
 
 def _entry(chunk: Chunk) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from empiarfs.circuit_breaker import CircuitBreaker
 from empiarfs.private_dirs import Identity, UnsafePath, check_private_file, ensure_private, identity
@@ -19,6 +19,20 @@ LOOK_SECONDS = 1.0  # how old the last check of the file may be
 JOURNAL = "truncate"
 # of a database and its folder; ValueError and TypeError are raised by values that another program wrote
 FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
+
+
+class Format(NamedTuple):
+    """The format of a database.
+
+    Attributes:
+        version: its version; a database of another version is removed.
+        create: creates the tables of an empty database.
+        check: raises sqlite3.Error if the tables are those of another program.
+    """
+
+    version: int
+    create: Callable[[sqlite3.Connection], object]
+    check: Callable[[sqlite3.Connection], object]
 
 
 class Closing(Protocol):
@@ -122,34 +136,57 @@ def remove(file: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_version(database: sqlite3.Connection, version: int) -> None:
-    """Check that this program writes the format of `database`.
-
-    Raises:
-        sqlite3.DatabaseError: it is another version.
-    """
-    (found,) = database.execute("PRAGMA user_version").fetchone()
-    if found != version:
-        raise sqlite3.DatabaseError(f"version {found} of the format, and this program writes {version}")
-
-
-def fault(file: Path, check: Callable[[sqlite3.Connection], None], busy_seconds: float) -> str:
-    """Return why `file` cannot be used; empty if it can, or does not exist yet.
+def connect(file: Path | None, form: Format, busy_seconds: float) -> sqlite3.Connection:
+    """Open the database `file`, or one in memory if it is None, and create its tables if it is empty.
 
     Args:
         file: the database.
-        check: raises sqlite3.Error if the tables are not as they should be.
-        busy_seconds: how long to wait for another process that has locked it.
+        form: its format.
+        busy_seconds: how long this and each statement waits for another process that has locked it.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or has another format.
     """
+    # used by one thread at a time: FUSE calls from threads that Python did not start
+    database = sqlite3.connect(file or ":memory:", timeout=busy_seconds, check_same_thread=False)
+    try:
+        database.execute(f"PRAGMA journal_mode = {JOURNAL}")
+        database.execute("PRAGMA synchronous = OFF")  # a power cut may corrupt the file: it is removed then
+        if _is_empty(database):
+            with database:
+                database.execute("BEGIN IMMEDIATE")  # another process may be creating them now
+                if _is_empty(database):
+                    form.create(database)
+                    database.execute(f"PRAGMA user_version = {form.version}")
+        _check(database, form)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def fault(file: Path, form: Format, busy_seconds: float) -> str:
+    """Return why `file` cannot be used; empty if it can, or does not exist yet. See `connect`."""
     if not file.exists():
         return ""
     try:
         with closing(sqlite3.connect(file, timeout=busy_seconds)) as database:
-            check(database)
+            _check(database, form)
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         return str(error)
     return "" if found == "ok" else str(found)
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+
+
+def _check(database: sqlite3.Connection, form: Format) -> None:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found != form.version:
+        raise sqlite3.DatabaseError(f"version {found} of the format, and this program writes {form.version}")
+    form.check(database)
 
 
 def may_be_whole(error: Exception) -> bool:

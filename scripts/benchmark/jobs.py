@@ -98,6 +98,19 @@ def sequential(name: str, size: int) -> Callable[[Path], list[float]]:
     return run
 
 
+def every_second(data: Path) -> list[float]:
+    """Read every second MiB of a file, and nothing else of it: in random order, or what is between would be too."""
+    with (data / "big.bin").open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # the kernel reads nothing ahead
+        places = list(range(0, BIG, 2 * MIB))
+        random.Random(7).shuffle(places)
+        for place in places:
+            size = min(MIB, BIG - place)
+            if len(os.pread(file.fileno(), size, place)) != size:
+                raise ValueError("the file ends too soon")
+    return []
+
+
 def together(data: Path) -> list[float]:
     """Read eight files at once."""
     with ThreadPoolExecutor(8) as pool:
@@ -255,6 +268,15 @@ JOBS = (
     Job("400 MB sequential", ("near", "far", "lan"), sequential("big.bin", BIG)),
     Job("400 MB again, page cache dropped", ("near",), sequential("big.bin", BIG), drop=True, after=True),
     Job("400 MB again, warm", ("near",), sequential("big.bin", BIG), after=True),
+    Job("every second MiB of 400 MB", ("near",), every_second),
+    Job(
+        "400 MB, every second MiB on disk",
+        ("near",),
+        sequential("big.bin", BIG),
+        remount=True,
+        drop=True,
+        after=True,
+    ),
     Job("8 files of 64 MB at once", ("near", "far", "lan"), together),
     Job("60 random 64 KiB of 1 GiB", ("near", "far", "ebi"), scattered("stack1.mrcs", 60, 64 * KIB)),
     Job("30 random 1 MiB of 1 GiB", ("near",), scattered("stack2.mrcs", 30, MIB)),

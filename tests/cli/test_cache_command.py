@@ -269,7 +269,7 @@ def test_verify_removes_rows_whose_files_are_gone(server: ScriptedServer) -> Non
 
 def test_verify_removes_files_that_nobody_knows_of(server: ScriptedServer) -> None:
     """Old ones: a young one may be a block that a mount is just storing."""
-    old, young = (cache() / "v1" / "blocks" / "ab" / "cd" / f"{digit * 28}.val" for digit in "01")
+    old, young = (cache() / "v1" / "blocks" / "ab" / f"{digit * 30}.val" for digit in "01")
     old.parent.mkdir(parents=True, exist_ok=True)
     for file in (old, young):
         file.write_bytes(b"left over")

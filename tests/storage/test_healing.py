@@ -425,23 +425,26 @@ def test_a_damaged_disk_is_logged_once(store: DiskStore, folder: Path, caplog: p
     assert len(warned(caplog)) == 1
 
 
-def test_folders_that_are_removed_meanwhile_are_created_again(
+def test_folders_that_are_created_meanwhile_are_used(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thread may remove an empty folder just as another is about to use it."""
+    """Another process may create a folder just as this one is about to; an emptied folder is used again."""
     make, made = os.mkdir, []
 
-    def tidied(path: str, mode: int) -> None:
+    def raced(path: str, mode: int) -> None:
         make(path, mode)
         made.append(path)
-        if len(made) < 3:
-            Path(path).rmdir()
+        make(path, mode)
 
-    monkeypatch.setattr(os, "mkdir", tidied)
-    put(store, Block(FILE, 256), noise(500))  # of the next chunk
-    assert get(store, Block(FILE, 256)) == noise(500)
-    assert len(made) >= 3
-    assert warned(caplog) == []
+    monkeypatch.setattr(os, "mkdir", raced)
+    for _ in range(2):
+        put(store, Block(FILE, 256), noise(500))  # of the next chunk
+        assert get(store, Block(FILE, 256)) == noise(500)
+        (file,) = [one for one in cache_files.chunks(Path(made[0])) if one]
+        os.truncate(file, 100)
+        assert get(store, Block(FILE, 256)) is None
+    assert len(made) == 1
+    assert len(warned(caplog)) == 1  # of the damage
 
 
 def test_a_block_that_another_process_stored_again_is_found(store: DiskStore, folder: Path) -> None:

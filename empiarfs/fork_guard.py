@@ -1,4 +1,4 @@
-"""Delays forks until no thread is inside SQLite: a child inherits no held locks and no open transactions."""
+"""Delays forks until no thread is inside a library that they would break: a child inherits no held locks of it."""
 
 import os
 import threading
