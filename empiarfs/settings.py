@@ -179,7 +179,7 @@ class Settings:
         False,
         yes_or_no,
         "Let other users read; needs user_allow_other in /etc/fuse.conf.",
-        "let other users read (cryoSPARC's account, batch jobs)",
+        "let other users read (cryoSPARC's account, batch jobs); keep [updatedb](running.md#running-empiarfs) out",
         takes="mount",
     )
     log_file: Path | None = _row(

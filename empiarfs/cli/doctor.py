@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from empiarfs.cli import machine, network, options
+from empiarfs.cli import fuse_checks, machine, network, options
 from empiarfs.cli.findings import State
 from empiarfs.cli.text import printable
 
@@ -20,7 +20,7 @@ def doctor(*, as_json: bool, **flags: Any) -> None:
     """
     chosen = options.load(flags)
     options.log_to(None, verbose=chosen.verbose)
-    found = [*machine.findings(chosen), *network.findings(chosen)]
+    found = [*fuse_checks.findings(chosen), *machine.findings(chosen), *network.findings(chosen)]
     healthy = all(one.state != "bad" for one in found)
     if as_json:
         rows = [{"state": one.state, "what": one.what, "advice": one.advice} for one in found]

@@ -1,4 +1,4 @@
-"""The checks of this machine: FUSE, folders, limits, proxies."""
+"""The checks of this machine: folders, limits, proxies."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import mount_table, requirements
+from empiarfs.mount import mount_table
 from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest, runtime_folder
 from empiarfs.settings import Settings
 from empiarfs.units import GIB, MIB
@@ -19,7 +19,6 @@ from empiarfs.urls import without_credentials
 
 FEWEST_FILES = 512  # a busy mount has a few for each of its threads
 LEAST_ADDRESS_SPACE = 4 * GIB  # some hundred threads, each with a stack of 8 MiB, and what they allocate
-FUSE_CONFIG = Path("/etc/fuse.conf")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # on these SQLite's locks are slow, or do not lock
 REMOTE = {
@@ -30,76 +29,12 @@ REMOTE = {
 
 def findings(chosen: Settings) -> Findings:
     """Run all checks that need no network."""
-    yield from device()
-    yield from helper()
-    yield from library()
-    yield from others(chosen)
     yield from cache_folder(chosen.cache_dir)
     yield from log_folder(chosen.log_file)
     yield from slots_folder()
     yield from open_files()
     yield from address_space()
     yield from proxies(chosen)
-
-
-def device() -> Findings:
-    """Check whether the FUSE device can be opened."""
-    missing = requirements.missing_device()
-    if missing is None:
-        yield Finding("ok", f"{requirements.DEVICE} can be opened")
-    else:
-        yield Finding("bad", missing.what, missing.advice)
-
-
-def helper() -> Findings:
-    """Check for the program with which ordinary users mount."""
-    found = requirements.fusermount()
-    missing = requirements.missing_fusermount()
-    if found:
-        yield Finding("ok", f"{found} mounts for ordinary users")
-    elif os.geteuid() == 0:
-        yield Finding("ok", f"{missing.what}, which root does not need")
-    else:
-        yield Finding("bad", missing.what, missing.advice)
-
-
-def library() -> Findings:
-    """Check that the binding that a mount would use, and its libfuse, can be loaded."""
-    missing = requirements.missing_binding()
-    if missing is not None:
-        yield Finding("bad", missing.what, missing.advice)
-        return
-    name = requirements.binding_name()
-    try:
-        from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse
-    except (OSError, ImportError) as error:
-        other = {
-            "mfusepy": "apt install libfuse3-3, or: export EMPIARFS_FUSE=fusepy",
-            "fusepy": "apt install libfuse2",
-        }
-        yield Finding("bad", f"{name} does not load: {error}", f"install libfuse: {other[name]}")
-    else:
-        yield Finding("ok", binding.library())
-
-
-def others(chosen: Settings) -> Findings:
-    """Check whether this user may use --allow-other."""
-    try:
-        lines = FUSE_CONFIG.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    if os.geteuid() == 0 or "user_allow_other" in {line.strip() for line in lines}:
-        yield Finding("ok", "you may use --allow-other")
-    elif chosen.allow_other:
-        yield Finding(
-            "bad",
-            "--allow-other is set, but you may not use it",
-            f"leave it out, or ask an administrator to add the line user_allow_other to {FUSE_CONFIG}",
-        )
-    else:
-        yield Finding(
-            "ok", f"other users cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
-        )
 
 
 def cache_folder(folder: Path) -> Findings:

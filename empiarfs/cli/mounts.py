@@ -108,9 +108,11 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 def umount(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount MOUNTPOINT; also one whose daemon died ("Transport endpoint is not connected")."""
     try:
-        mountpoints.unmount(mountpoint, lazy=lazy)
+        warning = mountpoints.unmount(mountpoint, lazy=lazy)
     except mountpoints.CannotMount as error:
         raise click.ClickException(printable(str(error))) from error
+    if warning:
+        click.echo(f"empiarfs: warning: {printable(warning)}", err=True)
 
 
 def _free(mountpoint: Path, base_url: str, *, alone: bool) -> str:

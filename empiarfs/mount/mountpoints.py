@@ -18,6 +18,7 @@ from empiarfs.private_dirs import ensure_private, runtime_folder
 ANSWER_SECONDS = 5.0
 MOST_LINKS = 40
 LOCK_SECONDS = 10.0
+END_SECONDS = 3.0  # in which a daemon ends whose mount is gone
 
 
 class CannotMount(Exception):
@@ -66,11 +67,8 @@ def lock(path: str) -> None:
     Raises:
         CannotMount: another process holds it.
     """
-    folder = runtime_folder()
-    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
     try:
-        ensure_private(folder)
-        lock = os.open(folder / f"mount-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_lock(path)
     except OSError:
         return  # nowhere to lock: rely on the table of mounts
     deadline = time.monotonic() + LOCK_SECONDS
@@ -87,6 +85,18 @@ def lock(path: str) -> None:
             return
 
 
+def _open_lock(path: str) -> int:
+    """Open the file whose lock belongs to the mount point `path`.
+
+    Raises:
+        OSError: there is no folder for it.
+    """
+    folder = runtime_folder()
+    ensure_private(folder)
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+    return os.open(folder / f"mount-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def _held(path: str, lock: int) -> str:
     """Return a message that names the process that holds the lock of `path`, whose file is open as `lock`."""
     files = _open_files()
@@ -95,12 +105,33 @@ def _held(path: str, lock: int) -> str:
     for process in keepers:
         if os.fspath(requirements.DEVICE) in files[process] and not is_ours(Path(path)):
             return (
-                f"the daemon of an earlier mount on {path}, process {process}, still serves programs "
-                f"(umount --lazy); end it: kill {process}"
+                f"process {process} still serves an earlier mount on {path}: programs use it (umount --lazy), or a "
+                f"container or sandbox has a copy of it (unshare --mount); end it: kill {process}"
             )
     if keepers:
         return f"process {keepers[0]} is mounting on {path}; wait for it, or end it: kill {keepers[0]}"
-    return f"another process is mounting on {path}; wait for it, or end it"
+    return (
+        f"a process that is not visible here, of another user or outside of this container, mounts on {path} or "
+        "serves a mount there; end it there, or choose another mount point"
+    )
+
+
+def left_behind(path: str) -> str:
+    """Return a message if the daemon of the mount that was on `path` goes on; empty once it has ended."""
+    try:
+        lock = _open_lock(path)
+    except OSError:
+        return ""
+    deadline = time.monotonic() + END_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return ""
+            time.sleep(0.05)
+        return _held(path, lock)
+    finally:
+        os.close(lock)
 
 
 def _open_files() -> dict[int, set[str]]:
@@ -193,8 +224,8 @@ def own(point: Path) -> str:
     return path
 
 
-def unmount(point: Path, *, lazy: bool) -> None:
-    """Unmount empiarfs from `point`, a dead mount too.
+def unmount(point: Path, *, lazy: bool) -> str:
+    """Unmount empiarfs from `point`, a dead mount too; return a warning if its daemon goes on, or nothing.
 
     Raises:
         CannotMount: empiarfs is not mounted there, the mount is another user's, or programs still use it.
@@ -203,7 +234,7 @@ def unmount(point: Path, *, lazy: bool) -> None:
     _check_owner(path)
     if lazy or is_dead(path):  # no program can use a dead one
         detach(path)
-        return
+        return ""
     trouble = _unmount(path, lazy=False)
     if trouble.rstrip(".").endswith("busy"):
         raise CannotMount(
@@ -212,6 +243,7 @@ def unmount(point: Path, *, lazy: bool) -> None:
         )
     if trouble:
         raise CannotMount(trouble)
+    return left_behind(path)
 
 
 def _check_owner(path: str) -> None:

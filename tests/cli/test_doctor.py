@@ -14,7 +14,7 @@ from support.commands import run
 from support.fakes import SOON, noise
 from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
-from empiarfs.cli import doctor, machine, network
+from empiarfs.cli import doctor, fuse_checks, machine, network
 from empiarfs.cli.findings import Finding, State
 from empiarfs.mount import mount_table, requirements
 from empiarfs.setting_sources import load
@@ -45,6 +45,12 @@ class Dated(Website):
 def website() -> Website:
     """A good site that says what time it is."""
     return Dated(FILES)
+
+
+@pytest.fixture(autouse=True)
+def no_updatedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without updatedb."""
+    monkeypatch.setattr(fuse_checks, "UPDATEDB_CONFIG", tmp_path / "updatedb.conf")
 
 
 @pytest.fixture(autouse=True)
@@ -341,7 +347,7 @@ def test_a_machine_without_fuse_is_bad(
 ) -> None:
     """A FUSE device that cannot be opened is bad, with the advice for the reason."""
     monkeypatch.setattr(os, "open", refusing(error))
-    (found,) = machine.device()
+    (found,) = fuse_checks.device()
     assert (found.state, advice in found.advice) == ("bad", True)
     assert run("doctor").exit_code == 1
 
@@ -350,15 +356,15 @@ def test_a_user_without_fusermount_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_p
     """A missing fusermount is bad for an ordinary user and no problem for root."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert states(list(machine.helper())) == ["ok"]
+    assert states(list(fuse_checks.helper())) == ["ok"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert states(list(machine.helper())) == ["bad"]
+    assert states(list(fuse_checks.helper())) == ["bad"]
 
 
 def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown FUSE binding is bad, and the advice names those that exist."""
     monkeypatch.setenv("EMPIARFS_FUSE", "pyfuse3")
-    (found,) = machine.library()
+    (found,) = fuse_checks.library()
     assert (found.state, found.advice) == ("bad", "use mfusepy or fusepy")
 
 
@@ -376,13 +382,13 @@ def test_others_may_read_where_the_administrator_says_so(
 ) -> None:
     """A missing `user_allow_other` is bad only with `--allow-other`; otherwise the line says what it needs."""
     (tmp_path / "fuse.conf").write_text(f"# a comment\n{line}\n")
-    monkeypatch.setattr(machine, "FUSE_CONFIG", tmp_path / "fuse.conf")
+    monkeypatch.setattr(fuse_checks, "FUSE_CONFIG", tmp_path / "fuse.conf")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    (found,) = machine.others(load({"allow_other": wanted}, {}))
+    (found,) = fuse_checks.others(load({"allow_other": wanted}, {}))
     assert found.state == state
     assert ("you may use" in found.what) == bool(open_to_us)
     if not open_to_us and state == "ok":
-        needs_it = f"--allow-other needs user_allow_other in {machine.FUSE_CONFIG}"
+        needs_it = f"--allow-other needs user_allow_other in {fuse_checks.FUSE_CONFIG}"
         assert found == Finding("ok", f"other users cannot read your mounts: {needs_it}")
 
 

@@ -9,7 +9,8 @@ def test_where_mounts_work_all_is_well(mount: Mounts, apache: Apache, binding: s
     account = mount.account(user, binding)
     done = account.empiarfs("doctor", f"--base-url={mount.base_url}", timeout=30)
     lines = done.stdout.decode().splitlines()
-    assert (done.returncode, lines[-1]) == (0, "all is well"), lines
+    problems = [line for line in lines if line.startswith(("bad", "warn")) and "updatedb" not in line]
+    assert (done.returncode, problems) == (0, [])
     assert done.stderr == b""
     assert any(binding in line and "libfuse" in line for line in lines)
     assert any("one connection transfers" in line for line in lines)

@@ -230,8 +230,8 @@ def test_a_daemon_that_outlives_a_lazy_umount_is_named(mount: Mounts, user: str)
     assert made.account.empiarfs("umount", "--lazy", made.path).returncode == 0
     again = mount.prepare(made.account, made.path)
     assert refusal(mount.command(again, "10100")) == (
-        f"Error: the daemon of an earlier mount on {made.path}, process {daemon}, still serves programs "
-        f"(umount --lazy); end it: kill {daemon}"
+        f"Error: process {daemon} still serves an earlier mount on {made.path}: programs use it (umount --lazy), "
+        f"or a container or sandbox has a copy of it (unshare --mount); end it: kill {daemon}"
     )
     assert made.run("sh", "-c", f"kill {daemon}").returncode == 0
     assert mount.command(again, "10100").returncode == 0

@@ -1,0 +1,105 @@
+"""The checks of FUSE: the device, the programs and libraries of a mount, and what the administrator has set."""
+
+import os
+import re
+from pathlib import Path
+
+from empiarfs.cli.findings import Finding, Findings
+from empiarfs.mount import mount_table, requirements
+from empiarfs.settings import Settings
+
+FUSE_CONFIG = Path("/etc/fuse.conf")
+UPDATEDB_CONFIG = Path("/etc/updatedb.conf")
+_PRUNED = re.compile(r'^\s*PRUNEFS\s*=\s*"(.*)"', re.MULTILINE)
+
+
+def findings(chosen: Settings) -> Findings:
+    """Run all checks of FUSE."""
+    yield from device()
+    yield from helper()
+    yield from library()
+    yield from others(chosen)
+    yield from updatedb(chosen)
+
+
+def device() -> Findings:
+    """Check whether the FUSE device can be opened."""
+    missing = requirements.missing_device()
+    if missing is None:
+        yield Finding("ok", f"{requirements.DEVICE} can be opened")
+    else:
+        yield Finding("bad", missing.what, missing.advice)
+
+
+def helper() -> Findings:
+    """Check for the program with which ordinary users mount."""
+    found = requirements.fusermount()
+    missing = requirements.missing_fusermount()
+    if found:
+        yield Finding("ok", f"{found} mounts for ordinary users")
+    elif os.geteuid() == 0:
+        yield Finding("ok", f"{missing.what}, which root does not need")
+    else:
+        yield Finding("bad", missing.what, missing.advice)
+
+
+def library() -> Findings:
+    """Check that the binding that a mount would use, and its libfuse, can be loaded."""
+    missing = requirements.missing_binding()
+    if missing is not None:
+        yield Finding("bad", missing.what, missing.advice)
+        return
+    name = requirements.binding_name()
+    try:
+        from empiarfs.mount import binding  # noqa: PLC0415 - loads libfuse
+    except (OSError, ImportError) as error:
+        other = {
+            "mfusepy": "apt install libfuse3-3, or: export EMPIARFS_FUSE=fusepy",
+            "fusepy": "apt install libfuse2",
+        }
+        yield Finding("bad", f"{name} does not load: {error}", f"install libfuse: {other[name]}")
+    else:
+        yield Finding("ok", binding.library())
+
+
+def others(chosen: Settings) -> Findings:
+    """Check whether this user may use --allow-other."""
+    try:
+        lines = FUSE_CONFIG.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if os.geteuid() == 0 or "user_allow_other" in {line.strip() for line in lines}:
+        yield Finding("ok", "you may use --allow-other")
+    elif chosen.allow_other:
+        yield Finding(
+            "bad",
+            "--allow-other is set, but you may not use it",
+            f"leave it out, or ask an administrator to add the line user_allow_other to {FUSE_CONFIG}",
+        )
+    else:
+        yield Finding(
+            "ok", f"other users cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
+        )
+
+
+def updatedb(chosen: Settings) -> Findings:
+    """Check that updatedb, which runs as root each night, does not search the mounts that it can read."""
+    try:
+        configuration = UPDATEDB_CONFIG.read_text(errors="replace")
+    except OSError:
+        return  # it is not installed
+    pruned = " ".join(_PRUNED.findall(configuration)).lower().split()
+    shared = [
+        one.point for one in mount_table.table() if one.kind == mount_table.KIND and "allow_other" in one.options
+    ]
+    if mount_table.KIND in pruned:
+        yield Finding("ok", f"updatedb does not search mounts of empiarfs ({UPDATEDB_CONFIG})")
+    elif os.geteuid() == 0 or chosen.allow_other or shared:
+        searched = shared[0] if shared else "a mount of root, or one with --allow-other,"
+        yield Finding(
+            "warn",
+            f"updatedb (locate) searches {searched} each night",
+            f"as root: sed -i 's/^ *PRUNEFS *= *\"/&{mount_table.KIND} /' {UPDATEDB_CONFIG}",
+        )
+    else:
+        yield Finding("ok", "updatedb (locate) cannot search your mounts")
