@@ -48,7 +48,7 @@ class Stream:
         holes: skipped bytes that a reordered read may still fill.
         expected: where it ends if it is as long as previous ones; 0 if that is not known.
         on_disk: one past the last byte that is known to come from disk.
-        window: how far to prefetch beyond `position`; 0 until the stream is trusted.
+        window: how far to prefetch beyond `position` because of what was read; 0 until the stream is trusted.
     """
 
     start: int
@@ -114,8 +114,10 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
         moved, others = _begun(reading.streams, read, lengths, length)
         earned = 0  # one read is no sequence
     streams = limits.files * (1 + sum(other.window > 0 and other.position < length for other in others))
-    window = min(max(earned, moved.expected - moved.position), limits.most // streams)
-    ahead = _requests(moved, others, window, length, limits, streams)
+    most = limits.most // streams
+    window = min(earned, most)
+    reach = max(window, min(moved.expected - moved.position, most))
+    ahead = _requests(moved, others, reach, length, limits, streams)
     moved = Stream(  # not `replace`, which takes five times as long: every read comes here
         moved.start,
         moved.position,
@@ -222,16 +224,16 @@ def _earned(stream: Stream, lengths: Sequence[int]) -> int:
 
 
 def _requests(
-    stream: Stream, others: Sequence[Stream], window: int, length: int, limits: Limits, streams: int
+    stream: Stream, others: Sequence[Stream], reach: int, length: int, limits: Limits, streams: int
 ) -> list[Span]:
-    """Return the requests that fill the window of `stream`, shorter ones towards the end of the file."""
+    """Return the requests that reach so far beyond `stream`, shorter ones towards the end of the file."""
     position = stream.position
     # another reader prefetches for itself
     ends = [other.start for other in others if other.window and other.start >= position]
     end = min([length, *ends])
-    stop = min(position + window, end)
-    fewest = MIN_REQUEST if window >= 2 * MIN_REQUEST else PIECE
-    share = max(window // max(2, REQUESTS_PER_WINDOW // streams), min(window // 4, USUAL_REQUEST), fewest)
+    stop = min(position + reach, end)
+    fewest = MIN_REQUEST if reach >= 2 * MIN_REQUEST else PIECE
+    share = max(reach // max(2, REQUESTS_PER_WINDOW // streams), min(reach // 4, USUAL_REQUEST), fewest)
     share = min(share, limits.longest, max(limits.most // MOST_REQUESTS, fewest))
     taper = max(1, TAPER // streams)
     requests = []
