@@ -14,7 +14,6 @@ from empiarfs.units import MIB
 
 MOST_FOLLOWED = 4096  # files whose access pattern is tracked
 STILL_SECONDS = 2.0  # after which a file that is not read any more does not share the memory
-LONGEST_BEYOND = MIB  # bytes that a demand request fetches beyond what is read
 LONGEST_HEAD = MIB  # bytes; a reader that has read more reads whole files
 
 
@@ -90,7 +89,9 @@ class Prefetcher:
             self._background(partial(self._prefetch, file, run, reading.streams[0].start), file)
         if not span.start:
             self._begin(file)
-        return self._reader.read(file, span, beyond=min(window // 4, LONGEST_BEYOND))
+        return self._reader.read(
+            file, span, beyond=min(window, longest, self._most_ahead // readahead.MOST_REQUESTS)
+        )
 
     def close(self, file: File) -> None:
         """Drop the queued prefetch of `file`, which is no longer open."""

@@ -23,10 +23,13 @@ MAX_FORWARD_SEEK = 512 * KIB  # how far before it
 TRUST_AT_START = 192 * KIB  # bytes from the start of a file that make a reader sequential; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB  # the longest reads after jumps that delay the trust in the next one
-CAUTIOUS = 8 * MIB  # credit up to which the window is half of it: `file` reads the first 7 MiB of every file
+CAUTIOUS_AT_START = 3 * MIB // 2  # credit up to which the window is half of it; `head -c 1M` is shorter
+CAUTIOUS_AFTER_JUMP = 6 * MIB  # the members of a tar, say, are shorter
+SURE = 8 * MIB  # credit up to which the window grows by a byte for each byte: `file` reads the first 7 MiB of files
 GROWTH = 4  # bytes of the window for each byte of credit beyond that: it fills a link of long latency
 MAX_STREAMS = 16
 REQUESTS_PER_WINDOW = 12  # one for each connection, and some that are complete or queued
+MOST_REQUESTS = 32  # that fill the largest window: longer ones would wait for room in the queue of writes
 PIECE = 128 * KIB  # the kernel's largest request; requests end at its multiples
 MIN_REQUEST = 256 * KIB  # the latency of a shorter request outweighs its gain, once there is a choice
 USUAL_REQUEST = MIB  # of a window of a few of them
@@ -45,7 +48,7 @@ class Stream:
         holes: skipped bytes that a reordered read may still fill.
         expected: where it ends if it is as long as previous ones; 0 if that is not known.
         on_disk: one past the last byte that is known to come from disk.
-        window: how far to prefetch beyond `position`; 0 until the stream is trusted.
+        window: how far to prefetch beyond `position` because of what was read; 0 until the stream is trusted.
     """
 
     start: int
@@ -104,15 +107,17 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
     if stream is not None:
         lengths = reading.lengths
         others = [other for other in reading.streams if other is not stream]
-        moved = _followed(stream, read, CAUTIOUS + limits.most // GROWTH)
-        earned = _earned(moved.credit, _trust(moved, lengths))
+        moved = _followed(stream, read, SURE + limits.most // GROWTH)
+        earned = _earned(moved, lengths)
     else:
         lengths = _lengths(reading)
         moved, others = _begun(reading.streams, read, lengths, length)
         earned = 0  # one read is no sequence
     streams = limits.files * (1 + sum(other.window > 0 and other.position < length for other in others))
-    window = min(max(earned, moved.expected - moved.position), limits.most // streams)
-    ahead = _requests(moved, others, window, length, limits, streams)
+    most = limits.most // streams
+    window = min(earned, most)
+    reach = max(window, min(moved.expected - moved.position, most))
+    ahead = _requests(moved, others, reach, length, limits, streams)
     moved = Stream(  # not `replace`, which takes five times as long: every read comes here
         moved.start,
         moved.position,
@@ -162,7 +167,7 @@ def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
     gap = max(0, read.start - stream.position)
     filled = min(max(0, min(read.stop, stream.position) - read.start), stream.holes)
     if read.stop <= stream.on_disk:  # what is read so fast says nothing about the need for what is not on disk
-        most_credit = max(stream.credit, CAUTIOUS)
+        most_credit = max(stream.credit, CAUTIOUS_AT_START)
     credit = min(stream.credit + fresh + 3 * filled - 2 * gap, most_credit)
     return Stream(
         stream.start,
@@ -202,32 +207,34 @@ def _begun(
     return Stream(read.start, read.stop, read.stop, read.size, 0, expected), others
 
 
-def _trust(stream: Stream, lengths: Sequence[int]) -> int:
-    """Return how many bytes make `stream` sequential; after a jump, more than recent jumps read."""
-    if not stream.start:
-        return TRUST_AT_START
-    return max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
+def _earned(stream: Stream, lengths: Sequence[int]) -> int:
+    """Return the window that `stream` has earned by what it has read.
 
-
-def _earned(credit: int, trust: int) -> int:
-    """Return the window of a stream with this credit."""
+    After a jump, a stream is trusted if it is longer than recent ones.
+    """
+    if stream.start:
+        trust = max((TRUST_AFTER_JUMP, *(length for length in lengths if length <= LARGEST_LEARNT)))
+        cautious = CAUTIOUS_AFTER_JUMP
+    else:
+        trust, cautious = TRUST_AT_START, CAUTIOUS_AT_START
+    credit = stream.credit
     if credit <= trust:
         return 0
-    return min(credit, CAUTIOUS) // 2 + GROWTH * max(0, credit - CAUTIOUS)
+    return min(credit, cautious) // 2 + max(0, min(credit, SURE) - cautious) + GROWTH * max(0, credit - SURE)
 
 
 def _requests(
-    stream: Stream, others: Sequence[Stream], window: int, length: int, limits: Limits, streams: int
+    stream: Stream, others: Sequence[Stream], reach: int, length: int, limits: Limits, streams: int
 ) -> list[Span]:
-    """Return the requests that fill the window of `stream`, shorter ones towards the end of the file."""
+    """Return the requests that reach so far beyond `stream`, shorter ones towards the end of the file."""
     position = stream.position
     # another reader prefetches for itself
     ends = [other.start for other in others if other.window and other.start >= position]
     end = min([length, *ends])
-    stop = min(position + window, end)
-    fewest = MIN_REQUEST if window >= 2 * MIN_REQUEST else PIECE
-    share = max(window // max(2, REQUESTS_PER_WINDOW // streams), min(window // 4, USUAL_REQUEST), fewest)
-    share = min(share, limits.longest)
+    stop = min(position + reach, end)
+    fewest = MIN_REQUEST if reach >= 2 * MIN_REQUEST else PIECE
+    share = max(reach // max(2, REQUESTS_PER_WINDOW // streams), min(reach // 4, USUAL_REQUEST), fewest)
+    share = min(share, limits.longest, max(limits.most // MOST_REQUESTS, fewest))
     taper = max(1, TAPER // streams)
     requests = []
     at = max(stream.ahead, position)

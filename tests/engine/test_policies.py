@@ -113,8 +113,8 @@ class Promise:
 
     * After a jump nothing but what is read, until the reader has gone on for `TRUST_AFTER_JUMP` (at the start of
       the file for `TRUST_AT_START`), together with what is left of a stream that has prefetched the place.
-    * From then on half of what was read, up to `CAUTIOUS`, and `GROWTH` more for each byte beyond, never more than
-      `most`.
+    * From then on half of what was read, up to `CAUTIOUS_AFTER_JUMP` (at the start `CAUTIOUS_AT_START`), a byte
+      more for each byte up to `SURE`, and `GROWTH` more for each byte beyond, never more than `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
     * After `MIN_JUMPS` equal jumps, half as many further pieces of the longer of the last two lengths.
 
@@ -158,8 +158,10 @@ class Promise:
         taken = self._read(stream)
         if taken < (readahead.TRUST_AFTER_JUMP if stream.start else readahead.TRUST_AT_START):
             return 0
-        more = readahead.GROWTH * max(0, taken - readahead.CAUTIOUS)
-        return min(MOST, min(taken, readahead.CAUTIOUS) // 2 + more)
+        cautious = readahead.CAUTIOUS_AFTER_JUMP if stream.start else readahead.CAUTIOUS_AT_START
+        half = min(taken, cautious) // 2
+        whole = max(0, min(taken, readahead.SURE) - cautious)
+        return min(MOST, half + whole + readahead.GROWTH * max(0, taken - readahead.SURE))
 
     def blocks(self) -> set[int]:
         """Return the blocks that contain the allowed bytes."""
