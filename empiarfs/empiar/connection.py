@@ -25,6 +25,7 @@ QUICK = 0.125  # seconds; after a piece that came faster the next one is read as
 CONNECT_SECONDS = 10.0
 LONGEST_REASON = 80  # characters of a reason phrase
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
+HTTP_1_1 = 11  # as http.client writes the version
 MIN_RATE = 1024  # bytes a second; a lower rate for the read timeout counts as silence
 TRICKLE = "the server sends too slowly"
 # the exceptions of the libraries for a connection that broke, is silent, or could not be opened
@@ -54,6 +55,10 @@ class Reply:
         reason = (response.reason or "")[:LONGEST_REASON]
         self.reason = reason if reason.isprintable() else ""
         self.headers: Mapping[str, str] = response.headers
+        persists = self.headers.get("Connection", "").lower() != "close"
+        self.is_persistent = (
+            response.raw.version == HTTP_1_1 and persists
+        )  # more requests may follow (RFC 9112, 9.3)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without decoding; if it arrives fast, in whole pieces.
@@ -121,6 +126,7 @@ class Connection:
         session.mount("http://", self._watched)
         session.mount("https://", self._watched)
         self.last_used = time.monotonic()
+        self.requests = 0  # so far
         self.deadline = float("inf")  # of the current read; a trickle never exceeds the socket's timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
@@ -130,6 +136,7 @@ class Connection:
             TransportError: no reply came.
         """
         self.deadline = time.monotonic() + 2 * silence + CONNECT_SECONDS
+        self.requests += 1
         try:
             response = self._session.request(
                 method,
@@ -154,7 +161,19 @@ class Connection:
         Raises:
             TransportError: it cannot connect.
         """
-        request = self._session.prepare_request(requests.Request("GET", url))
+        with self.raw(url):
+            pass
+
+    @contextmanager
+    def raw(self, url: str) -> Iterator[tuple[socket.socket, bytes]]:
+        """Connect to the server of `url` unless connected; yield the socket, and the header fields of a HEAD.
+
+        The block has read all replies to what it has sent, or it raises an error.
+
+        Raises:
+            TransportError: it cannot connect, or the block raises OSError.
+        """
+        request = self._session.prepare_request(requests.Request("HEAD", url))
         try:
             pool = self._watched.get_connection_with_tls_context(
                 request, self._session.verify, proxies=self._session.proxies
@@ -162,7 +181,9 @@ class Connection:
             connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no public way
             connection.timeout = CONNECT_SECONDS
             try:
-                connection.connect()
+                if connection.sock is None:
+                    connection.connect()
+                yield connection.sock, _fields(request)
             finally:
                 pool._put_conn(connection)  # noqa: SLF001 - see above
         except _TROUBLE as error:
@@ -266,6 +287,9 @@ class _Noted:
 class ConnectionFactory:
     """Creates connections to one server.
 
+    Attributes:
+        is_direct: whether there is no proxy on the way.
+
     Args:
         url: a URL of the server, with the login; selects the proxy.
         ca_bundle: the file of the authorities to trust; None for that of the environment or the default.
@@ -273,6 +297,7 @@ class ConnectionFactory:
 
     def __init__(self, url: str, ca_bundle: str | None = None) -> None:
         self._proxies = dict(requests.utils.get_environ_proxies(url))
+        self.is_direct = requests.utils.select_proxy(url, self._proxies) is None
         self._login = _Login(url)
         self._verify = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
@@ -292,6 +317,15 @@ class ConnectionFactory:
             }
         )
         return Connection(session, release)
+
+
+def _fields(request: requests.PreparedRequest) -> bytes:
+    """Return the header fields of `request`, as they follow a request line."""
+    fields = {"Host": urlsplit(request.url or "").netloc, **request.headers}
+    lines = [
+        f"{name}: {value if isinstance(value, str) else value.decode('latin-1')}" for name, value in fields.items()
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def transport_error(error: BaseException) -> TransportError:

@@ -52,6 +52,11 @@ class ConnectionPool:
         """The number of open connections, in use or idle."""
         return self._open
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether the connections are to the server itself, not to a proxy."""
+        return self._factory.is_direct
+
     @contextmanager
     def acquire(self) -> Iterator[Connection]:
         """Acquire a connection; after an error in the block it is closed, else returned to the pool.

@@ -2,11 +2,12 @@
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from typing import Protocol
 
-from empiarfs.empiar.connection import Reply
 from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable
 from empiarfs.model import File, Span
 from empiarfs.units import LARGEST
@@ -21,7 +22,26 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASC
 _LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 
-def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
+class Head(Protocol):
+    """The status and the header fields of a reply."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """The reason phrase."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields, by name."""
+        ...
+
+
+def check_status(reply: Head, path: str, *, is_part: bool) -> None:
     """Check that the reply has status 200, or 206 if a part was requested.
 
     Raises:
@@ -53,12 +73,12 @@ def length(text: str, path: str) -> int:
     return int(number)
 
 
-def _check_identity(reply: Reply, path: str) -> None:
+def _check_identity(reply: Head, path: str) -> None:
     if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Unavailable(path, "the server sends a compressed form that was not requested")
 
 
-def check_is_file(reply: Reply, path: str) -> None:
+def check_is_file(reply: Head, path: str) -> None:
     """Check that the reply is a file, and not a page that a proxy sends in its place.
 
     Raises:
@@ -70,7 +90,7 @@ def check_is_file(reply: Reply, path: str) -> None:
         raise Unavailable(path, "got an HTML page instead of the file (captive portal or proxy?)")
 
 
-def check_range(reply: Reply, file: File, span: Span) -> None:
+def check_range(reply: Head, file: File, span: Span) -> None:
     """Check that the reply is the requested span of the version that is read.
 
     Raises:
@@ -90,7 +110,7 @@ def check_range(reply: Reply, file: File, span: Span) -> None:
         raise Stale(file.path, "the file at the server was replaced")
 
 
-def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
+def first_part(reply: Head, path: str, size: int) -> tuple[File, Span]:
     """Return the file whose first `size` bytes are requested, and the span that the reply holds.
 
     Raises:
@@ -107,7 +127,7 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     return file, span
 
 
-def modified(reply: Reply) -> int | None:
+def modified(reply: Head) -> int | None:
     """Return the Last-Modified in seconds since 1970; None if it is missing or invalid."""
     return seconds(reply.headers.get("Last-Modified", ""))
 
@@ -123,7 +143,7 @@ def seconds(text: str) -> int | None:
         return None
 
 
-def retry_after(reply: Reply) -> float:
+def retry_after(reply: Head) -> float:
     """Return the seconds of Retry-After, which holds seconds or a date; 0 if there is none."""
     text = reply.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
