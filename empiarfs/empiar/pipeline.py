@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_HEAD = 64 * 1024  # bytes of the head of one reply; Apache's has 250
 RECEIVED_AT_ONCE = 64 * 1024
+GAP_SHARE = 0.25  # of the silence before the first reply, between two: no round trip is between them
 MOST_SILENCES = 4.0  # times the silence that ends a batch, for all of its replies
 MOST_FRUITLESS = 2  # connections in a row that have answered nothing of a batch
 MOST_FAILURES = 3  # batches in a row with at most one reply, after which the server is left alone
@@ -191,7 +192,7 @@ class PipelinedSizes:
                 buffer += piece
             if not number:
                 self._record(self._clock() - begun)
-                sock.settimeout(silence / 2)  # no round trip is between two replies
+                sock.settimeout(silence * GAP_SHARE)
             yield parsed(buffer[:end].decode("latin-1"))
             del buffer[: end + 4]
         if buffer:

@@ -39,7 +39,7 @@ def test_a_sequence_to_the_end_prefetches_every_file_once() -> None:
         ahead = walked.after(name)
         ready += ahead
         for path in ahead:
-            assert 0 < int(path[3:6]) - number <= sequence.MAX_WINDOW
+            assert 0 < int(path[3:6]) - number <= sequence.SINGLE.most
     assert ready == sorted(set(ready))
     assert set(ready) >= {f"1/{name}" for name in NAMES[4:]}
 
@@ -51,7 +51,7 @@ def test_only_following_files_are_prefetched(used: list[int]) -> None:
     for number in used:
         ahead = walked.after(NAMES[number])
         assert set(ahead) <= {f"1/{name}" for name in NAMES[number + 1 :]}
-        assert len(ahead) <= sequence.MAX_WINDOW
+        assert len(ahead) <= sequence.SINGLE.most
 
 
 def test_parallel_sequences_are_independent() -> None:
