@@ -241,12 +241,12 @@ def parsed(text: str) -> Head:
     first, *lines = text.split("\r\n")
     status = _STATUS.fullmatch(first)
     if status is None:
-        raise MixedUp(f"a reply begins with {first[:80]!r}")
+        raise MixedUp(f"a reply begins with {first[:40]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not _NAME.fullmatch(name):
-            raise MixedUp(f"the head of a reply contains {line[:80]!r}")
+            raise MixedUp(f"the head of a reply contains {line[:40]!r}")
         name, value = name.title(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value  # two lengths are no length
     return Head(int(status[1]), status[2] or "", headers)
