@@ -119,7 +119,7 @@ def test_a_file_that_a_batch_leaves_out_is_measured_alone(
     assert world.tree.stat(paths[5]) == world.origin.file(paths[5])
 
 
-@pytest.mark.parametrize("error", [Unavailable(DATA), Throttled(DATA), Closed(DATA)])
+@pytest.mark.parametrize("error", [Unavailable(DATA), Closed(DATA)])
 def test_the_files_before_an_error_are_stored(
     world: World, batches: FakeBatches, paths: list[str], error: ArchiveError
 ) -> None:
