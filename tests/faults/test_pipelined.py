@@ -82,6 +82,7 @@ def test_one_fault_in_a_batch_is_not_seen(
         assert rule.met
 
 
+@pytest.mark.slow  # waits on purpose
 @pytest.mark.parametrize("name", [name for name in ACTS if name not in FAULTS or not FAULTS[name].pause])
 def test_a_lasting_fault_of_one_file_concerns_no_other(
     name: str, impatient: Archive, server: FaultProxy, sizes: dict[str, int]
