@@ -90,6 +90,10 @@ class Tree:
         known = self._listings.known(directory)
         return list(known.nodes.values())  # atomic: another thread may add a name
 
+    def known(self, stub: Stub) -> Node:
+        """Return what is known in memory of a listed file, without a request."""
+        return self._listings.cached_node(stub.path) or stub
+
     def stat(self, path: str, head: int = 0) -> File | Directory:
         """Return what is at `path`; measure a file that was never measured, and cache its first `head` bytes.
 
