@@ -85,6 +85,9 @@ def test_the_connection_is_used_again_after_a_batch(batch: Pipelining) -> None:
     assert batch.server.connections == 1
 
 
+@pytest.mark.promise(
+    "Requests are sent together only to a server that has kept a connection open by HTTP/1.1, and through no proxy."
+)
 def test_nothing_is_pipelined_before_the_server_has_kept_a_connection() -> None:
     """Batches are usable once one reply by HTTP/1.1 has left its connection open."""
     with Pipelining(DISTINCT) as made:
@@ -125,7 +128,10 @@ MIXED_UP: dict[str, Act] = {
 }
 
 
-@pytest.mark.promise("Of such a batch every size must agree with the listing; else all of it is dropped")
+@pytest.mark.promise(
+    "Sizes whose requests were sent together over one connection are accepted only if each of them agrees with the "
+    "listing, in size and date; else all of them are dropped, and files are measured one by one from then on."
+)
 @pytest.mark.parametrize("act", MIXED_UP.values(), ids=MIXED_UP)
 def test_a_batch_with_one_wrong_reply_is_thrown_away(batch: Pipelining, act: Act) -> None:
     """No size of it is used, and the server is never again sent a batch."""

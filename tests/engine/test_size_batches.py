@@ -51,6 +51,11 @@ def run(world: World) -> None:
         world.ahead_tasks.pop(0)()
 
 
+@pytest.mark.promise(
+    "A program that looks files up in the order of their directory gets the next sizes ahead, of at most 2,000 "
+    "files: from one FTP list of the directory, else from requests that are sent together, 50 over one connection, "
+    "else from single ones."
+)
 def test_the_next_files_are_measured_in_a_batch(world: World, batches: FakeBatches, paths: list[str]) -> None:
     """After two files in order the next ones are measured together, and need no request of their own."""
     run(world)
@@ -171,6 +176,9 @@ def test_a_program_joins_a_batch(world: World, batches: FakeBatches, paths: list
     assert world.origin.measured == paths[:2]
 
 
+@pytest.mark.promise(
+    "A program does not wait for a batch of requests that is silent for unusually long: it sends one of its own."
+)
 def test_a_program_does_not_wait_for_a_silent_batch(world: World, batches: FakeBatches, paths: list[str]) -> None:
     """When a batch is silent for long, a program that needs one of its files sends a request of its own."""
     world.second = 0.01
