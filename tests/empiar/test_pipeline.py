@@ -169,6 +169,13 @@ def test_a_missing_reply_gives_no_wrong_size(alike: Pipelining, place: int) -> N
     assert set(found) <= set(alike.files())
 
 
+def test_a_reply_too_many_is_noticed(alike: Pipelining) -> None:
+    """A batch with more replies than requests is thrown away, even if all sizes are listed alike."""
+    alike.shelf.plan[path_of(COUNT - 1)] = pipelined.twice
+    assert measured(alike) == ([], True)
+    assert not alike.sizes.is_usable()
+
+
 LEFT_OUT: dict[str, Act] = {
     "missing": with_fields("404 Not Found"),
     "forbidden": with_fields("403 Forbidden"),
