@@ -14,7 +14,7 @@ from empiarfs.engine.reader import Reader
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, Stale
 from empiarfs.files import ArchiveFile
-from empiarfs.model import Directory, File, Node, Span
+from empiarfs.model import Directory, File, Node, Span, Stub
 from empiarfs.units import MIB
 
 LARGEST_READ = 4 * MIB  # a larger read is split, so that prefetch begins and all connections are used
@@ -83,6 +83,10 @@ class Archive:
         """
         self._check_process(directory)
         return self._tree.listdir(directory)
+
+    def known(self, stub: Stub) -> Node:
+        """Return the file of `stub`, which `listdir` has returned, if it was measured meanwhile; else `stub`."""
+        return self._tree.known(stub)
 
     def stat(self, path: str) -> File | Directory:
         """Return what is at `path`, a file with its exact size.

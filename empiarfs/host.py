@@ -13,6 +13,7 @@ from empiarfs.cancellation import wait_future
 from empiarfs.empiar.connection_pool import IDLE_SECONDS, ConnectionPool
 from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
+from empiarfs.empiar.pipeline import PipelinedSizes
 from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
@@ -43,6 +44,7 @@ class Host:
         origin: the files for demand reads: limited, hedged, retried.
         prefetch_origin: the files for prefetch, whose caller already holds a `prefetch_slot`.
         listing: the directories, limited and retried.
+        batched_sizes: the sizes of some files at once, for prefetch.
         prefetch_slot: holds a connection for prefetch.
         most_prefetches: the maximum number of connections for prefetch.
         served: the files without limit, hedge and retry.
@@ -80,6 +82,9 @@ class Host:
         self._hedged = Hedged(self.served, self._limiter, self._limiter.demand, self.submit)
         self.origin = Retrying(self._hedged, self._retry_policy)
         self.prefetch_origin = Hedged(self.served, self._limiter, lambda _: nullcontext(), self.submit)
+        self.batched_sizes: PipelinedSizes | None = PipelinedSizes(
+            self.client, self._pool, silence=self.latency.hedge_delay, record=self.latency.record
+        )
         self.listing = LimitedListing(HtmlListing(self.client), self._limiter.demand, self._retry_policy)
         self.prefetch_slot = self._limiter.prefetch
         self.submit(self._watch)
@@ -184,6 +189,7 @@ class OfflineHost:
     def __init__(self, index: Index) -> None:
         self.origin = self.prefetch_origin = OfflineOrigin(index)
         self.listing = OfflineListing()
+        self.batched_sizes = None
         self.latency = LatencyEstimator(LONGEST_REQUEST)
         self.prefetch_slot = nullcontext
         self._threads = ThreadPool("offline")

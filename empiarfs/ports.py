@@ -102,6 +102,25 @@ class Sizes(Protocol):
         ...
 
 
+class BatchedSizes(Protocol):
+    """Measures some files of a directory at once, a batch, over one connection."""
+
+    def is_usable(self) -> bool:
+        """Return whether a batch is faster than single requests, and safe, as far as is known."""
+        ...
+
+    def measure_batch(self, directory: str, stubs: Sequence[Stub]) -> Iterator[Sequence[File]]:
+        """Yield the files among `stubs`, all in `directory`, whose exact size is now known, in parts as they come.
+
+        Of a file that is left out nothing is known: it is to be measured by itself. A part that is empty says that
+        the rest takes longer.
+
+        Raises:
+            Unavailable: the rest is not available, or not now.
+        """
+        ...
+
+
 class BlockStore(Protocol):
     """Stores blocks between runs; a store that cannot be used holds nothing, and raises only Cancelled."""
 

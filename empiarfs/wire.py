@@ -124,6 +124,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         host.origin,
         host.prefetch_origin,
         None if settings.offline else ftp_of(settings),
+        host.batched_sizes,
         single_flight=SingleFlight(host.latency.hedge_delay, host.submit),
         sizes_background=sizing,
         agrees=agrees,

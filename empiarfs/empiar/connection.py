@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ QUICK = 0.125  # seconds; after a piece that came faster the next one is read as
 CONNECT_SECONDS = 10.0
 LONGEST_REASON = 80  # characters of a reason phrase
 SHORT_REST = 10_000  # bytes; reading the text of a 404 is cheaper than a new connection
+HTTP_1_1 = 11  # as http.client writes the version
 MIN_RATE = 1024  # bytes a second; a lower rate for the read timeout counts as silence
 TRICKLE = "the server sends too slowly"
 # the exceptions of the libraries for a connection that broke, is silent, or could not be opened
@@ -51,6 +53,10 @@ class Reply:
         reason = (response.reason or "")[:LONGEST_REASON]
         self.reason = reason if reason.isprintable() else ""
         self.headers: Mapping[str, str] = response.headers
+        persists = self.headers.get("Connection", "").lower() != "close"
+        self.is_persistent = (
+            response.raw.version == HTTP_1_1 and persists
+        )  # more requests may follow (RFC 9112, 9.3)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without decoding; if it arrives fast, in whole pieces.
@@ -118,6 +124,7 @@ class Connection:
         self._release = release
         self._watched = _Watched()
         self.last_used = time.monotonic()
+        self.requests = 0  # so far
         self.deadline = float("inf")  # of the current read; a trickle never exceeds the socket's timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
@@ -128,6 +135,7 @@ class Connection:
         """
         self.deadline = time.monotonic() + 2 * silence + CONNECT_SECONDS
         server = self._server
+        self.requests += 1
         try:
             # not by a session, which would look for cookies and redirects: it takes longer than all of this
             response = self._watched.send(
@@ -152,7 +160,19 @@ class Connection:
         Raises:
             TransportError: it cannot connect.
         """
-        request = requests.Request("GET", url).prepare()
+        with self.raw(url):
+            pass
+
+    @contextmanager
+    def raw(self, url: str) -> Iterator[tuple[socket.socket, bytes]]:
+        """Connect to the server of `url` unless connected; yield the socket, and the header fields of a HEAD.
+
+        The block has read all replies to what it has sent, or it raises an error.
+
+        Raises:
+            TransportError: it cannot connect, or the block raises OSError.
+        """
+        request = requests.Request("HEAD", url, headers=self._server.headers, auth=self._server.login).prepare()
         try:
             pool = self._watched.get_connection_with_tls_context(
                 request, self._server.verify, proxies=self._server.proxies
@@ -160,7 +180,9 @@ class Connection:
             connection = pool._get_conn(timeout=CONNECT_SECONDS)  # noqa: SLF001 - there is no public way
             connection.timeout = CONNECT_SECONDS
             try:
-                connection.connect()
+                if connection.sock is None:
+                    connection.connect()
+                yield connection.sock, _fields(request)
             finally:
                 pool._put_conn(connection)  # noqa: SLF001 - see above
         except _TROUBLE as error:
@@ -253,6 +275,9 @@ class _Noted:
 class ConnectionFactory:
     """Creates connections to one server.
 
+    Attributes:
+        is_direct: whether there is no proxy on the way.
+
     Args:
         url: a URL of the server, with the login; selects the proxy.
         ca_bundle: the file of the authorities to trust; None for that of the environment or the default.
@@ -260,6 +285,7 @@ class ConnectionFactory:
 
     def __init__(self, url: str, ca_bundle: str | None = None) -> None:
         self.proxies = dict(requests.utils.get_environ_proxies(url))
+        self.is_direct = requests.utils.select_proxy(url, self.proxies) is None
         self.login = _Login(url)
         environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         self.verify = ca_bundle or environment or True
@@ -273,6 +299,15 @@ class ConnectionFactory:
     def create(self, release: Callable[[], None]) -> Connection:
         """Return a connection that is not connected yet, and calls `release` when it is closed."""
         return Connection(self, release)
+
+
+def _fields(request: requests.PreparedRequest) -> bytes:
+    """Return the header fields of `request`, as they follow a request line."""
+    fields = {"Host": urlsplit(request.url or "").netloc, **request.headers}
+    lines = [
+        f"{name}: {value if isinstance(value, str) else value.decode('latin-1')}" for name, value in fields.items()
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def transport_error(error: BaseException) -> TransportError:

@@ -6,7 +6,8 @@ until it is closed.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from empiarfs.empiar.connection import Connection, ConnectionFactory
 from empiarfs.empiar.transport_errors import Kind, TransportError
@@ -51,6 +52,11 @@ class ConnectionPool:
         """The number of open connections, in use or idle."""
         return self._open
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether the connections are to the server itself, not to a proxy."""
+        return self._factory.is_direct
+
     def acquire(self) -> Connection:
         """Return a connection, which the caller releases.
 
@@ -76,6 +82,21 @@ class ConnectionPool:
         self._close(connection)
         if connection.was_aborted and not self._closed:
             self._submit(self._replace)
+
+    @contextmanager
+    def held(self) -> Iterator[Connection]:
+        """Hold a connection; after an error in the block it is closed.
+
+        Raises:
+            TransportError: no connection is available.
+        """
+        connection = self.acquire()
+        is_reusable = False
+        try:
+            yield connection
+            is_reusable = True
+        finally:
+            self.release(connection, is_reusable=is_reusable)
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they are returned."""

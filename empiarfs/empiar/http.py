@@ -59,6 +59,7 @@ class HttpClient:
         self._pool = pool
         self._latency = latency
         self.requests = self.stalls = 0
+        self.is_persistent = False  # whether the server has kept a connection open, by HTTP/1.1
 
     def __repr__(self) -> str:
         return f"<HttpClient {self._base_url} requests={self.requests} {self._latency!r} {self._pool!r}>"
@@ -169,6 +170,7 @@ class HttpClient:
             wrong = {Kind.REFUSED: Throttled, Kind.UNTRUSTED: CertificateError}.get(error.kind, Unavailable)
             raise wrong(path, str(error)) from error
         self._latency.record(time.monotonic() - begun, kind)
+        self.is_persistent = self.is_persistent or reply.is_persistent
         return reply
 
     def _redirected(self, url: str, location: str, path: str) -> str:

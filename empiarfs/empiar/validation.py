@@ -2,12 +2,13 @@
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Protocol
 
-from empiarfs.empiar.connection import Reply
 from empiarfs.errors import Forbidden, NotFound, Stale, Throttled, Unavailable, WrongRange
 from empiarfs.model import File, Span
 from empiarfs.units import LARGEST
@@ -24,7 +25,26 @@ _ETAG = re.compile(r'"([0-9a-f]{1,16})-([0-9a-f]{1,13})"', re.ASCII)  # 13 digit
 _LENGTH = re.compile(r"\d{1,19}", re.ASCII)
 
 
-def check_status(reply: Reply, path: str, *, is_part: bool) -> None:
+class Head(Protocol):
+    """The status and the header fields of a reply."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """The reason phrase."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields, by name."""
+        ...
+
+
+def check_status(reply: Head, path: str, *, is_part: bool) -> None:
     """Check that the reply has status 200, or 206 if a part was requested.
 
     Raises:
@@ -57,12 +77,12 @@ def length(text: str, path: str) -> int:
     return int(number)
 
 
-def _check_identity(reply: Reply, path: str) -> None:
+def _check_identity(reply: Head, path: str) -> None:
     if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Unavailable(path, "the server sends a compressed form that was not requested")
 
 
-def check_is_file(reply: Reply, path: str) -> None:
+def check_is_file(reply: Head, path: str) -> None:
     """Check that the reply is a file, and not a page that a proxy sends in its place.
 
     Raises:
@@ -74,7 +94,7 @@ def check_is_file(reply: Reply, path: str) -> None:
         raise Unavailable(path, "got an HTML page instead of the file (captive portal or proxy?)")
 
 
-def check_range(reply: Reply, file: File, span: Span) -> int | None:
+def check_range(reply: Head, file: File, span: Span) -> int | None:
     """Check that the reply is the requested span of the version that is read; return its date, if it has one.
 
     Raises:
@@ -96,7 +116,7 @@ def check_range(reply: Reply, file: File, span: Span) -> int | None:
     return date
 
 
-def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
+def first_part(reply: Head, path: str, size: int) -> tuple[File, Span]:
     """Return the file whose first `size` bytes are requested, and the span that the reply holds.
 
     Raises:
@@ -115,12 +135,12 @@ def first_part(reply: Reply, path: str, size: int) -> tuple[File, Span]:
     return file, span
 
 
-def _other_part(reply: Reply, span: Span) -> str:
+def _other_part(reply: Head, span: Span) -> str:
     got = reply.headers.get("Content-Range", "none")[:LONGEST_CONTENT_RANGE]
     return f"expected bytes {span.start}-{span.stop - 1}, got {got!r}: a cache between here and the server?"
 
 
-def modified(reply: Reply, size: int) -> int | None:
+def modified(reply: Head, size: int) -> int | None:
     """Return the date of a file of `size` bytes, in seconds since 1970; None if the reply does not tell it.
 
     It is the Last-Modified, else that in an ETag of Apache, the size and the microseconds since 1970 in hexadecimal
@@ -145,7 +165,7 @@ def seconds(text: str) -> int | None:
         return None
 
 
-def retry_after(reply: Reply) -> float:
+def retry_after(reply: Head) -> float:
     """Return the seconds of Retry-After, which holds seconds or a date; 0 if there is none."""
     text = reply.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():

@@ -1,7 +1,7 @@
 """Detects programs that use the files of a directory in order, and predicts the next files.
 
 Several such sequences run at once (threads, MPI ranks), each at its own position. The second file in order opens
-the window of a sequence, each further one makes it four times as large, and a file out of order begins another one.
+the window of a sequence, each further one makes it larger, and a file out of order begins another one.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,20 @@ from empiarfs.model import Directory
 from empiarfs.ports import Known
 
 MAX_STEP = 2  # the most positions to the next file: some programs skip one
-FIRST_WINDOW = 4
-MAX_WINDOW = 64
 MAX_SEQUENCES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How many files beyond the newest one to prefetch: at first, how many times more each time, and at most."""
+
+    first: int
+    growth: int
+    most: int
+
+
+SINGLE = Windows(4, 4, 64)  # a request for each file
+BATCHED = Windows(50, 8, 2000)  # a round trip for many files; enough for all connections while they are used
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +44,7 @@ class FileSequence:
 FileSequences = tuple[FileSequence, ...]  # the most recently used first
 
 
-def advance(sequences: FileSequences, position: int) -> tuple[FileSequences, range]:
+def advance(sequences: FileSequences, position: int, windows: Windows = SINGLE) -> tuple[FileSequences, range]:
     """Return the sequences after a use of the file at `position`, and the positions to prefetch now."""
     for sequence in sequences:
         if not sequence.position <= position <= sequence.position + MAX_STEP:
@@ -41,7 +52,7 @@ def advance(sequences: FileSequences, position: int) -> tuple[FileSequences, ran
         others = tuple(other for other in sequences if other is not sequence)
         if position == sequence.position:
             return (sequence, *others), range(0)
-        reach = min(max(FIRST_WINDOW, 4 * sequence.window), MAX_WINDOW)
+        reach = min(max(windows.first, windows.growth * sequence.window), windows.most)
         begin = max(sequence.prefetched_to, position + 1)
         end = position + 1 + reach
         if begin > position + 1 + reach // 2:  # enough is in flight
@@ -64,14 +75,14 @@ class SequenceDetector:
                 self.places[name] = len(kind)
                 kind.append(node.path)
 
-    def after(self, name: str) -> list[str]:
+    def after(self, name: str, windows: Windows = SINGLE) -> list[str]:
         """Record that the file `name` is used; return the paths to prefetch."""
         suffix = suffix_of(name)
         place = self.places.get(name)
         if place is None:
             return []
         # two threads may overwrite each other's update: it costs a prefetch request at most
-        self._sequences[suffix], places = advance(self._sequences.get(suffix, ()), place)
+        self._sequences[suffix], places = advance(self._sequences.get(suffix, ()), place, windows)
         return self._kinds[suffix][places.start : places.stop]
 
 

@@ -10,10 +10,11 @@ from empiarfs.engine.bulk_sizes import BulkSizes
 from empiarfs.engine.hedge import Hedgeable
 from empiarfs.engine.listings import MOST_ENTRIES, Listings
 from empiarfs.engine.single_flight import SingleFlight
+from empiarfs.engine.size_batches import SizeBatches
 from empiarfs.errors import ArchiveError, IsADirectory, NotFound, Throttled, Unavailable
 from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Stub, base_name, is_entry_number, parent_path
-from empiarfs.ports import Known, Origin, Sizes
+from empiarfs.ports import BatchedSizes, Known, Origin, Sizes
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Tree:
         origin: measures files that a program waits for.
         ahead: measures files that no program waits for yet.
         sizes: returns the sizes of a whole directory at once; None if there is no such source.
+        batched: returns the sizes of some files at once; None if there is no such source.
         single_flight: the paths that are being measured.
         sizes_background: runs a task that requests sizes, soon.
         agrees: returns whether a listing may show the size of a measured file as it does.
@@ -45,6 +47,7 @@ class Tree:
         origin: Origin,
         ahead: Origin,
         sizes: Sizes | None,
+        batched: BatchedSizes | None = None,
         *,
         single_flight: SingleFlight[str, File | Directory],
         sizes_background: Callable[[Callable[[], object]], None] = lambda _: None,
@@ -69,6 +72,11 @@ class Tree:
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
         self._bulk: LruCache[str, BulkSizes] = LruCache(MOST_BULKS, lambda _: 1)
+        self._batches = (
+            None
+            if batched is None
+            else SizeBatches(batched, listings, single_flight, background, prefetch_slot, self.measure_ahead)
+        )
 
     def listdir(self, directory: str) -> list[Node]:
         """Return the children of `directory` from memory, the index or the server, without measuring files.
@@ -81,6 +89,10 @@ class Tree:
         self._check_entry(directory)
         known = self._listings.known(directory)
         return list(known.nodes.values())  # atomic: another thread may add a name
+
+    def known(self, stub: Stub) -> Node:
+        """Return what is known in memory of a listed file, without a request."""
+        return self._listings.cached_node(stub.path) or stub
 
     def stat(self, path: str, head: int = 0) -> File | Directory:
         """Return what is at `path`; measure a file that was never measured, and cache its first `head` bytes.
@@ -96,8 +108,7 @@ class Tree:
         self._check_entry(path)
         bulk = self._bulk.get(parent_path(path))
         if bulk is None or not bulk.is_awaited():  # else the bulk request is faster
-            for sibling in self.next_after(path, use="stat"):
-                self._background(partial(self.measure_ahead, sibling, head))
+            self._measure_siblings(path, head)
         match self._listings.node(path):
             case Stub():
                 return self._first_look(path, head)
@@ -118,12 +129,13 @@ class Tree:
         if self._listings.node(entry) is None:
             self._single_flight.call(entry, lambda request: self._ask(entry, request))
 
-    def next_after(self, path: str, *, use: str) -> list[str]:
+    def next_after(self, path: str, *, use: str, windows: sequence.Windows = sequence.SINGLE) -> list[str]:
         """Record that `path` is used; return the siblings that a sequential user needs next.
 
         Args:
             path: a file.
             use: the kind of use; each is tracked separately.
+            windows: how many siblings.
         """
         directory = parent_path(path)
         known = self._listings.cached(directory)
@@ -137,7 +149,7 @@ class Tree:
         if detector is None or detector.scanned != known.scanned:
             detector = sequence.SequenceDetector(known)
             self._orders.put(key, detector)
-        return detector.after(base_name(path))
+        return detector.after(base_name(path), windows)
 
     def measure_ahead(self, path: str, head: int = 0) -> Node | None:
         """Measure `path` ahead of use, and cache its first `head` bytes; return None if that fails.
@@ -179,6 +191,14 @@ class Tree:
             return [Directory(entry) for entry in self._only]
         listed = self._listings.known("").nodes.values()
         return [node for node in list(listed) if isinstance(node, Directory) and is_entry_number(node.path)]
+
+    def _measure_siblings(self, path: str, head: int) -> None:
+        """Measure the files that a program needs next if it needs `path` now: in batches, or with their heads."""
+        if self._batches is not None and not head and self._batches.is_usable():
+            self._batches.start(self.next_after(path, use="stat", windows=sequence.BATCHED))
+            return
+        for sibling in self.next_after(path, use="stat"):
+            self._background(partial(self.measure_ahead, sibling, head))
 
     def _first_look(self, path: str, head: int) -> File | Directory:
         """Measure a file, and begin to measure its siblings in bulk."""

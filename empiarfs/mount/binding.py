@@ -86,7 +86,8 @@ class _Fuse(fuse.FUSE):  # type: ignore[misc] # the bindings ship no types
             shown.st_mode, shown.st_ino = stat.S_IFDIR, view.inode(directory)
             if offset < number and fill(dots, reference, number, 0):
                 return
-        for number, node in operations.readdir(None, handle, offset):
+        for number, listed in operations.readdir(None, handle, offset):
+            node = operations.known(listed) if plus else listed
             name = base_name(node.path).encode("utf-8", "surrogateescape")
             if plus and not isinstance(node, Stub):
                 measured = operations.to_announce(node)

@@ -12,7 +12,7 @@ from empiarfs.archive import Archive
 from empiarfs.cancellation import cancel_scope
 from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Offline, Unavailable
 from empiarfs.lru import LruCache
-from empiarfs.model import Directory, File, Node, base_name, parent_path
+from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.mount import status, view
 from empiarfs.mount.caller_signals import is_dead
 from empiarfs.mount.names import NameWaits, WaitedInVain
@@ -169,6 +169,10 @@ class Operations:
         assert isinstance(entries, list)  # noqa: S101 - the kernel lists only what it opened
         # the kernel takes some tens of names at a time: counting from the first one each time would be quadratic
         return ((place + 3, entries[place]) for place in range(max(0, offset - 2), len(entries)))
+
+    def known(self, listed: Node) -> Node:
+        """Return what is known by now of a node that was listed, without a request."""
+        return self._archive.known(listed) if isinstance(listed, Stub) else listed
 
     def to_announce(self, node: Measured) -> Measured:
         """Return the node to announce to the kernel: of a file the version that is open, or else the newest."""

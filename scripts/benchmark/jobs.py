@@ -85,6 +85,11 @@ def listed_long(data: Path) -> list[float]:
     return []
 
 
+def listed_both(data: Path) -> list[float]:
+    """List the names of many files, and then their sizes."""
+    return listed(data) + listed_long(data)
+
+
 def sequential(name: str, size: int) -> Callable[[Path], list[float]]:
     """Return a job that reads a file from its start to its end."""
 
@@ -263,7 +268,7 @@ def frames(data: Path) -> list[float]:
 JOBS = (
     Job("`ls` of 3,000 files", ("near", "ebi"), listed),
     Job("`ls -l` of them, FTP answers", ("near",), listed_long),
-    Job("`ls -l` of them, no FTP", ("near",), listed_long, no_ftp=True),
+    Job("`ls`, then `ls -l` of 3,000 files, no FTP", ("near", "far", "lan", "ebi"), listed_both, no_ftp=True),
     Job("`ls -l` again after a remount", ("near",), listed_long, remount=True, after=True),
     Job("400 MB sequential", ("near", "far", "lan"), sequential("big.bin", BIG)),
     Job("400 MB again, page cache dropped", ("near",), sequential("big.bin", BIG), drop=True, after=True),

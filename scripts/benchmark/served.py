@@ -39,6 +39,7 @@ LINES = {
     "lan": Line(),
 }
 DATA = "99101/data"
+EXTRA = "MaxKeepAliveRequests 100"  # as Apache comes
 LOOK_SECONDS = 0.02  # between two looks at the connections of a server that stands behind no relay
 ESTABLISHED = "01"
 
@@ -93,7 +94,7 @@ def served(folder: Path) -> Iterator[Served]:
     """Make the tree in `folder`, and serve it."""
     _make(folder)
     with ExitStack() as stack:
-        apache = stack.enter_context(closing(Apache(folder)))
+        apache = stack.enter_context(closing(Apache(folder, extra=EXTRA)))
         yield Served(apache, stack.enter_context(closing(FtpServer(folder))).port)
 
 

@@ -1,8 +1,7 @@
 """The connections to one server: each is acquired, released or closed, and its slot with it."""
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -40,37 +39,25 @@ def pool(slots: Slots) -> ConnectionPool:
     return ConnectionPool("http://127.0.0.1:9", slots, None, in_threads)
 
 
-@contextmanager
-def held(pool: ConnectionPool) -> Iterator[Connection]:
-    """Hold a connection, which can be used again unless the block raises."""
-    connection = pool.acquire()
-    is_reusable = False
-    try:
-        yield connection
-        is_reusable = True
-    finally:
-        pool.release(connection, is_reusable=is_reusable)
-
-
 def used(pool: ConnectionPool) -> Connection:
     """Acquire a connection and release it."""
-    with held(pool) as connection:
+    with pool.held() as connection:
         return connection
 
 
 def test_the_connection_used_last_is_acquired_first(pool: ConnectionPool) -> None:
     """The connection used last is acquired first, and another one only while that is in use."""
-    with held(pool) as first:
+    with pool.held() as first:
         second = used(pool)
         assert second is not first
     assert used(pool) is first
-    with held(pool) as again, held(pool) as other:
+    with pool.held() as again, pool.held() as other:
         assert (again, other) == (first, second)
 
 
 def test_a_connection_released_after_close_is_closed(pool: ConnectionPool, slots: Slots) -> None:
     """A connection that is released after the pool was closed is closed, and its slot is free."""
-    with held(pool):
+    with pool.held():
         pool.close()
         assert slots.held == 1
     assert (slots.held, pool.open) == (0, 0)
@@ -87,21 +74,21 @@ def test_a_closed_pool_gives_no_connection(pool: ConnectionPool, slots: Slots) -
 
 def test_an_aborted_connection_is_not_reused(pool: ConnectionPool) -> None:
     """A connection that was aborted as its reader finished is not acquired again."""
-    with held(pool) as connection:
+    with pool.held() as connection:
         connection.abort()
     assert used(pool) is not connection
 
 
 def test_a_connection_is_closed_after_an_error(pool: ConnectionPool, slots: Slots) -> None:
     """A connection during whose use an exception was raised is closed."""
-    with pytest.raises(KeyError), held(pool):
+    with pytest.raises(KeyError), pool.held():
         raise KeyError
     assert (slots.held, pool.open) == (0, 0)
 
 
 def test_only_connections_idle_for_long_are_closed(pool: ConnectionPool, slots: Slots) -> None:
     """`close_idle` closes the connections that were idle for long, wherever they stand in the pool."""
-    with held(pool) as old, held(pool) as new:
+    with pool.held() as old, pool.held() as new:
         pass
     pool._idle.reverse()
     old.last_used -= 100
@@ -129,7 +116,7 @@ def test_errors_are_classified(error: Exception, fate: Kind) -> None:
 
 def test_words_in_a_name_do_not_classify_an_error(pool: ConnectionPool) -> None:
     """A file name with the words of an error does not change the kind of an error."""
-    with held(pool) as connection, pytest.raises(TransportError) as caught:
+    with pool.held() as connection, pytest.raises(TransportError) as caught:
         connection.send("GET", "http://127.0.0.1:9/10028/Timeout%20CERTIFICATE.mrc", {}, 2.0)
     assert caught.value.kind is Kind.REFUSED
 

@@ -1,5 +1,6 @@
 """File sequences are detected, and the next files are prefetched: earned, bounded, in order, never twice."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import directory, stub
@@ -31,17 +32,19 @@ def test_the_second_file_in_order_begins_a_sequence() -> None:
     assert ahead == [f"1/m{number:03}.mrc" for number in range(7, 7 + len(ahead))]
 
 
-def test_a_sequence_to_the_end_prefetches_every_file_once() -> None:
+@pytest.mark.parametrize("windows", [sequence.SINGLE, sequence.BATCHED])
+def test_a_sequence_to_the_end_prefetches_every_file_once(windows: sequence.Windows) -> None:
     """Each remaining file is prefetched once, none beyond the end, and never further ahead than the limit."""
-    walked = order()
+    names = [f"m{number:04}.mrc" for number in range(3 * windows.most)]
+    walked = order(names)
     ready: list[str] = []
-    for number, name in enumerate(NAMES):
-        ahead = walked.after(name)
+    for number, name in enumerate(names):
+        ahead = walked.after(name, windows)
         ready += ahead
         for path in ahead:
-            assert 0 < int(path[3:6]) - number <= sequence.MAX_WINDOW
+            assert 0 < int(path[3:7]) - number <= windows.most
     assert ready == sorted(set(ready))
-    assert set(ready) >= {f"1/{name}" for name in NAMES[4:]}
+    assert set(ready) >= {f"1/{name}" for name in names[4:]}
 
 
 @given(st.lists(st.integers(0, 299), max_size=60))
@@ -51,7 +54,7 @@ def test_only_following_files_are_prefetched(used: list[int]) -> None:
     for number in used:
         ahead = walked.after(NAMES[number])
         assert set(ahead) <= {f"1/{name}" for name in NAMES[number + 1 :]}
-        assert len(ahead) <= sequence.MAX_WINDOW
+        assert len(ahead) <= sequence.SINGLE.most
 
 
 def test_parallel_sequences_are_independent() -> None:

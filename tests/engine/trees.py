@@ -7,6 +7,7 @@ from pathlib import Path
 
 from support.fakes import (
     SOON,
+    Barrier,
     FakeClock,
     FakeListing,
     FakeOrigin,
@@ -22,7 +23,7 @@ from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.listings import Listings
 from empiarfs.engine.tree import Tree
 from empiarfs.errors import ArchiveError
-from empiarfs.model import File, Stub, base_name
+from empiarfs.model import File, Stub, base_name, parent_path
 from empiarfs.storage.index import SqliteIndex
 
 FRESH = 86_400.0
@@ -50,6 +51,34 @@ class FakeSizes:
         ]
 
 
+class FakeBatches:
+    """Exact sizes of some files at once, as from pipelined requests."""
+
+    def __init__(self, origin: FakeOrigin) -> None:
+        self.origin = origin
+        self.is_in_use = True
+        self.diary: list[list[str]] = []
+        self.unanswered: set[str] = set()
+        self.error: ArchiveError | None = None  # raised after the files
+        self.meanwhile: Callable[[], object] = bool
+        self.barrier: Barrier | None = None
+
+    def is_usable(self) -> bool:
+        """See `BatchedSizes.is_usable`."""
+        return self.is_in_use
+
+    def measure_batch(self, directory: str, stubs: Sequence[Stub]) -> Iterator[Sequence[File]]:
+        """See `BatchedSizes.measure_batch`."""
+        assert {parent_path(one.path) for one in stubs} == {directory}
+        self.diary.append([one.path for one in stubs])
+        if self.barrier is not None:
+            self.barrier.passed()
+        self.meanwhile()
+        yield [self.origin.file(one.path) for one in stubs if one.path not in self.unanswered]
+        if self.error is not None:
+            raise self.error
+
+
 class World:
     """A tree over fakes, with all of them accessible."""
 
@@ -65,10 +94,11 @@ class World:
         self.origin = FakeOrigin({A: noise(1000), B: noise(2000), "10028/10028.xml": noise(30)})
         self.origin.directories = {"10028", "10934", DATA}
         self.ahead = FakeOrigin(self.origin.files)
-        limiter = ConnectionLimiter(10, 2)
-        self.hedged = Hedged(self.ahead, limiter, lambda _: nullcontext(), in_threads)
+        self.limiter = ConnectionLimiter(10, 2)
+        self.hedged = Hedged(self.ahead, self.limiter, lambda _: nullcontext(), in_threads)
         self.ahead_tasks: list[Callable[[], object]] = []
         self.sizes: FakeSizes | None = None
+        self.batched: FakeBatches | None = None
         self.clock = FakeClock()
         self.later: list[Callable[[], object]] = []
         self.second = SOON
@@ -91,10 +121,12 @@ class World:
             self.origin,
             self.hedged,
             self.sizes,
+            self.batched,
             sizes_background=self.later.append,
             single_flight=single_flight(lambda: self.second),
             agrees=self._agrees,
             background=self.ahead_tasks.append,
+            prefetch_slot=self.limiter.prefetch,
             only=only,
         )
 

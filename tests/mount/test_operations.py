@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 
 from empiarfs.archive import Archive
 from empiarfs.errors import Offline
-from empiarfs.model import Directory, File, Node
+from empiarfs.model import Directory, File, Node, Stub
 from empiarfs.mount import binding
 from empiarfs.mount.operations import Operations
 from empiarfs.mount.status import MountStats, RecentWarnings
@@ -23,10 +24,11 @@ EIO = pytest.raises(OSError, match=rf"\[Errno {errno.EIO}\]")
 
 
 class OneDirectory:
-    """An archive of one directory with measured files."""
+    """An archive of one directory with measured files, of which some are listed as not measured yet."""
 
-    def __init__(self, *files: File) -> None:
+    def __init__(self, *files: File, stubs: Sequence[Stub] = ()) -> None:
         self.files = {file.path: file for file in files}
+        self.stubs = stubs
 
     def has_answered(self) -> bool:
         """See `Archive`."""
@@ -34,7 +36,11 @@ class OneDirectory:
 
     def listdir(self, directory: str) -> list[Node]:
         """See `Archive.listdir`."""
-        return list(self.files.values())
+        return [*self.files.values(), *self.stubs]
+
+    def known(self, stub: Stub) -> Node:
+        """See `Archive.known`."""
+        return self.files.get(stub.path, stub)
 
     def stat(self, path: str) -> File | Directory:
         """See `Archive.stat`."""
@@ -54,21 +60,26 @@ def information(handle: int = 0) -> Any:
     return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
 
 
-def listed(operations: Operations, room: int = 100) -> list[str]:
-    """List the directory as libfuse does; return the names for which the kernel has room."""
+def entries(operations: Operations, handle: int, room: int = 100) -> dict[str, int]:
+    """Read an open directory as libfuse does; return the names for which the kernel has room, and their flags."""
     fuse = cast("Any", binding._Fuse.__new__(binding._Fuse))
     fuse.operations = operations
-    taken: list[str] = []
+    taken: dict[str, int] = {}
 
-    def filler(_buffer: object, name: bytes, *_: object) -> int:
+    def filler(_buffer: object, name: bytes, _status: object, _offset: int, flags: int) -> int:
         if len(taken) == room:
             return 1
-        taken.append(name.decode())
+        taken[name.decode()] = flags
         return 0
 
-    there = SimpleNamespace(contents=information(operations.opendir(f"/{DIRECTORY}")))
+    there = SimpleNamespace(contents=information(handle))
     assert fuse.readdir_fuse_3(f"/{DIRECTORY}".encode(), None, filler, 0, there, binding.READDIR_PLUS) == 0
     return taken
+
+
+def listed(operations: Operations, room: int = 100) -> list[str]:
+    """List the directory as libfuse does; return the names for which the kernel has room."""
+    return list(entries(operations, operations.opendir(f"/{DIRECTORY}"), room))
 
 
 def test_a_surprise_when_a_file_is_opened_is_logged_and_eio(
@@ -129,6 +140,16 @@ def test_opening_an_older_version_is_logged_once(caplog: pytest.LogCaptureFixtur
         operations.open(f"/{FILE.path}", information())
     assert caplog.messages == [f"open {FILE.path}: it changed at the server, and its older version is still open"]
     caplog.clear()
+
+
+def test_a_directory_shows_what_was_measured_since_it_was_opened() -> None:
+    """A file that is measured after its directory was opened comes with its attributes, and needs no lookup."""
+    archive = OneDirectory(stubs=[Stub(FILE.path), Stub(f"{DIRECTORY}/b.mrc")])
+    operations, _ = answering(archive)
+    handle = operations.opendir(f"/{DIRECTORY}")
+    archive.files[FILE.path] = FILE
+    found = entries(operations, handle)
+    assert (found["a.mrc"], found["b.mrc"]) == (binding.FILL_PLUS, 0)
 
 
 def test_only_entries_that_the_kernel_took_are_announced() -> None:

@@ -87,6 +87,10 @@ class Exchange:
         """Answer with `status` and no body."""
         self.send(Reply(status, {"content-length": "0"}).with_headers(**headers))
 
+    def send_late(self, reply: Reply) -> None:
+        """Answer with `reply` once the next request over this connection has been answered."""
+        self._handler.late = reply.head
+
     def write(self, data: bytes) -> None:
         """Send `data`, whatever it is."""
         self._handler.wfile.write(data)
@@ -379,6 +383,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._upstream: http.client.HTTPConnection | None = None
+        self.late = b""
 
     def finish(self) -> None:
         with suppress(OSError):
@@ -400,11 +405,13 @@ class _Handler(BaseHTTPRequestHandler):
             exchange = Exchange(self, path, fault_proxy.flowing)
             if not exchange.keep_silent():
                 return
+        late, self.late = self.late, b""
         rule = fault_proxy.ruled(self.command, path)
         if rule is None:
             Exchange(self, path, threading.Event()).pass_on()
         else:
             rule.act(Exchange(self, path, rule.over))
+        self.wfile.write(late)
 
     do_HEAD = do_GET  # noqa: N815 - the library's names
 

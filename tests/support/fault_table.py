@@ -208,6 +208,51 @@ def cut_in_its_length(exchange: Exchange) -> None:
     exchange.hang_up()
 
 
+def swapped(exchange: Exchange) -> None:
+    """Answer after the next request."""
+    exchange.send_late(exchange.asked())
+
+
+def doubled(exchange: Exchange) -> None:
+    """Answer twice."""
+    for _ in range(2):
+        exchange.send(exchange.asked())
+
+
+def missing(exchange: Exchange) -> None:
+    """Leave the request out, and go on with the next one."""
+
+
+def with_a_body(exchange: Exchange) -> None:
+    """Send a body, which no reply to HEAD has."""
+    reply = exchange.asked()
+    exchange.write(reply.head + bytes(int(reply.headers["content-length"])))
+
+
+def chunked_with_a_body(exchange: Exchange) -> None:
+    """Send a body in chunks, which no reply to HEAD has."""
+    exchange.write(exchange.asked().with_headers(content_length="", transfer_encoding="chunked").head)
+    exchange.write(b"3\r\nabc\r\n0\r\n\r\n")
+
+
+def by_http_1_0(exchange: Exchange) -> None:
+    """Answer as an old server, which closes each connection."""
+    exchange.write(exchange.asked().head.replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    exchange.hang_up()
+
+
+def closed_after(exchange: Exchange) -> None:
+    """Announce the end of the connection, and close it."""
+    exchange.send(exchange.asked().with_headers(connection="close"))
+    exchange.hang_up()
+
+
+def closed_after_without_a_word(exchange: Exchange) -> None:
+    """Close the connection after the reply."""
+    exchange.send(exchange.asked())
+    exchange.hang_up()
+
+
 def multipart(reply: Reply) -> Reply:
     """Return the part as one of several, as for a request of many ranges."""
     text = reply.headers["content-range"]
@@ -378,4 +423,17 @@ FAULTS: dict[str, Fault] = {
     "another ETag": Fault(headers(etag='"another"'), each(HARMLESS)),
     "another date": Fault(headers(last_modified=ANOTHER_DATE), each(CHANGED, DATA, HEAD, NAME)),
     "no date": Fault(headers(last_modified=""), each(HARMLESS, DATA, HEAD, NAME)),
+}
+
+# what concerns requests that are sent before the last one was answered, as for the sizes of many files: no size is
+# wrong, and all files are measured in the end
+PIPELINED: dict[str, Act] = {
+    "two replies swapped": swapped,
+    "a reply missing": missing,
+    "a reply twice": doubled,
+    "a body to HEAD": with_a_body,
+    "a chunked body to HEAD": chunked_with_a_body,
+    "HTTP/1.0": by_http_1_0,
+    "closed after the reply, announced": closed_after,
+    "closed after the reply, unannounced": closed_after_without_a_word,
 }

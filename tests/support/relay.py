@@ -99,9 +99,8 @@ class Relay:
         self.counts.highest = max(self.counts.highest, self._open())
         try:
             there_reader, there_writer = await asyncio.open_connection(*self._target, limit=4 * PIECE)
-            silent = asyncio.Event()
-            up = asyncio.create_task(self._up(reader, there_writer, silent))
-            down = asyncio.create_task(self._down(there_reader, writer, silent))
+            up = asyncio.create_task(self._up(reader, there_writer))
+            down = asyncio.create_task(self._down(there_reader, writer))
             try:
                 await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -116,25 +115,26 @@ class Relay:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event) -> None:
-        """Hand requests on, half a round trip late, the first one and a half."""
-        delay = 1.5 * self._line.round_trip
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand requests on, half a round trip late once hands are shaken; a silent one and what follows later."""
+        connected = self._loop.time() + self._line.round_trip
         while True:
             data = await reader.read(PIECE)
             if not data:
                 return
-            for _ in range(data.count(END_OF_HEAD)):
-                self.counts.requests += 1
-                if self._line.silent_share and self._chance.random() < self._line.silent_share:
-                    silent.set()
             self.counts.heads.append(data[:300])
-            await asyncio.sleep(delay)
-            delay = self._line.round_trip / 2
+            requests = data.split(END_OF_HEAD)
+            self.counts.requests += len(requests) - 1
+            silent = [self._chance.random() < self._line.silent_share for _ in requests[1:]]
+            await asyncio.sleep(max(0.0, connected - self._loop.time()) + self._line.round_trip / 2)
+            if True in silent:
+                answered = END_OF_HEAD.join([*requests[: silent.index(True)], b""])
+                writer.write(answered)
+                data = data[len(answered) :]
+                await asyncio.sleep(self._line.silent_seconds)
             writer.write(data)
 
-    async def _down(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: asyncio.Event
-    ) -> None:
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hand replies on, half a round trip late and no faster than the line."""
         line = self._line
         loop = asyncio.get_running_loop()
@@ -143,9 +143,6 @@ class Relay:
         async def arrive() -> None:
             while True:
                 data = await reader.read(PIECE)
-                if data and silent.is_set():
-                    await asyncio.sleep(line.silent_seconds)
-                    silent.clear()
                 await on_the_way.put((loop.time() + line.round_trip / 2, data))
                 if not data:
                     return
