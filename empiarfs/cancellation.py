@@ -1,6 +1,7 @@
 """Cancellation: of waits by a condition, and of requests by another thread."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from empiarfs.errors import Cancelled
 
 FIRST_LOOK_SECONDS = 0.03
 LOOK_SECONDS = 0.2
+LOOK_SHARE = 0.02  # of one CPU, for looking at the conditions of however many waits
+LONGEST_LOOK_SECONDS = 2.0
+IDLE_LOOKS = 10  # after which the thread that looks ends, if nothing waits
 
 _condition: ContextVar[Callable[[], bool] | None] = ContextVar("condition", default=None)
 
@@ -21,7 +25,7 @@ _condition: ContextVar[Callable[[], bool] | None] = ContextVar("condition", defa
 def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
     """Limit the waits of this block, in this thread, to as long as `condition` is true; no limit if it is None.
 
-    `condition` is called in this thread, while locks are held.
+    `condition` is called in another thread, or in this one while locks are held; it must not raise or wait.
     """
     token = _condition.set(condition)
     try:
@@ -30,13 +34,17 @@ def cancel_scope(condition: Callable[[], bool] | None) -> Iterator[None]:
         _condition.reset(token)
 
 
-def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> bool:
+def wait(
+    poll: Callable[[float | None], bool], seconds: float | None = None, wake: Callable[[], None] | None = None
+) -> bool:
     """Wait, and return whether the event has happened.
 
     Args:
         poll: waits for at most the given seconds, None for no limit, and returns the same, as
             `threading.Event.wait`.
         seconds: the timeout; None for none.
+        wake: ends `poll` from another thread. Then one thread looks at the conditions of all waits, and this one
+            sleeps; without it, this thread looks.
 
     Raises:
         Cancelled: the condition of the scope is false.
@@ -44,6 +52,14 @@ def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> 
     condition = _condition.get()
     if condition is None:
         return poll(seconds)
+    if wake is not None and (entry := _watch.add(condition, wake)) is not None:
+        try:
+            has_happened = poll(seconds)
+        finally:
+            _watch.remove(entry)
+        if entry.is_cancelled:
+            raise Cancelled("")
+        return has_happened
     until = math.inf if seconds is None else time.monotonic() + seconds
     look = FIRST_LOOK_SECONDS
     while not poll(max(0.0, min(look, until - time.monotonic()))):
@@ -55,19 +71,93 @@ def wait(poll: Callable[[float | None], bool], seconds: float | None = None) -> 
     return True
 
 
+class _Wait:
+    """A wait, and whether it was cancelled."""
+
+    __slots__ = ("condition", "is_cancelled", "wake")
+
+    def __init__(self, condition: Callable[[], bool], wake: Callable[[], None]) -> None:
+        self.condition = condition
+        self.wake = wake
+        self.is_cancelled = False
+
+
+class _Watch:
+    """Looks at the conditions of all waits in one thread, so that a thousand of them cost no more than a few."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waits: set[_Wait] = set()
+        self._has_thread = False
+
+    def add(self, condition: Callable[[], bool], wake: Callable[[], None]) -> _Wait | None:
+        """Look at `condition` from now on; return None if the system starts no thread for that."""
+        entry = _Wait(condition, wake)
+        with self._lock:
+            if not self._has_thread:
+                try:
+                    threading.Thread(target=self._look, name="cancellation", daemon=True).start()
+                except RuntimeError:
+                    return None
+                self._has_thread = True
+            self._waits.add(entry)
+        return entry
+
+    def remove(self, entry: _Wait) -> None:
+        """Look at it no more; it is not cancelled from now on."""
+        with self._lock:
+            self._waits.discard(entry)
+
+    def _look(self) -> None:
+        idle_looks = 0
+        pause = LOOK_SECONDS
+        while True:
+            time.sleep(pause)
+            with self._lock:
+                waits = list(self._waits)
+                idle_looks = 0 if waits else idle_looks + 1
+                if idle_looks > IDLE_LOOKS:
+                    self._has_thread = False
+                    return
+            begun = time.thread_time()
+            for entry in waits:
+                if not entry.condition():
+                    self._cancel(entry)
+            # a look at a thousand waits takes longer, and is taken more rarely
+            pause = min(max(LOOK_SECONDS, (time.thread_time() - begun) / LOOK_SHARE), LONGEST_LOOK_SECONDS)
+
+    def _cancel(self, entry: _Wait) -> None:
+        with self._lock:
+            if entry in self._waits:
+                self._waits.discard(entry)
+                entry.is_cancelled = True
+                entry.wake()
+
+
+def _start_anew() -> None:
+    """In the child of a fork there is no thread that looks, and the lock may be held by one that is gone."""
+    global _watch  # noqa: PLW0603 - a process has one
+    _watch = _Watch()
+
+
+_watch = _Watch()
+os.register_at_fork(after_in_child=_start_anew)
+
+
 def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:
     """Wait for `future`, and return whether it is done; see `wait`."""
-
-    def poll(most: float | None) -> bool:
-        try:
-            future.exception(most)  # `concurrent.futures.wait` takes longer than a lookup in the disk cache
-        except TimeoutError:
-            return False
-        except CancelledError:
-            pass
-        return True
-
-    return wait(poll, seconds)
+    if _condition.get() is not None and not future.done():
+        over = threading.Event()
+        future.add_done_callback(lambda _: over.set())
+        wait(over.wait, seconds, over.set)
+        return future.done()
+    try:
+        future.exception(seconds)  # `concurrent.futures.wait` takes longer than a lookup in the disk cache
+    except TimeoutError:
+        return False
+    except CancelledError:
+        pass
+    return True
 
 
 class CancelToken:

@@ -42,10 +42,11 @@ class ConnectionLimiter:
         self._clock = clock
         self._on_throttle = on_throttle
         self._grow_at = 0.0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._quiet_until = 0.0  # the end of the time without prefetch
         self._paused_at = self._paused_until = float("-inf")  # when the server requested a pause, and its end
-        self._waiting: deque[object] = deque()
+        self._waiting: deque[threading.Event] = deque()  # an event is set when its request is admitted
+        self._waiting_ahead: deque[threading.Event] = deque()
         self._demand = self._ahead = 0
         self.peak = 0
 
@@ -83,31 +84,62 @@ class ConnectionLimiter:
                 the pause is admitted: its caller has waited already, or has no patience left.
             Cancelled: the caller is to stop waiting.
         """
-        ticket = object()
-        with self._changed:
-            came = self._clock()
-            self._waiting.append(ticket)
-            try:
-                self._wait_for(lambda: self._waiting[0] is ticket and self._free() > 0)
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()  # the next in the queue may be admitted too
-            if came < self._paused_at and self.pause():
-                raise Throttled(path, "the server requested a pause", self.pause())
-            self._demand += 1
-            self.peak = max(self.peak, self._demand + self._ahead)
+        came = self._clock()
+        self._queue(self._waiting, ahead=False)
+        if came < self._paused_at and self.pause():
+            self._leave(ahead=False)
+            raise Throttled(path, "the server requested a pause", self.pause())
         with self._held(ahead=False):
             yield
 
     @contextmanager
     def prefetch(self) -> Iterator[None]:
         """Hold a connection for prefetch."""
-        with self._changed:
-            self._wait_for(self._may_prefetch)
-            self._ahead += 1
-            self.peak = max(self.peak, self._demand + self._ahead)
+        self._queue(self._waiting_ahead, ahead=True)
         with self._held(ahead=True):
             yield
+
+    def _queue(self, queue: "deque[threading.Event]", *, ahead: bool) -> None:
+        """Wait in `queue` until `_admit` lets this request pass: it alone is woken, however many wait."""
+        ticket = threading.Event()
+        with self._lock:
+            queue.append(ticket)
+            self._admit()
+        try:
+            while not ticket.is_set():
+                # nothing notifies of a limit that grows, or of the end of a quiet time
+                by_itself = self._allowed < self._most or self._clock() < self._quiet_until
+                wait(ticket.wait, QUIET_SECONDS if by_itself else None, ticket.set)
+                with self._lock:
+                    self._admit()
+        except BaseException:
+            with self._lock:
+                is_admitted = ticket not in queue
+                if not is_admitted:
+                    queue.remove(ticket)
+                    self._admit()
+            if is_admitted:
+                self._leave(ahead=ahead)
+            raise
+
+    def _admit(self) -> None:
+        """Let those pass that may; the lock is held."""
+        while self._waiting and self._free() > 0:
+            self._demand += 1
+            self._waiting.popleft().set()
+        while self._waiting_ahead and self._may_prefetch():
+            self._ahead += 1
+            self._waiting_ahead.popleft().set()
+        self.peak = max(self.peak, self._demand + self._ahead)
+
+    def _leave(self, *, ahead: bool) -> None:
+        """Return a connection to those that wait."""
+        with self._lock:
+            if ahead:
+                self._ahead -= 1
+            else:
+                self._demand -= 1
+            self._admit()
 
     def _may_prefetch(self) -> bool:
         most = max(1, self._allowed - self._reserved_for_demand)
@@ -116,7 +148,7 @@ class ConnectionLimiter:
 
     def try_acquire(self) -> bool:
         """Acquire a connection for a hedged request if one is free now; `release` returns it."""
-        with self._changed:
+        with self._lock:
             if self._free() <= 0 or self._waiting or self.pause():
                 return False
             self._demand += 1
@@ -125,9 +157,7 @@ class ConnectionLimiter:
 
     def release(self) -> None:
         """Return a connection that `try_acquire` acquired."""
-        with self._changed:
-            self._demand -= 1
-            self._changed.notify_all()
+        self._leave(ahead=False)
 
     @contextmanager
     def _held(self, *, ahead: bool) -> Iterator[None]:
@@ -141,18 +171,7 @@ class ConnectionLimiter:
             if begun >= self._paused_at and self.pause():
                 self._on_recovery()
         finally:
-            with self._changed:
-                if ahead:
-                    self._ahead -= 1
-                else:
-                    self._demand -= 1
-                self._changed.notify_all()
-
-    def _wait_for(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            # nothing notifies of a limit that grows, or of the end of a quiet time
-            by_itself = self._allowed < self._most or self._clock() < self._quiet_until
-            wait(self._changed.wait, QUIET_SECONDS if by_itself else None)
+            self._leave(ahead=ahead)
 
     def _free(self) -> int:
         if self._allowed < self._most and self._clock() >= self._grow_at:
@@ -162,14 +181,14 @@ class ConnectionLimiter:
 
     def _on_recovery(self) -> None:
         """Record that the server has answered a request before its pause was over."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             self._paused_until = self._quiet_until = now
             self._grow_at = now + CALM_SECONDS
-            self._changed.notify_all()
+            self._admit()
 
     def _shrink(self, error: Throttled) -> None:
-        with self._changed:
+        with self._lock:
             was_whole = self._allowed == self._most
             is_news = error.pause > self.pause()
             recent = self._clock() < self._grow_at - CALM_SECONDS + GROW_SECONDS

@@ -13,6 +13,8 @@ from empiarfs.cancellation import wait
 from empiarfs.engine.hedge import Hedgeable
 from empiarfs.errors import ArchiveError
 
+LONGEST_LOOK_SECONDS = 2.0  # between two looks whether a request is silent: many wait for a silent server
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -61,9 +63,11 @@ class Flight(Generic[T]):
             over = threading.Event()
             self._waiters.append(over)
             if not self._is_over:
-                while not wait(over.wait, delay := self._hedge_delay()):
+                seconds = self._hedge_delay()
+                while not wait(over.wait, seconds, over.set):
                     for request in self.requests:
-                        request.hedge_if_silent(delay)
+                        request.hedge_if_silent(self._hedge_delay())
+                    seconds = min(2 * seconds, max(seconds, LONGEST_LOOK_SECONDS))
         if self._error is not None:
             raise copy_error(self._error)
         return self._value

@@ -3,9 +3,9 @@
 A program that waits for FUSE ends only after it has an answer (request_wait_answer in fs/fuse/dev.c).
 """
 
+import os
 import re
 import signal
-from pathlib import Path
 
 # a signal that ends a program leaves a SIGKILL pending for each thread (complete_signal in kernel/signal.c);
 # these do not, because they dump core
@@ -18,7 +18,9 @@ _ENDS = (
     signal.SIGTERM,
     signal.SIGQUIT,
 )  # a program may catch them, but their sender wants it to end
-_MASKS = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re.MULTILINE)
+_MASKS = re.compile(rb"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re.MULTILINE)
+_NOTHING_PENDING = b"\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000000\n"
+STATUS_BYTES = 1 << 16  # more than the file ever has
 
 
 def is_ending(thread: int) -> bool:
@@ -39,12 +41,20 @@ def _is_dead(waiting: int, caught: int) -> bool:
 def _signals(thread: int) -> tuple[int, int]:
     """Return the pending signals that would reach a thread, and those it catches (proc(5), `status`)."""
     try:
-        text = Path(f"/proc/{thread}/status").read_text("ascii", "replace")
+        status = os.open(f"/proc/{thread}/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # of another namespace, or gone
         return 0, 0
+    try:
+        text = os.read(status, STATUS_BYTES)
+    except OSError:  # gone since
+        return 0, 0
+    finally:
+        os.close(status)
+    if _NOTHING_PENDING in text:  # nearly always
+        return 0, 0
     of = {name: int(mask, 16) for name, mask in _MASKS.findall(text)}
-    waiting = (of.get("SigPnd", 0) | of.get("ShdPnd", 0)) & ~(of.get("SigBlk", 0) | of.get("SigIgn", 0))
-    return waiting, of.get("SigCgt", 0)
+    waiting = (of.get(b"SigPnd", 0) | of.get(b"ShdPnd", 0)) & ~(of.get(b"SigBlk", 0) | of.get(b"SigIgn", 0))
+    return waiting, of.get(b"SigCgt", 0)
 
 
 def _mask(numbers: tuple[signal.Signals, ...]) -> int:

@@ -53,9 +53,9 @@ class NameWaits:
             WaitedInVain: the same, and the wait of this thread for another name failed a moment ago.
         """
         begun = self._clock()
+        thread = self._asker()
 
         def is_wanted() -> bool:
-            thread = self._asker()
             if is_ending(thread):
                 return False
             return self._has_answered() or self._clock() < begun + self._most(thread, begun)
@@ -64,7 +64,6 @@ class NameWaits:
             with cancel_scope(is_wanted):
                 yield
         except Cancelled as error:
-            thread = self._asker()
             most = self._most(thread, begun)
             if thread and most and not self._has_answered():
                 self._gave_up.put(thread, self._clock())

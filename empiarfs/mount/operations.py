@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from empiarfs.archive import Archive
@@ -149,7 +150,7 @@ class Operations:
                 return opened[offset : offset + size]
             assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
             # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
-            with self._stats.reads_waiting, cancel_scope(self._is_alive):
+            with self._stats.reads_waiting, cancel_scope(partial(_is_alive, self._caller())):
                 data = self._archive.read(opened, offset, size)
             count = len(data)
             self._stats.reads += 1
@@ -197,9 +198,6 @@ class Operations:
         with self._stats.names_waiting, self._names.bounded(path):
             yield
 
-    def _is_alive(self) -> bool:
-        return not is_dead(self._caller())
-
     def _open_files(self) -> int:
         return sum(isinstance(thing, File) for thing in list(self._handles.values()))
 
@@ -207,6 +205,10 @@ class Operations:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
+
+
+def _is_alive(thread: int) -> bool:
+    return not is_dead(thread)
 
 
 class _Errors:

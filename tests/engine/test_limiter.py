@@ -272,5 +272,23 @@ def test_a_cancelled_request_leaves_the_queue(limiter: ConnectionLimiter) -> Non
 def test_prefetch_does_not_overtake_a_demand_request(limiter: ConnectionLimiter) -> None:
     """A free connection goes to the demand request, whichever thread wakes first."""
     assert limiter._may_prefetch()
-    limiter._waiting.append(object())
+    limiter._waiting.append(threading.Event())
     assert not limiter._may_prefetch()
+
+
+def test_a_request_that_is_cancelled_as_it_is_admitted_returns_its_connection(
+    limiter: ConnectionLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose caller stops waiting at the moment of its admission holds no connection."""
+    with ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(limiter.demand())
+
+        def admitted_too_late(*_: object) -> bool:
+            held.close()
+            raise Cancelled("")
+
+        monkeypatch.setattr(gates, "wait", admitted_too_late)
+        with pytest.raises(Cancelled), limiter.demand("10028/a"):
+            pytest.fail("the request is admitted")
+    assert (limiter.busy, limiter.waiting) == (0, 0)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -25,6 +26,7 @@ from support.fakes import (
 )
 
 from empiarfs.cancellation import CancelToken
+from empiarfs.engine import limiter as limiter_module
 from empiarfs.engine.hedge import Hedged
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.origins import PROGRESS, LimitedListing, Retrying, RetryPolicy
@@ -51,32 +53,12 @@ class Killed(BaseException):
     """An exception that ends a thread from outside, as KeyboardInterrupt does."""
 
 
-class Telling(threading.Condition):
-    """A condition that signals when a thread begins to wait on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waits = threading.Semaphore(0)
-        self.kill_next = False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait, as `threading.Condition` does."""
-        if self.kill_next:
-            self.kill_next = False
-            raise Killed
-        self._waits.release()
-        return super().wait(timeout)
-
-    def someone_waits(self) -> None:
-        """Return when one more thread has begun to wait."""
-        assert self._waits.acquire(timeout=SOON), "no thread waits"
-
-
-def limiter_of(most: int, reserved: int = 2) -> tuple[ConnectionLimiter, Telling]:
-    """Return a limiter, and the condition that its threads wait on."""
-    limiter, telling = ConnectionLimiter(most, reserved), Telling()
-    limiter._changed = telling
-    return limiter, telling
+def wait_until_queued(limiter: ConnectionLimiter, count: int) -> None:
+    """Return when `count` requests wait for a connection of `limiter`."""
+    deadline = time.monotonic() + SOON
+    while len(limiter._waiting) + len(limiter._waiting_ahead) < count:
+        assert time.monotonic() < deadline, "no thread waits"
+        time.sleep(0.001)
 
 
 class Visitor:
@@ -130,14 +112,14 @@ def test_connections_never_exceed_the_limit(most: int) -> None:
 
 def test_demand_requests_may_use_all_connections() -> None:
     """Ten demand requests are admitted at once, and the eleventh waits for one of them."""
-    limiter, telling = limiter_of(10)
+    limiter = ConnectionLimiter(10, 2)
     with ExitStack() as readers:
         for _ in range(9):
             readers.enter_context(limiter.demand())
         tenth = Visitor(limiter.demand)
         tenth.is_let_in()
         eleventh = Visitor(limiter.demand)
-        telling.someone_waits()
+        wait_until_queued(limiter, 1)
         assert not eleventh.inside.is_set()
         tenth.leaves()
         eleventh.is_let_in()
@@ -148,12 +130,12 @@ def test_demand_requests_may_use_all_connections() -> None:
 @pytest.mark.promise("Two are reserved for demand reads and never used by prefetch.")
 def test_two_connections_are_never_used_by_prefetch() -> None:
     """Of ten connections prefetch gets eight, and a demand request that comes then is admitted at once."""
-    limiter, telling = limiter_of(10)
+    limiter = ConnectionLimiter(10, 2)
     with ExitStack() as prefetches:
         for _ in range(8):
             prefetches.enter_context(limiter.prefetch())
         ninth = Visitor(limiter.prefetch)
-        telling.someone_waits()
+        wait_until_queued(limiter, 1)
         with limiter.demand(), limiter.demand():
             assert not ninth.inside.is_set()
     ninth.is_let_in()
@@ -169,14 +151,14 @@ def test_prefetch_gets_one_connection_of_few() -> None:
 
 def test_a_demand_request_goes_before_any_prefetch() -> None:
     """Prefetch that has waited longer is admitted after a demand request."""
-    limiter, telling = limiter_of(3)
+    limiter = ConnectionLimiter(3, 2)
     held = [Visitor(limiter.demand) for _ in range(3)]
     for visitor in held:
         visitor.is_let_in()
     prefetch = Visitor(limiter.prefetch)
-    telling.someone_waits()
+    wait_until_queued(limiter, 1)
     reader = Visitor(limiter.demand)
-    telling.someone_waits()
+    wait_until_queued(limiter, 2)
     held[0].leaves()
     reader.is_let_in()
     assert not prefetch.inside.is_set()
@@ -189,17 +171,16 @@ def test_a_demand_request_goes_before_any_prefetch() -> None:
 def test_no_connection_stays_free_while_prefetch_waits() -> None:
     """Two connections released together go to the demand request and to prefetch, whichever wakes first."""
     for _ in range(10):
-        limiter, telling = limiter_of(3)
+        limiter = ConnectionLimiter(3, 2)
         held = [limiter.demand() for _ in range(3)]
         for one in held:
             one.__enter__()
         prefetch = Visitor(limiter.prefetch)
-        telling.someone_waits()
+        wait_until_queued(limiter, 1)
         reader = Visitor(limiter.demand)
-        telling.someone_waits()
-        with telling:  # no thread wakes before both are free
-            held[0].__exit__(None, None, None)
-            held[1].__exit__(None, None, None)
+        wait_until_queued(limiter, 2)
+        held[0].__exit__(None, None, None)
+        held[1].__exit__(None, None, None)
         reader.is_let_in()
         assert prefetch.inside.wait(2.0), "a connection is free, and prefetch is not notified"
         reader.leaves()
@@ -216,11 +197,15 @@ def test_a_failed_request_releases_its_connection(error: type[BaseException]) ->
             raise error
 
 
-def test_an_interrupted_request_leaves_the_queue() -> None:
+def test_an_interrupted_request_leaves_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demand request interrupted in the queue does not block prefetch."""
-    limiter, telling = limiter_of(1, 0)
-    with limiter.demand():
-        telling.kill_next = True
+    limiter = ConnectionLimiter(1, 0)
+
+    def be_killed(*_: object) -> bool:
+        raise Killed
+
+    with limiter.demand(), monkeypatch.context() as patch:
+        patch.setattr(limiter_module, "wait", be_killed)
         with pytest.raises(Killed), limiter.demand():
             pass
     prefetch = Visitor(limiter.prefetch)
