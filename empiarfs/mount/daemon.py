@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from empiarfs.allocator import share_one_heap
 from empiarfs.archive import Archive
 from empiarfs.mount import mountpoints, status, view
 
@@ -130,6 +131,7 @@ def serve(
     def begun() -> None:
         threading.Thread(target=_when_it_answers, args=(mountpoint, ready), name="ready", daemon=True).start()
 
+    share_one_heap()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | {_TELL})  # in all threads started from here on, libfuse's too
     stats = status.MountStats(mountpoint, recent_warnings)
     threading.Thread(target=_answer_signals, args=(mountpoint, stats), name="signals", daemon=True).start()
