@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from empiarfs.allocator import share_one_heap
 from empiarfs.archive import Archive
 from empiarfs.mount import mountpoints, refusal, status, view
 
@@ -128,6 +129,7 @@ def serve(
         RuntimeError, OSError: it could not mount.
     """
     _check_threads()
+    share_one_heap()
     begun = threading.Event()
     # one that was ignored, by nohup or a shell's trap, stays ignored: if it were blocked it would be received
     answered = {_TELL, *(one for one in _STOP if signal.getsignal(one) != signal.SIG_IGN)}

@@ -144,10 +144,7 @@ def parse(chunk: Chunk, head: bytes) -> Head | None:
     start = _HEAD.pack(_MAGIC, _digest(chunk.key), zlib.crc32(index))
     if len(head) != chunk.head_bytes or head[: _HEAD.size] != start:
         return None
-    entries = list(_ENTRY.iter_unpack(index))
-    if any(length > chunk.block_bytes for length, _ in entries if length != _ABSENT):
-        return None  # a wrong length could demand any amount of memory
-    return Head(chunk, entries)
+    return Head(chunk, _ENTRY.iter_unpack(index))
 
 
 def file_name(key: str) -> str:

@@ -211,6 +211,30 @@ def test_an_index_in_use_recovers_from_any_damage_to_its_file(
     assert len(warned(caplog)) <= 2
 
 
+def test_an_index_that_is_corrupt_in_its_depth_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that opens and fails in use with a corrupt page is replaced, once, and not opened again and again."""
+    file = tmp_path / "tree.sqlite"
+    with closing(SqliteIndex(file)) as tree:
+        tree.replace("10028/data", [stub(f"10028/data/{number:05}.mrc") for number in range(5000)], 1.0)
+    data = bytearray(file.read_bytes())
+    size, page = len(data), 4096
+    leaf = b"\x0a"  # the first byte of a page of an index without other pages below it
+    (start,) = [
+        at for at in range(0, size, page) if data[at : at + 1] == leaf and b"04999.mrc" in data[at : at + page]
+    ]
+    data[start : start + page] = b"\xff" * page
+    file.write_bytes(data)
+    with closing(SqliteIndex(file)) as tree:
+        assert file.stat().st_size == size, "the first page of each table is intact, and the file opens"
+        assert tree.directory("10028/data") is None
+        assert tree.directory("10028/data") is None
+        assert knows(tree)
+    assert file.stat().st_size < size
+    assert len(warned(caplog)) == 1
+
+
 @pytest.mark.parametrize("version", [1, index_tables.VERSION + 1, 10**6])
 def test_an_index_of_an_older_or_newer_program_is_replaced(
     tmp_path: Path, version: int, caplog: pytest.LogCaptureFixture
