@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import mount_table, requirements
+from empiarfs.mount import kernel_limit, mount_table, requirements
 from empiarfs.settings import Settings
 
 FUSE_CONFIG = Path("/etc/fuse.conf")
@@ -20,6 +20,7 @@ def findings(chosen: Settings) -> Findings:
     yield from library()
     yield from others(chosen)
     yield from updatedb(chosen)
+    yield from request_timeout(chosen)
 
 
 def device() -> Findings:
@@ -79,6 +80,23 @@ def others(chosen: Settings) -> Findings:
     else:
         yield Finding(
             "ok", f"other users cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
+        )
+
+
+def request_timeout(chosen: Settings) -> Findings:
+    """Check whether the kernel ends mounts that wait for the server for less than the patience."""
+    limit = kernel_limit.limit()
+    if limit is None:
+        yield Finding("ok", "the kernel lets a mount wait for the server")
+        return
+    what = f"the kernel ends a mount that does not answer for {limit.seconds:.0f} s ({limit.sysctl})"
+    if chosen.patience <= limit.patience:
+        yield Finding("ok", what)
+    else:
+        yield Finding(
+            "warn",
+            f"{what}: reads fail after {limit.patience:.0f} s",
+            f"lift the limit as root, and mount again: sysctl {limit.sysctl}=0",
         )
 
 

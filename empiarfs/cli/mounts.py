@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import platformdirs
 from empiarfs.cli import complete, options, places
 from empiarfs.cli.text import printable
 from empiarfs.model import is_entry_number
-from empiarfs.mount import daemon, mountpoints, names, status
+from empiarfs.mount import daemon, kernel_limit, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
 from empiarfs.settings import ROWS, BadSetting, Settings
 
@@ -58,6 +59,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = options.entry_numbers(entry, chosen)
+    chosen = _within_limit(chosen)
     recent_warnings = status.RecentWarnings()
     was_there = os.path.lexists(mountpoint)
     path = _free(mountpoint, chosen.base_url, alone=not only)
@@ -197,6 +199,19 @@ def _check(
             f"{chosen.patience:.0f} s (--patience); for the cause run: empiarfs doctor"
         )
         click.echo(f"empiarfs: warning: {printable(troubles[0])}; mounted anyway: {then}", err=True)
+
+
+def _within_limit(chosen: Settings) -> Settings:
+    """Return `chosen` with a patience within the limit of the kernel, and warn if that is shorter."""
+    limit = kernel_limit.limit()
+    if limit is None or chosen.patience <= limit.patience:
+        return chosen
+    click.echo(
+        f"empiarfs: warning: reads fail after {limit.patience:.0f} s, not {chosen.patience:.0f} s (--patience): "
+        f"the kernel ends a mount that does not answer for {limit.seconds:.0f} s ({limit.sysctl})",
+        err=True,
+    )
+    return replace(chosen, patience=limit.patience)
 
 
 def _read_ahead(path: str, kib: int) -> None:

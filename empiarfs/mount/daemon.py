@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.archive import Archive
-from empiarfs.mount import mountpoints, refusal, status, view
+from empiarfs.mount import kernel_limit, mountpoints, refusal, status, view
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +143,33 @@ def serve(
 
     stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
+    limit = kernel_limit.limit()
     try:
         binding.serve(archive, mountpoint, owner, int(time.time()), begun.set, stats, options)
+        if limit is not None:
+            _log_end(mountpoint, limit, max(stats.reads_waiting.longest, stats.names_waiting.longest))
     finally:
         archive.close()
+
+
+def _log_end(mountpoint: str, limit: kernel_limit.Limit, longest: float) -> None:
+    """Write to the log why the mount has ended, as far as that can be known: the kernel does not tell.
+
+    Args:
+        mountpoint: where it was.
+        limit: that of the kernel.
+        longest: the seconds that the slowest answer took.
+    """
+    if longest > limit.seconds:
+        log.error(
+            "the kernel has ended the mount on %s: an answer took %.0f s, and %s = %.0f",
+            mountpoint, longest, limit.sysctl, limit.seconds,
+        )  # fmt: skip
+    else:
+        log.info(
+            "%s was unmounted, or ended by the kernel: it ends a mount that stops answering for %.0f s (%s)",
+            mountpoint, limit.seconds, limit.sysctl,
+        )  # fmt: skip
 
 
 def _check_threads() -> None:
