@@ -87,10 +87,12 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     try:
         if flags["foreground"]:
             _log(chosen, None, recent_warnings)
-            daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C unmounts it", err=True))
+            daemon.in_foreground(
+                start, lambda: click.echo(f"mounted on {path}; Ctrl-C unmounts it", err=True), path
+            )
         else:
             _log(chosen, _log_file(path), recent_warnings)
-            daemon.in_background(start)
+            daemon.in_background(start, path)
     except BaseException as error:
         if not was_there:
             with suppress(OSError):

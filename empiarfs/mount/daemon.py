@@ -29,11 +29,12 @@ class Failed(Exception):
     """The daemon could not mount; the text is its error message."""
 
 
-def in_background(start: Callable[[Callable[[], None]], None]) -> None:
+def in_background(start: Callable[[Callable[[], None]], None], mountpoint: str) -> None:
     """Run `start` in a process of its own, and return when it has called its argument.
 
     Args:
         start: mounts, calls its argument when the mount answers, and returns when the mount is gone.
+        mountpoint: where it mounts.
 
     Raises:
         Failed: the process ended before; the text is its error message.
@@ -54,7 +55,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
         os.write(_ERRORS, b"".join(ours))
         return
     os.waitpid(child, 0)
-    raise Failed(refusal.explained(said))
+    raise Failed(refusal.explained(said, mountpoint))
 
 
 def reserve_standard_descriptors() -> None:
@@ -237,7 +238,7 @@ def _end(mountpoint: str, archive: Archive | None) -> None:
     os._exit(0)
 
 
-def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:
+def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None], mountpoint: str) -> None:
     """Run `start` in this process; `say` is called when the mount answers.
 
     SIGUSR1 stays pending until `serve` answers it.
@@ -250,6 +251,7 @@ def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[],
         start(say)
     except RuntimeError as error:
         by_libfuse = "could not mount; the line above says why"  # its error is a number
-        raise Failed(by_libfuse if str(error).isdigit() else refusal.explained(str(error).encode())) from error
+        says = str(error)
+        raise Failed(by_libfuse if says.isdigit() else refusal.explained(says.encode(), mountpoint)) from error
     finally:
         sys.stdout.flush()
