@@ -1,6 +1,7 @@
 """`empiarfs doctor`: check what a mount needs, and advise on what is missing."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,16 +12,18 @@ from empiarfs.cli.text import printable
 
 
 @click.command(epilog="Example: empiarfs doctor")
+@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
 @options.some("base_url", "ftp_url", "no_ftp", "cache_dir", "offline", "ca_bundle", "verbose")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable JSON output.")
-def doctor(*, as_json: bool, **flags: Any) -> None:
+def doctor(mountpoint: Path | None, *, as_json: bool, **flags: Any) -> None:
     """Check that this machine can mount and reach the archive; say what to do if it cannot.
 
-    Takes up to 15 seconds. The exit status is 1 if a check is bad, and 0 if there are only warnings.
+    Tries a mount in a temporary directory, and one on MOUNTPOINT. Takes up to 20 seconds. The exit status is 1 if
+    a check is bad, and 0 if there are only warnings.
     """
     chosen = options.load(flags)
     options.log_to(None, verbose=chosen.verbose)
-    found = [*fuse_checks.findings(chosen), *machine.findings(chosen), *network.findings(chosen)]
+    found = [*fuse_checks.findings(chosen, mountpoint), *machine.findings(chosen), *network.findings(chosen)]
     healthy = all(one.state != "bad" for one in found)
     if as_json:
         rows = [{"state": one.state, "what": one.what, "advice": one.advice} for one in found]

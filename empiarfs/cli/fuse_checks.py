@@ -2,24 +2,33 @@
 
 import os
 import re
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from empiarfs.cli.findings import Finding, Findings
-from empiarfs.mount import mount_table, requirements
+from empiarfs.mount import kernel_limit, mount_table, mountpoints, probe, refusal, requirements
 from empiarfs.settings import Settings
 
 FUSE_CONFIG = Path("/etc/fuse.conf")
 UPDATEDB_CONFIG = Path("/etc/updatedb.conf")
+SAMPLE_ENTRY = "99001"
+TRIAL_SECONDS = 20.0  # for a mount that takes two, and builds the built-in archive first
+TRIAL_ADVICE = "for what its daemon does: empiarfs mount --foreground --verbose --sample ~/empiar"
 _PRUNED = re.compile(r'^\s*PRUNEFS\s*=\s*"(.*)"', re.MULTILINE)
 
 
-def findings(chosen: Settings) -> Findings:
-    """Run all checks of FUSE."""
-    yield from device()
-    yield from helper()
-    yield from library()
+def findings(chosen: Settings, mountpoint: Path | None = None) -> Findings:
+    """Run all checks of FUSE; try a mount, and one on `mountpoint`, if these find nothing in its way."""
+    needs = [*device(), *helper(), *library()]
+    yield from needs
+    if all(one.state != "bad" for one in needs):
+        yield from trial(mountpoint)
     yield from others(chosen)
     yield from updatedb(chosen)
+    yield from request_timeout(chosen)
 
 
 def device() -> Findings:
@@ -35,7 +44,9 @@ def helper() -> Findings:
     """Check for the program with which ordinary users mount."""
     found = requirements.fusermount()
     missing = requirements.missing_fusermount()
-    if found:
+    if found and os.geteuid() and not requirements.may_mount(found):
+        yield Finding("bad", f"{found} may not mount", refusal.not_setuid_advice())
+    elif found:
         yield Finding("ok", f"{found} mounts for ordinary users")
     elif os.geteuid() == 0:
         yield Finding("ok", f"{missing.what}, which root does not need")
@@ -62,6 +73,50 @@ def library() -> Findings:
         yield Finding("ok", binding.library())
 
 
+def trial(mountpoint: Path | None) -> Findings:
+    """Mount the built-in archive in a temporary directory, and on `mountpoint` unless that is a mount already."""
+    with tempfile.TemporaryDirectory(prefix="empiarfs-doctor-", ignore_cleanup_errors=True) as scratch:
+        yield _tried(Path(scratch) / "mount", Path(scratch))
+        if mountpoint is None:
+            return
+        if mountpoints.is_ours(mountpoint):
+            yield Finding("ok", f"{mountpoint} is a mount of empiarfs")
+            return
+        was_there = os.path.lexists(mountpoint)
+        yield _tried(mountpoint, Path(scratch))
+        if not was_there:
+            with suppress(OSError):
+                mountpoint.rmdir()
+
+
+def _tried(point: Path, scratch: Path) -> Finding:
+    """Return whether a mount on `point` works; its cache and log are in `scratch`."""
+    command = [
+        sys.executable, "-m", "empiarfs", "mount", "--sample", f"--cache-dir={scratch / 'cache'}",
+        f"--log-file={scratch / 'log'}", "--", os.fspath(point), SAMPLE_ENTRY,
+    ]  # fmt: skip
+    # the settings of the user are for the user's mounts
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EMPIARFS_")}
+    environment |= {"EMPIARFS_CONFIG": os.devnull, "EMPIARFS_FUSE": requirements.binding_name()}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, env=environment, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("bad", f"a mount on {point} does not answer within {TRIAL_SECONDS:.0f} s", TRIAL_ADVICE)
+    if done.returncode:
+        says = (done.stderr.strip().splitlines() or ["no reason is known"])[-1].removeprefix("Error: ")
+        return Finding("bad", f"a mount on {point} fails", says)
+    (result,) = probe.probe_all([mountpoints.absolute(point)])
+    try:
+        mountpoints.unmount(point, lazy=False)
+    except mountpoints.CannotMount as error:
+        return Finding("bad", f"a mount on {point} cannot be unmounted", str(error))
+    if result.status is None:
+        return Finding("bad", f"a mount on {point} {result.trouble}", TRIAL_ADVICE)
+    return Finding("ok", f"a mount on {point} works")
+
+
 def others(chosen: Settings) -> Findings:
     """Check whether this user may use --allow-other."""
     try:
@@ -79,6 +134,23 @@ def others(chosen: Settings) -> Findings:
     else:
         yield Finding(
             "ok", f"other users cannot read your mounts: --allow-other needs user_allow_other in {FUSE_CONFIG}"
+        )
+
+
+def request_timeout(chosen: Settings) -> Findings:
+    """Check whether the kernel ends mounts that wait for the server for less than the patience."""
+    limit = kernel_limit.limit()
+    if limit is None:
+        yield Finding("ok", "the kernel lets a mount wait for the server")
+        return
+    what = f"the kernel ends a mount that does not answer for {limit.seconds:.0f} s ({limit.sysctl})"
+    if chosen.patience <= limit.patience:
+        yield Finding("ok", what)
+    else:
+        yield Finding(
+            "warn",
+            f"{what}: reads fail after {limit.patience:.0f} s",
+            f"lift the limit as root, and mount again: sysctl {limit.sysctl}=0",
         )
 
 

@@ -52,9 +52,8 @@ def cache_folder(folder: Path) -> Findings:
         yield Finding(
             "warn", f"{there} is not writable: nothing will be cached", "choose another folder: --cache-dir"
         )
-    text = os.fspath(there.resolve())
-    above = [one for one in mount_table.table() if (text + "/").startswith(one.point.rstrip("/") + "/")]
-    kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else "an unknown file system"
+    mounted = mount_table.containing(os.fspath(there.resolve()))
+    kind = mounted.kind if mounted else "an unknown file system"
     if kind in REMOTE:
         yield Finding("warn", f"the cache {folder} is on {kind}", "choose a folder on a local disk: --cache-dir")
     else:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from empiarfs.cli import complete, options, places
 from empiarfs.cli.text import printable
 from empiarfs.errors import UnknownListing
 from empiarfs.model import is_entry_number
-from empiarfs.mount import daemon, mountpoints, names, status
+from empiarfs.mount import daemon, kernel_limit, mountpoints, names, status
 from empiarfs.paths import entry_number, entry_of
 from empiarfs.settings import ROWS, BadSetting, Settings
 
@@ -62,6 +63,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     flags, for_libfuse = _with_extra(flags, ",".join(extra))
     chosen = options.load(flags)
     only = options.entry_numbers(entry, chosen)
+    chosen = _within_limit(chosen)
     recent_warnings = status.RecentWarnings()
     was_there = os.path.lexists(mountpoint)
     path = _free(mountpoint, chosen.base_url, alone=not only)
@@ -89,10 +91,12 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
     try:
         if flags["foreground"]:
             _log(chosen, None, recent_warnings)
-            daemon.in_foreground(start, lambda: click.echo(f"mounted on {path}; Ctrl-C unmounts it", err=True))
+            daemon.in_foreground(
+                start, lambda: click.echo(f"mounted on {path}; Ctrl-C unmounts it", err=True), path
+            )
         else:
             _log(chosen, _log_file(path), recent_warnings)
-            daemon.in_background(start)
+            daemon.in_background(start, path)
     except BaseException as error:
         if not was_there:
             with suppress(OSError):
@@ -211,6 +215,19 @@ def _errors_of(archive: "Archive", entries: tuple[str, ...]) -> tuple[dict[str, 
     for one in asking:
         one.join(max(0.0, deadline - time.monotonic()))
     return dict(errors), not any(one.is_alive() for one in asking)
+
+
+def _within_limit(chosen: Settings) -> Settings:
+    """Return `chosen` with a patience within the limit of the kernel, and warn if that is shorter."""
+    limit = kernel_limit.limit()
+    if limit is None or chosen.patience <= limit.patience:
+        return chosen
+    click.echo(
+        f"empiarfs: warning: reads fail after {limit.patience:.0f} s, not {chosen.patience:.0f} s (--patience): "
+        f"the kernel ends a mount that does not answer for {limit.seconds:.0f} s ({limit.sysctl})",
+        err=True,
+    )
+    return replace(chosen, patience=limit.patience)
 
 
 def _read_ahead(path: str, kib: int) -> None:

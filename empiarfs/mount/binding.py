@@ -12,7 +12,7 @@ from typing import Any
 
 from empiarfs.archive import Archive
 from empiarfs.model import Stub, base_name, parent_path
-from empiarfs.mount import requirements, status, view
+from empiarfs.mount import kernel_limit, requirements, status, view
 from empiarfs.mount.operations import BACKGROUND, Operations
 
 # if both are installed, mfusepy would load libfuse 2 by default
@@ -152,7 +152,8 @@ def serve(
         name, _, value = option.partition("=")
         chosen[name] = value or True
     encoding = {"encoding": "empiarfs_names"} if ON_FUSEPY else {}
-    _Fuse(kind(archive, owner, mounted, ready, stats, _caller), mountpoint, raw_fi=True, **encoding, **chosen)
+    operations = kind(archive, owner, mounted, ready, stats, _caller, kernel_limit.longest_wait())
+    _Fuse(operations, mountpoint, raw_fi=True, **encoding, **chosen)
 
 
 def _caller() -> int:

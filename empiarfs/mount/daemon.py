@@ -14,7 +14,7 @@ from pathlib import Path
 
 from empiarfs.allocator import share_one_heap
 from empiarfs.archive import Archive
-from empiarfs.mount import mountpoints, refusal, status, view
+from empiarfs.mount import kernel_limit, mountpoints, refusal, status, view
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,12 @@ class Failed(Exception):
     """The daemon could not mount; the text is its error message."""
 
 
-def in_background(start: Callable[[Callable[[], None]], None]) -> None:
+def in_background(start: Callable[[Callable[[], None]], None], mountpoint: str) -> None:
     """Run `start` in a process of its own, and return when it has called its argument.
 
     Args:
         start: mounts, calls its argument when the mount answers, and returns when the mount is gone.
+        mountpoint: where it mounts.
 
     Raises:
         Failed: the process ended before; the text is its error message.
@@ -55,7 +56,7 @@ def in_background(start: Callable[[Callable[[], None]], None]) -> None:
         os.write(_ERRORS, b"".join(ours))
         return
     os.waitpid(child, 0)
-    raise Failed(refusal.explained(said))
+    raise Failed(refusal.explained(said, mountpoint))
 
 
 def reserve_standard_descriptors() -> None:
@@ -145,10 +146,33 @@ def serve(
 
     stats.binding = binding.library()
     owner = view.Owner(os.getuid(), os.getgid())
+    limit = kernel_limit.limit()
     try:
         binding.serve(archive, mountpoint, owner, int(time.time()), begun.set, stats, options)
+        if limit is not None:
+            _log_end(mountpoint, limit, max(stats.reads_waiting.longest, stats.names_waiting.longest))
     finally:
         archive.close()
+
+
+def _log_end(mountpoint: str, limit: kernel_limit.Limit, longest: float) -> None:
+    """Write to the log why the mount has ended, as far as that can be known: the kernel does not tell.
+
+    Args:
+        mountpoint: where it was.
+        limit: that of the kernel.
+        longest: the seconds that the slowest answer took.
+    """
+    if longest > limit.seconds:
+        log.error(
+            "the kernel has ended the mount on %s: an answer took %.0f s, and %s = %.0f",
+            mountpoint, longest, limit.sysctl, limit.seconds,
+        )  # fmt: skip
+    else:
+        log.info(
+            "%s was unmounted, or ended by the kernel: it ends a mount that stops answering for %.0f s (%s)",
+            mountpoint, limit.seconds, limit.sysctl,
+        )  # fmt: skip
 
 
 def _check_threads() -> None:
@@ -216,7 +240,7 @@ def _end(mountpoint: str, archive: Archive | None) -> None:
     os._exit(0)
 
 
-def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None]) -> None:
+def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[], None], mountpoint: str) -> None:
     """Run `start` in this process; `say` is called when the mount answers.
 
     SIGUSR1 stays pending until `serve` answers it.
@@ -229,6 +253,7 @@ def in_foreground(start: Callable[[Callable[[], None]], None], say: Callable[[],
         start(say)
     except RuntimeError as error:
         by_libfuse = "could not mount; the line above says why"  # its error is a number
-        raise Failed(by_libfuse if str(error).isdigit() else refusal.explained(str(error).encode())) from error
+        says = str(error)
+        raise Failed(by_libfuse if says.isdigit() else refusal.explained(says.encode(), mountpoint)) from error
     finally:
         sys.stdout.flush()

@@ -34,6 +34,12 @@ def table() -> list[Mounted]:
     return [_parsed(line) for line in _TABLE.read_bytes().splitlines()]
 
 
+def containing(path: str) -> Mounted | None:
+    """Return the mount that `path`, without links, is on; None if there is none, as in a chroot."""
+    inside = [one for one in table() if (path + "/").startswith(one.point.rstrip("/") + "/")]
+    return max(reversed(inside), key=lambda one: len(one.point), default=None)
+
+
 def _parsed(line: bytes) -> Mounted:
     fields = line.split(b" ")
     kind = fields[fields.index(_OPTIONAL_END) + 1]

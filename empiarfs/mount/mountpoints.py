@@ -38,9 +38,7 @@ def _on_top(path: str) -> Mounted | None:
 
 def holder(path: Path) -> str | None:
     """Return the mount of empiarfs that contains `path`; None if none does."""
-    text = absolute(path)
-    inside = [m for m in mount_table.table() if text == m.point or text.startswith(m.point.rstrip("/") + "/")]
-    deepest = max(inside, key=lambda m: len(m.point), default=None)
+    deepest = mount_table.containing(absolute(path))
     return deepest.point if deepest and deepest.kind == KIND else None
 
 

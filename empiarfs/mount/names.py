@@ -1,5 +1,6 @@
 """Bounds how long a program waits for a name: until it ends, and 30 s while the server has never answered."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class NameWaits:
         has_answered: returns whether the server has answered since the mount.
         asker: returns the id of the thread whose request is answered, in the thread that answers; 0 if unknown.
         clock: monotonic seconds.
+        most: the seconds after which every wait ends, whether the server has answered or not.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class NameWaits:
         has_answered: Callable[[], bool],
         asker: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
+        most: float = math.inf,
     ) -> None:
         self._has_answered = has_answered
         self._asker = asker
         self._clock = clock
+        self._longest = most
         self._gave_up: LruCache[int, float] = LruCache(MOST_THREADS, lambda _: 1)  # when each thread did
 
     @contextmanager
@@ -49,7 +53,7 @@ class NameWaits:
 
         Raises:
             Cancelled: the program is about to end.
-            Unavailable: the server has not answered since the mount, and `SECONDS` have passed.
+            Unavailable: the server has not answered since the mount, and `SECONDS` have passed; or `most`.
             WaitedInVain: the same, and the wait of this thread for another name failed a moment ago.
         """
         begun = self._clock()
@@ -57,6 +61,8 @@ class NameWaits:
 
         def is_wanted() -> bool:
             if is_ending(thread):
+                return False
+            if self._clock() >= begun + self._longest:
                 return False
             return self._has_answered() or self._clock() < begun + self._most(thread, begun)
 
@@ -69,11 +75,14 @@ class NameWaits:
                 self._gave_up.put(thread, self._clock())
             if is_ending(thread):
                 raise
+            if self._has_answered() and self._clock() >= begun + self._longest:
+                raise Unavailable(path, f"not found out within {self._longest:.0f} s") from error
             if not most:
                 raise WaitedInVain(path, "the server has not answered since the mount") from error
+            waited = min(SECONDS, self._longest)
             raise Unavailable(
                 path,
-                f"the server has not answered since the mount; until it does, names fail after {SECONDS:.0f} s; "
+                f"the server has not answered since the mount; until it does, names fail after {waited:.0f} s; "
                 "for the cause run: empiarfs doctor",
             ) from error
 

@@ -3,10 +3,11 @@
 import errno
 import itertools
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from empiarfs.archive import Archive
@@ -41,6 +42,7 @@ class Operations:
         stats: the counters, and the content of the status file.
         caller: returns the id of the thread whose request is answered, in the thread that answers; 0 if it is
             not known.
+        longest_wait: the seconds after which a name or a read fails, whatever the engine waits for.
     """
 
     use_ns = True
@@ -53,6 +55,7 @@ class Operations:
         ready: Callable[[], None],
         stats: status.MountStats,
         caller: Callable[[], int] = lambda: 0,
+        longest_wait: float = math.inf,
     ) -> None:
         self._stats = stats
         stats.open_files = self._open_files
@@ -61,7 +64,8 @@ class Operations:
         self._mounted = mounted
         self._ready = ready
         self._caller = caller
-        self._names = NameWaits(archive.has_answered, caller)
+        self._names = NameWaits(archive.has_answered, caller, most=longest_wait)
+        self._longest_wait = longest_wait
         self._versions = Versions()
         self._handles: dict[int, File | list[Node] | bytes] = {}
         # logged as not available offline: programs try again and again, and `ls -l` tries each name of a directory
@@ -150,7 +154,7 @@ class Operations:
                 return opened[offset : offset + size]
             assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
             # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
-            with self._stats.reads_waiting, cancel_scope(partial(_is_alive, self._caller())):
+            with self._stats.reads_waiting, self._waiting_for_bytes(opened.path):
                 data = self._archive.read(opened, offset, size)
             count = len(data)
             self._stats.reads += 1
@@ -197,6 +201,19 @@ class Operations:
         """Count the wait for the name `path`, and bound it."""
         with self._stats.names_waiting, self._names.bounded(path):
             yield
+
+    @contextmanager
+    def _waiting_for_bytes(self, path: str) -> Iterator[None]:
+        """Bound the wait for bytes of `path`."""
+        thread = self._caller()
+        until = time.monotonic() + self._longest_wait
+        try:
+            with cancel_scope(lambda: _is_alive(thread) and time.monotonic() < until):
+                yield
+        except Cancelled as error:
+            if time.monotonic() < until:
+                raise
+            raise Unavailable(path, f"no bytes within {self._longest_wait:.0f} s") from error
 
     def _open_files(self) -> int:
         return sum(isinstance(thing, File) for thing in list(self._handles.values()))

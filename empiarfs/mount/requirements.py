@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEVICE = Path("/dev/fuse")
+FUSERMOUNTS = ("fusermount3", "fusermount")
 BINDINGS = ("mfusepy", "fusepy")
 
 
@@ -52,8 +53,24 @@ def missing_device() -> Missing | None:
 
 
 def fusermount() -> str | None:
-    """Return the program with which ordinary users mount and unmount; None if there is none."""
-    return shutil.which("fusermount3") or shutil.which("fusermount")
+    """Return the program with which ordinary users mount and unmount; None if there is none.
+
+    The first of `PATH` that may mount: conda and brew install one that may not.
+    """
+    folders = [None, *os.environ.get("PATH", os.defpath).split(os.pathsep)]  # None for what a shell would find
+    found = [one for name in FUSERMOUNTS for folder in folders if (one := shutil.which(name, path=folder))]
+    return next(filter(may_mount, found), next(iter(found), None))
+
+
+def may_mount(program: str) -> bool:
+    """Return whether `program` gets the rights of root: it is setuid, or has capabilities."""
+    mode = Path(program).stat()
+    if mode.st_uid == 0 and mode.st_mode & stat.S_ISUID:
+        return True
+    try:
+        return bool(os.getxattr(program, "security.capability"))
+    except OSError:
+        return False
 
 
 def missing_fusermount() -> Missing:

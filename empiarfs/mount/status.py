@@ -135,19 +135,24 @@ class RecentWarnings(logging.Handler):
 
 
 class Inside:
-    """The set of threads that are in a block of code now; not reentrant."""
+    """The set of threads that are in a block of code now; not reentrant.
+
+    Attributes:
+        longest: the seconds that the slowest has taken, of those that have left.
+    """
 
     def __init__(self) -> None:
-        self._threads: set[int] = set()  # adding or removing one is atomic
+        self._threads: dict[int, float] = {}  # and when each entered; adding or removing one is atomic
+        self.longest = 0.0
 
     def __len__(self) -> int:
         return len(self._threads)
 
     def __enter__(self) -> None:
-        self._threads.add(threading.get_ident())
+        self._threads[threading.get_ident()] = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self._threads.discard(threading.get_ident())
+        self.longest = max(self.longest, time.monotonic() - self._threads.pop(threading.get_ident()))
 
 
 class MountStats:

@@ -133,6 +133,11 @@ def mount_tmpfs(target: Path) -> None:
     _mount("tmpfs", target, kind="tmpfs", data="mode=755")
 
 
+def mount_bpf(target: Path) -> None:
+    """Mount on `target` a file system on which no fusermount3 mounts; names in it have no dots."""
+    _mount("bpf", target, kind="bpf", data="mode=755")
+
+
 def unbind(target: Path) -> None:
     """Take away what was mounted last on `target`."""
     _checked(_libc.umount2(os.fsencode(target), 2), target)  # MNT_DETACH
