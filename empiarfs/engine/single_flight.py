@@ -60,8 +60,10 @@ class Flight(Generic[T]):
             over = threading.Event()
             self._waiters.append(over)
             if not self._is_over:
-                while not wait(over.wait, delay := hedge_delay()):
-                    for request in self.requests:
+                delay = 0.0
+                while not wait(over.wait, delay):
+                    delay = hedge_delay()
+                    for request in self.requests:  # a prefetch may have been silent for long
                         request.hedge_if_silent(delay)
         if self._error is not None:
             raise copy_error(self._error)
