@@ -167,7 +167,7 @@ def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
     gap = max(0, read.start - stream.position)
     filled = min(max(0, min(read.stop, stream.position) - read.start), stream.holes)
     if read.stop <= stream.on_disk:  # what is read so fast says nothing about the need for what is not on disk
-        most_credit = max(stream.credit, CAUTIOUS_AT_START)
+        most_credit = max(stream.credit, SURE)
     credit = min(stream.credit + fresh + 3 * filled - 2 * gap, most_credit)
     return Stream(
         stream.start,

@@ -62,12 +62,13 @@ class Flight(Generic[T]):
         if not self._is_over:
             over = threading.Event()
             self._waiters.append(over)
-            if not self._is_over:
-                seconds = self._hedge_delay()
-                while not wait(over.wait, seconds, over.set):
-                    for request in self.requests:
-                        request.hedge_if_silent(self._hedge_delay())
-                    seconds = min(2 * seconds, max(seconds, LONGEST_LOOK_SECONDS))
+            seconds = 0.0
+            while not self._is_over:
+                delay = self._hedge_delay()
+                for request in self.requests:  # a prefetch may have been silent for long
+                    request.hedge_if_silent(delay)
+                seconds = max(delay, min(2 * seconds, LONGEST_LOOK_SECONDS))
+                wait(over.wait, seconds, over.set)
         if self._error is not None:
             raise copy_error(self._error)
         return self._value

@@ -12,7 +12,7 @@ from empiarfs.units import KIB
 PAGE = 4 * KIB  # of the kernel
 MAX_GAP = 128 * KIB  # between two reads of one piece, which the kernel may reorder
 MIN_JUMPS = 3  # equal ones, from which on the next pieces are predicted; two are equal by chance
-MAX_PIECES = 24  # that are prefetched at once: two for each connection, and some that are complete
+MAX_PIECES = 64  # that are prefetched at once: enough for all connections while the reader waits for a silent one
 
 
 @dataclass(frozen=True, slots=True)
