@@ -312,6 +312,16 @@ def test_a_server_that_answers_only_the_first_request_is_not_sent_batches_for_a_
     assert batch.sizes.is_usable()
 
 
+def test_a_server_that_says_nothing_of_sizes_is_not_sent_batches_for_a_while(batch: Pipelining) -> None:
+    """Batches of replies without a size, as from a server that redirects each request, are of no use either."""
+    for _ in range(MOST_FAILURES):
+        assert batch.sizes.is_usable()
+        for stub in batch.stubs:
+            batch.shelf.plan[stub.path] = with_fields("301 Moved Permanently", Location="/elsewhere")
+        assert batch.measured() == []
+    assert not batch.sizes.is_usable()
+
+
 def test_a_server_that_ends_each_connection_after_some_requests_gets_no_more(batch: Pipelining) -> None:
     """Once a server has ended a connection after its Nth request, at most N are sent over one."""
     batch.shelf.plan[path_of(FEW_REQUESTS)] = pipelined.announce_and_close
