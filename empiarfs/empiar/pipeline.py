@@ -41,7 +41,7 @@ class MixedUp(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ReplyHead:
     """The head of one reply; `headers` has names like `Content-Length`."""
 
     status: int
@@ -56,6 +56,8 @@ class Head:
 
 class PipelinedSizes:
     """Sizes of some files of a directory, by one round trip.
+
+    Several threads measure batches at once; a count that two of them overwrite matters little.
 
     Args:
         client: knows the URLs of the files, and what the server has shown so far.
@@ -129,7 +131,7 @@ class PipelinedSizes:
         if left:
             raise Unavailable(directory, "the server leaves requests without replies")
 
-    def _request(self, stubs: Sequence[Stub]) -> tuple[list[Head], int]:
+    def _request(self, stubs: Sequence[Stub]) -> tuple[list[ReplyHead], int]:
         """Request the heads of `stubs`, or of the first of them.
 
         Returns:
@@ -139,7 +141,7 @@ class PipelinedSizes:
             Throttled: the server refuses connections.
             MixedUp: the server sends something else.
         """
-        heads: list[Head] = []
+        heads: list[ReplyHead] = []
         count = len(stubs)
         try:
             with self._pool.acquire() as connection, connection.raw(self._client.url("")) as (sock, fields):
@@ -177,7 +179,7 @@ class PipelinedSizes:
             self._rests_until = self._clock() + REST_SECONDS
             self._failures = 0
 
-    def _replies(self, sock: socket.socket, count: int) -> Iterator[Head]:
+    def _replies(self, sock: socket.socket, count: int) -> Iterator[ReplyHead]:
         """Yield the heads of `count` replies to what was just sent.
 
         Raises:
@@ -212,7 +214,7 @@ def _check_same(held: Sequence[File], found: Sequence[File | None]) -> None:
         raise MixedUp(f"two replies for {held[0].path} differ")
 
 
-def _file(stub: Stub, head: Head) -> File | None:
+def _file(stub: Stub, head: ReplyHead) -> File | None:
     """Return the file that `head` is about; None if an ordinary request is to be sent for it.
 
     Raises:
@@ -239,7 +241,7 @@ def _file(stub: Stub, head: Head) -> File | None:
     return file
 
 
-def parsed(text: str) -> Head:
+def parsed(text: str) -> ReplyHead:
     """Parse the head of a reply.
 
     Raises:
@@ -256,4 +258,4 @@ def parsed(text: str) -> Head:
             raise MixedUp(f"the head of a reply contains {line[:40]!r}")
         name, value = name.title(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value  # two lengths are no length
-    return Head(int(status[1]), status[2] or "", headers)
+    return ReplyHead(int(status[1]), status[2] or "", headers)
