@@ -82,7 +82,7 @@ class Host:
         self._hedged = Hedged(self.served, self._limiter, self._limiter.demand, self.submit)
         self.origin = Retrying(self._hedged, self._retry_policy)
         self.prefetch_origin = Hedged(self.served, self._limiter, lambda _: nullcontext(), self.submit)
-        self.batched_sizes: PipelinedSizes | None = PipelinedSizes(
+        self.batched_sizes = PipelinedSizes(
             self.client, self._pool, silence=self.latency.hedge_delay, record=self.latency.record
         )
         self.listing = LimitedListing(HtmlListing(self.client), self._limiter.demand, self._retry_policy)

@@ -53,10 +53,9 @@ class Reply:
         reason = (response.reason or "")[:LONGEST_REASON]
         self.reason = reason if reason.isprintable() else ""
         self.headers: Mapping[str, str] = response.headers
-        persists = self.headers.get("Connection", "").lower() != "close"
-        self.is_persistent = (
-            response.raw.version == HTTP_1_1 and persists
-        )  # more requests may follow (RFC 9112, 9.3)
+        # more requests may follow (RFC 9112, 9.3)
+        closes = "close" in self.headers.get("Connection", "").lower()
+        self.is_persistent = response.raw.version == HTTP_1_1 and not closes
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without decoding; if it arrives fast, in whole pieces.

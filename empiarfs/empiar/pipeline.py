@@ -28,7 +28,7 @@ RECEIVED_AT_ONCE = 64 * 1024
 GAP_SHARE = 0.25  # of the silence before the first reply, between two: no round trip is between them
 MOST_SILENCES = 4.0  # times the silence that ends a batch, for all of its replies
 MOST_FRUITLESS = 2  # connections in a row that have answered nothing of a batch
-MOST_FAILURES = 3  # batches in a row with at most one reply, after which the server is left alone
+MOST_FAILURES = 6  # batches in a row with at most one size; where 3 % of the requests hang, three are not rare
 REST_SECONDS = 60.0  # for which it is not sent pipelined requests then
 FEW_REQUESTS = 10  # over one connection; a server that closes it after fewer is no use
 _STATUS = re.compile(r"HTTP/1\.1 ([2-5]\d\d)(?: ([^\r\n]*))?")
@@ -41,7 +41,7 @@ class MixedUp(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ReplyHead:
     """The head of one reply; `headers` has names like `Content-Length`."""
 
     status: int
@@ -56,6 +56,8 @@ class Head:
 
 class PipelinedSizes:
     """Sizes of some files of a directory, by one round trip.
+
+    Several threads measure batches at once; a count that two of them overwrite matters little.
 
     Args:
         client: knows the URLs of the files, and what the server has shown so far.
@@ -105,13 +107,18 @@ class PipelinedSizes:
         while left and fruitless < MOST_FRUITLESS:
             check = [by_path[file.path] for file in held[-1:]]
             try:
-                heads, is_sound = self._request([*check, *left])
+                heads, count = self._request([*check, *left])
                 found = [_file(stub, head) for stub, head in zip([*check, *left], heads, strict=False)]
                 _check_same(held[-1:], found)
             except MixedUp as error:
                 self._is_mixed_up = True
                 log.warning("%s: pipelined requests: %s; files are measured one by one", directory, error)
                 raise Unavailable(directory, "the server mixes up its replies") from error
+            is_last = any(head.is_last for head in heads[-1:])
+            is_sound = is_last or len(heads) == count
+            self._note_use(
+                sum(file is not None for file in found), count, is_expected=is_last and self._most_requests > 0
+            )
             answered = max(0, len(heads) - len(check))
             left = left[answered:]
             fruitless = 0 if answered else fruitless + 1
@@ -124,17 +131,17 @@ class PipelinedSizes:
         if left:
             raise Unavailable(directory, "the server leaves requests without replies")
 
-    def _request(self, stubs: Sequence[Stub]) -> tuple[list[Head], bool]:
+    def _request(self, stubs: Sequence[Stub]) -> tuple[list[ReplyHead], int]:
         """Request the heads of `stubs`, or of the first of them.
 
         Returns:
-            The replies that came, and whether the server meant to send no more of them.
+            The replies that came, and the number of the requests.
 
         Raises:
             Throttled: the server refuses connections.
             MixedUp: the server sends something else.
         """
-        heads: list[Head] = []
+        heads: list[ReplyHead] = []
         count = len(stubs)
         try:
             with self._pool.held() as connection, connection.raw(self._client.url("")) as (sock, fields):
@@ -161,16 +168,18 @@ class PipelinedSizes:
             self._client.stalls += error.kind is Kind.SILENT
             if error.kind is Kind.REFUSED:
                 raise Throttled(stubs[0].path, str(error)) from error
-        is_sound = len(heads) == count or (bool(heads) and heads[-1].is_last)
-        is_ignored = len(heads) <= 1 < count and not (is_sound and self._most_requests)
-        self._failures = self._failures + 1 if is_ignored else 0
+        return heads, count
+
+    def _note_use(self, measured: int, requests: int, *, is_expected: bool) -> None:
+        """Count the batches in a row that were of no use, unless the end of their connection was expected."""
+        is_useless = measured <= 1 < requests and not is_expected
+        self._failures = self._failures + 1 if is_useless else 0
         if self._failures >= MOST_FAILURES:
             log.info("the server does not answer pipelined requests; files are measured one by one for a while")
             self._rests_until = self._clock() + REST_SECONDS
             self._failures = 0
-        return heads, is_sound
 
-    def _replies(self, sock: socket.socket, count: int) -> Iterator[Head]:
+    def _replies(self, sock: socket.socket, count: int) -> Iterator[ReplyHead]:
         """Yield the heads of `count` replies to what was just sent.
 
         Raises:
@@ -205,7 +214,7 @@ def _check_same(held: Sequence[File], found: Sequence[File | None]) -> None:
         raise MixedUp(f"two replies for {held[0].path} differ")
 
 
-def _file(stub: Stub, head: Head) -> File | None:
+def _file(stub: Stub, head: ReplyHead) -> File | None:
     """Return the file that `head` is about; None if an ordinary request is to be sent for it.
 
     Raises:
@@ -232,7 +241,7 @@ def _file(stub: Stub, head: Head) -> File | None:
     return file
 
 
-def parsed(text: str) -> Head:
+def parsed(text: str) -> ReplyHead:
     """Parse the head of a reply.
 
     Raises:
@@ -249,4 +258,4 @@ def parsed(text: str) -> Head:
             raise MixedUp(f"the head of a reply contains {line[:40]!r}")
         name, value = name.title(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value  # two lengths are no length
-    return Head(int(status[1]), status[2] or "", headers)
+    return ReplyHead(int(status[1]), status[2] or "", headers)

@@ -72,11 +72,10 @@ class Tree:
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
         self._bulk: LruCache[str, BulkSizes] = LruCache(MOST_BULKS, lambda _: 1)
-        self._batches = (
-            None
-            if batched is None
-            else SizeBatches(batched, listings, single_flight, background, prefetch_slot, self.measure_ahead)
-        )
+        self._batches: SizeBatches | None = None
+        if batched is not None:
+            measuring = background, prefetch_slot, self.measure_ahead
+            self._batches = SizeBatches(batched, listings, single_flight, *measuring)
 
     def listdir(self, directory: str) -> list[Node]:
         """Return the children of `directory` from memory, the index or the server, without measuring files.
@@ -135,7 +134,7 @@ class Tree:
         Args:
             path: a file.
             use: the kind of use; each is tracked separately.
-            windows: how many siblings.
+            windows: how many of them.
         """
         directory = parent_path(path)
         known = self._listings.cached(directory)

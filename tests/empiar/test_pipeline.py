@@ -1,14 +1,17 @@
 """Sizes from pipelined HEADs: right ones of all files, or none of a batch whose replies are not beyond doubt."""
 
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import pipelined
 from support.pipelined import Act, Pipelining, answering, head, path_of, with_fields
 
-from empiarfs.empiar.pipeline import FEW_REQUESTS, MOST_FAILURES, REST_SECONDS, parsed
+from empiarfs.empiar.pipeline import FEW_REQUESTS, LONGEST_HEAD, MOST_FAILURES, REST_SECONDS, parsed
 from empiarfs.errors import Throttled, Unavailable
 from empiarfs.model import File, Stub
 
@@ -111,6 +114,33 @@ def test_nothing_is_pipelined_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) ->
     with Pipelining(DISTINCT) as made:
         made.client.http.is_persistent = True
         assert not made.sizes.is_usable()
+
+
+def test_requests_are_pipelined_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is encrypted carries batches as any other."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    with Pipelining(DISTINCT, context) as made:
+        made.measure_one()
+        made.shelf.plan[path_of(MIDDLE)] = pipelined.close_before
+        assert made.measured() == made.files()
+        assert made.sizes.is_usable()
+        assert made.server.connections <= 3
+
+
+def test_replies_that_trickle_are_given_up(batch: Pipelining) -> None:
+    """A batch ends after a few times the silence, however often a byte comes; the rest is requested elsewhere."""
+
+    def trickle(_shelf: pipelined.Shelf, _path: str) -> pipelined.Pieces:
+        for _ in range(LONGEST_HEAD):
+            batch.clock.go_on(pipelined.SILENCE)
+            yield b"x"
+
+    batch.shelf.plan[path_of(MIDDLE)] = trickle
+    assert batch.measured() == batch.files()
+    assert batch.client.http.stalls == 1
 
 
 MIXED_UP: dict[str, Act] = {
@@ -310,6 +340,16 @@ def test_a_server_that_answers_only_the_first_request_is_not_sent_batches_for_a_
     assert not batch.sizes.is_usable()
     batch.clock.go_on(REST_SECONDS)
     assert batch.sizes.is_usable()
+
+
+def test_a_server_that_says_nothing_of_sizes_is_not_sent_batches_for_a_while(batch: Pipelining) -> None:
+    """Batches of replies without a size, as from a server that redirects each request, are of no use either."""
+    for _ in range(MOST_FAILURES):
+        assert batch.sizes.is_usable()
+        for stub in batch.stubs:
+            batch.shelf.plan[stub.path] = with_fields("301 Moved Permanently", Location="/elsewhere")
+        assert batch.measured() == []
+    assert not batch.sizes.is_usable()
 
 
 def test_a_server_that_ends_each_connection_after_some_requests_gets_no_more(batch: Pipelining) -> None:

@@ -1,5 +1,6 @@
 """A server that gets many HEADs at once, and answers some of them as no server should."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -131,9 +132,11 @@ class Pipelining:
 
     Args:
         sizes: of the files, in the order of their listing.
+        tls: the certificate of the server, if it is to have one.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.shelf = Shelf({path_of(number): size for number, size in enumerate(sizes)})
         self.stubs = [Stub(path, listed_size(size).strip(), LISTED_DATE) for path, size in self.shelf.sizes.items()]
         self.clock = FakeClock()
@@ -141,7 +144,7 @@ class Pipelining:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self.server = self._stack.enter_context(RawServer(self.shelf))
+        self.server = self._stack.enter_context(RawServer(self.shelf, tls=self._tls))
         self.client = self._stack.enter_context(Client(self.server.url, Hasty()))
         self._stack.callback(self.shelf.over.set)
         self.sizes = PipelinedSizes(

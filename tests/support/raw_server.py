@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -26,19 +27,32 @@ class RawServer(LineServer):
         speak: gives what is said to one request, whose head it is given; a None hangs up.
         welcome: what is said before the first request.
         end: what ends the head of a request.
+        tls: the certificate that it shows; it talks in the clear where there is None.
     """
 
-    def __init__(self, speak: Speak, *, welcome: Iterable[bytes] = (), end: bytes = b"\r\n\r\n") -> None:
+    def __init__(
+        self,
+        speak: Speak,
+        *,
+        welcome: Iterable[bytes] = (),
+        end: bytes = b"\r\n\r\n",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._speak = speak
         self._welcome = welcome
         self._end = end
         self.heads: list[bytes] = []
-        super().__init__(socket.create_server(("127.0.0.1", 0)))
+        self._scheme = "http"
+        listening = socket.create_server(("127.0.0.1", 0))
+        if tls is not None:
+            self._scheme = "https"
+            listening = tls.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
+        super().__init__(listening)
 
     @property
     def url(self) -> str:
         """The URL of its root."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def _talk(self, line: socket.socket, number: int) -> None:
         for said in self._welcome:
