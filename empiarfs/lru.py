@@ -43,6 +43,12 @@ class LruCache(Generic[K, V]):
             found: V = cachetools.Cache.__getitem__(self._values, key)  # without a change of the order
             return found
 
+    def drop(self, key: K) -> None:
+        """Drop the value of `key`, if there is one."""
+        with self._lock:
+            self._demoted.pop(key, None)
+            self._values.pop(key, None)
+
     def put(self, key: K, value: V) -> None:
         """Store `value`; evict demoted values, then the least recently used ones."""
         weight = self._weight(value)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
+from typing import NamedTuple
 
 from empiarfs.engine import blocks
 from empiarfs.lru import LruCache
@@ -17,6 +18,13 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.5  # how long the blocks of an incomplete chunk wait in the write queue for the missing ones
 ROOM_SECONDS = 0.5  # how long prefetch waits for the store at most: a store that hangs must not stop it
 PREFETCH_SHARE = 0.75  # the share of the write queue that prefetch may fill; the rest is for demand reads
+
+
+class _Held(NamedTuple):
+    """The bytes of a block in memory, and whether they came from the store, which has them still."""
+
+    data: bytes
+    is_stored: bool
 
 
 class Cache:
@@ -32,7 +40,7 @@ class Cache:
     def __init__(
         self, memory: int, store: BlockStore, chunk_blocks: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._lru: LruCache[Block, bytes] = LruCache(memory - memory // 4, len)
+        self._lru: LruCache[Block, _Held] = LruCache(memory - memory // 4, lambda held: len(held.data))
         self._store = store
         self._chunk_blocks = chunk_blocks
         self._queue = _WriteQueue(memory // 4, chunk_blocks, clock)
@@ -69,18 +77,25 @@ class Cache:
 
         Args:
             block: the block.
-            fully_read: whether a sequential reader now has all of it. Such a block is evicted before prefetched
-                ones: the kernel caches it, and they are still to be read.
+            fully_read: whether a sequential reader now has all of it. The kernel caches it: if it came from the
+                store it is dropped at once, else it is evicted before prefetched ones, which are still to be read.
         """
-        data = self._lru.demote(block) if fully_read else self._lru.get(block)
-        if data is not None:
-            self.memory_hits += 1
-        return data
+        held = self._demote(block) if fully_read else self._lru.get(block)
+        if held is None:
+            return None
+        self.memory_hits += 1
+        return held.data
 
     def demote(self, blocks: Iterable[Block]) -> None:
         """Record that `blocks` were fully read; see `in_memory`."""
         for block in blocks:
-            self._lru.demote(block)
+            self._demote(block)
+
+    def _demote(self, block: Block) -> _Held | None:
+        held = self._lru.demote(block)
+        if held is not None and held.is_stored:
+            self._lru.drop(block)
+        return held
 
     def load(self, file: File, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         """Load the blocks of the ascending `numbers` that the store holds into memory; yield them by chunk."""
@@ -90,14 +105,14 @@ class Cache:
             for run in blocks.runs(inside):
                 found |= self._store.get(file, run)
             for number, data in found.items():
-                self._lru.put(Block(file, number), data)
+                self._lru.put(Block(file, number), _Held(data, is_stored=True))
             self.store_hits += len(found)
             self.misses += len(inside) - len(found)
             yield from found.items()
 
     def put(self, block: Block, data: bytes) -> None:
         """Put `block` into memory and into the write queue; a full queue drops it."""
-        self._lru.put(block, data)
+        self._lru.put(block, _Held(data, is_stored=False))
         self._queue.put(block, data)
         if self._writer is None:
             with self._lock:

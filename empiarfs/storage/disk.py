@@ -81,13 +81,13 @@ class DiskStore:
                 found |= stored.blocks
                 if stored.damaged:
                     self._report_damage(file, stored.damaged)
-                    database = self._database("writing")
-                    if database is not None:
+                    database = self._file.opened
+                    if database is not None and not self._breaker.is_open("writing"):
                         self._merge(database, chunk, {})  # without the damaged blocks
                 elif stored.blocks:
                     self._used[chunk.key] = None
             if len(self._used) >= TOUCHED_AT_ONCE:
-                self._touch(self._database("writing"))
+                self._touch(self._file.opened)
         except FAILURES as error:
             self._record_failure(error, "reading")
         return found

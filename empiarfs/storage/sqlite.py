@@ -51,6 +51,10 @@ class DatabaseFile(Generic[T]):
 
     A use that fails is suspended for a while, which is logged once. The caller's lock makes it safe for threads.
 
+    Attributes:
+        opened: the database, as it was last opened, which no lock is needed to read; None if there is none.
+        breaker: suspends a use that has failed.
+
     Args:
         file: the file; its folder is private, and created if it is missing.
         what: the name of the database, for the log.
@@ -64,7 +68,7 @@ class DatabaseFile(Generic[T]):
         self.file = file
         self.breaker = CircuitBreaker(what)
         self._connect = connect
-        self._database: T | None = None
+        self.opened: T | None = None
         self._identity: Identity | None = None
         self._looked = time.monotonic()
         self._is_outdated = True  # to be opened again
@@ -88,7 +92,7 @@ class DatabaseFile(Generic[T]):
                     self._open()
             except FAILURES as error:
                 self.failure(error, "opening")
-        return self._database
+        return self.opened
 
     def failure(self, error: Exception, use: str) -> None:
         """Record that `use` of the database failed, which may have to be opened again."""
@@ -100,12 +104,12 @@ class DatabaseFile(Generic[T]):
     def close(self) -> T | None:
         """Return the database for the caller to close; there is none from now on."""
         self._is_closed = True
-        database, self._database = self._database, None
+        database, self.opened = self.opened, None
         return database
 
     def _open(self) -> None:
         """Open the file; remove one that is corrupt, or of another version."""
-        before, self._database = self._database, None
+        before, self.opened = self.opened, None
         if before is not None:
             before.close()  # first: a connection that has failed may hold locks
         ensure_private(self.file.parent)
@@ -113,14 +117,14 @@ class DatabaseFile(Generic[T]):
         try:
             if self._is_corrupt and identity(self.file) == self._identity:
                 raise sqlite3.DatabaseError("its content is corrupt")
-            self._database = self._connect()
+            self.opened = self._connect()
         except FAILURES as error:
             if may_be_whole(error):
                 raise
             self.breaker.failure(error, "")
             log.info("%s is removed, and starts empty", self.file)
             remove(self.file)
-            self._database = self._connect()
+            self.opened = self._connect()
         self._identity = identity(self.file)
         self._is_outdated = self._is_corrupt = False
 

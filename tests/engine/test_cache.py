@@ -113,6 +113,21 @@ def test_a_fully_read_block_is_evicted_before_an_unread_one() -> None:
         assert [number for number in range(5) if cache.in_memory(block(number), fully_read=True)] == [1, 3, 4]
 
 
+def test_a_fully_read_block_of_the_store_leaves_memory_at_once() -> None:
+    """The store has it still, and the kernel too; until then it is in memory for every reader."""
+    store = MemoryStore()
+    store.blocks |= {block(number): bytes(100) for number in range(3)}
+    with closing(Cache(4000, store, 8)) as cache:
+        assert len(dict(cache.load(FILE, range(3)))) == 3
+        assert cache.in_memory(block(0)) == bytes(100)
+        assert cache.in_memory(block(0), fully_read=True) == bytes(100)
+        cache.demote([block(1)])
+        assert [block(number) in cache for number in range(3)] == [False, False, True]
+        assert cache.size == 100
+        assert dict(cache.load(FILE, [0])) == {0: bytes(100)}
+        assert block(0) in cache
+
+
 def test_a_block_from_the_store_is_not_written_back() -> None:
     """A block that came from the store is not stored again."""
     store = MemoryStore()

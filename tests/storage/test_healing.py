@@ -304,7 +304,7 @@ def test_a_store_that_is_opened_locked_recovers(
 def test_a_lock_delays_no_read(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Reading needs no database: a statement that waits for a lock delays no read, hit or miss."""
+    """Reading needs no database: neither a statement nor a writer that waits for a lock delays a hit or a miss."""
 
     def refuse(*_: object) -> object:
         raise AssertionError("the database was used")
@@ -312,6 +312,8 @@ def test_a_lock_delays_no_read(
     with monkeypatch.context() as patch:
         patch.setattr(diskcache.Cache, "_sql", property(refuse))
         patch.setattr(sqlite3, "connect", refuse)
+        patch.setattr(disk, "TOUCHED_AT_ONCE", 1)
+        patch.setattr(store, "_database", refuse)  # what a writer opens again
         assert store.get(FILE, range(20)) == {0: noise(500)}
         assert get(store, Block(File("other", 5, None), 0)) is None
     assert warned(caplog) == []

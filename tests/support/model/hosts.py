@@ -221,7 +221,7 @@ class _Held:
     def forget(self) -> None:
         """Let nothing be in memory."""
         held = self._archive._reader._cache
-        held._lru = LruCache(int(held._lru._values.maxsize), len)
+        held._lru = LruCache(int(held._lru._values.maxsize), held._lru._weight)
 
     def shrink(self, most: int) -> None:
         """Let the store on disk hold `most` bytes now."""
