@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from empiarfs.archive import Archive
 from empiarfs.cancellation import cancel_scope
@@ -32,7 +32,8 @@ class Operations:
     """Answers the kernel's requests from an archive.
 
     It does not inherit from a binding's class of defaults: what is not here (extended attributes, locks) libfuse
-    answers itself, once, and the kernel does not request it again. Writes never come here: the mount is read-only.
+    answers itself, once, and the kernel does not request it again. Writes come here only if root has remounted the
+    mount as writable.
 
     Args:
         archive: what is mounted.
@@ -116,6 +117,8 @@ class Operations:
     def open(self, path: str, info: Any) -> int:
         """Open a file; the kernel keeps its pages across opens while it is the same version."""
         path = path[1:]
+        if info.flags & os.O_ACCMODE != os.O_RDONLY:
+            self.refuse()
         with self.errors("open", path):
             if path == status.NAME:
                 # it is made at this moment; the kernel must cache neither it nor its length
@@ -154,6 +157,13 @@ class Operations:
             self._stats.reads += 1
             self._stats.served_bytes += count
             return data
+
+    def refuse(self, *_: object) -> NoReturn:
+        """Refuse to change anything."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    chmod = chown = create = link = mkdir = mknod = removexattr = rename = rmdir = setxattr = symlink = refuse
+    truncate = unlink = utimens = refuse
 
     def statfs(self, _path: str) -> dict[str, int]:
         """Return the size of the file system."""

@@ -75,8 +75,8 @@ def test_a_view_of_each_name_is_kept(tree: FixtureTree) -> None:
     assert operations.getattr("/EMPIAR-10028/a")["st_size"] == 4000
     newest[0] = new
     assert operations.getattr("/10028/a")["st_size"] == 3000
-    assert operations.open("/10028/a", SimpleNamespace(fh=0, keep_cache=None)) == 0
+    assert operations.open("/10028/a", SimpleNamespace(fh=0, flags=os.O_RDONLY)) == 0
     with pytest.raises(Stale):
-        operations.open("/EMPIAR-10028/a", SimpleNamespace(fh=0, keep_cache=None))
+        operations.open("/EMPIAR-10028/a", SimpleNamespace(fh=0, flags=os.O_RDONLY))
     assert operations.getattr("/EMPIAR-10028/a")["st_ino"] == operations.getattr("/10028/a")["st_ino"]
-    assert operations.open("/EMPIAR-10028/a", SimpleNamespace(fh=0, keep_cache=None)) == 0
+    assert operations.open("/EMPIAR-10028/a", SimpleNamespace(fh=0, flags=os.O_RDONLY)) == 0

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -51,7 +52,7 @@ def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:
 
 def information(handle: int = 0) -> Any:
     """Return the file information that the kernel passes."""
-    return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
+    return SimpleNamespace(fh=handle, flags=os.O_RDONLY, keep_cache=False, direct_io=False)
 
 
 def listed(operations: Operations, room: int = 100) -> list[str]:
