@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 Identity = tuple[int, int]
@@ -13,6 +14,8 @@ Identity = tuple[int, int]
 log = logging.getLogger(__name__)
 
 FOLDER = "v1"  # the version of the format of the cache folder; each has a folder of its own
+CACHE_TAG = "CACHEDIR.TAG"  # by which tar, restic and borg leave a cache out (https://bford.info/cachedir/)
+_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds a cache of empiarfs.\n"
 _ROOT = 0  # root may do anything anyway
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -58,6 +61,10 @@ def prepare_cache_dir(cache: Path) -> Path | None:
     if not os.access(folder, os.W_OK):
         log.warning("%s is not writable; nothing is cached on disk; choose another folder: --cache-dir", folder)
         return None
+    tag = folder / CACHE_TAG
+    if not tag.exists():
+        with suppress(OSError):  # the disk may be full
+            tag.write_text(_TAG_TEXT)
     return folder
 
 

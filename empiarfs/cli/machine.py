@@ -102,11 +102,11 @@ def slots_folder() -> Findings:
 
 
 def open_files() -> Findings:
-    """Check how many files a process may open."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Check how many files a process may open, once a mount has raised the limit as far as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < FEWEST_FILES:
         yield Finding(
-            "warn", f"a process may open {most} files; a busy mount needs more", "raise the limit: ulimit -n 1024"
+            "warn", f"a process may open {most} files; a busy mount needs more", "raise the limit: ulimit -Hn 1024"
         )
     else:
         yield Finding("ok", f"a process may open {'any number of' if most < 0 else most} files")

@@ -1,6 +1,9 @@
 """The options that commands share: settings from flags, the environment and the configuration file."""
 
+import errno
 import logging
+import math
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 * units.MIB
+FEW_FILES_SECONDS = 60.0
 
 
 class _Printable(logging.Formatter):
@@ -27,6 +31,27 @@ class _Printable(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
+
+
+class FewFiles(logging.Filter):
+    """Passes errors about too many open files as one line a minute: all requests fail so, each with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether `record` is to be written; rewrite it if it is about too many open files."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
+            return True
+        if record.created < self._last + FEW_FILES_SECONDS:
+            return False
+        self._last = record.created
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        record.msg = f"requests fail: {error.strerror} (ulimit -n {most}); raise the limit: ulimit -n 1024"
+        record.args = record.exc_info = None
+        return True
 
 
 def load(flags: dict[str, Any], defaults: Settings | None = None) -> Settings:
@@ -158,6 +183,7 @@ def log_to(file: Path | None, *others: logging.Handler, verbose: bool) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8", errors="replace")
         handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(FewFiles())
     logger = logging.getLogger("empiarfs")
     logger.handlers[:] = [handler, *others]
     logger.propagate = False

@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -131,6 +132,9 @@ def serve(
     """
     _check_threads()
     share_one_heap()
+    with suppress(OSError, ValueError):  # a system may forbid even that
+        _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     begun = threading.Event()
     # one that was ignored, by nohup or a shell's trap, stays ignored: if it were blocked it would be received
     answered = {_TELL, *(one for one in _STOP if signal.getsignal(one) != signal.SIG_IGN)}

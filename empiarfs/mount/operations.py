@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from empiarfs.archive import Archive
 from empiarfs.cancellation import cancel_scope
@@ -32,7 +32,8 @@ class Operations:
     """Answers the kernel's requests from an archive.
 
     It does not inherit from a binding's class of defaults: what is not here (extended attributes, locks) libfuse
-    answers itself, once, and the kernel does not request it again. Writes never come here: the mount is read-only.
+    answers itself, once, and the kernel does not request it again. Writes come here only if root has remounted the
+    mount as writable.
 
     Args:
         archive: what is mounted.
@@ -93,26 +94,20 @@ class Operations:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if path == status.NAME:
             return view.status_attributes(path, self._owner, self._mounted)
-        target = view.link_target(path)
         with self.errors("stat", path), self._waiting_for_name(path):
-            if target is not None:
-                self._archive.stat(target)
-                return view.link_attributes(path, target, self._owner, self._mounted)
-            node = self.to_announce(self._archive.stat(path))
+            node = self.to_announce(self._shown(path))
             self.announced(node)
             return self.attributes(node)
 
-    def readlink(self, path: str) -> str:
-        """Return the target of a link."""
-        target = view.link_target(path[1:])
-        if target is None:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return target
-
     def opendir(self, path: str) -> int:
         """List a directory; the handle holds the listing, so that no name is repeated or missing."""
-        with self.errors("list", path[1:]), self._waiting_for_name(path[1:]):
-            return self._new_handle(self._archive.listdir(path[1:]))
+        path = path[1:]
+        with self.errors("list", path), self._waiting_for_name(path):
+            in_archive = view.archive_path(path)
+            listed = self._archive.listdir(in_archive)
+            if in_archive != path:
+                listed = [view.at(node, f"{path}/{base_name(node.path)}") for node in listed]
+            return self._new_handle(listed)
 
     def releasedir(self, _path: str | None, handle: int) -> int:
         """Drop the listing of an open directory."""
@@ -122,6 +117,8 @@ class Operations:
     def open(self, path: str, info: Any) -> int:
         """Open a file; the kernel keeps its pages across opens while it is the same version."""
         path = path[1:]
+        if info.flags & os.O_ACCMODE != os.O_RDONLY:
+            self.refuse()
         with self.errors("open", path):
             if path == status.NAME:
                 # it is made at this moment; the kernel must cache neither it nor its length
@@ -129,11 +126,11 @@ class Operations:
                 info.fh = self._new_handle(status.as_text(self._stats.status()).encode())
                 return 0
             with self._waiting_for_name(path):
-                found = self._archive.stat(path)
+                found = self._shown(path)
             if isinstance(found, Directory):
                 raise IsADirectory(path)
             opened = self._versions.to_open(found)
-            self._stats.record_open(path)
+            self._stats.record_open(view.archive_path(path))
             info.keep_cache = self._versions.open(opened)
             info.fh = self._new_handle(opened)  # last: after an error no `release` follows
         return 0
@@ -155,11 +152,18 @@ class Operations:
             assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
             # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
             with self._stats.reads_waiting, self._waiting_for_bytes(opened.path):
-                data = self._archive.read(opened, offset, size)
+                data = self._archive.read(view.at(opened, view.archive_path(opened.path)), offset, size)
             count = len(data)
             self._stats.reads += 1
             self._stats.served_bytes += count
             return data
+
+    def refuse(self, *_: object) -> NoReturn:
+        """Refuse to change anything."""
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    chmod = chown = create = link = mkdir = mknod = removexattr = rename = rmdir = setxattr = symlink = refuse
+    truncate = unlink = utimens = refuse
 
     def statfs(self, _path: str) -> dict[str, int]:
         """Return the size of the file system."""
@@ -195,6 +199,10 @@ class Operations:
     def errors(self, verb: str, path: str) -> "_Errors":
         """Return a context that logs an error once, and turns an unexpected exception into EIO."""
         return _Errors(verb, path, self._told_offline)
+
+    def _shown(self, path: str) -> Measured:
+        """Return what is shown at `path`; the kernel has a view of its own of each path."""
+        return view.at(self._archive.stat(view.archive_path(path)), path)
 
     @contextmanager
     def _waiting_for_name(self, path: str) -> Iterator[None]:

@@ -2,10 +2,13 @@
 
 import hashlib
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from empiarfs.model import Directory, File, Node
 from empiarfs.paths import entry_of
+
+NodeKind = TypeVar("NodeKind", bound=Node)
 
 BLOCK_SIZE = 4096  # st_blksize; larger makes Python's open().read(1024) fetch a whole megabyte
 SECTOR = 512  # the unit of st_blocks
@@ -29,10 +32,13 @@ class Owner:
 
 
 def inode(path: str) -> int:
-    """Return the inode number of `path`: the same at every mount, because it depends on the path alone."""
+    """Return the inode number of `path`: the same at every mount, because it depends on the path alone.
+
+    What is shown at two paths has one number.
+    """
     if not path:
         return ROOT_INODE
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    digest = hashlib.blake2b(archive_path(path).encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) >> 1 | 2  # positive as a signed number, and never that of the root
 
 
@@ -57,11 +63,6 @@ def status_attributes(path: str, owner: Owner, mounted: int) -> dict[str, int]:
     return _attributes(path, FILE_MODE, 0, owner, mounted)
 
 
-def link_attributes(path: str, target: str, owner: Owner, mounted: int) -> dict[str, int]:
-    """Return the `stat` of the symbolic link `path` to `target`."""
-    return _attributes(path, stat.S_IFLNK | 0o777, len(target), owner, mounted)
-
-
 def _attributes(path: str, mode: int, size: int, owner: Owner, seconds: int) -> dict[str, int]:
     time = seconds * 10**9
     return {
@@ -84,9 +85,16 @@ def kind(node: Node) -> int:
     return stat.S_IFDIR if isinstance(node, Directory) else stat.S_IFREG
 
 
-def link_target(path: str) -> str | None:
-    """Return the target of the link `path`: `10028` of `EMPIAR-10028`; None if it is not a link."""
-    return None if "/" in path else entry_of(path)
+def archive_path(path: str) -> str:
+    """Return the path in the archive of what is shown at `path`: `10028/data` for `EMPIAR-10028/data`."""
+    first, slash, rest = path.partition("/")
+    entry = entry_of(first)
+    return path if entry is None else f"{entry}{slash}{rest}"
+
+
+def at(node: NodeKind, path: str) -> NodeKind:
+    """Return `node` as it is shown, or kept, at `path`."""
+    return node if node.path == path else replace(node, path=path)
 
 
 def is_too_long(name: str) -> bool:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from empiarfs.private_dirs import FOLDER, check_holder, ensure_private, nearest
+from empiarfs.private_dirs import CACHE_TAG, FOLDER, check_holder, ensure_private, nearest
 from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
 from empiarfs.storage.chunks import Chunk
 from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
@@ -167,7 +167,7 @@ class CacheMaintenance:
             if path.name not in {FOLDER, "sample"}:
                 yield path
         for path in _children(self._kept):
-            if path != self._blocks and not path.name.startswith((_LISTINGS, _SILENT)):
+            if path != self._blocks and not path.name.startswith((_LISTINGS, _SILENT, CACHE_TAG)):
                 yield path
         for folder, _, names in os.walk(self._blocks):
             for name in names:

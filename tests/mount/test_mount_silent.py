@@ -62,11 +62,9 @@ def named(
         made.umount("--lazy")
 
 
-@pytest.mark.promise(
-    "A mount of some entries shows these alone. They, and the links to them, exist without a request."
-)
-def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
-    """A selected entry and its link exist at once, without the server."""
+@pytest.mark.promise("A mount of some entries shows these alone. They exist, by either name, without a request.")
+def test_a_named_entry_is_there_at_once(named: Mount) -> None:
+    """A selected entry exists at once by its number and its accession, without the server."""
     for name in ("EMPIAR-10028", "empiar-10028", "10028"):
         for command in (["ls", "-d"], ["test", "-d"]):
             done, seconds = timed(named, *command, named / name)
@@ -74,10 +72,10 @@ def test_a_named_entry_and_its_link_are_there_at_once(named: Mount) -> None:
             assert seconds < SOON, name
 
 
-def test_a_link_to_an_entry_that_is_known_is_there_at_once(
+def test_the_accession_of_an_entry_that_is_known_is_there_at_once(
     mount: Mounts, fault_proxy: FaultProxy, binding: str
 ) -> None:
-    """The link to an entry in the cache exists at once without selected entries too."""
+    """The accession of an entry in the cache exists at once without selected entries too."""
     account = mount.account(binding=binding)
     before = mount(base_url=fault_proxy.url, account=account)
     assert before.run("ls", "-d", before / "EMPIAR-10028").returncode == 0

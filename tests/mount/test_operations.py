@@ -3,6 +3,7 @@
 import errno
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -57,7 +58,7 @@ def answering(archive: OneDirectory) -> tuple[Operations, MountStats]:
 
 def information(handle: int = 0) -> Any:
     """Return the file information that the kernel passes."""
-    return SimpleNamespace(fh=handle, keep_cache=False, direct_io=False)
+    return SimpleNamespace(fh=handle, flags=os.O_RDONLY, keep_cache=False, direct_io=False)
 
 
 def entries(operations: Operations, handle: int, room: int = 100) -> dict[str, int]:

@@ -28,10 +28,7 @@ def test_a_directory_is_in_the_servers_order(mounted: Mount, apache: Apache) -> 
     assert mounted.run("ls", "-aU", mounted / "10100/data").stdout.decode().split() == [".", "..", *shown]
 
 
-@pytest.mark.promise(
-    "There are files, directories and the accessions' links, and nothing else: no hard links, devices, FIFOs or "
-    "sockets."
-)
+@pytest.mark.promise("There are files and directories, and nothing else: no links, devices, FIFOs or sockets.")
 def test_nothing_is_neither_file_nor_directory(mounted: Mount) -> None:
     """Everything below an entry is a regular file with one link, or a directory."""
 

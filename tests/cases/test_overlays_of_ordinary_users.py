@@ -1,4 +1,4 @@
-"""The overlays of docs/running.md: an ordinary user changes, at every depth, what is mounted read-only."""
+"""Programs of ordinary users that write beside their input, far below its top: the overlays of docs/running.md."""
 
 import os
 import re
