@@ -1,11 +1,10 @@
 """Shell completion: paths that the index knows, and mount points; sends no request."""
 
 import os
-import re
 from collections.abc import Iterator
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, add_completion_class
 
 from empiarfs.cli import options
 from empiarfs.model import Directory, Node, base_name, is_entry_number
@@ -13,8 +12,42 @@ from empiarfs.paths import entry_of
 from empiarfs.settings import SAMPLE, BadSetting, Settings, archive_name
 from empiarfs.storage.index import SqliteIndex, index_file
 
-_PLAIN = re.compile(r"[\w.,:+=@%-]+")
 _FILES_OF_THE_SHELL = ("/", ".", "~")
+_EXPANDED = frozenset("$`")  # bash would insert them without quotes, and then run what a server has written
+_BASH = r"""
+%(complete_func)s() {
+    local IFS=$'\n' line type value
+    local words="${COMP_WORDS[*]}"
+    COMPREPLY=()
+    while IFS= read -r line; do
+        type=${line%%%%,*} value=${line#*,}
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) compopt -o filenames; COMPREPLY+=("$value") ;;
+        esac
+    done < <(env COMP_WORDS="$words" COMP_CWORD=$COMP_CWORD %(complete_var)s=bash_complete "$1")
+    if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == */ ]]; then compopt -o nospace; fi
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class _Bash(BashComplete):
+    """Completion in bash, which quotes what it inserts; click's inserts names as they are, and expands patterns."""
+
+    source_template = _BASH
+
+
+class _Fish(FishComplete):
+    """Completion in fish, with names that hold a comma; click's ends there."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split -m 1 ","')
+
+
+add_completion_class(_Bash)
+add_completion_class(_Fish)
 
 
 def archive_paths(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -50,12 +83,12 @@ def _paths(context: click.Context, incomplete: str) -> Iterator[str]:
             yield shown
             continue
         yield f"{shown}/"
-        if len(matching) == 1:  # else the shell puts a space behind the only match
+        if len(matching) == 1:  # else zsh puts a space behind the only match
             yield from (f"{shown}/{base_name(child.path)}" for child in _children(context, node.path))
 
 
 def _children(context: click.Context, directory: str) -> list[Node]:
-    """Return the known children of `directory` whose names need no quoting; none if there is no index."""
+    """Return the known children of `directory` whose names a shell can quote; none if there is no index."""
     try:
         chosen = options.load(context.params, Settings())
     except BadSetting:
@@ -71,6 +104,6 @@ def _children(context: click.Context, directory: str) -> list[Node]:
 
 
 def _is_fit(node: Node) -> bool:
-    """Return whether the name of `node` needs no quoting and, at the root, is an entry."""
+    """Return whether a shell can quote the name of `node`, which at the root is that of an entry."""
     name = base_name(node.path)
-    return _PLAIN.fullmatch(name) is not None and ("/" in node.path or is_entry_number(name))
+    return name.isprintable() and _EXPANDED.isdisjoint(name) and ("/" in node.path or is_entry_number(name))

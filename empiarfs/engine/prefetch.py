@@ -121,10 +121,11 @@ class Prefetcher:
         return len(self._sequential.keys() | {file})
 
     def _begin(self, file: File) -> None:
-        """Record that `file` is read from its start; prefetch the heads of the next files of a sequence.
+        """Record that `file` is read from its start; prefetch the heads and tails of the next files of a sequence.
 
-        A head is as long as what was read of the previous file, if that is short, like the headers of ten thousand
-        micrographs. Movies that are read whole have windows of their own.
+        They are as long as what was read of the previous file, if that is short, like the headers of ten thousand
+        micrographs, and the directories at the ends of TIFF files. Movies that are read whole have windows of their
+        own.
         """
         directory = parent_path(file.path)
         before = self._newest.get(directory)
@@ -133,13 +134,18 @@ class Prefetcher:
         self._newest.put(directory, file)
         following = self._files.next_after(file.path, use="read")
         reading = self._readings.get(before) if before is not None else None
-        streams = reading.streams if reading is not None else ()
-        head = next((stream.position for stream in streams if not stream.start), 0)
+        if before is None or reading is None:
+            return
+        head = next((stream.position for stream in reading.streams if not stream.start), 0)
+        ends = (before.size - stream.start for stream in reading.streams if stream.position == before.size)
+        tail = next((end for end in ends if end <= LONGEST_HEAD), 0)
         if 0 < head <= LONGEST_HEAD:
             for path in following:
-                self._background(partial(self._prefetch_head, path, head))
+                self._background(partial(self._prefetch_ends, path, head, tail))
 
-    def _prefetch_head(self, path: str, head: int) -> None:
+    def _prefetch_ends(self, path: str, head: int, tail: int) -> None:
         found = self._files.measure_ahead(path, self._reader.whole_blocks(head))
         if isinstance(found, File) and found.size:
             self._reader.prefetch(found, Span(0, min(head, found.size)))
+            if head < found.size - tail < found.size:
+                self._reader.prefetch(found, Span(found.size - tail, found.size))

@@ -67,7 +67,10 @@ def test_bash_gets_the_completions_alone() -> None:
         ("10028/", ["10028/data/", "10028/10028.xml"]),
         ("10028/1", ["10028/10028.xml"]),
         ("EMPIAR-10028/data/a", ["EMPIAR-10028/data/a.mrc"]),
-        ("10028/data/", ["10028/data/Micrographs/", "10028/data/a.mrc", "10028/data/b.mrc"]),
+        (
+            "10028/data/",
+            ["10028/data/Micrographs/", "10028/data/a.mrc", "10028/data/b.mrc", "10028/data/with space.mrc"],
+        ),
         ("10028/data/M", ["10028/data/Micrographs/"]),
         ("10934/", []),
         ("a", []),
@@ -75,7 +78,7 @@ def test_bash_gets_the_completions_alone() -> None:
     ],
 )
 def test_paths_that_were_listed_are_offered(command: str, begun: str, paths: list[str]) -> None:
-    """The known children of the path so far are offered, except names that a shell would misread."""
+    """The known children of the path so far are offered, except names that no shell can quote."""
     assert offered(command, begun) == [f"plain,{path}" for path in paths]
 
 

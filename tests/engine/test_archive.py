@@ -265,7 +265,7 @@ def test_a_file_that_is_read_again_is_prefetched_again(rig: Rig) -> None:
 def test_a_prefetched_head_is_one_request_for_size_and_block(rig: Rig) -> None:
     """However few bytes of the previous file were read, a whole block comes with the size of the next one."""
     rig.archive.listdir("10028")
-    rig.archive._prefetcher._prefetch_head(PATH, 1000)
+    rig.archive._prefetcher._prefetch_ends(PATH, 1000, 0)
     assert len(rig.ahead.diary) == 1
     assert rig.archive.open(PATH).read_at(0, 1000) == noise(1000)
     assert (len(rig.ahead.diary), len(rig.origin.diary)) == (1, 0)
