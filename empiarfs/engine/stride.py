@@ -1,7 +1,7 @@
 """Recognises a reader of equally spaced pieces of a file, and predicts its next pieces; pure.
 
 Every 50th particle of a stack, a row of each section of a tomogram, the headers in a tar: each piece begins as far
-behind the one before it, give or take a page, because the kernel reads whole pages.
+behind the one before it, give or take some pages, because the kernel reads whole ones.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from empiarfs.model import Span
 from empiarfs.units import KIB
 
-PAGE = 4 * KIB  # of the kernel
+MAX_ROUNDING = 8 * KIB  # the kernel reads whole pages: each jump begins and ends at one
 MAX_GAP = 128 * KIB  # between two reads of one piece, which the kernel may reorder
 MIN_JUMPS = 3  # equal ones, from which on the next pieces are predicted; two are equal by chance
 MAX_PIECES = 64  # that are prefetched at once: enough for all connections while the reader waits for a silent one
@@ -70,7 +70,7 @@ def _jumps(stride: Stride, start: int) -> int:
     step = (stride.start - stride.first) / stride.jumps
     jumps = round((start - stride.start) / step)
     is_predicted = jumps == 1 or stride.jumps + jumps <= stride.reached
-    return jumps if jumps and is_predicted and abs(start - stride.start - jumps * step) <= PAGE else 0
+    return jumps if jumps and is_predicted and abs(start - stride.start - jumps * step) <= MAX_ROUNDING else 0
 
 
 def next_pieces(stride: Stride, length: int, most: int) -> tuple[Stride, list[Span]]:
