@@ -119,6 +119,15 @@ def test_pieces_that_the_kernel_holds_are_passed_over() -> None:
     assert len(flat(ahead)) == len({piece.start for piece in flat(ahead)})
 
 
+def test_pieces_that_are_passed_over_count_against_the_reader() -> None:
+    """Pieces that are prefetched and not read, and those to come, are at most half as many as were read."""
+    starts = [*range(0, 20 * MIB, MIB), 24 * MIB, 28 * MIB, 30 * MIB]
+    ahead, _ = fed(starts)
+    for number in range(1, len(starts) + 1):
+        unread = {piece.start for piece in flat(ahead[:number])} - set(starts[:number])
+        assert len(unread) <= number / 2
+
+
 def test_the_end_of_the_file_ends_the_pieces() -> None:
     """No piece reaches past the end of the file, and what is prefetched has a limit."""
     length = 50 * MIB + 1000
