@@ -12,6 +12,7 @@ from support.fakes import (
     FakeClock,
     FakeListing,
     FakeOrigin,
+    MemoryStore,
     QueuedTasks,
     directory,
     noise,
@@ -26,6 +27,7 @@ from empiarfs.engine.tree import Tree
 from empiarfs.errors import Closed, IsADirectory, NotFound, Stale
 from empiarfs.lru import LruCache
 from empiarfs.model import File, Span
+from empiarfs.ports import BlockStore
 from empiarfs.storage.index import SqliteIndex
 
 PATH = "10028/a.mrc"
@@ -39,12 +41,20 @@ def run(task: Callable[[], object]) -> None:
 class Rig:
     """An archive over fakes, with all of them accessible."""
 
-    def __init__(self, folder: Path, content: bytes) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        content: bytes,
+        *,
+        memory: int = 1 << 24,
+        most_ahead: int = 1 << 22,
+        store: BlockStore | None = None,
+    ) -> None:
         self.origin = FakeOrigin({PATH: content}, piece=1 << 16)
         self.origin.directories = {"10028"}
         self.listing = FakeListing({"10028": [stub(PATH)], "": [directory("10028")]})
         self.index = SqliteIndex(folder / "tree.sqlite")
-        self.cache = Cache(1 << 24, BrokenStore(), 16)
+        self.cache = Cache(memory, store or BrokenStore(), 16)
         self.later = QueuedTasks()
         self.closed = 0
         self.ahead = FakeOrigin(self.origin.files, piece=1 << 16)
@@ -70,7 +80,7 @@ class Rig:
             tree,
             self.later,
             self._close,
-            most_ahead=1 << 22,
+            most_ahead=most_ahead,
             request_size_bounds=lambda: (1 << 18, 1 << 19),
         )
 
@@ -269,3 +279,32 @@ def test_a_prefetched_head_is_one_request_for_size_and_block(rig: Rig) -> None:
     assert len(rig.ahead.diary) == 1
     assert rig.archive.open(PATH).read_at(0, 1000) == noise(1000)
     assert (len(rig.ahead.diary), len(rig.origin.diary)) == (1, 0)
+
+
+def test_the_prefetch_of_a_file_that_is_closed_is_dropped(rig: Rig) -> None:
+    """What is queued for a file that its last reader has closed is not fetched; it is when reading goes on."""
+    file = rig.archive.open(PATH)
+    for offset in range(0, 2**20, 2**17):
+        file.read_at(offset, 2**17)
+    rig.later(lambda: None, "another file")
+    rig.archive.release(file.file)
+    assert len(rig.later) == 1
+    file.read_at(2**20, 2**17)
+    for task in rig.later:
+        task()
+    assert min(span.start for span in rig.ahead.fetches) >= 2**20
+
+
+def test_what_is_read_from_disk_requests_little_beyond_it(tmp_path: Path) -> None:
+    """A reader of the cached first part of a file grows no window to the rest of it."""
+    content, cached = noise(64 << 20), 24 << 20
+    store = MemoryStore()
+    rig = Rig(tmp_path, content, memory=128 << 20, most_ahead=64 << 20, store=store)
+    file = rig.archive.open(PATH)
+    store.put(file.file, {number: content[number << 16 : number + 1 << 16] for number in range(cached >> 16)})
+    for offset in range(0, cached, 2**17):
+        file.read_at(offset, 2**17)
+        while rig.later:
+            rig.later.pop(0)()
+    assert 0 < sum(span.size for span in rig.ahead.fetches) <= 10 << 20
+    rig.archive.close()

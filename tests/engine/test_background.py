@@ -83,6 +83,29 @@ def test_queued_tasks_are_counted() -> None:
     held.set()
 
 
+def test_dropped_tasks_do_not_run() -> None:
+    """The tasks that are queued for one purpose are dropped; one that runs and all others run to their end."""
+    held, begun, done = threading.Event(), threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def hold() -> None:
+        begun.set()
+        held.wait(SOON)
+        ran.append("held")
+
+    with threads(1) as background:
+        background(hold, "a")
+        assert begun.wait(SOON)
+        background(lambda: ran.append("a"), "a")
+        background(lambda: ran.append("b"), "b")
+        background(done.set)
+        background.drop("a")
+        assert background.waiting == 2
+        held.set()
+        assert done.wait(SOON)
+    assert ran == ["held", "b"]
+
+
 @pytest.fixture
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow a poll to take long on a busy machine."""

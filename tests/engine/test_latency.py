@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from empiarfs.engine.latency import LatencyEstimator
-from empiarfs.units import MIB
+from empiarfs.units import KIB, MIB
 
 TIMES = st.lists(st.floats(0, 1000), max_size=150)
 
@@ -95,6 +95,16 @@ def test_splitting_pays_on_a_slow_connection() -> None:
         slow.record_rate(MIB, 1.0)
     assert slow.worth_splitting(MIB)
     assert not fast.worth_splitting(MIB)
+
+
+def test_a_block_over_a_fast_connection_is_one_request() -> None:
+    """However short the latency is, a block that arrives within milliseconds is not split."""
+    near = LatencyEstimator(64 * MIB)
+    for _ in range(64):
+        near.record(0.001)
+        near.record_rate(20 * MIB, 1.0)
+    assert not near.worth_splitting(128 * KIB)
+    assert near.worth_splitting(MIB)
 
 
 def test_the_timeout_doubles_after_each_timeout() -> None:

@@ -116,7 +116,7 @@ class Promise:
     * From then on half of what was read, up to `CAUTIOUS_AFTER_JUMP` (at the start `CAUTIOUS_AT_START`), a byte
       more for each byte up to `SURE`, and `GROWTH` more for each byte beyond, never more than `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
-    * After `MIN_JUMPS` equal jumps, half as many further pieces of the longer of the last two lengths.
+    * After `MIN_JUMPS` equal jumps, half as many further pieces as were read, of the longer of the last two lengths.
 
     Attributes:
         length: the length of the file.
@@ -146,7 +146,7 @@ class Promise:
         if stride is None or stride.jumps < MIN_JUMPS:
             return []
         step = (stride.start - stride.first) / stride.jumps
-        starts = [stride.start + round(step * number) for number in range(1, (stride.jumps + 1) // 2 + 1)]
+        starts = [stride.start + round(step * number) for number in range(1, stride.pieces // 2 + 1)]
         spans = [Span(start - 1, start + 1 + max(stride.lengths)) for start in starts]
         return [Span(span.start, min(span.stop, self.length)) for span in spans if span.start < self.length]
 

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from empiarfs.engine import readahead
 from empiarfs.model import Span
 from empiarfs.units import KIB, MIB
 
+PAGE = 4 * KIB
 PIECE = 128 * KIB  # the kernel's largest request
 MOST = 64 * MIB
 SHORTEST = 256 * KIB
@@ -121,6 +122,15 @@ def test_reads_slightly_out_of_order_are_one_stream(seed: int) -> None:
     assert len(reading.streams) == 1
     assert not overlap(flat(ahead))
     assert max(span.stop for span in flat(ahead)) >= 32 * MIB
+
+
+@given(st.integers(0, 2**32))
+def test_reads_slightly_out_of_order_earn_as_much(seed: int) -> None:
+    """Reordered reads of the kernel skip nothing: their window grows like that of reads in order."""
+    reads = pieces(0, 12 * MIB)
+    in_order = fed(reads)[1].streams[0]
+    reordered = fed(reads[:2] + swapped(reads[2:], random.Random(seed)))[1].streams[0]
+    assert (reordered.credit, reordered.holes) == (in_order.credit, 0)
 
 
 def test_two_interleaved_streams_are_both_prefetched() -> None:
@@ -265,3 +275,121 @@ def test_slices_in_random_order_cost_little_more_than_themselves(size: int) -> N
         ahead += spans
     outside = total(span for span in ahead if not any(at <= span.start < at + size for at in slices))
     assert outside <= 4 * size
+
+
+def fetched_in_vain(reads: Sequence[Span]) -> int:
+    """Return how many bytes are prefetched for `reads` that they do not read, in whole pages of the kernel."""
+    ahead = flat(fed(reads, most=160 * MIB, longest=16 * MIB)[0])
+    return PAGE * len(pages(ahead) - pages(reads))
+
+
+def pages(spans: Iterable[Span]) -> set[int]:
+    """Return the numbers of the pages of `spans`."""
+    return {number for span in spans for number in range(span.start // PAGE, -(-span.stop // PAGE))}
+
+
+def particles(numbers: Iterable[int]) -> list[Span]:
+    """Return the kernel's reads of particles of 64 KiB of a stack, of whole pages."""
+    return [Span(number * 64 * KIB, number * 64 * KIB + 68 * KIB) for number in numbers]
+
+
+def in_pages(starts: Iterable[int], size: int) -> list[Span]:
+    """Return reads of `size` bytes at `starts` as the kernel sends them."""
+    return [read for start in starts for read in pieces(start // PAGE * PAGE, start // PAGE * PAGE + size)]
+
+
+CHANCE = random.Random(7)
+SKIPPING = {
+    "every 50th particle": in_pages(range(1024, 20_000 * 64 * KIB, 50 * 64 * KIB), 256 * KIB),
+    "every 4th particle": particles(range(0, 20_000, 4)),
+    "a fifth of the particles": particles(sorted(CHANCE.sample(range(20_000), 4000))),
+    "half of the particles": particles(sorted(CHANCE.sample(range(20_000), 10_000))),
+    "rising reads of 1 MB": in_pages(sorted(CHANCE.sample(range(1 << 30), 100)), 1_180_000),
+    "128 KiB every 4 MB": in_pages(range(0, 1_250_000_000, 4_000_000), 368 * KIB),
+    "a slice of a tomogram": [Span(0, 128 * KIB), *in_pages(range(282_624, 200 << 20, MIB), 128 * KIB)],
+    "a member of a tar": [
+        *(Span(at, at + 8 * KIB) for at in range(0, 24 * MIB, 4 * MIB)),
+        *pieces(200 * MIB, 204 * MIB),
+    ],
+    "the first MiB": pieces(0, 5 * MIB // 4),
+    "the first and the last 7 MiB": [*pieces(0, 7 * MIB + 256 * KIB), *pieces(LENGTH - 7 * MIB, LENGTH)],
+}
+
+
+@pytest.mark.parametrize("reads", SKIPPING.values(), ids=SKIPPING)
+def test_a_reader_that_skips_gets_half_as_much_more(reads: list[Span]) -> None:
+    """Of programs that read parts of a file, at most half of what the kernel requested is prefetched in vain."""
+    assert fetched_in_vain(reads) <= total(reads) / 2
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 32), st.integers(1, 16), st.integers(1, 30)), min_size=1, max_size=30)
+)
+def test_what_is_prefetched_in_vain_is_bounded_by_what_was_read(steps: list[tuple[int, int, int]]) -> None:
+    """However a rising reader skips, no more is prefetched for it in vain than it has read, until it is trusted."""
+    reads, place = [], 64 * MIB
+    for gap, size, repeated in steps:
+        for _ in range(repeated):
+            place += gap * 64 * KIB
+            read = Span(place, place + size * 16 * KIB)
+            if total(reads) + read.size <= readahead.SURE:
+                reads.append(read)
+            place = read.stop
+    assert fetched_in_vain(reads) <= total(reads)
+
+
+def test_a_jump_within_what_was_prefetched_grows_no_window() -> None:
+    """A sequential reader that begins to jump within its window is prefetched no further than it has earned."""
+    _, reading = fed(pieces(0, 16 * MIB))
+    newest = max(stream.ahead for stream in reading.streams)
+    jumps = [Span(at, at + 4 * KIB) for at in itertools.accumulate([17 * MIB, *(MIB, 2 * MIB) * 30])]
+    ahead, _ = fed(jumps, reading=reading)
+    assert max((span.stop for span in flat(ahead)), default=0) <= max(newest, 16 * MIB + MOST // 2)
+
+
+def test_a_reader_that_jumps_into_another_window_goes_on_with_it() -> None:
+    """A second reader within what a first one has prefetched is prefetched behind that, and the first up to it."""
+    _, reading = fed(pieces(0, 16 * MIB))
+    newest = reading.streams[0].ahead
+    jump = 20 * MIB
+    ahead, reading = fed(pieces(jump, newest), reading=reading)
+    assert min(span.start for span in flat(ahead)) == newest
+    ahead, _ = fed(pieces(16 * MIB, jump), reading=reading)
+    assert flat(ahead) == []
+
+
+def test_what_is_on_disk_grows_no_window_without_end() -> None:
+    """A reader of what is on disk is prefetched, but no more than a few MiB beyond."""
+    reading = readahead.Reading()
+    distances = []
+    for read in pieces(0, 128 * MIB):
+        spans, reading = fed([read], reading=reading)
+        distances += [span.stop - read.stop for span in flat(spans)]
+        for span in flat(spans):
+            reading = readahead.found_on_disk(reading, span)
+    assert 4 * MIB < max(distances) <= readahead.SURE
+    beyond, _ = fed(pieces(128 * MIB, 192 * MIB), reading=reading)
+    assert max(span.stop for span in flat(beyond)) >= 192 * MIB + MOST // 2
+
+
+def test_what_was_dropped_is_prefetched_again() -> None:
+    """After its prefetch was dropped, a reader that goes on is prefetched as before: in order, and by stride."""
+    _, reading = fed(pieces(0, 16 * MIB))
+    ahead, _ = fed([Span(16 * MIB, 16 * MIB + PIECE)], reading=readahead.dropped(reading))
+    assert min(span.start for span in flat(ahead)) == 16 * MIB + PIECE
+    starts = [number * 8 * MIB for number in range(21)]
+    _, reading = fed(Span(start, start + PIECE) for start in starts[:20])
+    ahead, _ = fed([Span(starts[20], starts[20] + PIECE)], reading=readahead.dropped(reading))
+    assert flat(ahead)[0] == Span(21 * 8 * MIB, 21 * 8 * MIB + PIECE)
+
+
+def test_files_that_share_the_connections_get_long_requests() -> None:
+    """One of eight files that are read at once gets fewer and longer requests than a file that is read alone."""
+    counts = {}
+    for files in (1, 8):
+        reading, counts[files] = readahead.Reading(), 0
+        for read in pieces(0, 64 * MIB):
+            limits = readahead.Limits(files * 64 * MIB, SHORTEST, 16 * MIB, files)
+            reading, spans = readahead.plan(reading, read, LENGTH, limits)
+            counts[files] += len(spans)
+    assert 0 < counts[8] < counts[1] / 2

@@ -487,6 +487,16 @@ def test_a_prefetched_block_is_read_without_a_request(rig: Rig) -> None:
     assert rig.origin.fetches == []
 
 
+def test_prefetch_tells_whether_the_disk_held_all() -> None:
+    """Prefetch returns True if the store held all that was missing in memory, and something was."""
+    store = MemoryStore()
+    rig = Rig(bytes(range(100)), store=store)
+    store.put(rig.file, {number: rig.content[number * BLOCK : (number + 1) * BLOCK] for number in range(2)})
+    assert [rig.reader.prefetch(rig.file, Span(0, 2 * BLOCK)) for _ in range(2)] == [True, False]
+    assert not rig.reader.prefetch(rig.file, Span(BLOCK, 3 * BLOCK))
+    rig.close()
+
+
 def test_prefetch_skips_cached_blocks_and_those_in_flight(rig: Rig) -> None:
     """Prefetch requests nothing twice, and waits for no other thread."""
     rig.read(0, 10)

@@ -140,6 +140,22 @@ def test_a_waiter_hedges_the_requests_of_its_flight() -> None:
         assert waiter.result(SOON) == b"a"
 
 
+def test_a_request_that_was_silent_before_is_hedged_at_once() -> None:
+    """A waiter does not wait once more for a request that has been silent for long when it comes."""
+    in_flight = single_flight()
+    flight = in_flight.claim([A])[0][A]
+    hedged = threading.Event()
+    request = Hedgeable()
+    request.sent(hedged.set)
+    request._sent_at -= 2 * SOON
+    flight.requests = (request,)
+    with ThreadPoolExecutor(1) as pool:
+        waiter = pool.submit(flight.wait, lambda: SOON)
+        assert hedged.wait(SOON / 2)
+        in_flight.complete(A, b"a")
+        assert waiter.result(SOON) == b"a"
+
+
 def test_a_cancelled_waiter_leaves_the_flight_to_the_others() -> None:
     """It raises Cancelled, and the owner completes the flight for the others."""
     in_flight = single_flight()

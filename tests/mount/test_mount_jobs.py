@@ -4,12 +4,13 @@
 # ruff: noqa: PTH123, PTH208
 
 import ctypes
+import json
 import mmap
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 from support.apache import Apache
 from support.fixture_tree import SMALL_FILES, FixtureTree
 from support.ftp_server import FtpServer
-from support.mounting import Account, Mount, Mounts
+from support.mounting import Account, Mount, Mounts, eventually
+from support.relay import Line, Relay
 from support.request_log import (
     BLOCK,
     RequestLog,
@@ -261,6 +263,94 @@ def test_a_random_read_costs_its_blocks(mount: Mounts, jobs: RequestLog, size: i
             more = blocks_of(found) - needed
             assert more <= {number + 1 for number in needed}
             assert len(more) <= READS
+
+    in_a_calm_moment(check)
+
+
+def parts(path: str, places: list[tuple[int, int]]) -> int:
+    """Read as many bytes at each offset, with an open and a reader's buffer of its own for each."""
+    total = 0
+    for start, size in places:
+        with open(path, "rb") as file:
+            file.seek(start)
+            total += len(file.read(4096)) + len(file.read(size - 4096))
+    return total
+
+
+def mapped_parts(path: str, places: list[tuple[int, int]]) -> int:
+    """Read as many bytes at each offset of a mapped file."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        return sum(len(whole[start : start + size]) for start, size in places)
+
+
+def alike(size: int, starts: Iterable[int]) -> list[tuple[int, int]]:
+    """Return places of one size."""
+    return [(start, size) for start in starts]
+
+
+SKIPPING = {
+    "every 50th particle": (parts, alike(64 * KIB, range(1024, STACK - MIB, 50 * 64 * KIB))),
+    "rising reads of 1 MB": (parts, alike(10**6, sorted(random.Random(7).sample(range(STACK - MIB), 40)))),
+    "128 KiB every 4 MB": (parts, alike(128 * KIB, range(0, STACK - MIB, 4_000_000))),
+    "a slice of a tomogram": (mapped_parts, alike(2 * KIB, [0, *range(350 * KIB, STACK, MIB)])),
+    "a member of a tar": (
+        parts,
+        [*alike(4 * KIB, range(STACK - 50 * MIB, STACK, 4_000_768)), (STACK // 2, 4 * MIB)],
+    ),
+    "the first MiB": (parts, [(0, MIB)]),
+}
+
+
+@pytest.mark.promise(
+    "What is prefetched in vain for a program that reads parts of a file is at most half of what the kernel "
+    "requests, in whole blocks; it is more only for one that reads some MiB in order and then stops."
+)
+@pytest.mark.parametrize("job", SKIPPING.values(), ids=SKIPPING)
+def test_a_reader_that_skips_costs_half_as_much_more(
+    mount: Mounts, jobs: RequestLog, job: tuple[Callable[..., int], list[tuple[int, int]]]
+) -> None:
+    """What is fetched for a program that skips is at most half as much again as the blocks that the kernel has."""
+    read, places = job
+
+    def check() -> None:
+        with mounted(mount, jobs, "10600") as made:
+            assert made.call(read, made / STACK_FILE, places) == sum(size for _, size in places)
+            found = spans(jobs.asked(STACK_FILE), "GET")
+            needed = {page * 4096 // BLOCK for page in made.call(pages, made / STACK_FILE)}
+            assert asked_twice(found) == []
+            assert len(blocks_of(found)) <= 1.5 * len(needed)
+
+    in_a_calm_moment(check)
+
+
+@pytest.mark.promise("What is queued for a file is dropped when its last handle is closed.")
+def test_the_prefetch_of_a_closed_file_is_dropped(mount: Mounts, jobs_apache: Apache) -> None:
+    """After a reader of a large window has closed its file, only the requests in flight come to their end."""
+    line = Line(round_trip=0.02, total_rate=30e6)
+    with closing(Relay(("127.0.0.1", jobs_apache.port), line)) as relay:
+        jobs_apache.clear()
+        served = RequestLog(jobs_apache, relay)
+        with mounted(mount, served, "10600") as made:
+            assert made.call(parts, made / STACK_FILE, [(0, 24 * MIB)]) == 24 * MIB
+
+            def is_idle() -> bool:
+                status = json.loads((made / ".empiarfs-status").read_bytes())
+                return not status["blocks_in_flight"] and not status["background_queue_length"]
+
+            eventually(is_idle, "the requests in flight end")
+            fetched = bytes_of(spans(served.asked(STACK_FILE), "GET"))
+            assert 24 * MIB <= fetched <= 24 * MIB + (BUDGET - 2) * 5 * MIB
+
+
+def test_what_is_on_disk_is_read_without_the_rest(mount: Mounts, jobs: RequestLog) -> None:
+    """The first MiB of a file, read again from disk after a remount, requests next to nothing of what follows."""
+
+    def check() -> None:
+        account = mount.account()
+        for most in (2 * MIB, MIB):
+            with mounted(mount, jobs, "10600", account=account) as made:
+                assert made.call(parts, made / STACK_FILE, [(0, MIB)]) == MIB
+                assert bytes_of(spans(jobs.asked(STACK_FILE), "GET")) <= most
 
     in_a_calm_moment(check)
 

@@ -30,6 +30,7 @@ class OneDirectory:
     def __init__(self, *files: File, stubs: Sequence[Stub] = ()) -> None:
         self.files = {file.path: file for file in files}
         self.stubs = stubs
+        self.released: list[File] = []
 
     def has_answered(self) -> bool:
         """See `Archive`."""
@@ -42,6 +43,10 @@ class OneDirectory:
     def known(self, stub: Stub) -> Node:
         """See `Archive.known`."""
         return self.files.get(stub.path, stub)
+
+    def release(self, file: File) -> None:
+        """See `Archive.release`."""
+        self.released.append(file)
 
     def stat(self, path: str) -> File | Directory:
         """See `Archive.stat`."""
@@ -112,6 +117,20 @@ def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCa
         operations.release(f"/{FILE.path}", info)
     assert caplog.messages == [f"release {FILE.path}"]
     caplog.clear()
+
+
+def test_the_last_handle_of_a_file_ends_its_prefetch() -> None:
+    """A file is released when the last of its handles is closed, and not before."""
+    archive = OneDirectory(FILE)
+    operations, _ = answering(archive)
+    operations.getattr(f"/{FILE.path}")
+    handles = [information(), information()]
+    for info in handles:
+        operations.open(f"/{FILE.path}", info)
+    operations.release(f"/{FILE.path}", handles[0])
+    assert archive.released == []
+    operations.release(f"/{FILE.path}", handles[1])
+    assert archive.released == [FILE]
 
 
 def test_a_surprise_in_a_listing_is_logged_and_eio(

@@ -27,6 +27,13 @@ def test_pages_are_kept_across_opens(versions: Versions) -> None:
     assert versions.open(OLD)
 
 
+def test_the_last_handle_of_a_version_is_known(versions: Versions) -> None:
+    """Closing a version tells whether it was the last open handle of it."""
+    versions.open(OLD)
+    versions.open(OLD)
+    assert [versions.close(OLD), versions.close(OLD)] == [False, True]
+
+
 def test_pages_of_another_version_are_dropped_once(versions: Versions) -> None:
     """The first open of a new version drops the pages of the old one, and the second keeps its own."""
     versions.open(OLD)
