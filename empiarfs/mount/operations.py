@@ -209,17 +209,14 @@ class Operations:
     @contextmanager
     def _waiting_for_bytes(self, path: str) -> Iterator[None]:
         """Bound the wait for bytes of `path`."""
-        until = time.monotonic() + self._longest_wait
+        until, thread = time.monotonic() + self._longest_wait, self._caller()
         try:
-            with cancel_scope(lambda: self._is_alive() and time.monotonic() < until):
+            with cancel_scope(lambda: not is_dead(thread) and time.monotonic() < until):
                 yield
         except Cancelled as error:
             if time.monotonic() < until:
                 raise
             raise Unavailable(path, f"no bytes within {self._longest_wait:.0f} s") from error
-
-    def _is_alive(self) -> bool:
-        return not is_dead(self._caller())
 
     def _open_files(self) -> int:
         return sum(isinstance(thing, File) for thing in list(self._handles.values()))
