@@ -18,7 +18,7 @@ from empiarfs.private_dirs import ensure_private, runtime_folder
 ANSWER_SECONDS = 5.0
 MOST_LINKS = 40
 LOCK_SECONDS = 10.0
-END_SECONDS = 3.0  # in which a daemon ends whose mount is gone
+END_SECONDS = 6.0  # in which a daemon ends whose mount is gone; it has five for the disk
 
 
 class CannotMount(Exception):

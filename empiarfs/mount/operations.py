@@ -213,10 +213,9 @@ class Operations:
     @contextmanager
     def _waiting_for_bytes(self, path: str) -> Iterator[None]:
         """Bound the wait for bytes of `path`."""
-        thread = self._caller()
-        until = time.monotonic() + self._longest_wait
+        until, thread = time.monotonic() + self._longest_wait, self._caller()
         try:
-            with cancel_scope(lambda: _is_alive(thread) and time.monotonic() < until):
+            with cancel_scope(lambda: not is_dead(thread) and time.monotonic() < until):
                 yield
         except Cancelled as error:
             if time.monotonic() < until:
@@ -230,10 +229,6 @@ class Operations:
         handle = next(self._numbers)
         self._handles[handle] = thing
         return handle
-
-
-def _is_alive(thread: int) -> bool:
-    return not is_dead(thread)
 
 
 class _Errors:

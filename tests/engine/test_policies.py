@@ -116,7 +116,7 @@ class Promise:
     * From then on half of what was read, up to `CAUTIOUS_AFTER_JUMP` (at the start `CAUTIOUS_AT_START`), a byte
       more for each byte up to `SURE`, and `GROWTH` more for each byte beyond, never more than `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
-    * After `MIN_JUMPS` equal jumps, half as many further pieces as were read, of the longer of the last two lengths.
+    * After `MIN_JUMPS` equal jumps, half as many more as were read, of the longer of the last two lengths.
 
     Attributes:
         length: the length of the file.

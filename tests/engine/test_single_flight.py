@@ -150,7 +150,7 @@ def test_a_request_that_was_silent_before_is_hedged_at_once() -> None:
     request._sent_at -= 2 * SOON
     flight.requests = (request,)
     with ThreadPoolExecutor(1) as pool:
-        waiter = pool.submit(flight.wait, lambda: SOON)
+        waiter = pool.submit(flight.wait)
         assert hedged.wait(SOON / 2)
         in_flight.complete(A, b"a")
         assert waiter.result(SOON) == b"a"
