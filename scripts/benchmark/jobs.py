@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-
 KIB, MIB, MB = 1024, 1 << 20, 1_000_000
 MANY = 3000
 BIG, EIGHTH = 400 * MB, 64 * MB

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from support import sandbox
 
-from empiarfs.mount import status
-
 MOUNT_SECONDS = 60.0  # for a mount to appear
 END_SECONDS = 10.0  # for a program to end once its mount is gone
 KILL_SECONDS = 10.0
@@ -161,6 +159,8 @@ def cost(process: int) -> tuple[float, float]:
 
 def served_bytes(point: Path) -> int:
     """Return the bytes that the kernel has read from the mount; 0 of a program that does not tell."""
+    from empiarfs.mount import status  # noqa: PLC0415 - `--help` works before anything is installed
+
     try:
         return int(json.loads((point / status.NAME).read_bytes())["served_bytes"])
     except OSError:
