@@ -26,6 +26,8 @@ __all__ = [
     "Stub",
     "Throttled",
     "Unavailable",
+    "UnknownListing",
+    "WrongRange",
     "__version__",
     "default_archive",
     "open",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
         Stale,
         Throttled,
         Unavailable,
+        UnknownListing,
+        WrongRange,
     )
     from empiarfs.files import ArchiveFile
     from empiarfs.model import Directory, File, Span, Stub
