@@ -130,7 +130,8 @@ def page(body: bytes) -> Reply:
 
 
 @pytest.mark.promise(
-    "A server whose listings are in no known form is `EIO` at once; a server that has listed before is waited for."
+    "A server whose listings are in no known form is `EIO` at once; one that has listed since the mount is waited "
+    "for."
 )
 @pytest.mark.parametrize("body", PAGES.values(), ids=PAGES)
 def test_an_unknown_listing_is_an_error_at_once(server: ScriptedServer, tmp_path: Path, body: bytes) -> None:
@@ -145,7 +146,8 @@ def test_an_unknown_listing_is_an_error_at_once(server: ScriptedServer, tmp_path
 
 
 @pytest.mark.promise(
-    "A server whose listings are in no known form is `EIO` at once; a server that has listed before is waited for."
+    "A server whose listings are in no known form is `EIO` at once; one that has listed since the mount is waited "
+    "for."
 )
 def test_a_page_in_place_of_a_listing_is_waited_for_where_there_were_listings(
     server: ScriptedServer, tmp_path: Path

@@ -40,13 +40,15 @@ def test_one_thread_looks_for_all_waits() -> None:
 
     with ThreadPoolExecutor(READERS) as pool:
         waiting = [pool.submit(waits, number) for number in range(READERS)]
-        eventually(lambda: looking, "it is looked")
-        is_wanted[7] = False
-        with pytest.raises(Cancelled):
-            waiting[7].result(SOON)
-        assert sum(one.done() for one in waiting) == 1
-        for event in events:
-            event.set()
+        try:
+            eventually(lambda: looking, "it is looked")
+            is_wanted[7] = False
+            with pytest.raises(Cancelled):
+                waiting[7].result(SOON)
+            assert sum(one.done() for one in waiting) == 1
+        finally:
+            for event in events:
+                event.set()
         assert all(one.result(SOON) for number, one in enumerate(waiting) if number != 7)
     assert len(looking) == 1
 
