@@ -327,7 +327,8 @@ def test_a_reader_that_skips_gets_half_as_much_more(reads: list[Span]) -> None:
 )
 def test_what_is_prefetched_in_vain_is_bounded_by_what_was_read(steps: list[tuple[int, int, int]]) -> None:
     """However a rising reader skips, no more is prefetched for it in vain than it has read, until it is trusted."""
-    reads, place = [], 64 * MIB
+    reads: list[Span] = []
+    place = 64 * MIB
     for gap, size, repeated in steps:
         for _ in range(repeated):
             place += gap * 64 * KIB
