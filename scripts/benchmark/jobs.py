@@ -20,8 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 KIB, MIB, MB = 1024, 1 << 20, 1_000_000
 MANY = 3000
 BIG, EIGHTH = 400 * MB, 64 * MB
@@ -164,6 +162,8 @@ def heads(count: int) -> Callable[[Path], list[float]]:
 
 def particles(data: Path) -> list[float]:
     """Read every 50th particle of a stack as cryoDRGN does: it opens the stack for each."""
+    import numpy as np  # noqa: PLC0415 - scripts/bench --help works without it
+
     for number in range(0, PARTICLES, STEP):
         with (data / "particles.mrcs").open("rb") as file:
             file.seek(HEAD + number * PARTICLE)
