@@ -14,11 +14,10 @@ from pathlib import Path
 
 from support import sandbox
 
-from empiarfs.mount import status
-
 MOUNT_SECONDS = 60.0  # for a mount to appear
 END_SECONDS = 10.0  # for a program to end once its mount is gone
 KILL_SECONDS = 10.0
+STATUS = ".empiarfs-status"
 
 _OURS = ("EMPIARFS_", "RCLONE_", "XDG_")  # what the caller has set is no default
 _TUNED = (
@@ -162,7 +161,7 @@ def cost(process: int) -> tuple[float, float]:
 def served_bytes(point: Path) -> int:
     """Return the bytes that the kernel has read from the mount; 0 of a program that does not tell."""
     try:
-        return int(json.loads((point / status.NAME).read_bytes())["served_bytes"])
+        return int(json.loads((point / STATUS).read_bytes())["served_bytes"])
     except OSError:
         return 0
 
