@@ -20,6 +20,7 @@ from empiarfs.units import KIB, MIB
 
 MAX_BACKWARD_SEEK = 512 * KIB  # how far behind the newest read of a stream a reordered one may lie
 MAX_FORWARD_SEEK = 512 * KIB  # how far before it
+MAX_REORDER = 4 * MIB  # the same within what was prefetched: the kernel may read as far ahead in parallel
 TRUST_AT_START = 192 * KIB  # bytes from the start of a file that make a reader sequential; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB  # the longest reads after jumps that delay the trust in the next one
@@ -44,7 +45,7 @@ class Stream:
         start: the offset of its first read.
         position: one past the last byte that was read.
         ahead: one past the last byte that was prefetched; never below `position`.
-        credit: the bytes that it has read, less twice those that it has skipped.
+        credit: the bytes that it has read, less twice those that it has skipped for good.
         holes: skipped bytes that a reordered read may still fill.
         expected: where it ends if it is as long as previous ones; 0 if that is not known.
         on_disk: one past the last byte that is known to come from disk.
@@ -117,8 +118,10 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
     most = limits.most // streams
     window = min(earned, most)
     reach = max(window, min(moved.expected - moved.position, most))
+    if window and moved.on_disk > moved.position:  # what is known to be on disk takes no request
+        reach = max(reach, min(moved.on_disk + window - moved.position, most))
     ahead = _requests(moved, others, reach, length, limits, streams)
-    moved = Stream(  # not `replace`, which takes five times as long: every read comes here
+    moved = Stream(  # not `replace`, which is slower: every read comes here
         moved.start,
         moved.position,
         ahead[-1].stop if ahead else max(moved.ahead, moved.position),
@@ -155,7 +158,10 @@ def dropped(reading: Reading) -> Reading:
 def _continued(streams: Sequence[Stream], read: Span) -> Stream | None:
     """Return the stream that `read` continues; None if it is a jump."""
     for stream in streams:
-        if -MAX_BACKWARD_SEEK <= read.start - stream.position <= MAX_FORWARD_SEEK:
+        position = stream.position
+        least = position - (MAX_REORDER if stream.holes else MAX_BACKWARD_SEEK)
+        most = max(position + MAX_FORWARD_SEEK, min(stream.ahead, position + MAX_REORDER))
+        if least <= read.start <= most:
             return stream
     return None
 
@@ -168,13 +174,15 @@ def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
     filled = min(max(0, min(read.stop, stream.position) - read.start), stream.holes)
     if read.stop <= stream.on_disk:  # what is read so fast says nothing about the need for what is not on disk
         most_credit = max(stream.credit, SURE)
-    credit = min(stream.credit + fresh + 3 * filled - 2 * gap, most_credit)
+    holes = stream.holes + gap - filled
+    skipped = max(0, holes - MAX_REORDER)
+    credit = min(stream.credit + fresh + filled - 2 * skipped, most_credit)
     return Stream(
         stream.start,
         position,
         stream.ahead,
         max(credit, -TRUST_AFTER_JUMP),
-        min(stream.holes + gap - filled, MAX_BACKWARD_SEEK),
+        holes - skipped,
         stream.expected,
         stream.on_disk,
     )
@@ -185,7 +193,10 @@ def _lengths(reading: Reading) -> tuple[int, ...]:
     if not reading.streams or not reading.streams[0].start:
         return reading.lengths
     last = reading.streams[0]
-    return (max(0, min(last.credit, last.position - last.start)), *reading.lengths[:1])  # none if it has skipped
+    return (
+        max(0, min(last.credit - 2 * last.holes, last.position - last.start)),
+        *reading.lengths[:1],
+    )  # none if it has skipped
 
 
 def _begun(
@@ -201,7 +212,7 @@ def _begun(
     for number, other in enumerate(others):
         if other.position < read.start <= other.ahead:
             others[number] = replace(other, ahead=read.start)
-            credit = read.size + max(0, other.credit - 2 * (read.start - other.position))
+            credit = read.size + max(0, other.credit - 2 * (other.holes + read.start - other.position))
             ahead = max(other.ahead, read.stop)
             return Stream(read.start, read.stop, ahead, credit, 0, expected, other.on_disk), others
     return Stream(read.start, read.stop, read.stop, read.size, 0, expected), others
@@ -217,7 +228,7 @@ def _earned(stream: Stream, lengths: Sequence[int]) -> int:
         cautious = CAUTIOUS_AFTER_JUMP
     else:
         trust, cautious = TRUST_AT_START, CAUTIOUS_AT_START
-    credit = stream.credit
+    credit = stream.credit - 2 * stream.holes
     if credit <= trust:
         return 0
     return min(credit, cautious) // 2 + max(0, min(credit, SURE) - cautious) + GROWTH * max(0, credit - SURE)

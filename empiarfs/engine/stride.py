@@ -53,7 +53,9 @@ def advance(stride: Stride | None, read: Span, *, is_jump: bool) -> Stride:
     if read.start <= stride.stop + MAX_GAP:
         if read.stop <= stride.stop:
             return stride
-        return replace(stride, stop=read.stop)
+        return Stride(  # not `replace`, which is slower: every sequential read comes here
+            stride.start, read.stop, stride.first, stride.jumps, stride.pieces, stride.lengths, stride.reached
+        )
     lengths = (stride.stop - stride.start, *stride.lengths[:1])
     jumped = _jumps(stride, read.start)
     if not jumped:

@@ -180,7 +180,7 @@ def heads(count: int) -> Callable[[Path], list[float]]:
 
 def particles(data: Path) -> list[float]:
     """Read every 50th particle of a stack as cryoDRGN does: it opens the stack for each."""
-    import numpy as np  # noqa: PLC0415 - `--help` works before anything is installed
+    import numpy as np  # noqa: PLC0415 - scripts/bench --help works without it
 
     for number in range(0, PARTICLES, STEP):
         with (data / "particles.mrcs").open("rb") as file:

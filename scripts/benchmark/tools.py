@@ -17,6 +17,7 @@ from support import sandbox
 MOUNT_SECONDS = 60.0  # for a mount to appear
 END_SECONDS = 10.0  # for a program to end once its mount is gone
 KILL_SECONDS = 10.0
+STATUS = ".empiarfs-status"
 
 _OURS = ("EMPIARFS_", "RCLONE_", "XDG_")  # what the caller has set is no default
 _TUNED = (
@@ -159,10 +160,8 @@ def cost(process: int) -> tuple[float, float]:
 
 def served_bytes(point: Path) -> int:
     """Return the bytes that the kernel has read from the mount; 0 of a program that does not tell."""
-    from empiarfs.mount import status  # noqa: PLC0415 - `--help` works before anything is installed
-
     try:
-        return int(json.loads((point / status.NAME).read_bytes())["served_bytes"])
+        return int(json.loads((point / STATUS).read_bytes())["served_bytes"])
     except OSError:
         return 0
 

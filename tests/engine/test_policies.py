@@ -116,7 +116,7 @@ class Promise:
     * From then on half of what was read, up to `CAUTIOUS_AFTER_JUMP` (at the start `CAUTIOUS_AT_START`), a byte
       more for each byte up to `SURE`, and `GROWTH` more for each byte beyond, never more than `most`.
     * If the last two streams were about as long as each other, the shorter of their lengths after a jump.
-    * After `MIN_JUMPS` equal jumps, half as many more as were read, of the longer of the last two lengths.
+    * After `MIN_JUMPS` equal jumps, half as many further pieces as were read, as long as the last two at most.
 
     Attributes:
         length: the length of the file.
@@ -143,6 +143,7 @@ class Promise:
         self.allowed += self._pieces(after.stride)
 
     def _pieces(self, stride: Stride | None) -> list[Span]:
+        """Return the pieces that may be prefetched."""
         if stride is None or stride.jumps < MIN_JUMPS:
             return []
         step = (stride.start - stride.first) / stride.jumps

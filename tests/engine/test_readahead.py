@@ -133,6 +133,23 @@ def test_reads_slightly_out_of_order_earn_as_much(seed: int) -> None:
     assert (reordered.credit, reordered.holes) == (in_order.credit, 0)
 
 
+@pytest.mark.parametrize("burst", [8, 16, 32])
+def test_reads_that_many_threads_reorder_are_prefetched(burst: int) -> None:
+    """Where the kernel reads several MiB ahead in parallel, nearly all reads still find what was prefetched."""
+    chance, reads = random.Random(3), pieces(0, 400 * MIB)
+    reordered = []
+    for first in range(0, len(reads), burst):
+        late = [(number + 8 * chance.random(), read) for number, read in enumerate(reads[first : first + burst])]
+        reordered += [read for _, read in sorted(late, key=lambda one: one[0])]
+    ahead, _ = fed(reordered, most=160 * MIB, longest=16 * MIB)
+    prefetched: set[int] = set()
+    found = 0
+    for read, spans in zip(reordered, ahead, strict=True):
+        found += pages([read]) <= prefetched
+        prefetched |= pages(spans)
+    assert found >= 0.99 * len(reads)
+
+
 def test_two_interleaved_streams_are_both_prefetched() -> None:
     """Two threads at two positions of one file get a window each, and share the size of one."""
     one, two = pieces(512 * MIB, 544 * MIB), pieces(1024 * MIB, 1056 * MIB)
@@ -352,24 +369,26 @@ def test_a_reader_that_jumps_into_another_window_goes_on_with_it() -> None:
     """A second reader within what a first one has prefetched is prefetched behind that, and the first up to it."""
     _, reading = fed(pieces(0, 16 * MIB))
     newest = reading.streams[0].ahead
-    jump = 20 * MIB
+    jump = 22 * MIB
     ahead, reading = fed(pieces(jump, newest), reading=reading)
     assert min(span.start for span in flat(ahead)) == newest
     ahead, _ = fed(pieces(16 * MIB, jump), reading=reading)
     assert flat(ahead) == []
 
 
-def test_what_is_on_disk_grows_no_window_without_end() -> None:
-    """A reader of what is on disk is prefetched, but no more than a few MiB beyond."""
-    reading = readahead.Reading()
-    distances = []
-    for read in pieces(0, 128 * MIB):
+def test_what_is_on_disk_grows_no_window_to_what_is_not() -> None:
+    """A reader of what is on disk is prefetched far ahead there, but no more than a few MiB beyond it."""
+    on_disk, reading = 128 * MIB, readahead.Reading()
+    distance = 0
+    for read in pieces(0, on_disk):
         spans, reading = fed([read], reading=reading)
-        distances += [span.stop - read.stop for span in flat(spans)]
         for span in flat(spans):
-            reading = readahead.found_on_disk(reading, span)
-    assert 4 * MIB < max(distances) <= readahead.SURE
-    beyond, _ = fed(pieces(128 * MIB, 192 * MIB), reading=reading)
+            assert span.stop <= on_disk + 2 * readahead.SURE
+            distance = max(distance, span.stop - read.stop)
+            if span.stop <= on_disk:
+                reading = readahead.found_on_disk(reading, span)
+    assert MOST // 2 < distance <= MOST
+    beyond, _ = fed(pieces(on_disk, 192 * MIB), reading=reading)
     assert max(span.stop for span in flat(beyond)) >= 192 * MIB + MOST // 2
 
 
