@@ -62,10 +62,17 @@ def advance(sequences: FileSequences, position: int, windows: Windows = SINGLE) 
 
 
 class SequenceDetector:
-    """The files of one directory in the order of its listing, by suffix, and the sequences through them."""
+    """The files of one directory in the order of its listing, by suffix, and the sequences through them.
+
+    Attributes:
+        scanned: when the directory was listed.
+        places: the position of each file among those of its suffix.
+        is_read: whether a file was read since the last use: the next one opens no large window.
+    """
 
     def __init__(self, known: Known) -> None:
         self.scanned = known.scanned
+        self.is_read = False
         self.places: dict[str, int] = {}
         self._kinds: dict[str, list[str]] = {}
         self._sequences: dict[str, FileSequences] = {}
@@ -81,6 +88,7 @@ class SequenceDetector:
         place = self.places.get(name)
         if place is None:
             return []
+        windows, self.is_read = SINGLE if self.is_read else windows, False
         # two threads may overwrite each other's update: it costs a prefetch request at most
         self._sequences[suffix], places = advance(self._sequences.get(suffix, ()), place, windows)
         return self._kinds[suffix][places.start : places.stop]

@@ -72,10 +72,8 @@ class Tree:
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
         self._bulk: LruCache[str, BulkSizes] = LruCache(MOST_BULKS, lambda _: 1)
-        self._batches: SizeBatches | None = None
-        if batched is not None:
-            measuring = background, prefetch_slot, self.measure_ahead
-            self._batches = SizeBatches(batched, listings, single_flight, *measuring)
+        measuring = listings, single_flight, background, prefetch_slot, self.measure_ahead
+        self._batches = None if batched is None else SizeBatches(batched, *measuring)
 
     def listdir(self, directory: str) -> list[Node]:
         """Return the children of `directory` from memory, the index or the server, without measuring files.
@@ -140,9 +138,12 @@ class Tree:
         known = self._listings.cached(directory)
         if known is None:
             return []
-        bulk = self._bulk.get(directory)
-        if use == "read" and bulk is not None:
-            bulk.forgo()  # for a program that opens file by file, single requests are faster
+        if use == "read":  # file by file: such a program needs few sizes ahead, and waits for none
+            bulk, looked_up = self._bulk.get(directory), self._orders.get(f"stat {directory}")
+            if bulk is not None:
+                bulk.forgo()
+            if looked_up is not None:
+                looked_up.is_read = True
         key = f"{use} {directory}"
         detector = self._orders.get(key)
         if detector is None or detector.scanned != known.scanned:
@@ -195,9 +196,9 @@ class Tree:
         """Measure the files that a program needs next if it needs `path` now: in batches, or with their heads."""
         if self._batches is not None and not head and self._batches.is_usable():
             self._batches.start(self.next_after(path, use="stat", windows=sequence.BATCHED))
-            return
-        for sibling in self.next_after(path, use="stat"):
-            self._background(partial(self.measure_ahead, sibling, head))
+        else:
+            for sibling in self.next_after(path, use="stat"):
+                self._background(partial(self.measure_ahead, sibling, head))
 
     def _first_look(self, path: str, head: int) -> File | Directory:
         """Measure a file, and begin to measure its siblings in bulk."""

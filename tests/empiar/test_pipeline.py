@@ -66,11 +66,13 @@ def test_all_requests_are_sent_before_the_first_reply(batch: Pipelining) -> None
     assert batch.measured() == batch.files()
 
 
-def test_requests_are_those_of_single_ones(batch: Pipelining) -> None:
-    """A pipelined request has the header fields of a single one."""
-    batch.measure_one()
-    batch.measured()
-    single, *others = (dict(map(field, one.split(b"\r\n")[1:])) for one in batch.server.heads)
+def test_requests_are_those_of_single_ones() -> None:
+    """A pipelined request has the header fields of a single one, the login among them."""
+    with Pipelining(DISTINCT, login="reader:secret@") as made:
+        made.measure_one()
+        made.measured()
+        single, *others = (dict(map(field, one.split(b"\r\n")[1:])) for one in made.server.heads)
+    assert single["authorization"].startswith("Basic ")
     assert all(other == single for other in others)
 
 
@@ -122,7 +124,7 @@ def test_requests_are_pipelined_over_tls(tmp_path: Path, monkeypatch: pytest.Mon
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
-    with Pipelining(DISTINCT, context) as made:
+    with Pipelining(DISTINCT, tls=context) as made:
         made.measure_one()
         made.shelf.plan[path_of(MIDDLE)] = pipelined.close_before
         assert made.measured() == made.files()

@@ -53,8 +53,8 @@ def run(world: World) -> None:
 
 @pytest.mark.promise(
     "A program that looks files up in the order of their directory gets the next sizes ahead, of at most 2,000 "
-    "files: from one FTP list of the directory, else from requests that are sent together, 50 over one connection, "
-    "else from single ones."
+    "files (64 if it reads each): from one FTP list of the directory, else from requests that are sent together, "
+    "50 over one connection, else from single ones."
 )
 def test_the_next_files_are_measured_in_a_batch(world: World, batches: FakeBatches, paths: list[str]) -> None:
     """After two files in order the next ones are measured together, and need no request of their own."""
@@ -74,6 +74,20 @@ def test_a_program_that_goes_on_gets_the_rest_in_large_batches(
         run(world)
     assert len(batches.diary) == 3
     assert [path for batch in batches.diary for path in batch] == paths[2:]
+    assert world.origin.measured == paths[:2]
+
+
+def test_a_program_that_reads_each_file_gets_few_sizes_ahead(
+    world: World, batches: FakeBatches, paths: list[str]
+) -> None:
+    """Sizes come in batches, but not far ahead of a program that reads file by file."""
+    run(world)
+    for number, path in enumerate(paths[2:], 2):
+        before = len(batches.diary)
+        world.tree.next_after(paths[number - 1], use="read")
+        world.tree.stat(path)
+        run(world)
+        assert all(paths.index(one) <= number + 64 for batch in batches.diary[before:] for one in batch)
     assert world.origin.measured == paths[:2]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.fault_proxy import FaultProxy
 from support.fault_table import FAULTS, HEAD, PIPELINED
-from support.fault_trial import MUCH_PATIENCE, PATIENCE, Truth
+from support.fault_trial import MUCH_PATIENCE, PATIENCE, Truth, threads
+from support.mounting import eventually
 
 from empiarfs import wire
 from empiarfs.archive import Archive
@@ -102,3 +103,23 @@ def test_every_kind_of_server_gives_all_sizes(
     """A server that pipelines badly, or not at all, is measured one by one."""
     with server.rule(rf"{DIRECTORY}/.*\.mrc", ACTS[name], method="HEAD"):
         assert {path: measured(archive, path) for path in sizes} == sizes
+
+
+def test_an_archive_is_closed_while_a_batch_hangs(
+    server: FaultProxy, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    """Closing the archive ends a batch whose server is silent, and all of its threads and connections."""
+    for archive in opened(server, tmp_path / "cache", MUCH_PATIENCE):
+        first, second = list(sizes)[:2]
+        measured(archive, first)
+        with server.hold(rf"{DIRECTORY}/f01.\.mrc", method="HEAD") as hold:
+            measured(archive, second)
+            eventually(lambda: hold.waiting, "a batch hangs")
+            archive.close()
+            eventually(lambda: not requesting(), "no thread of the archive is left")
+        eventually(lambda: not server.connections, "all connections are closed")
+
+
+def requesting() -> set[str]:
+    """Return the names of the threads that send requests."""
+    return {thread.name for thread in threads() if thread.name.startswith("request")}

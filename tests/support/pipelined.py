@@ -133,10 +133,12 @@ class Pipelining:
     Args:
         sizes: of the files, in the order of their listing.
         tls: the certificate of the server, if it is to have one.
+        login: the user name and password in the URL, and an at sign.
     """
 
-    def __init__(self, sizes: Sequence[int], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, sizes: Sequence[int], *, tls: ssl.SSLContext | None = None, login: str = "") -> None:
         self._tls = tls
+        self._login = login
         self.shelf = Shelf({path_of(number): size for number, size in enumerate(sizes)})
         self.stubs = [Stub(path, listed_size(size).strip(), LISTED_DATE) for path, size in self.shelf.sizes.items()]
         self.clock = FakeClock()
@@ -145,7 +147,9 @@ class Pipelining:
 
     def __enter__(self) -> Self:
         self.server = self._stack.enter_context(RawServer(self.shelf, tls=self._tls))
-        self.client = self._stack.enter_context(Client(self.server.url, Hasty()))
+        self.client = self._stack.enter_context(
+            Client(self.server.url.replace("://", f"://{self._login}"), Hasty())
+        )
         self._stack.callback(self.shelf.over.set)
         self.sizes = PipelinedSizes(
             self.client.http,

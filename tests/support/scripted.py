@@ -18,6 +18,7 @@ from empiarfs.empiar.http import HttpClient, HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.sample.index_page import listed_size
+from empiarfs.urls import without_credentials
 from support.fakes import in_threads
 from support.lineserver import LONGEST_LIFE, LineServer, heads
 
@@ -189,7 +190,7 @@ class Client:
     def __init__(self, base_url: str, latency: LatencyEstimator | None = None) -> None:
         self.slots = 0
         self.pool = ConnectionPool(base_url, self._slot, None, in_threads)
-        self.http = HttpClient(base_url, self.pool, latency or LatencyEstimator(1 << 21))
+        self.http = HttpClient(without_credentials(base_url), self.pool, latency or LatencyEstimator(1 << 21))
         self.origin = HttpOrigin(self.http)
         self.listing = HtmlListing(self.http)
 
