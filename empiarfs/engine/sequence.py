@@ -67,7 +67,7 @@ class SequenceDetector:
     Attributes:
         scanned: when the directory was listed.
         places: the position of each file among those of its suffix.
-        is_read: whether a file was read since the last use: the next one opens no large window.
+        is_read: whether a file was read since the last use.
     """
 
     def __init__(self, known: Known) -> None:
@@ -88,7 +88,6 @@ class SequenceDetector:
         place = self.places.get(name)
         if place is None:
             return []
-        windows, self.is_read = SINGLE if self.is_read else windows, False
         # two threads may overwrite each other's update: it costs a prefetch request at most
         self._sequences[suffix], places = advance(self._sequences.get(suffix, ()), place, windows)
         return self._kinds[suffix][places.start : places.stop]

@@ -193,12 +193,24 @@ class Tree:
         return [node for node in list(listed) if isinstance(node, Directory) and is_entry_number(node.path)]
 
     def _measure_siblings(self, path: str, head: int) -> None:
-        """Measure the files that a program needs next if it needs `path` now: in batches, or with their heads."""
-        if self._batches is not None and not head and self._batches.is_usable():
+        """Measure the files that a program needs next if it needs `path` now: in batches, or with their heads.
+
+        For a program that reads each file batches would hold the names whose heads are prefetched.
+        """
+        is_read = self._was_read(parent_path(path))
+        if self._batches is not None and not head and not is_read and self._batches.is_usable():
             self._batches.start(self.next_after(path, use="stat", windows=sequence.BATCHED))
         else:
             for sibling in self.next_after(path, use="stat"):
                 self._background(partial(self.measure_ahead, sibling, head))
+
+    def _was_read(self, directory: str) -> bool:
+        """Return whether a file in `directory` was read since the last was looked up."""
+        detector = self._orders.get(f"stat {directory}")
+        if detector is None or not detector.is_read:
+            return False
+        detector.is_read = False
+        return True
 
     def _first_look(self, path: str, head: int) -> File | Directory:
         """Measure a file, and begin to measure its siblings in bulk."""
