@@ -24,6 +24,8 @@ MAX_REORDER = 4 * MIB  # the same within what was prefetched: the kernel may rea
 TRUST_AT_START = 192 * KIB  # bytes from the start of a file that make a reader sequential; a header is shorter
 TRUST_AFTER_JUMP = 2 * MIB  # most particles, slices and tiles that are read in random order are shorter
 LARGEST_LEARNT = 4 * MIB  # the longest reads after jumps that delay the trust in the next one
+MAX_FREE_GAP = MIB  # the longest gap that may cost less to fetch than to skip
+FREE_GAP_COST = 6  # such gaps are fetched for a reader that reads more than one byte in six
 CAUTIOUS_AT_START = 3 * MIB // 2  # credit up to which the window is half of it; `head -c 1M` is shorter
 CAUTIOUS_AFTER_JUMP = 6 * MIB  # the members of a tar, say, are shorter
 SURE = 8 * MIB  # credit up to which the window grows by a byte for each byte: `file` reads the first 7 MiB of files
@@ -45,8 +47,9 @@ class Stream:
         start: the offset of its first read.
         position: one past the last byte that was read.
         ahead: one past the last byte that was prefetched; never below `position`.
-        credit: the bytes that it has read, less twice those that it has skipped for good.
+        credit: the bytes that it has read, less what it has skipped for good costs.
         holes: skipped bytes that a reordered read may still fill.
+        owed: what they will cost of the credit if none does.
         expected: where it ends if it is as long as previous ones; 0 if that is not known.
         on_disk: one past the last byte that is known to come from disk.
         window: how far to prefetch beyond `position` because of what was read; 0 until the stream is trusted.
@@ -57,6 +60,7 @@ class Stream:
     ahead: int
     credit: int = 0
     holes: int = 0
+    owed: int = 0
     expected: int = 0
     on_disk: int = 0
     window: int = 0
@@ -103,12 +107,15 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
         length: the length of the file.
         limits: the limits of prefetch.
     """
-    stream = _continued(reading.streams, read)
+    is_strided = reading.stride is not None and reading.stride.jumps >= strides.MIN_JUMPS
+    # all connections together transfer more than that in a round trip; the next pieces of a stride are known
+    free_gap = 0 if is_strided else min(2 * limits.shortest, MAX_FREE_GAP)
+    stream = _continued(reading.streams, read, free_gap)
     stride = strides.advance(reading.stride, read, is_jump=stream is None)
     if stream is not None:
         lengths = reading.lengths
         others = [other for other in reading.streams if other is not stream]
-        moved = _followed(stream, read, SURE + limits.most // GROWTH)
+        moved = _followed(stream, read, SURE + limits.most // GROWTH, free_gap)
         earned = _earned(moved, lengths)
     else:
         lengths = _lengths(reading)
@@ -127,6 +134,7 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
         ahead[-1].stop if ahead else max(moved.ahead, moved.position),
         moved.credit,
         moved.holes,
+        moved.owed,
         moved.expected,
         moved.on_disk,
         window,
@@ -155,18 +163,21 @@ def dropped(reading: Reading) -> Reading:
     )
 
 
-def _continued(streams: Sequence[Stream], read: Span) -> Stream | None:
+def _continued(streams: Sequence[Stream], read: Span, free_gap: int) -> Stream | None:
     """Return the stream that `read` continues; None if it is a jump."""
     for stream in streams:
         position = stream.position
         least = position - (MAX_REORDER if stream.holes else MAX_BACKWARD_SEEK)
-        most = max(position + MAX_FORWARD_SEEK, min(stream.ahead, position + MAX_REORDER))
+        most = max(
+            position + max(MAX_FORWARD_SEEK, free_gap + stream.credit // 8),
+            min(stream.ahead, position + MAX_REORDER),
+        )
         if least <= read.start <= most:
             return stream
     return None
 
 
-def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
+def _followed(stream: Stream, read: Span, most_credit: int, free_gap: int) -> Stream:
     """Return `stream` after `read`, which continues it."""
     position = max(stream.position, read.stop)
     fresh = position - max(stream.position, read.start)
@@ -174,18 +185,31 @@ def _followed(stream: Stream, read: Span, most_credit: int) -> Stream:
     filled = min(max(0, min(read.stop, stream.position) - read.start), stream.holes)
     if read.stop <= stream.on_disk:  # what is read so fast says nothing about the need for what is not on disk
         most_credit = max(stream.credit, SURE)
-    holes = stream.holes + gap - filled
-    skipped = max(0, holes - MAX_REORDER)
-    credit = min(stream.credit + fresh + filled - 2 * skipped, most_credit)
+    credit = stream.credit + fresh + filled
+    holes, owed = stream.holes + gap, stream.owed + _cost(gap, free_gap)
+    if filled:
+        owed -= owed * filled // holes
+        holes -= filled
+    if holes > MAX_REORDER:  # the rest is skipped for good
+        paid = owed * (holes - MAX_REORDER) // holes
+        credit -= paid
+        owed -= paid
+        holes = MAX_REORDER
     return Stream(
         stream.start,
         position,
         stream.ahead,
-        max(credit, -TRUST_AFTER_JUMP),
-        holes - skipped,
+        max(min(credit, most_credit), -TRUST_AFTER_JUMP),
+        holes,
+        owed,
         stream.expected,
         stream.on_disk,
     )
+
+
+def _cost(gap: int, free_gap: int) -> int:
+    """Return what it costs a stream to skip `gap` bytes, of its credit."""
+    return min(gap, free_gap) // FREE_GAP_COST + 2 * max(0, gap - free_gap)
 
 
 def _lengths(reading: Reading) -> tuple[int, ...]:
@@ -194,7 +218,7 @@ def _lengths(reading: Reading) -> tuple[int, ...]:
         return reading.lengths
     last = reading.streams[0]
     return (
-        max(0, min(last.credit - 2 * last.holes, last.position - last.start)),
+        max(0, min(last.credit - last.owed, last.position - last.start)),
         *reading.lengths[:1],
     )  # none if it has skipped
 
@@ -212,10 +236,10 @@ def _begun(
     for number, other in enumerate(others):
         if other.position < read.start <= other.ahead:
             others[number] = replace(other, ahead=read.start)
-            credit = read.size + max(0, other.credit - 2 * (other.holes + read.start - other.position))
+            credit = read.size + max(0, other.credit - other.owed - 2 * (read.start - other.position))
             ahead = max(other.ahead, read.stop)
-            return Stream(read.start, read.stop, ahead, credit, 0, expected, other.on_disk), others
-    return Stream(read.start, read.stop, read.stop, read.size, 0, expected), others
+            return Stream(read.start, read.stop, ahead, credit, 0, 0, expected, other.on_disk), others
+    return Stream(read.start, read.stop, read.stop, read.size, expected=expected), others
 
 
 def _earned(stream: Stream, lengths: Sequence[int]) -> int:
@@ -228,7 +252,7 @@ def _earned(stream: Stream, lengths: Sequence[int]) -> int:
         cautious = CAUTIOUS_AFTER_JUMP
     else:
         trust, cautious = TRUST_AT_START, CAUTIOUS_AT_START
-    credit = stream.credit - 2 * stream.holes
+    credit = stream.credit - stream.owed
     if credit <= trust:
         return 0
     return min(credit, cautious) // 2 + max(0, min(credit, SURE) - cautious) + GROWTH * max(0, credit - SURE)
