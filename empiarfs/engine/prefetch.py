@@ -82,16 +82,15 @@ class Prefetcher:
             reading = self._readings.get(file) or readahead.Reading()
             reading, ahead = readahead.plan(reading, span, file.size, limits)
             self._readings.put(file, reading)
-            window = reading.streams[0].window
-            if window:
+            stream = reading.streams[0]
+            if stream.window:
                 self._sequential[file] = self._clock()
         for run in ahead:
-            self._background(partial(self._prefetch, file, run, reading.streams[0].start), file)
+            self._background(partial(self._prefetch, file, run, stream.start), file)
         if not span.start:
             self._begin(file)
-        return self._reader.read(
-            file, span, beyond=min(window, longest, self._most_ahead // readahead.MOST_REQUESTS)
-        )
+        beyond = min(stream.beyond, longest, self._most_ahead // readahead.MOST_REQUESTS)
+        return self._reader.read(file, span, beyond=beyond)
 
     def close(self, file: File) -> None:
         """Drop the queued prefetch of `file`, which is no longer open."""

@@ -53,6 +53,7 @@ class Stream:
         expected: where it ends if it is as long as previous ones; 0 if that is not known.
         on_disk: one past the last byte that is known to come from disk.
         window: how far to prefetch beyond `position` because of what was read; 0 until the stream is trusted.
+        beyond: how far beyond `position` a demand request may reach that finds nothing prefetched.
     """
 
     start: int
@@ -64,6 +65,7 @@ class Stream:
     expected: int = 0
     on_disk: int = 0
     window: int = 0
+    beyond: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,8 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
     reach = max(window, min(moved.expected - moved.position, most))
     if window and moved.on_disk > moved.position:  # what is known to be on disk takes no request
         reach = max(reach, min(moved.on_disk + window - moved.position, most))
-    ahead = _requests(moved, others, reach, length, limits, streams)
+    share = _share(reach, limits, streams)
+    ahead = _requests(moved, others, reach, length, share, max(1, TAPER // streams), limits.shortest)
     moved = Stream(  # not `replace`, which is slower: every read comes here
         moved.start,
         moved.position,
@@ -138,6 +141,7 @@ def plan(reading: Reading, read: Span, length: int, limits: Limits) -> tuple[Rea
         moved.expected,
         moved.on_disk,
         window,
+        max(window, min(share, reach)),
     )
     stride, pieces = strides.next_pieces(stride, length, limits.most // limits.files)
     return Reading((moved, *others), lengths, stride), ahead + pieces
@@ -258,8 +262,15 @@ def _earned(stream: Stream, lengths: Sequence[int]) -> int:
     return min(credit, cautious) // 2 + max(0, min(credit, SURE) - cautious) + GROWTH * max(0, credit - SURE)
 
 
+def _share(reach: int, limits: Limits, streams: int) -> int:
+    """Return the length of the requests that fetch the next `reach` bytes of one of `streams`."""
+    fewest = MIN_REQUEST if reach >= 2 * MIN_REQUEST else PIECE
+    share = max(reach // max(2, REQUESTS_PER_WINDOW // streams), min(reach // 4, USUAL_REQUEST), fewest)
+    return min(share, limits.longest, max(limits.most // MOST_REQUESTS, fewest))
+
+
 def _requests(
-    stream: Stream, others: Sequence[Stream], reach: int, length: int, limits: Limits, streams: int
+    stream: Stream, others: Sequence[Stream], reach: int, length: int, share: int, taper: int, shortest: int
 ) -> list[Span]:
     """Return the requests that reach so far beyond `stream`, shorter ones towards the end of the file."""
     position = stream.position
@@ -267,14 +278,10 @@ def _requests(
     ends = [other.start for other in others if other.window and other.start >= position]
     end = min([length, *ends])
     stop = min(position + reach, end)
-    fewest = MIN_REQUEST if reach >= 2 * MIN_REQUEST else PIECE
-    share = max(reach // max(2, REQUESTS_PER_WINDOW // streams), min(reach // 4, USUAL_REQUEST), fewest)
-    share = min(share, limits.longest, max(limits.most // MOST_REQUESTS, fewest))
-    taper = max(1, TAPER // streams)
     requests = []
     at = max(stream.ahead, position)
     while at < stop:
-        size = min(share, max((length - at) // taper, limits.shortest))
+        size = min(share, max((length - at) // taper, shortest))
         after = min((at + size) // PIECE * PIECE, end)
         if after > stop:
             if stop not in {end, stream.expected}:  # enough is in flight

@@ -132,7 +132,7 @@ class Promise:
         """Record one read, and the access patterns before and after it."""
         stream = after.streams[0]
         stop = read.stop
-        if (stream.start, stream.position) == (read.start, read.stop) and stream not in before.streams:
+        if stream.start == read.start and all(one.start != read.start for one in before.streams):
             left = [self._read(one) for one in before.streams if one.position < read.start <= one.ahead]
             self.begun[read.start] = max(left, default=0)
         else:

@@ -183,6 +183,19 @@ def test_a_constant_length_after_jumps_is_learnt() -> None:
             assert total(ahead[0]) == MIB - PIECE
 
 
+def test_a_demand_request_reaches_no_further_than_what_is_planned() -> None:
+    """A demand request may fetch a part of a learnt length, all of an earned window, and nothing else."""
+    reading = readahead.Reading()
+    for number, begin in enumerate([5, 90, 30, 70]):
+        _, reading = fed([Span(begin * 32 * MIB, begin * 32 * MIB + PIECE)], reading=reading)
+        assert 0 <= reading.streams[0].beyond <= (MIB - PIECE) / 2
+        assert bool(reading.streams[0].beyond) == (number >= 2)
+        _, reading = fed(pieces(begin * 32 * MIB + PIECE, begin * 32 * MIB + MIB), reading=reading)
+        assert reading.streams[0].beyond == 0
+    _, reading = fed(pieces(0, 16 * MIB))
+    assert reading.streams[0].beyond == reading.streams[0].window > 0
+
+
 def test_lengths_that_differ_are_not_learnt() -> None:
     """Reads of different lengths after jumps fetch only what is read."""
     reading = readahead.Reading()
