@@ -4,7 +4,8 @@ A file is read by several streams at once: RELION opens a movie once for each fr
 neighbouring reads out of order to several threads. A stream is a position where sequential reading continues.
 After a jump nothing is prefetched until the reader has read sequentially for longer than random readers do. Then
 its window grows with the bytes that it reads, not with the distance that it jumps: at first to half of them, so
-that at most that much is prefetched in vain, and faster once it surely reads on.
+that at most that much is prefetched in vain, and faster once it surely reads on. What it skips counts against it,
+but gaps that are fetched sooner than another request is answered count little.
 
 Two kinds of jumps are predicted. If each of several is followed by a read of the same length, that length is
 fetched at once; if several are equally long, the next pieces are fetched in parallel (see `stride`).
