@@ -23,7 +23,9 @@ from empiarfs.mount.view import Owner
 COPIES = {
     "cp": 'cp -r "$1" "$2/copy"',
     "rsync": 'rsync -a "$1" "$2" && mv "$2/$(basename "$1")" "$2/copy"',
-    "tar": 'mkdir "$2/copy" && tar -C "$1/.." -cf - "$(basename "$1")" | tar -C "$2/copy" -x --strip-components=1',
+    # a listing's dates are in the server's time zone
+    "tar": 'mkdir "$2/copy" && tar -C "$1/.." -cf - "$(basename "$1")" | '
+    'tar -C "$2/copy" -x --strip-components=1 --warning=no-timestamp',
 }
 NAMES = ["EMPIAR-10100", "empiar-10100"]
 

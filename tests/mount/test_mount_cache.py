@@ -9,7 +9,7 @@ import pytest
 from support import cache_files
 from support.apache import Apache
 from support.fixture_tree import BLOCK, RANDOM, SPARSE, FixtureTree
-from support.mounting import Account, Mount, Mounts, eventually
+from support.mounting import Account, Mount, Mounts, eventually, status_of
 from support.programs import checksum, checksum_of_beginning
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
@@ -199,7 +199,7 @@ def test_the_cache_is_looked_after_under_a_mount(mount: Mounts, apache: Apache, 
     account = mount.account(binding=binding)
     made = mount("10100", account=account)
     assert made.call(checksum, made / RANDOM) == truth
-    eventually(lambda: cache_files.volume_of(account) > 8 * 2**20, "all is on disk")
+    eventually(lambda: not status_of(made)["write_queue_bytes"], "all is on disk")
     where = f"--base-url={mount.base_url}"
     for words in (("info",), ("verify", where, "--against-origin=5"), ("clear", "--yes")):
         done = account.empiarfs("cache", *words)

@@ -1,7 +1,6 @@
 """A mount whose server has never answered: no lookup waits for long, and what is known is there at once."""
 
 import errno
-import json
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from support import sandbox
 from support.fault_proxy import FaultProxy
-from support.mounting import Mount, Mounts, eventually
+from support.mounting import Mount, Mounts, eventually, status_of
 
 from empiarfs.cli.text import counted
 
@@ -200,12 +199,6 @@ def test_one_interrupt_ends_a_cd(mount: Mounts, fault_proxy: FaultProxy, bounded
         assert out == b"back\n"
         assert time.monotonic() - begun < SOON < 2 * BOUND  # which is how long the two that follow would take
         made.umount("--lazy")
-
-
-def status_of(mount: Mount) -> dict[str, Any]:
-    """Return the output of `empiarfs status --json`."""
-    values: dict[str, Any] = json.loads(mount.account.empiarfs("status", "--json", mount.path).stdout)
-    return values
 
 
 def test_status_counts_the_programs_that_wait(mount: Mounts, fault_proxy: FaultProxy, binding: str) -> None:

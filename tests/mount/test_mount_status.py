@@ -175,7 +175,7 @@ def test_the_newest_warnings_are_shown(mount: Mounts, fault_proxy: FaultProxy) -
     where = "10100/data/random.bin: the server answers HTTP 500 Internal Server Error"
     assert re.fullmatch(rf"{where}; retrying for up to \d+ s", warning["text"])
     assert status_of(made)["since"] < warning["time"] < status_of(made)["now"]
-    assert status_of(made)["retries"] > 1
+    eventually(lambda: status_of(made)["retries"] > 1, "it is retried")
     assert "retrying" in " ".join(status(made.account, made.path).stdout.decode().split())
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import os
 import re
 import shutil
@@ -392,3 +393,9 @@ def _command(process: int) -> list[str]:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
     except OSError:
         return []
+
+
+def status_of(mount: Mount) -> dict[str, Any]:
+    """Return the output of `empiarfs status --json`."""
+    values: dict[str, Any] = json.loads(mount.account.empiarfs("status", "--json", mount.path).stdout)
+    return values
