@@ -15,8 +15,8 @@ from empiarfs.settings import PROMPT_PATIENCE, SAMPLE, Settings, archive_name
 from empiarfs.urls import without_credentials
 
 if TYPE_CHECKING:
-    from empiarfs.storage.contents import Contents, SampledBlock
-    from empiarfs.storage.maintenance import CacheMaintenance
+    from empiarfs.maintenance.cache import CacheMaintenance
+    from empiarfs.maintenance.contents import Contents, SampledBlock
 
 MAX_UNRECOGNISED = 10  # names of files that empiarfs did not write
 
@@ -153,7 +153,7 @@ def _no_cache(chosen: Settings) -> str:
 
 
 def _maintenance(chosen: Settings) -> "CacheMaintenance":
-    from empiarfs.storage.maintenance import CacheMaintenance  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
+    from empiarfs.maintenance.cache import CacheMaintenance  # noqa: PLC0415 - brings diskcache, which `--help` need not wait for
 
     options.log_to(None, verbose=chosen.verbose)
     return CacheMaintenance(chosen.cache_dir)

@@ -17,6 +17,7 @@ LOOK_SECONDS = 1.0  # how old the last check of the file may be
 # Not WAL: its index is mapped into memory, and if it cannot be read (a bad disk, an unreachable server of home
 # directories) the kernel ends the process with SIGBUS; nor does it work for several hosts that share a home.
 JOURNAL = "truncate"
+SqliteError = sqlite3.Error  # for the modules above this package
 # of a database and its folder; ValueError and TypeError are raised by values that another program wrote
 FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, OverflowError)
 

@@ -21,13 +21,13 @@ from support.fakes import noise
 from support.scripted import MODIFIED, Reply, Request, ScriptedServer, Website
 
 from empiarfs import wire
+from empiarfs.maintenance.cache import CacheMaintenance
 from empiarfs.model import Block, File
 from empiarfs.setting_sources import load
 from empiarfs.settings import Settings, archive_name
 from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
-from empiarfs.storage.maintenance import CacheMaintenance
 from empiarfs.units import KIB, MIB
 
 SIZE = 512 * KIB  # two blocks a chunk

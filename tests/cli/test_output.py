@@ -69,7 +69,7 @@ def environments() -> Iterator[dict[str, str]]:
 
 RUNS = """
 import json, os, sys, tempfile
-import empiarfs.storage.maintenance, empiarfs.wire  # once for all
+import empiarfs.maintenance.cache, empiarfs.wire  # once for all
 from empiarfs.cli import main
 found = []
 for words in json.loads(sys.argv[1]):

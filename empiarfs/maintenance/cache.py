@@ -8,7 +8,6 @@ import operator
 import os
 import random
 import shutil
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from empiarfs.maintenance.contents import Contents, EntryUsage, SampledBlock, VerifyReport
 from empiarfs.private_dirs import CACHE_TAG, FOLDER, check_holder, ensure_private, nearest
 from empiarfs.storage import chunk_file, chunks, database, index_tables, sqlite
 from empiarfs.storage.chunks import Chunk
-from empiarfs.storage.contents import Contents, EntryUsage, SampledBlock, VerifyReport
 from empiarfs.storage.database import NAME, Database, Row, is_chunk_file
 from empiarfs.storage.disk import CLOSE_SECONDS, min_free_of
+from empiarfs.storage.sqlite import SqliteError
 
 YOUNG_SECONDS = 60.0  # a younger file without a row may be a chunk that is being stored
 TOGETHER = 500  # rows that are removed in one transaction, during which a mount cannot store
@@ -186,7 +186,7 @@ class CacheMaintenance:
                 self.errors[self._blocks] = str(error)
         try:
             yield store
-        except sqlite3.Error as error:
+        except SqliteError as error:
             raise _busy(self._blocks, error) from error
         finally:
             if store is not None:
@@ -252,7 +252,7 @@ def _entry(chunk: Chunk) -> str:
 def _forget(file: Path, entries: Sequence[str]) -> None:
     try:
         index_tables.forget(file, entries)
-    except sqlite3.Error as error:
+    except SqliteError as error:
         raise _busy(file, error) from error
 
 

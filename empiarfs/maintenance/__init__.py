@@ -1,0 +1,1 @@
+"""Maintenance of the cache folder as a whole: blocks, listings and notes, of all archives."""
