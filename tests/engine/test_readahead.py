@@ -350,6 +350,10 @@ def test_a_reader_that_skips_gets_half_as_much_more(reads: list[Span]) -> None:
     assert fetched_in_vain(reads) <= total(reads) / 2
 
 
+@pytest.mark.promise(
+    "Gaps of up to 1 MiB are fetched, too, for a program that reads more than a sixth of the bytes in order: "
+    "that takes less time than a request for each part."
+)
 @pytest.mark.parametrize("share", [4, 2])
 def test_gaps_that_are_cheaper_to_fetch_are_fetched(share: int) -> None:
     """Of a file read in part and in order most is prefetched, if a round trip takes longer than the gaps do."""
@@ -379,6 +383,21 @@ def test_what_is_prefetched_in_vain_is_bounded_by_what_was_read(steps: list[tupl
                 reads.append(read)
             place = read.stop
     assert fetched_in_vain(reads) <= total(reads)
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 32), st.integers(1, 16), st.integers(1, 30)), min_size=1, max_size=30)
+)
+def test_gaps_are_fetched_only_for_a_reader_of_a_sixth(steps: list[tuple[int, int, int]]) -> None:
+    """However a reader skips, what is prefetched in vain is at most six times what it reads."""
+    reads: list[Span] = []
+    place = 64 * MIB
+    for gap, size, repeated in steps:
+        for _ in range(repeated):
+            read = Span(place + gap * 64 * KIB, place + gap * 64 * KIB + size * 16 * KIB)
+            reads.append(read)
+            place = read.stop
+    assert fetched_in_vain(reads) <= readahead.FREE_GAP_COST * total(reads)
 
 
 def test_a_jump_within_what_was_prefetched_grows_no_window() -> None:
