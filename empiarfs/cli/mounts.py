@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +75,7 @@ def mount(mountpoint: Path, entry: tuple[str, ...], extra: tuple[str, ...], **fl
 
         def checked() -> "Archive":
             archive = opened(only)
+            _repeat(() if flags["foreground"] else recent_warnings.newest())  # in the foreground the log is seen
             _check(archive, only, chosen, recent_warnings, sample=flags["sample"])
             return archive
 
@@ -149,6 +150,12 @@ def _entry_at(text: str, base_url: str) -> str | None:
         return entry_number(url, base_url) if "://" in url else None
     except ValueError:
         return None
+
+
+def _repeat(warnings: Sequence[status.LoggedWarning]) -> None:
+    """Print warnings of the log, which the user does not see."""
+    for warning in warnings:
+        click.echo(f"empiarfs: warning: {printable(warning.text)}", err=True)
 
 
 def _check(

@@ -226,6 +226,18 @@ def test_a_cache_that_others_may_write_to_does_not_mount(mount: Mounts, user: st
     assert not made.is_mounted()
 
 
+def test_a_cache_folder_that_cannot_be_used_is_named(mount: Mounts) -> None:
+    """A mount without a disk cache says so at the prompt, in one line, and works."""
+    made = mount.prepare(mount.account("user"))
+    made.expect("nothing is cached on disk")
+    done = mount.command(made, "10100", flags=["--cache-dir=/nowhere/cache"])
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("empiarfs: warning: /nowhere")
+    assert "nothing is cached on disk" in line
+    made.umount()
+
+
 def open_directory(path: str) -> None:
     """Make a directory that every user may write."""
     Path(path).mkdir()
