@@ -22,6 +22,7 @@ _PATTERNS = (
         Kind.BROKEN,
         "the proxy asks for a user name and a password (HTTP 407)",
     ),
+    ("InvalidSchema", Kind.BROKEN, "a SOCKS proxy is set, and empiarfs needs an HTTP proxy"),
     ("appears to only use HTTP", Kind.BROKEN, "the proxy does not speak TLS; is it http:// in HTTPS_PROXY?"),
     ("Tunnel connection failed", Kind.BROKEN, "the proxy does not connect to the server"),
     ("ProxyError", Kind.BROKEN, "the proxy does not answer"),

@@ -86,6 +86,11 @@ def test_a_server_that_refuses_is_named_at_the_mount(mount: Mounts, refusing_por
     assert "the server refuses connections" in warning(mount, f"http://127.0.0.1:{refusing_port}/x")
 
 
+def test_a_socks_proxy_is_named_at_the_mount(mount: Mounts) -> None:
+    """A mount says that it cannot use a SOCKS proxy."""
+    assert "a SOCKS proxy is set" in warning(mount, ELSEWHERE, **proxied(9, "socks5"))
+
+
 @pytest.mark.parametrize("base_url", [ELSEWHERE, NOWHERE])
 def test_a_dead_proxy_is_not_the_server(mount: Mounts, refusing_port: int, base_url: str) -> None:
     """A proxy that refuses connections is named as the proxy, at the mount and by the doctor."""
