@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from empiarfs.cancellation import wait_future
 from empiarfs.empiar.connection_pool import IDLE_SECONDS, ConnectionPool
-from empiarfs.empiar.http import HttpClient, HttpOrigin
+from empiarfs.empiar.http import HttpClient
+from empiarfs.empiar.http_origin import HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.empiar.pipeline import PipelinedSizes
 from empiarfs.engine.hedge import Hedged

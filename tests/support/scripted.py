@@ -14,7 +14,8 @@ from typing import Self
 from urllib.parse import quote, unquote_to_bytes
 
 from empiarfs.empiar.connection_pool import ConnectionPool
-from empiarfs.empiar.http import HttpClient, HttpOrigin
+from empiarfs.empiar.http import HttpClient
+from empiarfs.empiar.http_origin import HttpOrigin
 from empiarfs.empiar.listing import HtmlListing
 from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.sample.index_page import listed_size
