@@ -1,5 +1,6 @@
 """Cancellation: of waits by a condition, and of requests by another thread."""
 
+import logging
 import math
 import os
 import threading
@@ -11,6 +12,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from empiarfs.errors import Cancelled
+
+log = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 0.03
 LOOK_SECONDS = 0.2
@@ -121,10 +124,18 @@ class _Watch:
                     return
             begun = time.thread_time()
             for entry in waits:
-                if not entry.condition():
+                if not self._is_wanted(entry):
                     self._cancel(entry)
             # a look at a thousand waits takes longer, and is taken more rarely
             pause = min(max(LOOK_SECONDS, (time.thread_time() - begun) / LOOK_SHARE), LONGEST_LOOK_SECONDS)
+
+    def _is_wanted(self, entry: _Wait) -> bool:
+        """Return whether the condition of `entry` is true; one that raises is false, and affects no other wait."""
+        try:
+            return entry.condition()
+        except Exception:
+            log.exception("the condition of a wait failed; it is cancelled")
+            return False
 
     def _cancel(self, entry: _Wait) -> None:
         with self._lock:
@@ -134,14 +145,14 @@ class _Watch:
                 entry.wake()
 
 
-def _start_anew() -> None:
+def _reset_after_fork() -> None:
     """In the child of a fork there is no thread that looks, and the lock may be held by one that is gone."""
     global _watch  # noqa: PLW0603 - a process has one
     _watch = _Watch()
 
 
 _watch = _Watch()
-os.register_at_fork(after_in_child=_start_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def wait_future(future: "Future[Any]", seconds: float | None = None) -> bool:

@@ -9,24 +9,31 @@ import pytest
 PROGRAM = """
 import sys
 from pathlib import Path
-from empiarfs.allocator import share_one_heap
+from empiarfs.mount import daemon, status
 from empiarfs.threads import ThreadPool
-if sys.argv[1] == "shared":
-    share_one_heap()
-(line,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
-start = int(line.partition("-")[0], 16)
-pool = ThreadPool("test")
-blocks = [pool.submit(lambda: bytes(1 << 17)) for _ in range(8)]
-places = [id(block.result()) for block in blocks]
-(line,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
-stop = int(line.split()[0].partition("-")[2], 16)
-print(all(start <= place < stop for place in places))
+
+def heap():
+    (line,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
+    return [int(address, 16) for address in line.split()[0].split("-")]
+
+def allocate():
+    start, _ = heap()
+    pool = ThreadPool("test")
+    blocks = [pool.submit(lambda: bytes(1 << 17)) for _ in range(8)]
+    places = [id(block.result()) for block in blocks]
+    _, stop = heap()
+    print(all(start <= place < stop for place in places))
+    sys.exit()
+
+if sys.argv[1] == "daemon":
+    daemon.serve(allocate, "/nowhere", ready=print, recent_warnings=status.RecentWarnings())
+allocate()
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such settings")
-@pytest.mark.parametrize(("heap", "said"), [("shared", "True"), ("own", "False")])
-def test_blocks_of_all_threads_are_in_one_heap(heap: str, said: str) -> None:
-    """A block that any thread allocates lies in the heap of the process, which by default it does not."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, heap], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(("process", "said"), [("daemon", "True"), ("other", "False")])
+def test_blocks_of_all_threads_are_in_one_heap(process: str, said: str) -> None:
+    """A block that any thread of a mount allocates is in the heap of the process; by default it is not."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, process], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said

@@ -50,6 +50,19 @@ def test_a_cancelled_wait_ends_soon() -> None:
     assert time.monotonic() - begun < SOON
 
 
+def test_a_condition_that_raises_cancels_its_wait_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A wait whose condition raises is cancelled, which is logged; the others are cancelled as before."""
+
+    def fail() -> bool:
+        raise ValueError
+
+    for condition in (fail, lambda: False):
+        over = threading.Event()
+        with cancel_scope(condition), pytest.raises(Cancelled):
+            wait(over.wait, SOON, over.set)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]
+
+
 def test_a_future_is_waited_for_in_the_same_way() -> None:
     """Waiting for a future ends with its result, its timeout, or the condition of the scope."""
     future: Future[int] = Future()

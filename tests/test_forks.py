@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from support.fixture_tree import FixtureTree
 from empiarfs import wire
 from empiarfs.fork_guard import _ForkGuard
 from empiarfs.settings import Settings
+from empiarfs.storage import database as of_blocks
+from empiarfs.storage.database import Database
+from empiarfs.units import MIB
 
 PATH = "10100/data/random.bin"
 FORKS = 20
@@ -168,3 +173,35 @@ def test_a_fork_waits_for_threads_inside_the_guard() -> None:
         done.append("left")
     assert entered.wait(SOON)
     assert done == ["left", "forked", "entered"]
+
+
+def test_an_error_inside_the_guard_ends_while_another_thread_forks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that closes its connection after an error, as of a locked database, does not wait for the fork."""
+    guard, forked, ended = _ForkGuard(), threading.Event(), threading.Event()
+    monkeypatch.setattr(of_blocks, "fork_guard", guard)
+    blocks = Database(tmp_path, MIB)
+
+    def fork() -> None:
+        guard.before()
+        forked.set()
+        guard.after()
+
+    def keys() -> Iterator[str]:  # inside the guard
+        threading.Thread(target=fork, daemon=True).start()
+        while not guard._forking:
+            forked.wait(0.001)
+        yield from ()
+        raise sqlite3.OperationalError("database is locked")
+
+    def delete() -> None:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            blocks.delete(keys())
+        ended.set()
+
+    threading.Thread(target=delete, daemon=True).start()
+    assert forked.wait(SOON)
+    assert ended.wait(SOON)
+    assert blocks.delete(["of no chunk"]) == [False]
+    blocks.close(SOON)

@@ -130,8 +130,8 @@ def serve(
     Raises:
         RuntimeError, OSError: it could not mount.
     """
+    share_one_heap()  # before any thread: the heap of one that has ended is used again, whatever the limit is
     _check_threads()
-    share_one_heap()
     with suppress(OSError, ValueError):  # a system may forbid even that
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))

@@ -110,7 +110,7 @@ class Database:
                 )
             finally:
                 self._cache.close()  # the connection of this thread, even if the constructor fails
-        self._thread = ThreadPool("disk cache", 1, on_exit=self._disconnect)
+        self._thread = ThreadPool("disk cache", 1, on_exit=self._end)
 
     def close(self, seconds: float = 0.0) -> None:
         """Accept no more calls, and wait at most `seconds` for running calls to end and the connection to close."""
@@ -237,10 +237,14 @@ class Database:
                 raise
 
     def _disconnect(self) -> None:
-        """Close the connection of this thread."""
+        """Close the connection of this thread, which is inside the guard: to enter it again may wait for ever."""
+        self._local.is_connected = False
+        self._cache.close()
+
+    def _end(self) -> None:
+        """Close the connection of a thread that ends, and hold off forks."""
         with fork_guard:
-            self._local.is_connected = False
-            self._cache.close()
+            self._disconnect()
 
 
 def fault(folder: Path) -> str:
