@@ -45,7 +45,7 @@ class ConnectionLimiter:
         self._lock = threading.Lock()
         self._quiet_until = 0.0  # the end of the time without prefetch
         self._paused_at = self._paused_until = float("-inf")  # when the server requested a pause, and its end
-        self._waiting: deque[threading.Event] = deque()  # an event is set when its request is admitted
+        self._waiting: deque[threading.Event] = deque()  # an event is set when its request is to look
         self._waiting_ahead: deque[threading.Event] = deque()
         self._demand = self._ahead = 0
         self.peak = 0
@@ -104,14 +104,16 @@ class ConnectionLimiter:
         ticket = threading.Event()
         with self._lock:
             queue.append(ticket)
-            self._admit()
         try:
-            while not ticket.is_set():
+            while True:
+                with self._lock:
+                    self._admit()
+                    if ticket not in queue:
+                        return
+                    ticket.clear()
                 # nothing notifies of a limit that grows, or of the end of a quiet time
                 by_itself = self._allowed < self._most or self._clock() < self._quiet_until
                 wait(ticket.wait, QUIET_SECONDS if by_itself else None, ticket.set)
-                with self._lock:
-                    self._admit()
         except BaseException:
             with self._lock:
                 is_admitted = ticket not in queue
@@ -207,6 +209,8 @@ class ConnectionLimiter:
                     GROW_SECONDS,
                 )
             self._quiet_until = max(self._quiet_until, self._clock() + max(QUIET_SECONDS, error.pause))
+            for ticket in (*self._waiting, *self._waiting_ahead):
+                ticket.set()  # from now on each waits with a timeout
             if error.pause:
                 self._paused_at = self._clock()
                 self._paused_until = max(self._paused_until, self._clock() + error.pause)

@@ -155,13 +155,24 @@ class Listings:
 
     def record_date(self, file: File, modified: int) -> None:
         """Record the exact date of `file`, whose own is that of a listing: it stays the same version."""
-        known = self._recent.get(parent_path(file.path))
+        if self._is_without(modified, file, self.cached_node(file.path)):
+            # a reader waits for the reply that has told the date
+            self._background(partial(self._keep_date, file, modified))
+
+    def _keep_date(self, file: File, modified: int) -> None:
+        """Store the exact date of `file`, unless its name is another file by now."""
         name = base_name(file.path)
-        noted = None if known is None else known.nodes.get(name)
-        if known is None or not isinstance(noted, File) or noted != file or noted.exact_mtime == modified:
-            return
-        dated = known.nodes[name] = replace(noted, exact_mtime=modified)
-        self._background(partial(self._index.add, dated))  # a reader waits for the reply that has told the date
+        with self._keeping:
+            known = self._recent.get(parent_path(file.path))
+            if known is not None and self._is_without(modified, file, known.nodes.get(name)):
+                dated = replace(file, exact_mtime=modified)
+                self._index.add(dated)
+                known.nodes[name] = dated
+
+    @staticmethod
+    def _is_without(modified: int, file: File, noted: Node | None) -> bool:
+        """Return whether `noted` is `file` without the exact date `modified`."""
+        return isinstance(noted, File) and noted == file and noted.exact_mtime != modified
 
     def mark_absent(self, path: str) -> None:
         """Record that `path` was requested now, and is absent."""
@@ -172,10 +183,11 @@ class Listings:
 
     def mark_changed(self, file: File) -> None:
         """Record that `file` has changed: its name is not measured any more."""
-        stub = self._index.unmeasure(file)
-        known = self._recent.get(parent_path(file.path))
-        if known is not None and known.nodes.get(base_name(file.path)) == file:
-            known.nodes[base_name(file.path)] = stub
+        with self._keeping:
+            stub = self._index.unmeasure(file)
+            known = self._recent.get(parent_path(file.path))
+            if known is not None and known.nodes.get(base_name(file.path)) == file:
+                known.nodes[base_name(file.path)] = stub
 
     def _is_recent(self, since: float | None, seconds: float) -> bool:
         """Return whether `since` is less than `seconds` ago; a time in the future came from a wrong clock."""

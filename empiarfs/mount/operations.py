@@ -70,7 +70,7 @@ class Operations:
         self._versions = Versions()
         self._handles: dict[int, File | list[Node] | bytes] = {}
         # logged as not available offline: programs try again and again, and `ls -l` tries each name of a directory
-        self._told_offline: LruCache[tuple[str, str], bool] = LruCache(MOST_OFFLINE, lambda _: 1)
+        self._logged_offline: LruCache[tuple[str, str], bool] = LruCache(MOST_OFFLINE, lambda _: 1)
         self._numbers = itertools.count(1)
 
     def init_with_config(self, connection: Any, config: Any) -> None:
@@ -140,7 +140,7 @@ class Operations:
         with self.errors("release", (path or "/")[1:]):
             opened = self._handles.pop(info.fh, None)
             if isinstance(opened, File) and self._versions.close(opened):
-                self._archive.release(opened)
+                self._archive.release(_in_archive(opened))
         return 0
 
     def read(self, path: str | None, size: int, offset: int, info: Any) -> bytes:
@@ -152,7 +152,7 @@ class Operations:
             assert isinstance(opened, File)  # noqa: S101 - the kernel reads only what it opened
             # a program that catches SIGINT takes a failed read for an error of the file, and some ignore that
             with self._stats.reads_waiting, self._waiting_for_bytes(opened.path):
-                data = self._archive.read(view.at(opened, view.archive_path(opened.path)), offset, size)
+                data = self._archive.read(_in_archive(opened), offset, size)
             count = len(data)
             self._stats.reads += 1
             self._stats.served_bytes += count
@@ -198,7 +198,7 @@ class Operations:
 
     def errors(self, verb: str, path: str) -> "_Errors":
         """Return a context that logs an error once, and turns an unexpected exception into EIO."""
-        return _Errors(verb, path, self._told_offline)
+        return _Errors(verb, path, self._logged_offline)
 
     def _shown(self, path: str) -> Measured:
         """Return what is shown at `path`; the kernel has a view of its own of each path."""
@@ -231,19 +231,24 @@ class Operations:
         return handle
 
 
+def _in_archive(shown: File) -> File:
+    """Return the file of the archive that the kernel sees as `shown`."""
+    return view.at(shown, view.archive_path(shown.path))
+
+
 class _Errors:
     """Lets an OSError pass with its errno; an unexpected exception is logged and becomes EIO.
 
     Args:
         verb: the operation.
         path: the path it was called with.
-        told: paths that were logged as not available offline.
+        logged: paths that were logged as not available offline.
     """
 
-    def __init__(self, verb: str, path: str, told: LruCache[tuple[str, str], bool]) -> None:
+    def __init__(self, verb: str, path: str, logged: LruCache[tuple[str, str], bool]) -> None:
         self._verb = verb
         self._path = path
-        self._told = told
+        self._logged = logged
 
     def __enter__(self) -> None:
         return
@@ -267,6 +272,6 @@ class _Errors:
     def _is_news(self, path: str) -> bool:
         """Return True once for each file, and each directory, that was to be read and is not available offline."""
         about = (self._verb, parent_path(path) if self._verb == "stat" else path)
-        news = self._told.get(about) is None
-        self._told.put(about, True)
+        news = self._logged.get(about) is None
+        self._logged.put(about, True)
         return news

@@ -257,6 +257,31 @@ def test_prefetch_resumes_without_a_demand_request(most: int, monkeypatch: pytes
     assert inside.wait(SOON)
 
 
+def test_prefetch_that_was_queued_before_a_throttle_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefetch that waited without a timeout when the server throttled is admitted after the pause."""
+    monkeypatch.setattr(gates, "QUIET_SECONDS", 0.1)
+    limiter = ConnectionLimiter(1, 0)
+    timeouts: list[float | None] = []
+
+    def recorded(poll: Callable[[float | None], bool], seconds: float | None, _wake: object) -> bool:
+        timeouts.append(seconds)
+        return poll(seconds)
+
+    monkeypatch.setattr(gates, "wait", recorded)
+    inside = threading.Event()
+
+    def fetch_ahead() -> None:
+        with limiter.prefetch():
+            inside.set()
+
+    visitor = threading.Thread(target=fetch_ahead, daemon=True)
+    with limiter.demand():
+        visitor.start()
+        wait_until(lambda: timeouts == [None])
+        limiter._shrink(Throttled("10028/a", "503"))
+    assert inside.wait(SOON)
+
+
 def test_a_cancelled_request_leaves_the_queue(limiter: ConnectionLimiter) -> None:
     """A cancelled request holds no connection and does not block the queue."""
     with ExitStack() as held:

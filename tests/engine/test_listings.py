@@ -1,16 +1,17 @@
 """Listings are requested once, cached, refreshed in the background, and not lost while a server is away."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.fakes import SOON, Barrier, noise, stub
+from support.fakes import MODIFIED, SOON, Barrier, noise, stub
 from trees import DATA, FRESH, A, B, World, opened_world
 
 from empiarfs.errors import ArchiveError, Forbidden, NotFound, Unavailable
-from empiarfs.model import File, Node
+from empiarfs.model import Directory, File, Node
 
 
 @pytest.fixture
@@ -210,3 +211,52 @@ def test_a_directory_without_listing_is_forbidden(world: World) -> None:
     world.listing.refusals[DATA] = Forbidden(DATA)
     with pytest.raises(Forbidden):
         world.listings.known(DATA)
+
+
+def test_an_exact_date_is_stored(world: World) -> None:
+    """A file that stays the same version gets its exact date, in the next run too."""
+    world.listed()
+    file = world.tree.stat(A)
+    assert isinstance(file, File)
+    world.listings.record_date(file, MODIFIED + 37)
+    world.run_later()
+    for _ in range(2):
+        dated = world.tree.stat(A)
+        assert isinstance(dated, File)
+        assert (dated, dated.mtime) == (file, MODIFIED + 37)
+        world.tree = world.opened()
+
+
+def test_the_exact_date_of_a_file_that_has_changed_is_dropped(world: World) -> None:
+    """A file that has changed before its exact date is stored stays unmeasured, in the next run too."""
+    world.listed()
+    file = world.tree.stat(A)
+    assert isinstance(file, File)
+    world.listings.record_date(file, MODIFIED + 37)
+    world.listings.mark_changed(file)
+    world.run_later()
+    assert world.listings.node(A) == stub(A)
+    world.tree = world.opened()
+    assert world.listings.node(A) == stub(A)
+
+
+def test_a_change_is_not_lost_while_an_exact_date_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is found to have changed while its exact date is stored is unmeasured after that."""
+    world.listed()
+    file = world.tree.stat(A)
+    assert isinstance(file, File)
+    changing = threading.Thread(target=world.listings.mark_changed, args=[file])
+    add = world.index.add
+
+    def overtaken(node: File | Directory) -> None:
+        changing.start()
+        changing.join(0.05)
+        add(node)
+
+    monkeypatch.setattr(world.index, "add", overtaken)
+    world.listings.record_date(file, MODIFIED + 37)
+    world.run_later()
+    changing.join(SOON)
+    assert world.listings.node(A) == stub(A)
+    world.tree = world.opened()
+    assert world.listings.node(A) == stub(A)

@@ -119,17 +119,18 @@ def test_a_surprise_when_a_file_is_closed_is_logged_and_eio(caplog: pytest.LogCa
     caplog.clear()
 
 
-def test_the_last_handle_of_a_file_ends_its_prefetch() -> None:
-    """A file is released when the last of its handles is closed, and not before."""
+@pytest.mark.parametrize("path", [f"/{FILE.path}", f"/EMPIAR-{FILE.path}"])
+def test_the_last_handle_of_a_file_ends_its_prefetch(path: str) -> None:
+    """A file is released when the last of its handles is closed, and not before, whatever its entry is called."""
     archive = OneDirectory(FILE)
     operations, _ = answering(archive)
-    operations.getattr(f"/{FILE.path}")
+    operations.getattr(path)
     handles = [information(), information()]
     for info in handles:
-        operations.open(f"/{FILE.path}", info)
-    operations.release(f"/{FILE.path}", handles[0])
+        operations.open(path, info)
+    operations.release(path, handles[0])
     assert archive.released == []
-    operations.release(f"/{FILE.path}", handles[1])
+    operations.release(path, handles[1])
     assert archive.released == [FILE]
 
 
