@@ -20,6 +20,7 @@ from empiarfs.engine.latency import LatencyEstimator
 from empiarfs.engine.limiter import ConnectionLimiter
 from empiarfs.engine.offline import OfflineListing, OfflineOrigin
 from empiarfs.engine.origins import LimitedListing, Retrying, RetryPolicy
+from empiarfs.model import File
 from empiarfs.ports import Index
 from empiarfs.private_dirs import runtime_folder
 from empiarfs.process_semaphore import ProcessSemaphore
@@ -116,6 +117,10 @@ class Host:
             "connection_bytes_per_second": latency.rate,
         }
 
+    def on_date(self, callback: Callable[[File, int], None]) -> None:
+        """Call `callback` with a file and its exact date when a reply tells it; see `HttpOrigin.on_date`."""
+        self.served.on_date = callback
+
     def get(self, path: str, query: str = "", *, slash: bool = False) -> bytes:
         """Fetch the body at `path`, limited and retried.
 
@@ -199,6 +204,9 @@ class OfflineHost:
     def run_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Run `calls` one after another; return their results in order."""
         return [call() for call in calls]
+
+    def on_date(self, callback: Callable[[File, int], None]) -> None:
+        """Do nothing: no reply tells a date."""
 
     def has_answered(self) -> bool:
         """Return True: no answer is needed."""

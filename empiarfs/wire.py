@@ -117,8 +117,7 @@ def archive(settings: Settings, only: Sequence[str] = (), name: str = "", *, int
         absent=math.inf if settings.offline else ABSENT_SECONDS,
         listed_mtime=listed_mtime,
     )
-    if isinstance(host, Host):
-        host.served.on_date = listings.record_date
+    host.on_date(listings.record_date)
     tree = Tree(
         listings,
         host.origin,

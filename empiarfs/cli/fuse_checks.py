@@ -103,6 +103,8 @@ def _tried(point: Path, scratch: Path) -> Finding:
             command, env=environment, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
+        with suppress(mountpoints.CannotMount):  # it was not made
+            mountpoints.unmount(point, lazy=True)
         return Finding("bad", f"a mount on {point} does not answer within {TRIAL_SECONDS:.0f} s", TRIAL_ADVICE)
     if done.returncode:
         says = (done.stderr.strip().splitlines() or ["no reason is known"])[-1].removeprefix("Error: ")

@@ -32,6 +32,7 @@ class SizeBatches:
     def __init__(
         self,
         sizes: BatchedSizes,
+        *,
         listings: Listings,
         single_flight: SingleFlight[str, File | Directory],
         background: Callable[[Callable[[], object]], None],

@@ -72,8 +72,16 @@ class Tree:
             2 * MOST_ENTRIES, lambda order: min(len(order.places) + 1, MOST_ENTRIES)
         )
         self._bulk: LruCache[str, BulkSizes] = LruCache(MOST_BULKS, lambda _: 1)
-        measuring = listings, single_flight, background, prefetch_slot, self.measure_ahead
-        self._batches = None if batched is None else SizeBatches(batched, *measuring)
+        self._batches = None
+        if batched is not None:
+            self._batches = SizeBatches(
+                batched,
+                listings=listings,
+                single_flight=single_flight,
+                background=background,
+                prefetch_slot=prefetch_slot,
+                measure_ahead=self.measure_ahead,
+            )
 
     def listdir(self, directory: str) -> list[Node]:
         """Return the children of `directory` from memory, the index or the server, without measuring files.

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from support.scripted import ROOT, Reply, Request, ScriptedServer, Website
 
 from empiarfs.cli import doctor, fuse_checks, machine, network
 from empiarfs.cli.findings import Finding, State
-from empiarfs.mount import mount_table, requirements
+from empiarfs.mount import mount_table, mountpoints, requirements
 from empiarfs.setting_sources import load
 from empiarfs.settings import Settings
 from empiarfs.units import GIB, MIB
@@ -367,6 +368,29 @@ def test_a_binding_that_is_none_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPIARFS_FUSE", "pyfuse3")
     (found,) = fuse_checks.library()
     assert (found.state, found.advice) == ("bad", "use mfusepy or fusepy")
+
+
+@pytest.mark.parametrize("error", [None, mountpoints.CannotMount("it is not a mount of empiarfs")])
+def test_a_trial_that_hangs_is_detached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: mountpoints.CannotMount | None
+) -> None:
+    """A trial that does not end in time is bad, and its mount is detached if it was made."""
+    detached: list[tuple[Path, bool]] = []
+
+    def hanging(command: list[str], *, timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    def unmount(point: Path, *, lazy: bool) -> str:
+        detached.append((point, lazy))
+        if error is not None:
+            raise error
+        return ""
+
+    monkeypatch.setattr(subprocess, "run", hanging)
+    monkeypatch.setattr(mountpoints, "unmount", unmount)
+    found = fuse_checks._tried(tmp_path / "mount", tmp_path)
+    assert (found.state, "does not answer within 20 s" in found.what) == ("bad", True)
+    assert detached == [(tmp_path / "mount", True)]
 
 
 @pytest.mark.parametrize(
