@@ -46,13 +46,26 @@ class CacheMaintenance:
 
     @cached_property
     def errors(self) -> dict[Path, str]:
-        """The databases that cannot be used, and why; to check them takes a while."""
-        found = {self._blocks: database.fault(self._blocks)}
-        found |= {file: index_tables.fault(file) for file in self._indexes()}
+        """The databases that cannot be used, and why; to check them takes a while.
+
+        Raises:
+            OSError: a database is locked for too long, or cannot be read now; it may be intact.
+        """
+        found = {}
+        for path, fault in (
+            (self._blocks, database.fault),
+            *((file, index_tables.fault) for file in self._indexes()),
+        ):
+            with _os_errors(path):
+                found[path] = fault(path)
         return {path: reason for path, reason in found.items() if reason}
 
     def contents(self) -> Contents:
-        """Return the contents of the folder, without removing anything."""
+        """Return the contents of the folder, without removing anything.
+
+        Raises:
+            OSError: see `errors`.
+        """
         parts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         files = defaultdict(set)
         used: list[float] = []
@@ -65,7 +78,7 @@ class CacheMaintenance:
                     parts[key][1] += size
                     files[key].add(row.chunk.file)
                     used.append(row.used)
-        counts = [index_tables.counted(file) for file in self._indexes() if file not in self.errors]
+        counts = [_counted(file) for file in self._indexes() if file not in self.errors]
         room = shutil.disk_usage(nearest(self._cache))
         return Contents(
             tuple(EntryUsage(*key, len(files[key]), *parts[key]) for key in sorted(parts)),
@@ -86,7 +99,7 @@ class CacheMaintenance:
                 each chunk.
 
         Raises:
-            OSError: a file cannot be read now; it may be intact.
+            OSError: a file or a database cannot be read now; it may be intact.
         """
         found = VerifyReport()
         with self._store() as store:
@@ -131,7 +144,7 @@ class CacheMaintenance:
         """Remove the blocks and listings of `entries`, or all without any; return the bytes of the removed blocks.
 
         Raises:
-            OSError: a database is locked for too long.
+            OSError: see `errors`.
         """
         count = self._clear_blocks(entries)
         for file in self._indexes():
@@ -177,20 +190,28 @@ class CacheMaintenance:
 
     @contextmanager
     def _store(self) -> Iterator[Database | None]:
-        """Yield the database of the blocks; None if there is none or it cannot be used."""
-        store = None
+        """Yield the database of the blocks; None if there is none or it cannot be used.
+
+        Raises:
+            OSError: see `errors`.
+        """
+        with _os_errors(self._blocks):
+            store = self._opened()
+            try:
+                yield store
+            finally:
+                if store is not None:
+                    store.close(CLOSE_SECONDS)
+
+    def _opened(self) -> Database | None:
         if (self._blocks / NAME).exists() and self._blocks not in self.errors:
             try:
-                store = Database(self._blocks, UNLIMITED)
+                return Database(self._blocks, UNLIMITED)
             except sqlite.FAILURES as error:
+                if sqlite.may_be_whole(error):
+                    raise
                 self.errors[self._blocks] = str(error)
-        try:
-            yield store
-        except SqliteError as error:
-            raise _busy(self._blocks, error) from error
-        finally:
-            if store is not None:
-                store.close(CLOSE_SECONDS)
+        return None
 
     def _read(self, chunk: Chunk) -> chunk_file.Stored:
         return chunk_file.read(os.fspath(self._blocks), chunk, chunk.numbers)
@@ -249,15 +270,23 @@ def _entry(chunk: Chunk) -> str:
     return chunk.file.path.partition("/")[0]
 
 
+def _counted(file: Path) -> tuple[int, int]:
+    with _os_errors(file):
+        return index_tables.counted(file)
+
+
 def _forget(file: Path, entries: Sequence[str]) -> None:
-    try:
+    with _os_errors(file):
         index_tables.forget(file, entries)
+
+
+@contextmanager
+def _os_errors(file: Path) -> Iterator[None]:
+    """Raise an error of the database `file` as OSError."""
+    try:
+        yield
     except SqliteError as error:
-        raise _busy(file, error) from error
-
-
-def _busy(file: Path, error: Exception) -> OSError:
-    return OSError(f"{file}: {str(error) or 'it is locked'}; try once more")
+        raise OSError(f"{file}: {str(error) or 'it is locked'}; try once more") from error
 
 
 def _children(folder: Path) -> list[Path]:

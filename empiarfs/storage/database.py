@@ -248,7 +248,7 @@ class Database:
 
 
 def fault(folder: Path) -> str:
-    """Return why the database in `folder` cannot be used; empty if it can, or does not exist yet."""
+    """Return why the database in `folder` cannot be used; empty if it can, or is missing; see `sqlite.fault`."""
     return sqlite.fault(folder / NAME, _format(folder), BUSY_SECONDS)
 
 

@@ -133,7 +133,7 @@ def open_tables(file: Path | None) -> sqlite3.Connection:
 
 
 def fault(file: Path) -> str:
-    """Return why the index in `file` cannot be used; empty if it can, or does not exist yet."""
+    """Return why the index in `file` cannot be used; empty if it can, or is missing; see `sqlite.fault`."""
     return sqlite.fault(file, _FORMAT, BUSY_SECONDS)
 
 

@@ -171,7 +171,11 @@ def connect(file: Path | None, form: Format, busy_seconds: float) -> sqlite3.Con
 
 
 def fault(file: Path, form: Format, busy_seconds: float) -> str:
-    """Return why `file` cannot be used; empty if it can, or does not exist yet. See `connect`."""
+    """Return why `file` cannot be used; empty if it can, or does not exist yet. See `connect`.
+
+    Raises:
+        sqlite3.Error: it cannot be opened now, and may be intact.
+    """
     if not file.exists():
         return ""
     try:
@@ -179,6 +183,8 @@ def fault(file: Path, form: Format, busy_seconds: float) -> str:
             _check(database, form)
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
+        if may_be_whole(error):
+            raise
         return str(error)
     return "" if found == "ok" else str(found)
 

@@ -25,6 +25,8 @@ from empiarfs.maintenance.cache import CacheMaintenance
 from empiarfs.model import Block, File
 from empiarfs.setting_sources import load
 from empiarfs.settings import Settings, archive_name
+from empiarfs.storage import database as of_blocks
+from empiarfs.storage import index_tables
 from empiarfs.storage.chunks import parse_key
 from empiarfs.storage.disk import DiskStore
 from empiarfs.storage.index import SqliteIndex
@@ -499,6 +501,30 @@ def test_listings_of_another_version_are_told_and_cleared(server: ScriptedServer
     assert file.exists()
     assert run("cache", "clear", "--yes").exit_code == 0
     assert info()["errors"] == []
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "clear"])
+@pytest.mark.parametrize(
+    ("pattern", "lock"),
+    [("blocks/cache.db", "EXCLUSIVE"), ("blocks/cache.db", "IMMEDIATE"), ("tree-*.sqlite", "EXCLUSIVE")],
+)
+def test_a_locked_database_is_an_error_and_stays(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, pattern: str, lock: str, command: str
+) -> None:
+    """A database that another process has locked is not corrupt: the command fails and removes nothing."""
+    for module in (of_blocks, index_tables):
+        monkeypatch.setattr(module, "BUSY_SECONDS", 0.02)
+    before = info()
+    (file,) = (cache() / "v1").glob(pattern)
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute(f"BEGIN {lock}")
+        result = run("cache", command, *["--yes"] * (command == "clear"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "database is locked; try once more" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert info()["index"] == before["index"]
+    assert kept() == {"10028": 6, "10029": 1}
+    assert len(stored_chunks()) == 5
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "clear"])
