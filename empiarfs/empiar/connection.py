@@ -16,6 +16,7 @@ import requests.auth
 import requests.utils
 import urllib3
 
+from empiarfs.empiar import validation
 from empiarfs.empiar.transport_errors import Kind, TransportError, classify
 from empiarfs.urls import without_credentials
 
@@ -54,8 +55,7 @@ class Reply:
         self.reason = reason if reason.isprintable() else ""
         self.headers: Mapping[str, str] = response.headers
         # more requests may follow (RFC 9112, 9.3)
-        closes = "close" in self.headers.get("Connection", "").lower()
-        self.is_persistent = response.raw.version == HTTP_1_1 and not closes
+        self.is_persistent = response.raw.version == HTTP_1_1 and not validation.closes(self)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives, without decoding; if it arrives fast, in whole pieces.
@@ -121,9 +121,9 @@ class Connection:
         self.was_aborted = False
         self._server = server
         self._release = release
-        self._watched = _Watched()
+        self._watched = _Watched(self._connected)
         self.last_used = time.monotonic()
-        self.requests = 0  # so far
+        self.requests = 0  # since it was connected, which it is again after the server has closed it
         self.deadline = float("inf")  # of the current read; a trickle never exceeds the socket's timeout
 
     def send(self, method: str, url: str, headers: Mapping[str, str], silence: float) -> Reply:
@@ -134,7 +134,6 @@ class Connection:
         """
         self.deadline = time.monotonic() + 2 * silence + CONNECT_SECONDS
         server = self._server
-        self.requests += 1
         try:
             # not by a session, which would look for cookies and redirects: it takes longer than all of this
             response = self._watched.send(
@@ -148,6 +147,7 @@ class Connection:
             raise transport_error(error) from error
         finally:
             self.deadline = float("inf")
+        self.requests += 1
         if self.was_aborted:  # the libraries accept a truncated head
             response.close()
             raise TransportError(Kind.SILENT, TRICKLE)
@@ -192,6 +192,9 @@ class Connection:
         self.was_aborted = True
         self._watched.abort()
 
+    def _connected(self) -> None:
+        self.requests = 0
+
     def close(self) -> None:
         """Close the connection, and release its slot."""
         self._watched.close()
@@ -213,9 +216,14 @@ class _Login(requests.auth.AuthBase):
 
 
 class _Watched(requests.adapters.HTTPAdapter):
-    """An adapter with one connection, which another thread can abort."""
+    """An adapter with one connection, which another thread can abort.
 
-    def __init__(self) -> None:
+    Args:
+        connected: called each time it was connected.
+    """
+
+    def __init__(self, connected: Callable[[], None]) -> None:
+        self._connected = connected
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
         self._connections: list[Any] = []
         self._is_aborted = False
@@ -233,6 +241,7 @@ class _Watched(requests.adapters.HTTPAdapter):
 
         def connected() -> None:
             connect()
+            self._connected()
             if self._is_aborted:
                 raise ConnectionAbortedError("aborted while connecting")
 

@@ -44,6 +44,16 @@ class Head(Protocol):
         ...
 
 
+def is_throttled(reply: Head) -> bool:
+    """Return whether the server refuses the request because there are too many."""
+    return reply.status in _THROTTLED
+
+
+def closes(reply: Head) -> bool:
+    """Return whether the server closes the connection after the reply (RFC 9112, 9.6)."""
+    return "close" in reply.headers.get("Connection", "").lower()
+
+
 def check_status(reply: Head, path: str, *, is_part: bool) -> None:
     """Check that the reply has status 200, or 206 if a part was requested.
 
@@ -60,7 +70,7 @@ def check_status(reply: Head, path: str, *, is_part: bool) -> None:
         is_public = "" if reply.status == HTTPStatus.UNAUTHORIZED else ": not (or not yet) public?"
         raise Forbidden(path, f"the server refuses it (HTTP {reply.status}){is_public}")
     says = f"the server answers HTTP {reply.status} {reply.reason}".rstrip()
-    if reply.status in _THROTTLED:
+    if is_throttled(reply):
         raise Throttled(path, says, retry_after(reply))
     raise Unavailable(path, says)
 

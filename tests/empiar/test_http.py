@@ -620,6 +620,26 @@ def test_an_aborted_connection_is_replaced_in_advance(client: Client, server: Sc
     assert server.connections == 2
 
 
+def test_the_requests_of_a_connection_are_counted_from_its_start(client: Client, server: ScriptedServer) -> None:
+    """A connection that was connected again after the server has closed it has carried one request."""
+    site = Website({PATH.encode(): CONTENT})
+
+    def answer_and_close(request: Request) -> Reply:
+        reply = site(request)
+        reply.headers["Connection"] = reply.then = "close"
+        return reply
+
+    server.answer = answer_and_close
+    for _ in range(3):
+        client.origin.measure(PATH)
+    with client.pool.held() as connection:
+        assert (connection.requests, server.connections) == (1, 3)
+    server.answer = site
+    for _ in range(3):
+        client.origin.measure(PATH)
+    assert (connection.requests, server.connections) == (3, 4)
+
+
 def test_a_fetch_that_is_closed_early_closes_its_connection(client: Client, server: ScriptedServer) -> None:
     """A fetch that is closed early closes its connection, and the next request uses another."""
     large = File("10028/large", 300_000, MODIFIED)

@@ -1,6 +1,8 @@
 """Sizes from pipelined HEADs: right ones of all files, or none of a batch whose replies are not beyond doubt."""
 
+import logging
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +11,18 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import pipelined
-from support.pipelined import Act, Pipelining, answering, head, path_of, with_fields
+from support.pipelined import DIRECTORY, Act, Pipelining, answering, head, path_of, with_fields
 
-from empiarfs.empiar.pipeline import FEW_REQUESTS, LONGEST_HEAD, MOST_FAILURES, REST_SECONDS, parsed
+from empiarfs.empiar.pipeline import (
+    DOUBTED_SECONDS,
+    FEW_REQUESTS,
+    LONGEST_HEAD,
+    MOST_CONNECTIONS,
+    MOST_FAILURES,
+    SUSPENDED_SECONDS,
+    parsed,
+)
+from empiarfs.engine.latency import MIN_HEDGE_DELAY
 from empiarfs.errors import Throttled, Unavailable
 from empiarfs.model import File, Stub
 
@@ -43,7 +54,7 @@ def measured(batch: Pipelining) -> tuple[list[File], bool]:
     """Return what a batch yields, and whether it ends with an error."""
     found: list[File] = []
     try:
-        for part in batch.sizes.measure_batch("10028/data", batch.stubs):
+        for part in batch.sizes.measure_batch(DIRECTORY, batch.stubs):
             found += part
     except Unavailable:
         return found, True
@@ -145,11 +156,47 @@ def test_replies_that_trickle_are_given_up(batch: Pipelining) -> None:
     assert batch.client.http.stalls == 1
 
 
-MIXED_UP: dict[str, Act] = {
+@pytest.mark.parametrize(
+    ("count", "pause"),
+    [(COUNT, 0.07), *(pytest.param(50, pause, marks=pytest.mark.slow) for pause in (0.02, 0.07))],
+)
+def test_a_server_that_takes_long_for_each_reply_is_asked_once(count: int, pause: float) -> None:
+    """A server that answers one request after another, none of them late, gets no request twice."""
+    with Pipelining(range(100, 100 + count), silence=MIN_HEDGE_DELAY, clock=time.monotonic) as made:
+        made.measure_one()
+        made.shelf.pause = pause  # no reply takes as long as the first one may
+        assert made.measured() == made.files()
+        assert (made.server.connections, len(made.server.heads) - 1) == (1, count)
+
+
+def test_a_batch_has_few_connections(batch: Pipelining) -> None:
+    """What a server that ends each connection after some replies leaves unanswered is left to single requests."""
+    for number in range(2, COUNT, 2):
+        batch.shelf.plan[path_of(number)] = pipelined.close_before
+    found, is_given_up = measured(batch)
+    assert is_given_up
+    assert found == batch.files()[: len(found)]
+    assert batch.server.connections == MOST_CONNECTIONS
+
+
+def test_a_reply_that_is_repeated_is_no_new_size(batch: Pipelining) -> None:
+    """A server that answers one new request over each connection is not sent batches for a while."""
+    for number in range(1, COUNT):
+        batch.shelf.plan[path_of(number)] = pipelined.close_before
+    assert 2 * MOST_CONNECTIONS >= MOST_FAILURES
+    for _ in range(2):
+        assert batch.sizes.is_usable()
+        measured(batch)
+        batch.stubs = batch.stubs[MOST_CONNECTIONS:]
+    assert not batch.sizes.is_usable()
+
+
+CONTRADICTING: dict[str, Act] = {
     "swapped with the next": pipelined.later,
-    "sent twice": pipelined.twice,
     "of another size": answering(lambda size: head(size + 1)),
     "of another date": with_fields(Last_Modified="Tue, 14 Nov 2023 22:18:20 GMT"),
+}
+MALFORMED: dict[str, Act] = {
     "with a body": pipelined.with_a_body,
     "in chunks": pipelined.in_chunks,
     "of HTTP/1.0": answering(lambda size: head(size, version="HTTP/1.0")),
@@ -162,10 +209,27 @@ MIXED_UP: dict[str, Act] = {
 
 @pytest.mark.promise(
     "Sizes whose requests were sent together over one connection are accepted only if each of them agrees with the "
-    "listing, in size and date; else all of them are dropped, and files are measured one by one from then on."
+    "listing, in size and date; else all of them are dropped, and files are measured one by one for an hour: the "
+    "listing may be outdated. After replies that are malformed, too many, or contradict each other, they are for "
+    "good."
 )
-@pytest.mark.parametrize("act", MIXED_UP.values(), ids=MIXED_UP)
-def test_a_batch_with_one_wrong_reply_is_thrown_away(batch: Pipelining, act: Act) -> None:
+@pytest.mark.parametrize("act", CONTRADICTING.values(), ids=CONTRADICTING)
+def test_a_batch_that_contradicts_the_listing_is_thrown_away(
+    batch: Pipelining, act: Act, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No size of it is used, the server is sent no batch for an hour, and the log does not blame it."""
+    batch.shelf.plan[path_of(MIDDLE)] = act
+    with pytest.raises(Unavailable):
+        batch.measured()
+    batch.clock.go_on(DOUBTED_SECONDS - 1)
+    assert not batch.sizes.is_usable()
+    batch.clock.go_on(1)
+    assert batch.sizes.is_usable()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("act", MALFORMED.values(), ids=MALFORMED)
+def test_a_batch_with_one_malformed_reply_is_thrown_away(batch: Pipelining, act: Act) -> None:
     """No size of it is used, and the server is never again sent a batch."""
     batch.shelf.plan[path_of(MIDDLE)] = act
     with pytest.raises(Unavailable):
@@ -175,10 +239,18 @@ def test_a_batch_with_one_wrong_reply_is_thrown_away(batch: Pipelining, act: Act
     assert not batch.sizes.is_usable()
 
 
+def test_a_batch_with_a_reply_that_is_sent_twice_is_thrown_away(batch: Pipelining) -> None:
+    """No size of it is used; whether the last reply comes in time to show that there are too many is chance."""
+    batch.shelf.plan[path_of(MIDDLE)] = pipelined.twice
+    with pytest.raises(Unavailable):
+        batch.measured()
+    assert not batch.sizes.is_usable()
+
+
 def test_nothing_of_a_mixed_up_batch_is_used(batch: Pipelining) -> None:
     """The files before the wrong reply are not yielded either, and its connection is not used again."""
     batch.shelf.plan[path_of(COUNT - 1)] = answering(lambda size: head(size + 1))
-    parts = batch.sizes.measure_batch("10028/data", batch.stubs)
+    parts = batch.sizes.measure_batch(DIRECTORY, batch.stubs)
     with pytest.raises(Unavailable):
         next(parts)
     batch.measure_one()
@@ -291,7 +363,7 @@ def test_answers_that_are_not_confirmed_are_thrown_away(alike: Pipelining) -> No
     """If the last answer before a break is another one when it is requested again, no answer is used."""
     alike.shelf.plan[path_of(MIDDLE)] = pipelined.never  # the replies from here on are those of the next file
     alike.shelf.plan[path_of(MIDDLE + 2)] = pipelined.close_before
-    parts = alike.sizes.measure_batch("10028/data", alike.stubs)
+    parts = alike.sizes.measure_batch(DIRECTORY, alike.stubs)
     assert next(parts) == []
     with pytest.raises(Unavailable):
         next(parts)
@@ -307,6 +379,17 @@ def test_a_server_that_throttles_is_left_alone(batch: Pipelining, status: str) -
     assert caught.value.pause == 7
     assert len(batch.requested()) <= COUNT
     assert batch.sizes.is_usable()
+    assert batch.client.pool.open == 0
+    assert batch.server.connections == 1
+
+
+def test_a_server_that_throttled_is_sent_as_many_requests_as_before(batch: Pipelining) -> None:
+    """The place of a reply that throttles says nothing of how many requests a connection takes."""
+    batch.shelf.plan[path_of(FEW_REQUESTS)] = with_fields("503 Service Unavailable")
+    with pytest.raises(Throttled):
+        batch.measured()
+    batch.server.heads.clear()
+    assert len(next(iter(batch.sizes.measure_batch(DIRECTORY, batch.stubs)))) == COUNT
 
 
 def test_a_server_that_refuses_connections_throttles() -> None:
@@ -337,10 +420,10 @@ def test_a_server_that_answers_only_the_first_request_is_not_sent_batches_for_a_
         batch.shelf.plan[stub.path] = pipelined.announce_and_close
     for number in range(MOST_FAILURES):
         assert batch.sizes.is_usable()
-        parts = batch.sizes.measure_batch("10028/data", batch.stubs[number:])
+        parts = batch.sizes.measure_batch(DIRECTORY, batch.stubs[number:])
         next(parts)
     assert not batch.sizes.is_usable()
-    batch.clock.go_on(REST_SECONDS)
+    batch.clock.go_on(SUSPENDED_SECONDS)
     assert batch.sizes.is_usable()
 
 
@@ -361,7 +444,7 @@ def test_a_server_that_ends_each_connection_after_some_requests_gets_no_more(bat
     limit = FEW_REQUESTS + 2  # one was sent by itself before
     over_the_second = COUNT - FEW_REQUESTS - 1
     batch.server.heads.clear()
-    parts = batch.sizes.measure_batch("10028/data", batch.stubs)
+    parts = batch.sizes.measure_batch(DIRECTORY, batch.stubs)
     assert next(parts) == batch.files()[: limit - over_the_second]
     assert len(batch.requested()) == limit - over_the_second
 
@@ -379,7 +462,14 @@ def test_duplicate_fields_are_joined() -> None:
     assert (found.status, found.reason, found.headers) == (200, "", {"Vary": "a, b", "Etag": '"x"'})
 
 
-ACTS = [None] * 20 + [*MIXED_UP.values(), *LEFT_OUT.values(), *ENDED.values(), pipelined.never]
+ACTS = [None] * 20 + [
+    *CONTRADICTING.values(),
+    *MALFORMED.values(),
+    *LEFT_OUT.values(),
+    *ENDED.values(),
+    pipelined.never,
+    pipelined.twice,
+]
 
 
 @settings(max_examples=60, deadline=None)

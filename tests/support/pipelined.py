@@ -49,6 +49,7 @@ class Shelf:
         self.sizes = sizes
         self.plan: dict[str, Act] = {}
         self.late: list[bytes] = []  # replies that are sent after the next one
+        self.pause = 0.0  # seconds before each reply
         self.over = threading.Event()
 
     def right(self, path: str) -> bytes:
@@ -59,6 +60,7 @@ class Shelf:
         """Answer one request."""
         path = request.split(b" ")[1].decode().removeprefix("/")
         act = self.plan.pop(path, None)
+        self.over.wait(self.pause)
         yield from act(self, path) if act is not None else [self.right(path)]
         while act is None and self.late:
             yield self.late.pop()
@@ -134,11 +136,23 @@ class Pipelining:
         sizes: of the files, in the order of their listing.
         tls: the certificate of the server, if it is to have one.
         login: the user name and password in the URL, and an at sign.
+        silence: the seconds after which a batch is given up.
+        clock: monotonic seconds; None for `clock`, which a test moves.
     """
 
-    def __init__(self, sizes: Sequence[int], *, tls: ssl.SSLContext | None = None, login: str = "") -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        tls: ssl.SSLContext | None = None,
+        login: str = "",
+        silence: float = SILENCE,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._tls = tls
         self._login = login
+        self._silence = silence
+        self._clock = clock
         self.shelf = Shelf({path_of(number): size for number, size in enumerate(sizes)})
         self.stubs = [Stub(path, listed_size(size).strip(), LISTED_DATE) for path, size in self.shelf.sizes.items()]
         self.clock = FakeClock()
@@ -154,9 +168,9 @@ class Pipelining:
         self.sizes = PipelinedSizes(
             self.client.http,
             self.client.pool,
-            silence=lambda: SILENCE,
+            silence=lambda: self._silence,
             record=self.times.append,
-            clock=self.clock,
+            clock=self._clock or self.clock,
         )
         return self
 
