@@ -1,6 +1,8 @@
 """`empiarfs doctor`: check what a mount needs, and advise on what is missing."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ def doctor(mountpoint: Path | None, *, as_json: bool, **flags: Any) -> None:
     """
     chosen = options.load(flags)
     options.log_to(None, verbose=chosen.verbose)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without undoing the trial
     found = [*fuse_checks.findings(chosen, mountpoint), *machine.findings(chosen), *network.findings(chosen)]
     healthy = all(one.state != "bad" for one in found)
     if as_json:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FUSE_CONFIG = Path("/etc/fuse.conf")
 UPDATEDB_CONFIG = Path("/etc/updatedb.conf")
 SAMPLE_ENTRY = "99001"
 TRIAL_SECONDS = 20.0  # for a mount that takes two, and builds the built-in archive first
+UNDO_SECONDS = 5.0  # in which a daemon mounts whose program has just been started
 TRIAL_ADVICE = "for what its daemon does: empiarfs mount --foreground --verbose --sample ~/empiar"
 _PRUNED = re.compile(r'^\s*PRUNEFS\s*=\s*"(.*)"', re.MULTILINE)
 
@@ -103,9 +105,11 @@ def _tried(point: Path, scratch: Path) -> Finding:
             command, env=environment, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        with suppress(mountpoints.CannotMount):  # it was not made
-            mountpoints.unmount(point, lazy=True)
+        _undo(point)
         return Finding("bad", f"a mount on {point} does not answer within {TRIAL_SECONDS:.0f} s", TRIAL_ADVICE)
+    except BaseException:
+        _undo(point)
+        raise
     if done.returncode:
         says = (done.stderr.strip().splitlines() or ["no reason is known"])[-1].removeprefix("Error: ")
         return Finding("bad", f"a mount on {point} fails", says)
@@ -117,6 +121,18 @@ def _tried(point: Path, scratch: Path) -> Finding:
     if result.status is None:
         return Finding("bad", f"a mount on {point} {result.trouble}", TRIAL_ADVICE)
     return Finding("ok", f"a mount on {point} works")
+
+
+def _undo(point: Path) -> None:
+    """Detach the mount on `point`, which a daemon may be making just now."""
+    end = time.monotonic() + UNDO_SECONDS
+    while time.monotonic() < end:
+        try:
+            mountpoints.unmount(point, lazy=True)
+        except mountpoints.CannotMount:  # it is not made
+            time.sleep(UNDO_SECONDS / 20)
+        else:
+            return
 
 
 def others(chosen: Settings) -> Findings:

@@ -388,9 +388,32 @@ def test_a_trial_that_hangs_is_detached(
 
     monkeypatch.setattr(subprocess, "run", hanging)
     monkeypatch.setattr(mountpoints, "unmount", unmount)
+    monkeypatch.setattr(fuse_checks, "UNDO_SECONDS", 0.01)
     found = fuse_checks._tried(tmp_path / "mount", tmp_path)
     assert (found.state, "does not answer within 20 s" in found.what) == ("bad", True)
-    assert detached == [(tmp_path / "mount", True)]
+    assert set(detached) == {(tmp_path / "mount", True)}
+
+
+def test_an_interrupted_trial_is_detached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mount that is made when the check is interrupted is detached."""
+    detached: list[Path] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def unmount(point: Path, *, lazy: bool) -> str:
+        assert lazy
+        detached.append(point)
+        if len(detached) == 1:
+            raise mountpoints.CannotMount("it is not made yet")
+        return ""
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    monkeypatch.setattr(mountpoints, "unmount", unmount)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        fuse_checks._tried(tmp_path / "mount", tmp_path)
+    assert detached == [tmp_path / "mount"] * 2
 
 
 @pytest.mark.parametrize(
