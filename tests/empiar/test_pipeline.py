@@ -388,7 +388,7 @@ def test_a_server_that_throttles_is_left_alone(
 
 def test_a_server_that_throttled_is_sent_as_many_requests_as_before(batch: Pipelining) -> None:
     """The place of a reply that throttles says nothing of how many requests a connection takes."""
-    batch.shelf.plan[path_of(FEW_REQUESTS)] = with_fields("503 Service Unavailable")
+    batch.shelf.plan[path_of(FEW_REQUESTS - 1)] = with_fields("503 Service Unavailable")
     with pytest.raises(Throttled):
         batch.measured()
     batch.server.heads.clear()
