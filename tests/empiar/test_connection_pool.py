@@ -125,7 +125,7 @@ def test_tls_within_the_tls_of_a_proxy_can_be_aborted() -> None:
     """`abort` shuts the socket inside urllib3's wrapper for TLS within TLS."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        watched = _Watched(connected=bool)
+        watched = _Watched(connected=lambda: None)
         watched._record_connection(SimpleNamespace(sock=SimpleNamespace(socket=ours), connect=bool))
         watched.abort()
         assert theirs.recv(1) == b""

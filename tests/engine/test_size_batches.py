@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.fakes import SOON, Barrier, noise, stub
+from support.mounting import eventually
 from trees import DATA, FakeBatches, World, opened_world
 
 from empiarfs.engine import sequence
@@ -180,8 +181,9 @@ def test_a_program_joins_a_batch(world: World, batches: FakeBatches, paths: list
     with ThreadPoolExecutor(2) as pool:
         ahead = pool.submit(world.ahead_tasks.pop(0))
         batches.barrier.wait_reached()
+        before = world.waits
         waiting = pool.submit(world.tree.stat, paths[2])
-        time.sleep(0.05)  # until the program waits
+        eventually(lambda: world.waits > before, "the program waits")
         batches.barrier.lift()
         begun = time.monotonic()
         assert waiting.result(SOON) == world.origin.file(paths[2])
@@ -226,8 +228,9 @@ def test_a_batch_that_goes_on_elsewhere_is_waited_for_again(
         ahead = pool.submit(world.ahead_tasks.pop(0))
         second.wait_reached()
         world.second = SOON
+        before = world.waits
         waiting = pool.submit(world.tree.stat, paths[3])
-        time.sleep(0.05)  # until the program waits
+        eventually(lambda: world.waits > before, "the program waits")
         second.lift()
         assert waiting.result(SOON) == world.origin.file(paths[3])
         ahead.result(SOON)

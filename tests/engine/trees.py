@@ -102,6 +102,7 @@ class World:
         self.clock = FakeClock()
         self.later: list[Callable[[], object]] = []
         self.second = SOON
+        self.waits = 0  # how often a caller has begun to wait for a file in flight, or looked at it again
         self.agrees: Callable[[Stub, File], bool] = lambda _stub, _file: True
         self.index = index
         self.tree = self.opened()
@@ -123,12 +124,16 @@ class World:
             self.sizes,
             self.batched,
             sizes_background=self.later.append,
-            single_flight=single_flight(lambda: self.second),
+            single_flight=single_flight(self._hedge_delay),
             agrees=self._agrees,
             background=self.ahead_tasks.append,
             prefetch_slot=self.limiter.prefetch,
             only=only,
         )
+
+    def _hedge_delay(self) -> float:
+        self.waits += 1
+        return self.second
 
     def _agrees(self, stub: Stub, file: File) -> bool:
         return self.agrees(stub, file)  # as the test has set it meanwhile
