@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 MOST_REDIRECTS = 5
 FIRST_BURST = 64 * 1024  # bytes that may arrive with the head, and do not count for the rate
 
+UNQUOTED = "/%!$&'()*+,;=:@~"  # what a path of a URL may contain (RFC 3986, 3.3), and what is quoted already
+
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -43,8 +45,9 @@ class HttpClient:
     """
 
     def __init__(self, base_url: str, pool: ConnectionPool, latency: Timings) -> None:
-        self._base_url = base_url
-        self._host = urlsplit(base_url).hostname
+        parts = urlsplit(base_url)
+        self._base_url = parts._replace(path=quote(parts.path, safe=UNQUOTED)).geturl()
+        self._host = parts.hostname
         self._places = _places(base_url)
         self._pool = pool
         self._latency = latency

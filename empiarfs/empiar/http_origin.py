@@ -15,7 +15,7 @@ from empiarfs.cancellation import CancelToken
 from empiarfs.empiar import validation
 from empiarfs.empiar.connection import Reply
 from empiarfs.empiar.http import HttpClient
-from empiarfs.errors import Stale, Unavailable, WrongRange
+from empiarfs.errors import Forbidden, IsADirectory, NotFound, Stale, Unavailable, WrongRange
 from empiarfs.model import File, Span
 from empiarfs.ports import NEVER
 
@@ -118,23 +118,35 @@ class HttpOrigin:
 
         After a wrong range it is requested past the caches on the way, and what has helped is kept up.
         """
+        reason = "the server refuses a URL with a query"
         for bypass in (one for one in Bypass if one >= self._bypass):
             query = f"bytes={span.start}-{span.stop - 1}" if bypass is Bypass.QUERY else ""
-            with self._client.request(
-                "GET", path, part=span, query=query, no_cache=bypass > Bypass.NONE, deadline=deadline, token=token
-            ) as reply:
-                try:
+            is_checked = False
+            try:
+                with self._client.request(
+                    "GET",
+                    path,
+                    part=span,
+                    query=query,
+                    no_cache=bypass > Bypass.NONE,
+                    deadline=deadline,
+                    token=token,
+                ) as reply:
                     checked = check(reply)
-                except WrongRange as error:
-                    if bypass is max(Bypass):
-                        self._bypass = Bypass.NONE
-                        raise
-                    log.debug("%s; requesting it past the caches", error)
-                    continue
-                if bypass > self._bypass:
-                    log.warning(
-                        "%s: a cache on the way sends other parts of files than requested; passing it", path
-                    )
-                    self._bypass = bypass
-                yield reply, checked
+                    is_checked = True
+                    if bypass > self._bypass:
+                        log.warning(
+                            "%s: a cache on the way sends other parts of files than requested; passing it", path
+                        )
+                        self._bypass = bypass
+                    yield reply, checked
+            except WrongRange as error:
+                log.debug("%s; requesting it past the caches", error)
+                reason = error.reason
+            except (NotFound, Forbidden, Stale, IsADirectory):
+                if is_checked or bypass is not Bypass.QUERY:
+                    raise
+            else:
                 return
+        self._bypass = Bypass.NONE
+        raise WrongRange(path, reason)

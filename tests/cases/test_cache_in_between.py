@@ -13,7 +13,7 @@ from support.commands import isolated, run
 from support.fakes import noise
 from support.scripted import Client, Reply, Request, ScriptedServer, Website
 
-from empiarfs.errors import Unavailable
+from empiarfs.errors import Unavailable, WrongRange
 from empiarfs.units import KIB
 
 PATH = "10028/data/a.mrc"
@@ -70,6 +70,23 @@ def test_a_cache_is_passed(server: ScriptedServer, tmp_path: Path, *, obeys: boo
     wrong = [one for one in parts(server) if not one[1] and not one[2]]
     assert len(wrong) <= 10  # those in flight when the cache was noticed
     assert all(control == "no-cache" for part, _, control in parts(server)[-2:])
+
+
+def test_a_server_that_refuses_queries_hides_no_file(server: ScriptedServer) -> None:
+    """A file is there, though the part is wrong and the server knows no URL with a query."""
+    site = Website({PATH.encode(): CONTENT})
+
+    def answer(request: Request) -> Reply:
+        if "?" in request.target:
+            return Reply("404 Not Found")
+        return site(Request(request.method, request.target, {"range": "bytes=0-99"}, request.connection))
+
+    server.answer = answer
+    with Client(server.base_url) as client:
+        for _ in range(2):
+            with pytest.raises(WrongRange, match="got 'bytes 0-99"):
+                client.origin.open(PATH, 200)
+    assert [query != "" for _, query, _ in parts(server)] == [False, False, True] * 2
 
 
 def test_the_requests_past_a_cache(server: ScriptedServer) -> None:
