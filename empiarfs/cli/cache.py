@@ -221,7 +221,7 @@ def _as_json(maintenance: "CacheMaintenance", found: "Contents", chosen: Setting
 def _tell(maintenance: "CacheMaintenance") -> None:
     for path, reason in maintenance.errors.items():
         fault = printable(f"{path}: {reason}")
-        click.echo(f"cannot be used: {fault}; the next mount replaces it, or: empiarfs cache clear")
+        click.echo(f"cannot be used: {fault}; a mount replaces it if it is corrupt, or: empiarfs cache clear")
     _tell_unrecognised(maintenance)
 
 

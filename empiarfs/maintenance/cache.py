@@ -49,7 +49,7 @@ class CacheMaintenance:
         """The databases that cannot be used, and why; to check them takes a while.
 
         Raises:
-            OSError: a database is locked for too long, or cannot be read now; it may be intact.
+            OSError: a database is locked for too long: another process uses it.
         """
         found = {}
         for path, fault in (
@@ -99,7 +99,7 @@ class CacheMaintenance:
                 each chunk.
 
         Raises:
-            OSError: a file or a database cannot be read now; it may be intact.
+            OSError: a file cannot be read now, and may be intact; or see `errors`.
         """
         found = VerifyReport()
         with self._store() as store:
@@ -208,7 +208,7 @@ class CacheMaintenance:
             try:
                 return Database(self._blocks, UNLIMITED)
             except sqlite.FAILURES as error:
-                if sqlite.may_be_whole(error):
+                if sqlite.is_locked(error):
                     raise
                 self.errors[self._blocks] = str(error)
         return None

@@ -174,7 +174,7 @@ def fault(file: Path, form: Format, busy_seconds: float) -> str:
     """Return why `file` cannot be used; empty if it can, or does not exist yet. See `connect`.
 
     Raises:
-        sqlite3.Error: it cannot be opened now, and may be intact.
+        sqlite3.Error: it is locked for too long.
     """
     if not file.exists():
         return ""
@@ -183,7 +183,7 @@ def fault(file: Path, form: Format, busy_seconds: float) -> str:
             _check(database, form)
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        if may_be_whole(error):
+        if is_locked(error):
             raise
         return str(error)
     return "" if found == "ok" else str(found)
@@ -205,6 +205,11 @@ def may_be_whole(error: Exception) -> bool:
     if isinstance(error, sqlite3.Error):
         return isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR
     return isinstance(error, OSError)
+
+
+def is_locked(error: Exception) -> bool:
+    """Return whether `error` says that another connection has locked the database for longer than the timeout."""
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_wrong(error: Exception) -> bool:

@@ -527,6 +527,22 @@ def test_a_locked_database_is_an_error_and_stays(
     assert len(stored_chunks()) == 5
 
 
+def test_clear_makes_room_on_a_full_disk(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that does not open because the disk is full is removed, and its files."""
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of_blocks, "_prepare", refuse)
+        assert "database or disk is full" in run("cache", "info").stdout
+        assert run("cache", "clear", "--yes").exit_code == 0
+    assert stored_chunks() == []
+    assert info()["errors"] == []
+
+
 @pytest.mark.parametrize("command", ["info", "verify", "clear"])
 def test_a_folder_that_others_may_write_to_is_refused(server: ScriptedServer, command: str) -> None:
     """In one line that says what to do."""

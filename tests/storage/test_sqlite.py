@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from empiarfs.storage.sqlite import is_wrong, may_be_whole
+from empiarfs.storage.sqlite import is_locked, is_wrong, may_be_whole
 
 
 def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
@@ -15,21 +15,21 @@ def failed(code: int, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> s
 
 
 @pytest.mark.parametrize(
-    ("error", "whole", "wrong"),
+    ("error", "whole", "locked", "wrong"),
     [
-        (failed(sqlite3.SQLITE_BUSY), True, False),
-        (failed(sqlite3.SQLITE_BUSY_SNAPSHOT), True, False),
-        (failed(sqlite3.SQLITE_LOCKED), True, False),
-        (failed(sqlite3.SQLITE_FULL), True, False),
-        (failed(sqlite3.SQLITE_READONLY), True, False),
-        (failed(sqlite3.SQLITE_IOERR), True, False),
-        (failed(sqlite3.SQLITE_CANTOPEN), True, False),
-        (failed(sqlite3.SQLITE_ERROR), False, False),
-        (failed(sqlite3.SQLITE_CORRUPT, sqlite3.DatabaseError), False, True),
-        (failed(sqlite3.SQLITE_NOTADB, sqlite3.DatabaseError), False, True),
-        (sqlite3.DatabaseError("of our own: another version"), False, False),
+        (failed(sqlite3.SQLITE_BUSY), True, True, False),
+        (failed(sqlite3.SQLITE_BUSY_SNAPSHOT), True, True, False),
+        (failed(sqlite3.SQLITE_LOCKED), True, True, False),
+        (failed(sqlite3.SQLITE_FULL), True, False, False),
+        (failed(sqlite3.SQLITE_READONLY), True, False, False),
+        (failed(sqlite3.SQLITE_IOERR), True, False, False),
+        (failed(sqlite3.SQLITE_CANTOPEN), True, False, False),
+        (failed(sqlite3.SQLITE_ERROR), False, False, False),
+        (failed(sqlite3.SQLITE_CORRUPT, sqlite3.DatabaseError), False, False, True),
+        (failed(sqlite3.SQLITE_NOTADB, sqlite3.DatabaseError), False, False, True),
+        (sqlite3.DatabaseError("of our own: another version"), False, False, False),
     ],
 )
-def test_an_error_is_classified(error: sqlite3.Error, *, whole: bool, wrong: bool) -> None:
+def test_an_error_is_classified(error: sqlite3.Error, *, whole: bool, locked: bool, wrong: bool) -> None:
     """A locked, full or read-only database may be intact; one with invalid content is not."""
-    assert (may_be_whole(error), is_wrong(error)) == (whole, wrong)
+    assert (may_be_whole(error), is_locked(error), is_wrong(error)) == (whole, locked, wrong)
