@@ -34,6 +34,22 @@ def is_dead(thread: int) -> bool:
     return _is_dead(*_signals(thread))
 
 
+class Reader:
+    """A thread whose read is answered; the kernel does not hold it back from its end if the read is buffered."""
+
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+        self._was_seen = False
+
+    def is_dead(self) -> bool:
+        """Return whether the thread will not see the answer: a signal ends it, or it was seen and is gone."""
+        if is_dead(self._thread):
+            return True
+        is_there = os.path.exists(f"/proc/{self._thread}")  # noqa: PTH110 - a Path costs as much as the look
+        was_seen, self._was_seen = self._was_seen, self._was_seen or is_there
+        return was_seen and not is_there
+
+
 def _is_dead(waiting: int, caught: int) -> bool:
     return bool(waiting & _mask((signal.SIGKILL,)) or waiting & ~caught & _mask(_DUMPS))
 

@@ -16,7 +16,7 @@ from empiarfs.errors import ArchiveError, Cancelled, IsADirectory, NotFound, Off
 from empiarfs.lru import LruCache
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.mount import status, view
-from empiarfs.mount.caller_signals import is_dead
+from empiarfs.mount.caller_signals import Reader
 from empiarfs.mount.names import NameWaits, WaitedInVain
 from empiarfs.mount.versions import KernelViewStale, Versions
 
@@ -213,9 +213,9 @@ class Operations:
     @contextmanager
     def _waiting_for_bytes(self, path: str) -> Iterator[None]:
         """Bound the wait for bytes of `path`."""
-        until, thread = time.monotonic() + self._longest_wait, self._caller()
+        until, reader = time.monotonic() + self._longest_wait, Reader(self._caller())
         try:
-            with cancel_scope(lambda: not is_dead(thread) and time.monotonic() < until):
+            with cancel_scope(lambda: not reader.is_dead() and time.monotonic() < until):
                 yield
         except Cancelled as error:
             if time.monotonic() < until:

@@ -21,7 +21,7 @@ from support.fault_proxy import FaultProxy
 from support.fixture_tree import RANDOM, FixtureTree
 from support.mounting import Mounts, eventually
 
-from empiarfs.mount.caller_signals import is_dead, is_ending
+from empiarfs.mount.caller_signals import Reader, is_dead, is_ending
 
 pytestmark = pytest.mark.slow  # waits on purpose, or repeats for long
 
@@ -360,3 +360,14 @@ def test_a_silent_server_is_waited_for_until_patience_ends(
             number, seconds = made.call(patiently_reads if way == "read" else patiently_looks, path)
             assert number == errno.EIO
             assert 2.5 < seconds < 14
+
+
+def test_a_reader_that_was_seen_and_is_gone_is_dead() -> None:
+    """A program whose read is buffered ends at once; one that was never seen may be in another namespace."""
+    program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    reader, late = Reader(program.pid), Reader(program.pid)
+    assert not reader.is_dead()
+    program.kill()
+    program.communicate()
+    assert reader.is_dead()
+    assert not late.is_dead()
