@@ -128,7 +128,7 @@ def test_a_limit_of_memory_is_named(mount: Mounts, flags: list[str]) -> None:
     made = mount.prepare(mount.account())
     archive, log = f"--base-url={mount.base_url}", f"--log-file={made.log_file}"
     words = ["mount", *flags, archive, log, str(made.path), "10028"]
-    done = made.run("bash", "-c", 'ulimit -v 250000; "$@"', "bash", sys.executable, "-m", "empiarfs", *words)
+    done = made.run("bash", "-c", 'ulimit -v 150000; "$@"', "bash", sys.executable, "-m", "empiarfs", *words)
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[-1].endswith("raise them: ulimit -v unlimited, ulimit -u unlimited")
     made.see_gone()
