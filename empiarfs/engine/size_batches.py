@@ -11,7 +11,9 @@ from empiarfs.engine.single_flight import SingleFlight
 from empiarfs.model import Directory, File, Node, Stub, base_name, parent_path
 from empiarfs.ports import BatchedSizes
 
-BATCH = 50  # files; Apache closes a connection after its 100th request, unless it is configured otherwise
+SHARES = 8  # batches at least, one for each connection: a server may take long for each reply
+FEWEST = 6  # files of a batch, unless there are no more: a connection costs a round trip
+BATCH = 50  # files at most; Apache closes a connection after its 100th request, unless it is configured otherwise
 
 
 class SizeBatches:
@@ -52,8 +54,9 @@ class SizeBatches:
 
     def start(self, paths: Sequence[str]) -> None:
         """Measure `paths`, files of one directory, in the background."""
-        for first in range(0, len(paths), BATCH):
-            self._background(partial(self._measure, paths[first : first + BATCH]))
+        size = min(max(-(-len(paths) // SHARES), FEWEST), BATCH)
+        for first in range(0, len(paths), size):
+            self._background(partial(self._measure, paths[first : first + size]))
 
     def _measure(self, paths: Sequence[str]) -> None:
         try:

@@ -10,7 +10,7 @@ from support.fakes import SOON, Barrier, noise, stub
 from support.mounting import eventually
 from trees import DATA, FakeBatches, World, opened_world
 
-from empiarfs.engine import sequence
+from empiarfs.engine import sequence, size_batches
 from empiarfs.engine.size_batches import BATCH
 from empiarfs.errors import ArchiveError, Closed, Throttled, Unavailable
 from empiarfs.model import File, Stub
@@ -18,8 +18,15 @@ from empiarfs.model import File, Stub
 COUNT = 3 * BATCH
 
 
+@pytest.fixture(params=[1])
+def shares(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of batches at least; one, but where a test says otherwise."""
+    monkeypatch.setattr(size_batches, "SHARES", request.param)
+    return int(request.param)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, shares: int) -> Iterator[World]:
     """A world with a source of batches and a directory of many files, of which two were just used in order."""
     with opened_world(tmp_path) as made:
         paths = [f"{DATA}/m{number:04}.mrc" for number in range(COUNT)]
@@ -52,10 +59,20 @@ def run(world: World) -> None:
         world.ahead_tasks.pop(0)()
 
 
+@pytest.mark.parametrize("shares", [1, 3, 8, 100], indirect=True)
+def test_few_files_are_shared_among_the_connections(
+    world: World, batches: FakeBatches, paths: list[str], shares: int
+) -> None:
+    """Fifty files are as many batches as there are connections, so that a slow server works on all at once."""
+    run(world)
+    assert [path for batch in batches.diary for path in batch] == paths[2 : 2 + BATCH]
+    assert len(batches.diary) == min(shares, -(-BATCH // size_batches.FEWEST))
+
+
 @pytest.mark.promise(
     "A program that looks files up in the order of their directory gets the next sizes ahead, of at most 2,000 "
     "files (64 if it reads each): from one FTP list of the directory, else from requests that are sent together, "
-    "50 over one connection, else from single ones."
+    "up to 50 over one connection, else from single ones."
 )
 def test_the_next_files_are_measured_in_a_batch(world: World, batches: FakeBatches, paths: list[str]) -> None:
     """After two files in order the next ones are measured together, and need no request of their own."""
