@@ -171,10 +171,11 @@ def dropped(reading: Reading) -> Reading:
 def _continued(streams: Sequence[Stream], read: Span, free_gap: int) -> Stream | None:
     """Return the stream that `read` continues; None if it is a jump."""
     for stream in streams:
+        free = free_gap + stream.credit // 8 if stream is streams[0] else 0  # others are read in random order
         position = stream.position
         least = position - (MAX_REORDER if stream.holes else MAX_BACKWARD_SEEK)
         most = max(
-            position + max(MAX_FORWARD_SEEK, free_gap + stream.credit // 8),
+            position + max(MAX_FORWARD_SEEK, free),
             min(stream.ahead, position + MAX_REORDER),
         )
         if least <= read.start <= most:
