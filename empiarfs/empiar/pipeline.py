@@ -143,7 +143,7 @@ class PipelinedSizes:
         heads: list[ReplyHead] = []
         count = len(stubs)
         try:
-            with self._pool.held() as connection:  # after an error it is closed, and no other is made in its place
+            with self._pool.held() as connection:  # after an error it is closed
                 with connection.raw(self._client.url("")) as (sock, fields):
                     room = self._most_requests - connection.requests
                     count = min(count, room) if room > 0 else count
@@ -152,16 +152,20 @@ class PipelinedSizes:
                     self._client.requests += count
                     sock.settimeout(self._silence())
                     sock.sendall(b"".join(b"HEAD %b HTTP/1.1\r\n%b" % (target, fields) for target in targets))
-                    for head in self._replies(sock, count):
-                        heads.append(head)
-                        if validation.is_throttled(head) or validation.closes(head):
-                            break
+                    try:
+                        for head in self._replies(sock, count):
+                            heads.append(head)
+                            if validation.is_throttled(head) or validation.closes(head):
+                                break
+                    except OSError:
+                        connection.abort()  # another one is made in its place, in the background
+                        raise
                 connection.requests += len(heads)
                 found = _files(stubs, heads)
                 is_ended = validation.closes(heads[-1])
                 if is_ended:
                     self._most_requests = connection.requests if connection.requests >= FEW_REQUESTS else 0
-                    connection.abort()  # another one is made in its place, in the background
+                    connection.abort()
                 return found, count, is_ended
         except TransportError as error:
             self._client.stalls += error.kind is Kind.SILENT

@@ -176,7 +176,7 @@ def test_a_batch_has_few_connections(batch: Pipelining) -> None:
     found, is_given_up = measured(batch)
     assert is_given_up
     assert found == batch.files()[: len(found)]
-    assert batch.server.connections == MOST_CONNECTIONS
+    assert batch.server.connections <= 2 * MOST_CONNECTIONS  # one may be made in the place of each
 
 
 def test_a_reply_that_is_repeated_is_no_new_size(batch: Pipelining) -> None:
