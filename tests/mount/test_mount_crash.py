@@ -71,6 +71,11 @@ def compared(mounted: str, real: str, paths: list[str], seed: int, seconds: floa
     return wrong
 
 
+def are_free(slots: list[Path]) -> bool:
+    """Return whether no process holds any of `slots`."""
+    return all(map(is_free, slots))
+
+
 def is_free(slot: Path) -> bool:
     """Return whether no process holds a slot of the connection budget."""
     with slot.open("rb") as file:
@@ -123,7 +128,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_wrong(
         eventually(partial(is_dead, made), "the daemon is dead")
         slots = list((account.home / "empiarfs").rglob("slot-*"))
         assert slots
-        assert all(map(is_free, slots))
+        eventually(partial(are_free, slots), "its slots are free")
         lasting_mount.made.remove(made)
     apache.clear()
     made = lasting_mount("10028", "10100", account=account, path=place)
