@@ -189,10 +189,11 @@ class Retrying:
         unknown = 0
         while start < span.stop:
             last = policy.begin(attempts)
-            pieces = self._origin.fetch(file, Span(start, span.stop), deadline=min(last, deadline), token=token)
             delay = 0.0
             try:
-                with closing(cast("Generator[bytes]", pieces)):
+                left = Span(start, span.stop)
+                fetched = self._origin.fetch(file, left, deadline=min(last, deadline), token=token)
+                with closing(cast("Generator[bytes]", fetched)) as pieces:
                     for piece in pieces:
                         start += len(piece)
                         yield piece

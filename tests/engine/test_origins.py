@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -545,6 +545,22 @@ def test_an_empty_span_sends_nothing(origin: FakeOrigin) -> None:
     """An empty span needs no request."""
     assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 7, 7) == b""
     assert origin.diary == []
+
+
+def test_an_error_of_the_call_is_retried() -> None:
+    """An origin may raise when it is called, and not only at a piece."""
+    content = noise(100)
+    origin = FakeOrigin({PATH: content})
+    fetch, errors = origin.fetch, [AWAY]
+
+    def shy(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        if errors:
+            raise errors.pop()
+        return fetch(*arguments, **options)
+
+    origin.fetch = shy  # type: ignore[method-assign] # it raises at the call
+    assert fetched(Retrying(origin, Patiently().retry_policy), origin.file(PATH), 0, 100) == content
+    assert not errors
 
 
 def test_a_fetch_that_ends_early_is_continued(origin: FakeOrigin) -> None:
