@@ -34,7 +34,7 @@ LARGEST_SKEW = 60.0  # seconds; certificates are given for days, and caches coun
 NO_ENTRIES = "is this the directory that holds the numbered entries? choose another with --base-url"
 KNOWN_SERVERS = "the listings of Apache, nginx and lighttpd are known, see docs/running.md"
 API_ADVICE = "the API is not needed to read files"
-FTP_ADVICE = "each file is measured by a request of its own; --no-ftp does not try FTP"
+FTP_ADVICE = "each file is measured by an HTTP request, many at a time for ls -l; --no-ftp does not try FTP"
 # what to do about an error with these words
 _BY_REASON = (
     ("HTTP 407", "write them into the URL of the proxy: export HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"),
@@ -207,7 +207,7 @@ def ftp(chosen: Settings) -> Findings:
 
     sizes = wire.ftp_of(chosen)
     if sizes is None:
-        yield Finding("ok", "no FTP: each file is measured by a request of its own")
+        yield Finding("ok", "no FTP: each file is measured by an HTTP request")
         return
     sizes.check()
     yield Finding("ok", f"{_ftp_url(chosen)} answers")
